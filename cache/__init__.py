@@ -1,0 +1,1 @@
+"""The embedding store: keys, entries, manifests and byte checks. No model code; imports neither pass."""

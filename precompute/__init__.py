@@ -1,0 +1,1 @@
+"""Pass one: recordings -> frames -> features -> store."""
