@@ -1,0 +1,201 @@
+"""Recordings that are folders of PNG, JPEG and WebP files.
+
+Owns which files of a folder are frames, in which order, and what time their names tell:
+
+    0007_70.0s.png, frame-12.5s.jpg             seconds from the start, at the end of the name
+    Screenshot 2026-11-21 at 10.32.05.png       date and time, local; also with AM or PM, other
+    Screen Shot 2026-11-21 at 9.05.01 AM.png    separators, "um" or "à" for "at", milliseconds,
+    2026-11-21T10-32-05.250Z, 20261121_103205   and Z for UTC
+    1795257125.png, shot_1795257125532.png      Unix seconds (10 digits) or milliseconds (13)
+
+One form must fit every name of the folder; then the order is by time. Otherwise the order is
+natural (frame2 before frame10) and a frame's timestamp is its index. Decodes nothing.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from stat import S_ISDIR
+from typing import NamedTuple
+
+from cache.errors import InputError
+from cache.manifest import RecordingInfo
+from cache.pixel_index import FileStamp
+from precompute.recording import Frame, iso_utc, printable, recording_id, resolve
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+_SECONDS = re.compile(r"(?:^|[^0-9.])([0-9]+(?:\.[0-9]+)?)s$")
+_UNIX = re.compile(r"(?:^|[^0-9.])(?:([1-9][0-9]{12})|([1-9][0-9]{9}(?:\.[0-9]+)?))$")
+_DATE_TIME = re.compile(
+    r"""(?<![0-9])(?P<year>(?:19|20)[0-9]{2})-?(?P<month>[0-9]{2})-?(?P<day>[0-9]{2})
+        (?:[T_\- ]|\s+\w+\s+|)
+        (?P<hour>[0-9]{2}|[0-9](?=[.:\-]))[.:\-]?(?P<minute>[0-9]{2})[.:\-]?(?P<second>[0-9]{2})
+        (?:[.,_\-](?P<fraction>[0-9]{1,6}))?(?![0-9])
+        (?P<utc>Z)?(?:\s*(?P<half>[AaPp])\.?[Mm])?""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRecording:
+    """The images of one folder, in order. Each frame is a file of its own: any thread may read."""
+
+    info: RecordingInfo
+    length_s: float | None  # from the first frame to the last, None when no name tells a time
+    _frames: tuple[Frame, ...]
+
+    @property
+    def max_readers(self) -> int:
+        """Files are read independently, so as many as there are processors."""
+        return os.cpu_count() or 1
+
+    def frames(self) -> Sequence[Frame]:
+        """List the frames in order."""
+        return self._frames
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+
+class _File(NamedTuple):
+    name: str
+    stamp: FileStamp
+
+
+class _Times(NamedTuple):
+    seconds: list[float]
+    started_posix_s: float | None
+
+
+def open_folder(path: Path, *, limit: int | None = None) -> FolderRecording:
+    """List a folder's images as a recording, the first `limit` of them if given.
+
+    Hidden files (AppleDouble `._x` among them), folders and other files do not count. An image
+    that cannot be read counts; reading it raises.
+
+    Raises:
+        InputError: No such folder, no permission, or no images in it.
+    """
+    folder = resolve(path)
+    files = _list_images(folder)
+    times = _times_of_names(files)
+    if times is None:
+        timestamps = [float(index) for index in range(len(files))]
+    else:
+        order = sorted(range(len(files)), key=times.seconds.__getitem__)  # stable: natural among equals
+        files, timestamps = [files[i] for i in order], [times.seconds[i] for i in order]
+    frames = tuple(
+        Frame(index, timestamp_s, printable(file.stamp.path), file.stamp)
+        for index, (file, timestamp_s) in enumerate(zip(files, timestamps, strict=True))
+    )[:limit]
+    started_s = times.started_posix_s if times else None
+    oldest_s = min((file.stamp.mtime_ns for file in files if file.stamp.mtime_ns), default=0) / 1e9
+    info = RecordingInfo(
+        id=recording_id(folder),
+        name=printable(folder.name or folder),
+        kind="folder",
+        path=printable(folder),
+        captured_at=iso_utc(oldest_s if started_s is None else started_s),
+        num_frames=len(frames),
+        every_s=None,
+        limit=limit,
+    )
+    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if times else None
+    return FolderRecording(info, length_s, frames)
+
+
+def _list_images(folder: Path) -> list[_File]:
+    """Find the images, in natural order of their names; one `stat` each."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [_stamped(entry) for entry in entries if _is_image_name(entry.name)]
+    except OSError as error:
+        raise InputError(f"{printable(folder)}: cannot list this folder ({error.strerror})") from error
+    files = [file for file in found if file is not None]
+    if not files:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(
+            f"{printable(folder)}: no images in this folder; expected files ending in {suffixes}"
+        )
+    return sorted(files, key=lambda file: natural_key(file.name))
+
+
+def _is_image_name(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _stamped(entry: "os.DirEntry[str]") -> _File | None:
+    """Stamp an entry; None for a folder. What cannot be looked at is kept, to be reported when read."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return _File(entry.name, FileStamp(entry.path, 0, 0, 0))
+    if S_ISDIR(status.st_mode):
+        return None
+    stamp = FileStamp(entry.path, status.st_size, status.st_mtime_ns, status.st_ino)
+    return _File(entry.name, stamp)
+
+
+def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
+    """Give the key by which frame2 sorts before frame10, whatever the case."""
+    text = unicodedata.normalize("NFC", name).casefold()
+    parts = re.split("([0-9]+)", text)  # text and digits in turn, so types never meet
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
+
+
+def _times_of_names(files: Sequence[_File]) -> _Times | None:
+    """Read every name by the first form that fits them all; None when no form does."""
+    stems = [Path(file.name).stem for file in files]
+    seconds = _all(_seconds, stems)
+    if seconds is not None:
+        return _Times(seconds, None)
+    moments = _all(_date_time, stems) or _all(_unix, stems)
+    if moments is None:
+        return None
+    start = min(moments)
+    return _Times([round(moment - start, 6) for moment in moments], start)
+
+
+def _all(parse: Callable[[str], float | None], stems: Sequence[str]) -> list[float] | None:
+    values: list[float] = []
+    for stem in stems:
+        value = parse(stem)
+        if value is None:
+            return None
+        values.append(value)
+    return values
+
+
+def _seconds(stem: str) -> float | None:
+    match = _SECONDS.search(stem)
+    return float(match[1]) if match else None
+
+
+def _unix(stem: str) -> float | None:
+    match = _UNIX.search(stem)
+    if match is None:
+        return None
+    return int(match[1]) / 1000 if match[1] else float(match[2])
+
+
+def _date_time(stem: str) -> float | None:
+    """Give POSIX seconds of the first date and time in a name that the calendar knows."""
+    match = _DATE_TIME.search(stem)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    half = (match["half"] or "").lower()
+    if half and not 1 <= hour <= 12:
+        return None
+    hour = hour % 12 + 12 * (half == "p") if half else hour
+    microsecond = int((match["fraction"] or "0").ljust(6, "0"))
+    try:
+        moment = datetime(year, month, day, hour, minute, second, microsecond, UTC if match["utc"] else None)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None

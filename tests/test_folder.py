@@ -1,0 +1,188 @@
+"""Folders as recordings: which files count, their order, and the times that their names tell."""
+
+import os
+import random
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cache.errors import InputError
+from cache.pixel_index import FileStamp
+from precompute.folder import natural_key, open_folder
+
+
+def _fill(folder: Path, *names: str) -> Path:
+    """Put files there that need not be images: listing never opens one."""
+    shuffled = random.Random(3).sample(names, len(names))
+    for name in shuffled:
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def _listed(folder: Path) -> list[str]:
+    return [Path(frame.source).name for frame in open_folder(folder).frames()]
+
+
+def _times(folder: Path) -> list[float]:
+    return [frame.timestamp_s for frame in open_folder(folder).frames()]
+
+
+def test_frames_come_in_natural_order(tmp_path: Path) -> None:
+    names = ["Frame1.png", "frame2.PNG", "frame10.jpg", "frame10b.jpeg", "frame100.webp", "écran3.png"]
+    assert _listed(_fill(tmp_path, *names)) == names
+
+
+def test_only_images_count(tmp_path: Path) -> None:
+    _fill(tmp_path, "a.png", ".hidden.png", "._a.png", "notes.txt", "a.png.part", "b.gif", "png")
+    (tmp_path / "folder.png").mkdir()
+    assert _listed(tmp_path) == ["a.png"]
+
+
+def test_without_times_in_the_names_the_index_is_the_time(tmp_path: Path) -> None:
+    recording = open_folder(_fill(tmp_path, "a1.png", "a2.png", "a10.png"))
+    assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 1.0, 2.0]
+    assert [frame.index for frame in recording.frames()] == [0, 1, 2]
+    assert recording.length_s is None
+
+
+def test_seconds_at_the_end_of_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    _fill(tmp_path, "0000_5.5s.png", "0001_70.0s.png", "frame-120s.jpg", "0002_9s.png")
+    assert _times(tmp_path) == [5.5, 9.0, 70.0, 120.0]
+    assert open_folder(tmp_path).length_s == 114.5
+
+
+@pytest.mark.parametrize(
+    ("names", "times"),
+    [
+        (["Screenshot 2026-11-21 at 10.32.05.png", "Screenshot 2026-11-21 at 10.32.07.png"], [0, 2]),
+        (
+            ["Screen Shot 2026-11-21 at 9.05.01 AM.png", "Screen Shot 2026-11-21 at 1.05.01\u202fPM.png"],
+            [0, 14400],
+        ),
+        (
+            ["Screenshot 2026-11-21 at 12.00.00 AM.png", "Screenshot 2026-11-21 at 12.00.00 PM.png"],
+            [0, 43200],
+        ),
+        (["2026-11-21T10-32-05.png", "2026-11-21T10-32-05.250.png"], [0, 0.25]),
+        (["2026-11-21T23-59-59.5Z.webp", "2026-11-22T00-00-00Z.webp"], [0, 0.5]),
+        (["20261121_103205.jpg", "20261121_103206_750.jpg"], [0, 1.75]),
+        (["Screenshot from 2026-11-21 10-32-05.png", "Screenshot from 2026-11-21 10-33-05.png"], [0, 60]),
+        (["Bildschirmfoto 2026-11-21 um 10.32.05.png", "Bildschirmfoto 2026-11-21 um 10.32.06.png"], [0, 1]),
+        (["20261121103205.png", "20261121103210.png"], [0, 5]),
+        (["1795257125.png", "1795257127.png"], [0, 2]),
+        (["shot_1795257125000.png", "shot_1795257125532.png"], [0, 0.532]),
+    ],
+    ids=lambda value: str(value[0]),
+)
+def test_dates_in_names_become_seconds_from_the_first(
+    names: list[str], times: list[float], tmp_path: Path
+) -> None:
+    assert _times(_fill(tmp_path, *names)) == pytest.approx(times, abs=1e-6)
+
+
+def test_order_is_by_time_where_names_tell_it(tmp_path: Path) -> None:
+    names = [
+        "b 2026-11-21 at 9.59.59.png",
+        "a 2026-11-21 at 10.00.00.png",
+        "a 2026-11-21 at 10.00.00 (2).png",
+    ]
+    assert _listed(_fill(tmp_path, *names)) == [names[0], names[2], names[1]]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0007_70.0s.png", "0008_80.0.png"],
+        ["2026-11-21T10-32-05.png", "1795257125.png"],
+        ["2026-13-21T10-32-05.png", "2026-14-21T10-32-05.png"],
+        ["Screenshot 2026-11-21 at 13.00.00 PM.png", "Screenshot 2026-11-21 at 14.00.00 PM.png"],
+        ["0000000001.png", "0000000005.png"],
+    ],
+    ids=["mixed-seconds", "mixed-dates", "no-such-month", "no-such-hour", "counters"],
+)
+def test_names_that_do_not_all_tell_a_time_fall_back_to_the_order(names: list[str], tmp_path: Path) -> None:
+    assert _times(_fill(tmp_path, *names)) == [0.0, 1.0]
+
+
+def test_capture_is_dated_by_the_names_else_by_the_oldest_file(tmp_path: Path) -> None:
+    dated, plain = tmp_path / "dated", tmp_path / "plain"
+    dated.mkdir()
+    plain.mkdir()
+    _fill(dated, "2026-11-21T10-32-05Z.png", "2026-11-21T10-32-06Z.png")
+    _fill(plain, "a.png", "b.png")
+    os.utime(plain / "b.png", (1_700_000_000, 1_700_000_000))
+    assert open_folder(dated).info.captured_at == "2026-11-21T10:32:05.000+00:00"
+    assert open_folder(plain).info.captured_at == datetime.fromtimestamp(1_700_000_000, UTC).isoformat(
+        timespec="milliseconds"
+    )
+
+
+def test_the_limit_takes_the_first_frames(tmp_path: Path) -> None:
+    recording = open_folder(_fill(tmp_path, "1.png", "2.png", "3.png"), limit=2)
+    assert [Path(frame.source).name for frame in recording.frames()] == ["1.png", "2.png"]
+    assert (recording.info.num_frames, recording.info.limit, recording.info.kind) == (2, 2, "folder")
+
+
+def test_frames_carry_the_stamp_of_their_file_and_read_its_picture(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 6), (10, 20, 30, 40)).save(tmp_path / "a.png")
+    frame = open_folder(tmp_path).frames()[0]
+    assert frame.stamp == FileStamp.of(Path(os.path.realpath(tmp_path / "a.png")))
+    assert np.asarray(frame.read()).tolist() == np.full((6, 8, 3), (10, 20, 30)).tolist()
+
+
+def test_unreadable_images_are_listed_and_fail_alone(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "b.png")
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "c.png").symlink_to(tmp_path / "c.png")
+    broken_link, good, loop = open_folder(tmp_path).frames()
+    assert good.read().size == (8, 6)
+    for frame in (broken_link, loop):
+        with pytest.raises(InputError):
+            frame.read()
+
+
+def test_a_folder_without_images_says_what_counts(tmp_path: Path) -> None:
+    _fill(tmp_path, "notes.txt")
+    with pytest.raises(InputError, match=r"no images.*\.png, \.jpg, \.jpeg, \.webp"):
+        open_folder(tmp_path)
+    with pytest.raises(InputError, match="cannot list"):
+        open_folder(tmp_path / "gone")
+    with pytest.raises(InputError, match="cannot list"):
+        open_folder(tmp_path / "notes.txt")
+
+
+def test_names_that_are_no_unicode_can_be_listed_and_printed(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes only Unicode names")
+    frame = open_folder(tmp_path).frames()[0]
+    assert frame.source.encode("utf-8")
+    with pytest.raises(InputError, match="neither PNG"):
+        frame.read()
+
+
+def test_ten_thousand_files_are_listed_in_under_a_second(tmp_path: Path) -> None:
+    for i in range(10_000):
+        (tmp_path / f"{i:05}_{i * 10}.0s.png").touch()
+    started_s = time.perf_counter()
+    frames = open_folder(tmp_path).frames()
+    assert time.perf_counter() - started_s < 1.0
+    assert frames[-1].timestamp_s == 99_990.0
+
+
+@given(st.lists(st.text(), max_size=20))
+def test_any_names_have_a_natural_order(names: list[str]) -> None:
+    assert sorted(names, key=natural_key) == sorted(reversed(names), key=natural_key)
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=2, unique=True))
+def test_numbered_names_sort_by_their_number(numbers: list[int]) -> None:
+    in_order = [f"frame{number}.png" for number in sorted(numbers)]
+    assert sorted(in_order[::-1], key=natural_key) == in_order
