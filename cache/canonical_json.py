@@ -1,0 +1,159 @@
+"""Canonical JSON that carries its own digest, and a reader that takes nothing on trust.
+
+Owns: the text form (sorted keys, no spaces, ASCII), the seal over it, typed access to fields.
+Does not own: what the documents mean (``cache.entry_json``, ``cache.manifest``).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, Union
+
+from blake3 import blake3
+
+from cache.errors import StoreError
+
+JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # noqa: UP007
+
+SEAL_FIELD = "metadata_digest"
+UNSEALED = "0" * 64
+# A quotation mark inside a JSON string is escaped, so this matches a real field only. The comma is
+# there because every sealed document has a field that sorts after this one.
+_SEAL = re.compile(rb'"metadata_digest":"([0-9a-f]{64})",')
+
+
+def canonical(document: JsonValue) -> bytes:
+    """Return the one text of a document: keys sorted, no spaces, ASCII, no NaN."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.encode("ascii")
+
+
+def seal(document: JsonValue) -> bytes:
+    """Return canonical JSON whose ``metadata_digest`` (given as ``UNSEALED``) is filled in.
+
+    The digest is the BLAKE3 of the text with that field, and the comma after it, cut out.
+    """
+    raw = canonical(document)
+    cut, digest = _cut(raw)
+    if digest != UNSEALED:
+        raise ValueError(f"{SEAL_FIELD} is filled in by seal()")
+    return raw.replace(UNSEALED.encode(), blake3(cut).hexdigest().encode(), 1)
+
+
+def unseal(raw: bytes, what: str) -> "JsonObject":
+    """Check the seal over the exact bytes of a document, then parse it.
+
+    Raises:
+        StoreError: a bit was flipped anywhere, or it is no JSON object.
+    """
+    try:
+        cut, digest = _cut(raw)
+    except ValueError:
+        raise StoreError(f"{what}: expected one {SEAL_FIELD}, found none or several") from None
+    if (found := blake3(cut).hexdigest()) != digest:
+        raise StoreError(f"{what}: expected digest {digest}, the text has {found}")
+    return parse(raw, what)
+
+
+def parse(raw: bytes, what: str) -> "JsonObject":
+    """Parse a JSON object.
+
+    Raises:
+        StoreError: it is not JSON, not an object, or has NaN or infinite numbers.
+    """
+    try:
+        return JsonObject(json.loads(raw, parse_constant=_refuse_constant), what)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{what}: not readable as JSON: {error}") from None
+
+
+def _cut(raw: bytes) -> tuple[bytes, str]:
+    matches = list(_SEAL.finditer(raw))
+    if len(matches) != 1:
+        raise ValueError("expected exactly one seal")
+    start, end = matches[0].span()
+    return raw[:start] + raw[end:], matches[0][1].decode("ascii")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+class JsonObject:
+    """A JSON object of unknown origin; each accessor raises ``StoreError`` for a wrong type."""
+
+    __slots__ = ("_fields", "_what")
+
+    def __init__(self, value: object, what: str) -> None:
+        self._what = what
+        if not isinstance(value, dict):
+            raise StoreError(f"{what}: expected an object, got {type(value).__name__}")
+        self._fields: dict[str, object] = value
+
+    def only(self, names: frozenset[str]) -> "JsonObject":
+        """Demand exactly these fields."""
+        if self._fields.keys() != names:
+            wrong = ", ".join(sorted(self._fields.keys() ^ names))[:200]
+            raise StoreError(f"{self._what}: missing or unknown fields: {wrong}")
+        return self
+
+    def raw(self, name: str) -> object:
+        """Return a field as parsed."""
+        try:
+            return self._fields[name]
+        except KeyError:
+            raise StoreError(f"{self._what}: no field {name!r}") from None
+
+    def text(self, name: str) -> str:
+        """Return a string."""
+        value = self.raw(name)
+        return value if isinstance(value, str) else self._wrong(name, "a string", value)
+
+    def integer(self, name: str) -> int:
+        """Return an integer; true and false are none."""
+        value = self.raw(name)
+        return value if type(value) is int else self._wrong(name, "an integer", value)
+
+    def number(self, name: str) -> float:
+        """Return a float; an integer is taken as one."""
+        value = self.raw(name)
+        return float(value) if type(value) in (int, float) else self._wrong(name, "a number", value)  # type: ignore[arg-type]
+
+    def flag(self, name: str) -> bool:
+        """Return true or false."""
+        value = self.raw(name)
+        return value if isinstance(value, bool) else self._wrong(name, "true or false", value)
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """Return a list of integers."""
+        value = self.raw(name)
+        if isinstance(value, list) and all(type(item) is int for item in value):
+            return tuple(value)
+        return self._wrong(name, "a list of integers", value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Return a list of numbers as floats."""
+        value = self.raw(name)
+        if isinstance(value, list) and all(type(item) in (int, float) for item in value):
+            return tuple(float(item) for item in value)
+        return self._wrong(name, "a list of numbers", value)
+
+    def child(self, name: str) -> "JsonObject":
+        """Return a nested object."""
+        return JsonObject(self.raw(name), f"{self._what}.{name}")
+
+    def children(self, name: str) -> "list[JsonObject]":
+        """Return a list of nested objects."""
+        value = self.raw(name)
+        if not isinstance(value, list):
+            return self._wrong(name, "a list", value)
+        what = f"{self._what}.{name}"
+        return [JsonObject(item, what) for item in value]
+
+    def length(self, name: str) -> int:
+        """Return the number of elements of a list."""
+        value = self.raw(name)
+        return len(value) if isinstance(value, list) else self._wrong(name, "a list", value)
+
+    def _wrong(self, name: str, expected: str, value: object) -> NoReturn:
+        raise StoreError(f"{self._what}: {name} should be {expected}, got {str(value)[:80]!r}")
