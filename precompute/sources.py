@@ -130,16 +130,17 @@ def _find(selector: str, environ: Mapping[str, str]) -> Path:
                 "name one, or try `seeonce encode demo`"
             )
         return latest.path
-    path = resolve(Path(selector))
-    if selector and _exists(path):
-        return path
+    if selector and "\0" not in selector:
+        path = resolve(Path(selector))
+        if _exists(path):
+            return path
     return _match(selector, list_recordings(environ)).path
 
 
 def _exists(path: Path) -> bool:
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:  # no permission, a loop of links
         raise InputError(f"{printable(path)}: cannot be read ({error.strerror})") from error

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
     from PIL import Image
+    from PIL.Image import Transpose
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 
@@ -251,6 +252,7 @@ class _Decoder:
         self._num_threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)  # one, once damage is met
         self._seeks = True  # until a seek landed behind what it was for
         self._damage = ""  # what the codec objected to since the last pick
+        self._turns: dict[int, Transpose | None] = {}
 
     def read(self, pick: _Pick) -> "Image.Image":
         """Decode one picture, upright and RGB.
@@ -269,7 +271,7 @@ class _Decoder:
                 reason = self._damage or "nothing decodes to it"
                 raise InputError(f"{name}: damaged picture ({reason}); it is left out")
             check_size(picture.width, picture.height, name)
-            return _upright(picture)
+            return self._upright(picture)
 
     def close(self) -> None:
         """Close the file and forget the position."""
@@ -289,6 +291,14 @@ class _Decoder:
             if shown.at == target:
                 return shown.picture
         return None
+
+    def _upright(self, picture: "VideoFrame") -> "Image.Image":
+        """Convert to RGB; turn and mirror as the file says, asked once for each rotation."""
+        image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
+        if picture.rotation not in self._turns:
+            self._turns[picture.rotation] = _turn(picture)
+        turn = self._turns[picture.rotation]
+        return image if turn is None else image.transpose(turn)
 
     def _next(self) -> _Shown | None:
         if self._ahead is None:
@@ -362,16 +372,20 @@ class _Decoder:
             self._container = None
 
 
-def _upright(picture: "VideoFrame") -> "Image.Image":
-    """Convert to RGB and apply the display matrix, by which phones and screens turn and mirror."""
+def _turn(picture: "VideoFrame") -> "Transpose | None":
+    """Give what makes the picture upright by its display matrix; None when nothing need be done.
+
+    Costs a reference cycle that holds the picture until the next garbage collection: PyAV keeps
+    the side data in the picture and the picture in the side data.
+    """
+    from av.buffer import Buffer
     from PIL.Image import Transpose
 
-    image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
     matrix = picture.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    a, b, _, c, d = (np.sign(value) for value in np.frombuffer(matrix, np.int32)[:5])
-    turns = {
+    if not isinstance(matrix, Buffer):
+        return None
+    a, b, _, c, d = np.sign(np.frombuffer(bytes(matrix), np.int32)[:5]).tolist()
+    return {
         (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT,
         (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
         (-1, 0, 0, -1): Transpose.ROTATE_180,
@@ -379,6 +393,4 @@ def _upright(picture: "VideoFrame") -> "Image.Image":
         (0, 1, -1, 0): Transpose.ROTATE_270,
         (0, 1, 1, 0): Transpose.TRANSPOSE,
         (0, -1, -1, 0): Transpose.TRANSVERSE,
-    }
-    turn = turns.get((int(a), int(b), int(c), int(d)))
-    return image if turn is None else image.transpose(turn)
+    }.get((a, b, c, d))

@@ -219,7 +219,7 @@ def test_a_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.M
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)  # root, as in CI, may read anything
-    with pytest.raises(InputError, match="Permission denied.*permissions"):
+    with pytest.raises(InputError, match=r"Permission denied.*permissions"):
         read_image(path)
 
 
