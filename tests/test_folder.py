@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -177,6 +177,7 @@ def test_ten_thousand_files_are_listed_in_under_a_second(tmp_path: Path) -> None
     assert frames[-1].timestamp_s == 99_990.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=20))
 def test_any_names_have_a_natural_order(names: list[str]) -> None:
     in_order = sorted(names, key=natural_key)
@@ -184,6 +185,7 @@ def test_any_names_have_a_natural_order(names: list[str]) -> None:
     assert sorted(names, key=natural_key) == in_order
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**12), min_size=2, unique=True))
 def test_numbered_names_sort_by_their_number(numbers: list[int]) -> None:
     names = [f"frame{number}.png" for number in numbers]
