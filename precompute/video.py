@@ -177,7 +177,7 @@ def _timestamps(
 
 def _is_hidden(packet: "Packet[VideoStream]") -> bool:
     """Tell VP8's reference pictures that are decoded and never shown, by their frame tag (RFC 6386, 9.1)."""
-    return packet.stream.codec.name == "vp8" and not memoryview(packet)[0] & 0x10
+    return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet[VideoStream]]":
@@ -215,6 +215,8 @@ def _video_stream(container: "InputContainer", video: Path) -> "VideoStream":
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise InputError(f"{printable(video)}: no video stream in this file; name a video of a screen")
+    if getattr(streams[0], "codec_context", None) is None:
+        raise InputError(f"{printable(video)}: a video format without a decoder here; convert it to H.264")
     for other in container.streams:
         if other is not streams[0]:
             other.discard = Discard.all
@@ -260,6 +262,8 @@ class _Decoder:
         Raises:
             InputError: This picture is damaged or cannot be found; others may be fine.
         """
+        import av
+
         name = f"{printable(self._video)}#pts={pick.pts}"
         with self._lock:
             picture = self._find(pick)
@@ -271,7 +275,10 @@ class _Decoder:
                 reason = self._damage or "nothing decodes to it"
                 raise InputError(f"{name}: damaged picture ({reason}); it is left out")
             check_size(picture.width, picture.height, name)
-            return self._upright(picture)
+            try:
+                return self._upright(picture)
+            except (av.FFmpegError, ValueError) as error:
+                raise InputError(f"{name}: cannot be shown as RGB ({error}); convert the video") from error
 
     def close(self) -> None:
         """Close the file and forget the position."""
