@@ -189,7 +189,7 @@ def _folder_listing(path: Path) -> RecordingListing:
         id=info.id,
         name=info.name,
         kind=info.kind,
-        path=Path(info.path),
+        path=resolve(path),
         captured_at=info.captured_at,
         num_frames=info.num_frames,
         length_s=recording.length_s,

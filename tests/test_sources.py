@@ -74,6 +74,13 @@ def test_the_recordings_folder_itself_counts_when_it_holds_images(place: Path) -
     assert list_recordings(_environ(place))[0].name == "recordings"
 
 
+def test_a_folder_with_an_odd_name_is_listed_printably_and_opens(tmp_path: Path) -> None:
+    _folder(tmp_path / "two\nlines", 1_700_000_000)
+    (found,) = list_recordings(_environ(tmp_path))
+    assert found.name == r"two\nlines"
+    assert len(open_recording(found.id, environ=_environ(tmp_path)).frames()) == 2
+
+
 def test_latest_is_the_newest_that_is_listed(place: Path) -> None:
     (place / "monday.mp4").unlink()
     latest = latest_recording(_environ(place))
