@@ -1,0 +1,219 @@
+"""Every file operation of the store: private modes, no symlinks, durable renames.
+
+Owns: how bytes and names get onto a disk, and how much of it survives what. Does not own: which
+files there are, nor what is in them. A backend for object storage would replace this module.
+
+All names are looked up relative to an open folder and no symlink is followed, so nothing that lies
+in a store can lead a reader or a writer out of it.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+PRIVATE_FOLDER = 0o700
+PRIVATE_FILE = 0o600
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a fifo planted in the place of a file must not hang the reader.
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# Filesystems without hard links (exFAT, some network shares) answer with one of these.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+
+class Durability(StrEnum):
+    """What an acknowledged write survives."""
+
+    none = "none"  # the process being killed
+    batch = "batch"  # a power cut, as far as fsync goes
+    full = "full"  # a power cut, the drive's own cache included (F_FULLFSYNC on macOS)
+
+
+def sync_fd(fd: int, durability: Durability) -> None:
+    """Make an open file or folder durable as asked; ``none`` does nothing."""
+    if durability is Durability.none:
+        return
+    if durability is Durability.full and sys.platform == "darwin":
+        with suppress(OSError):  # network filesystems refuse F_FULLFSYNC; fsync is what they have
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
+class Folder:
+    """An open folder. Close it, or use it in ``with``."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open a folder by its path, whose last component may not be a symlink."""
+        return cls(os.open(path, _FOLDER_FLAGS))
+
+    @classmethod
+    def open_root(cls, path: Path | str) -> Self:
+        """Open a folder that the user named: he may have put a symlink there."""
+        return cls(os.open(path, _FOLDER_FLAGS & ~os.O_NOFOLLOW))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self.fd)
+
+    def folder(self, name: str) -> "Folder":
+        """Open a folder inside this one."""
+        return Folder(os.open(name, _FOLDER_FLAGS, dir_fd=self.fd))
+
+    def make_folder(self, name: str, *, exist_ok: bool = False) -> None:
+        """Make a folder of mode 0700 inside this one, whatever the umask."""
+        try:
+            os.mkdir(name, PRIVATE_FOLDER, dir_fd=self.fd)
+        except FileExistsError:
+            if not exist_ok:
+                raise
+            return
+        with self.folder(name) as made:
+            os.fchmod(made.fd, PRIVATE_FOLDER)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[int]:
+        """Yield the descriptor of a new file of mode 0600; it must not exist yet."""
+        fd = os.open(name, _CREATE_FLAGS, PRIVATE_FILE, dir_fd=self.fd)
+        try:
+            os.fchmod(fd, PRIVATE_FILE)
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def open_file(self, name: str) -> Iterator[int]:
+        """Yield the descriptor of a regular file, for reading."""
+        fd = os.open(name, _READ_FLAGS, dir_fd=self.fd)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.ENXIO, "not a regular file", name)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a whole file of at most ``limit`` bytes; a larger one is refused unread (EFBIG)."""
+        with self.open_file(name) as fd:
+            size = os.fstat(fd).st_size
+            if size > limit:
+                raise OSError(errno.EFBIG, f"{size} bytes, at most {limit} expected", name)
+            parts = []
+            while part := os.read(fd, size + 1):
+                parts.append(part)
+            return b"".join(parts)
+
+    def write(self, name: str, content: bytes, durability: Durability) -> None:
+        """Write a new file."""
+        with self.create(name) as fd:
+            write_all(fd, memoryview(content))
+            sync_fd(fd, durability)
+
+    def replace(self, name: str, content: bytes, durability: Durability) -> None:
+        """Write a file so that a reader sees the old content or the new, nothing between."""
+        with self._temporary(name, content, durability) as temporary:
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        sync_fd(self.fd, durability)
+
+    def write_once(self, name: str, content: bytes, durability: Durability) -> bool:
+        """Write a file unless it exists; of several writers exactly one gets True."""
+        with self._temporary(name, content, durability) as temporary:
+            try:
+                os.link(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                if self.file_size(name) is not None:
+                    return False
+                os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        sync_fd(self.fd, durability)
+        return True
+
+    @contextmanager
+    def _temporary(self, name: str, content: bytes, durability: Durability) -> Iterator[str]:
+        temporary = f".{name}.{secrets.token_hex(8)}"
+        try:
+            self.write(temporary, content, durability)
+            yield temporary
+        finally:
+            with suppress(OSError):  # gone when it was renamed; else best effort, it holds no entry
+                os.unlink(temporary, dir_fd=self.fd)
+
+    def rename(self, name: str, target: "Folder", target_name: str) -> None:
+        """Move an entry of this folder into another folder of the same filesystem."""
+        os.rename(name, target_name, src_dir_fd=self.fd, dst_dir_fd=target.fd)
+
+    def file_size(self, name: str) -> int | None:
+        """Return the length of a regular file in bytes; None when there is nothing of that name."""
+        try:
+            found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.ENXIO, "not a regular file", name)
+        return found.st_size
+
+    def identity(self) -> tuple[int, int]:
+        """Return (device, inode) of this folder."""
+        found = os.fstat(self.fd)
+        return found.st_dev, found.st_ino
+
+    def identity_of(self, name: str) -> tuple[int, int] | None:
+        """Return (device, inode) of a name in this folder, or None."""
+        try:
+            found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def touch(self, older_than_s: float) -> None:
+        """Set this folder's time to now when it is older than that; best effort."""
+        with suppress(OSError):
+            if time.time() - os.fstat(self.fd).st_mtime > older_than_s:
+                os.utime(self.fd)
+
+    def sync(self, durability: Durability) -> None:
+        """Make the names in this folder durable."""
+        sync_fd(self.fd, durability)
+
+    def remove_tree(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it; best effort, never through a symlink."""
+        with suppress(OSError):
+            with self.folder(name) as folder:
+                for child in os.listdir(folder.fd):  # noqa: PTH208
+                    folder.remove_tree(child)
+            os.rmdir(name, dir_fd=self.fd)
+            return
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self.fd)
+
+
+def write_all(fd: int, content: memoryview) -> None:
+    """Write every byte, however often the system writes less than asked."""
+    while content.nbytes:
+        content = content[os.write(fd, content) :]

@@ -1,0 +1,128 @@
+"""The folders of a store and its ``store.json``.
+
+Owns: names, creation, the format version. Does not own: what is put into the folders.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
+from cache.errors import NotEncodedError, StoreError
+from cache.files import Durability, Folder
+from cache.key import EntryKey
+
+STORE_FORMAT = 1
+STORE_FILE = "store.json"
+FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
+TMP, TRASH, QUARANTINE, LEASES = "tmp", "trash", "quarantine", "leases"
+
+_GROUPS = tuple(f"{number:02x}" for number in range(256))
+_GROUP_FILE = "zarr.json"
+_GROUP = canonical({"attributes": {}, "node_type": "group", "zarr_format": 3})
+_MAX_STORE_FILE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHeader:
+    """What ``store.json`` says."""
+
+    format: int
+    store_id: str
+    created_at: str
+
+
+def now() -> str:
+    """Return the present time as the store writes it: ISO 8601, UTC, seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_header(store: Path) -> StoreHeader | None:
+    """Read ``store.json``; None when there is no store.
+
+    Raises:
+        StoreError: a newer format, or a damaged file.
+    """
+    path = store / STORE_FILE
+    try:
+        with Folder.open_root(store) as root:
+            raw = root.read(STORE_FILE, _MAX_STORE_FILE_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}; check SEEONCE_HOME") from error
+    try:
+        if (found := parse(raw, str(path)).integer("format")) > STORE_FORMAT:
+            raise _newer(store, found)
+        document = unseal(raw, str(path))
+    except _NewerFormatError:
+        raise
+    except StoreError as error:
+        raise StoreError(f"{error}; remove that file and run seeonce encode: the entries stay") from None
+    return StoreHeader(document.integer("format"), document.text("store_id"), document.text("created_at"))
+
+
+class _NewerFormatError(StoreError):
+    """Kept apart from damage: here nothing may be removed."""
+
+
+def _newer(store: Path, found: int) -> _NewerFormatError:
+    return _NewerFormatError(
+        f"the store {store} has format {found}, this seeonce reads format {STORE_FORMAT}: "
+        "upgrade seeonce, or set SEEONCE_HOME to another folder"
+    )
+
+
+def require_header(store: Path) -> StoreHeader:
+    """Read ``store.json``.
+
+    Raises:
+        NotEncodedError: there is no store.
+        StoreError: as ``read_header``.
+    """
+    header = read_header(store)
+    if header is None:
+        raise NotEncodedError(f"there is no store at {store}: run seeonce encode first, or set SEEONCE_HOME")
+    return header
+
+
+def create_layout(store: Path, durability: Durability) -> StoreHeader:
+    """Make what is missing of a store; several processes may do so at once. ``store.json`` comes last.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with Folder.open_root(store.parent) as home:
+        home.make_folder(store.name, exist_ok=True)
+        home.sync(durability)
+    with Folder.open_root(store) as root:
+        for name in (FRAMES, RECORDINGS, THUMBS, INDEX, TMP, TRASH, QUARANTINE, LEASES):
+            root.make_folder(name, exist_ok=True)
+        # Groups can be made again at any time, so they need no fsync of their own.
+        root.write_once(_GROUP_FILE, _GROUP, Durability.none)
+        with root.folder(FRAMES) as frames:
+            frames.write_once(_GROUP_FILE, _GROUP, Durability.none)
+            for name in _GROUPS:
+                make_group(frames, name)
+            frames.sync(durability)
+        header: dict[str, JsonValue] = {
+            "format": STORE_FORMAT,
+            "store_id": secrets.token_hex(16),
+            "created_at": now(),
+        }
+        root.write_once(STORE_FILE, seal({**header, SEAL_FIELD: UNSEALED}), durability)
+        root.sync(durability)
+    return require_header(store)
+
+
+def make_group(frames: Folder, name: str) -> None:
+    """Make one of the 256 groups below ``frames/``."""
+    frames.make_folder(name, exist_ok=True)
+    with frames.folder(name) as group:
+        group.write_once(_GROUP_FILE, _GROUP, Durability.none)
+
+
+def group_name(key: EntryKey) -> str:
+    """Return which of the 256 groups a key belongs to: its first two digits."""
+    return key.hex[:2]

@@ -1,0 +1,284 @@
+"""The embedding store of one home: entries by key, written once, checked on every read.
+
+Owns: what a caller sees of entries: has, read, write, check, list. Does not own: the commit protocol
+(``cache.commit``), the checks of a read (``cache.reading``), manifests (``cache.manifest``).
+
+A store has no state but its path: threads and processes share it without locks.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.commit import CommitStep, NewEntry, OnStep, built_aside, no_fault
+from cache.entry import DamagedError, EntryInfo, EntryProblem, Features, Provenance
+from cache.entry_json import CHUNK_NAME, METADATA_NAME
+from cache.errors import StoreError
+from cache.files import Durability, Folder, sync_fd
+from cache.home import Home
+from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
+from cache.layout import FRAMES, TMP, create_layout, group_name, make_group, read_header, require_header
+from cache.quarantine import quarantine
+from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
+from cache.tmp import sweep
+
+__all__ = ["Durability", "EntryInfo", "EntryProblem", "Store"]
+
+TOUCH_AFTER_S = 3600
+_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger("seeonce.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store. ``on_step`` is where a test injects faults into a commit."""
+
+    home: Home
+    store_id: str
+    durability: Durability
+    writable: bool
+    on_step: OnStep = no_fault
+
+    @classmethod
+    def open(
+        cls,
+        home: Home,
+        *,
+        create: bool = True,
+        durability: Durability = Durability.batch,
+        on_step: OnStep = no_fault,
+    ) -> Self:
+        """Open the store of a home; make it first when there is none and ``create`` is set.
+
+        Raises:
+            NotEncodedError: there is none, and ``create`` is not set.
+            StoreError: it is of a newer format, damaged, or cannot be made.
+        """
+        header = read_header(home.store)
+        if header is None and create:
+            home.prepare()
+            try:
+                header = create_layout(home.store, durability)
+            except OSError as error:
+                raise _refused(home, f"cannot make the store {home.store}", error) from error
+        header = header or require_header(home.store)
+        return cls(home, header.store_id, durability, os.access(home.store, os.W_OK | os.X_OK), on_step)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the store."""
+        return self.home.store
+
+    def has(self, key: EntryKey) -> bool:
+        """Say whether the entry is there: metadata and length are checked, the payload is not."""
+        return self.entry_info(key) is not None
+
+    def entry_info(self, key: EntryKey) -> EntryInfo | None:
+        """Return what an entry says about itself; None when it is missing or wrong.
+
+        Raises:
+            StoreError: the disk refuses for a reason that is not the entry's.
+        """
+        return self._hit(key, lambda entry: read_info(entry, key))
+
+    def read(self, key: EntryKey, buffer: NDArray[np.uint8] | None = None) -> Features | None:
+        """Return the features of an entry, every byte checked; None when it is missing or wrong.
+
+        They lie in ``buffer`` (contiguous uint8, to be reused) when it is large enough. What is wrong
+        is moved to ``quarantine/``.
+
+        Raises:
+            StoreError: the disk refuses for a reason that is not the entry's.
+        """
+
+        def checked(entry: Folder) -> Features:
+            info = read_info(entry, key)
+            return Features(read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size)
+
+        return self._hit(key, checked)
+
+    def check(self, key: EntryKey) -> EntryProblem | None:
+        """Check every byte of an entry, by BLAKE3 as well; None when all is right. Nothing is moved."""
+
+        def scanned(entry: Folder) -> bool:
+            scan_payload(entry, read_info(entry, key))
+            return True
+
+        try:
+            found = self._visit(key, scanned)
+        except _EntryDamageError as damage:
+            return EntryProblem(key, damage.reason)
+        return None if found else EntryProblem(key, "there is no such entry", missing=True)
+
+    def write(
+        self, pixels: PixelDigest, spec: EncoderSpec, features: Features, provenance: Provenance
+    ) -> EntryKey:
+        """Commit an entry; when it returns, the entry is as durable as the store was opened for.
+
+        When another writer was first, his entry stays: same key, same features.
+
+        Raises:
+            ValueError: the features are not such as the encoder gives.
+            StoreError: the disk is full, broken or read-only; nothing half written is left.
+        """
+        key = entry_key(pixels, spec.encoder_id)
+        _check_features(features, spec)
+        if not self.writable:
+            raise StoreError(
+                f"the store {self.path} is read-only: set SEEONCE_HOME to a folder you can write to"
+            )
+        try:
+            self._commit(NewEntry(key, pixels, spec, features, provenance))
+        except OSError as error:
+            raise _refused(self.home, f"cannot write entry {key}", error) from error
+        return key
+
+    def keys(self) -> Iterator[EntryKey]:
+        """Yield the key of every entry, in no particular order; entries are not opened."""
+        with suppress(FileNotFoundError), os.scandir(self.path / FRAMES) as groups:
+            for group in groups:
+                if group.is_dir(follow_symlinks=False):
+                    yield from _keys_of_group(group)
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the disk of the store can still take."""
+        return shutil.disk_usage(self.path).free
+
+    def sweep_tmp(self) -> int:
+        """Remove what dead processes left under ``tmp/`` more than a day ago; return how many."""
+        try:
+            return sweep(self.path) if self.writable else 0
+        except OSError:  # another process sweeps, or the disk refuses: it is only rubbish
+            return 0
+
+    def _hit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
+        """Visit an entry that is wanted: remember its use, and put it away when it is damaged."""
+
+        def used(entry: Folder) -> Result:
+            result = work(entry)
+            if self.writable:
+                entry.touch(TOUCH_AFTER_S)
+            return result
+
+        try:
+            return self._visit(key, used)
+        except _EntryDamageError as damage:
+            if self.writable:
+                quarantine(self.path, key, damage.identity, damage.reason)
+            else:
+                _log.warning("entry %s is damaged: %s", key, damage.reason)
+            return None
+
+    def _visit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
+        """Open an entry's folder for ``work``; None when there is none."""
+        identity = None
+        try:
+            with Folder.open(self.path / FRAMES) as frames, frames.folder(group_name(key)) as group:
+                identity = group.identity_of(key.hex)
+                if identity is None:
+                    return None
+                with damage_from_disk(), group.folder(key.hex) as entry:
+                    identity = entry.identity()
+                    return work(entry)
+        except DamagedError as error:
+            if identity is None:  # pragma: no cover - damage is found in an entry only
+                raise
+            raise _EntryDamageError(identity, str(error)) from None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a group that is no folder holds no entry
+                return None
+            raise StoreError(f"cannot read entry {key}: {error.strerror}; check {self.path}") from error
+
+    def _commit(self, entry: NewEntry) -> None:
+        with Folder.open_root(self.path) as root:
+            root.make_folder(TMP, exist_ok=True)
+            with (
+                root.folder(TMP) as tmp,
+                built_aside(tmp, entry, self.durability, self.on_step) as name,
+                root.folder(FRAMES) as frames,
+                _open_group(frames, group_name(entry.key)) as group,
+            ):
+                self._publish(tmp, name, group, entry.key)
+                self.on_step(CommitStep.renamed)
+                group.sync(self.durability)
+                self.on_step(CommitStep.acknowledged)
+
+    def _publish(self, tmp: Folder, name: str, group: Folder, key: EntryKey) -> None:
+        try:
+            tmp.rename(name, group, key.hex)
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+            if self.read(key) is not None:
+                _sync_entry(group, key, self.durability)
+            else:  # what occupied the place was damaged and is now in quarantine
+                tmp.rename(name, group, key.hex)
+
+
+class _EntryDamageError(Exception):
+    """An entry is damaged; ``identity`` tells it from one that replaces it meanwhile."""
+
+    def __init__(self, identity: tuple[int, int], reason: str) -> None:
+        super().__init__(reason)
+        self.identity = identity
+        self.reason = reason
+
+
+def _open_group(frames: Folder, name: str) -> Folder:
+    try:
+        return frames.folder(name)
+    except FileNotFoundError:
+        make_group(frames, name)
+        return frames.folder(name)
+
+
+def _sync_entry(group: Folder, key: EntryKey, durability: Durability) -> None:
+    """Make another writer's entry durable: we acknowledge it, and he may not be so far yet."""
+    with group.folder(key.hex) as entry:
+        for name in (CHUNK_NAME, METADATA_NAME):
+            with entry.open_file(name) as fd:
+                sync_fd(fd, durability)
+        entry.sync(durability)
+
+
+def _keys_of_group(group: "os.DirEntry[str]") -> Iterator[EntryKey]:
+    with os.scandir(group.path) as entries:
+        for entry in entries:
+            if entry.name.startswith(group.name):
+                with suppress(ValueError):
+                    yield EntryKey.from_hex(entry.name)
+
+
+def _check_features(features: Features, spec: EncoderSpec) -> None:
+    layers, _, hidden = features.array.shape
+    expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
+    if (layers, hidden, features.merge_size) != expected:
+        raise ValueError(
+            f"the encoder gives (layers, hidden, merge_size) {expected}, "
+            f"got {(layers, hidden, features.merge_size)}"
+        )
+
+
+def _refused(home: Home, what: str, error: OSError) -> StoreError:
+    advice = "check the disk and its permissions"
+    if error.errno in _FULL:
+        free = 0
+        with suppress(OSError):
+            free = shutil.disk_usage(home.path).free
+        advice = f"{free / 1e6:.0f} MB are free: free some space, or see seeonce store gc"
+    return StoreError(f"{what}: {error.strerror or error}; {advice}")
