@@ -1,23 +1,29 @@
 """What pass one leaves of a recording under one encoder: every frame's index, time, source and key.
 
-Owns: the manifest, its text form and its place in the store. Does not own: the entries that it names
-(``cache.store``), nor how frames were chosen (``precompute/``).
+Owns: where manifests lie, writing, reading and listing them. Does not own: what a manifest is
+(``cache.recording``), the entries that it names (``cache.store``).
 """
 
 import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, seal, unseal
-from cache.entry import num_merged_tokens
+from cache.canonical_json import JsonObject, seal, unseal
 from cache.errors import StoreError
 from cache.files import Durability, Folder
 from cache.home import Home
-from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
+from cache.key import EncoderId, EncoderSpec
 from cache.layout import RECORDINGS, now
+from cache.manifest_json import (
+    MANIFEST_FORMAT,
+    frame_from_json,
+    manifest_to_json,
+    recording_from_json,
+    skipped_from_json,
+)
+from cache.recording import FrameEntry, Manifest, ManifestRef, RecordingInfo, SkippedFrame
 
 __all__ = [
     "FrameEntry",
@@ -32,108 +38,11 @@ __all__ = [
     "write_manifest",
 ]
 
-MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 512 << 20
 _MAX_ID_BYTES = 200
 
 _log = logging.getLogger("seeonce.cache")
-
-
-@dataclass(frozen=True, slots=True)
-class FrameEntry:
-    """One encoded frame. ``source`` is a file path, or a place in one such as "video.mp4#pts=123"."""
-
-    index: int
-    timestamp_s: float
-    source: str
-    pixels: PixelDigest
-    key: EntryKey
-    width: int
-    height: int
-    grid_thw: tuple[int, int, int]
-    num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedFrame:
-    """One frame that could not be encoded, and why."""
-
-    index: int
-    timestamp_s: float
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingInfo:
-    """Where the frames came from, and how they were selected, so that they can be found again.
-
-    ``captured_at`` is ISO 8601, or empty when unknown; ``every_s`` and ``limit`` are None when they
-    did not narrow the selection.
-    """
-
-    id: str
-    name: str
-    kind: str
-    path: str
-    captured_at: str
-    num_frames: int
-    every_s: float | None
-    limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """All frames of a recording under one encoder, in the order of the recording."""
-
-    recording: RecordingInfo
-    encoder: EncoderSpec
-    frames: tuple[FrameEntry, ...]
-    skipped: tuple[SkippedFrame, ...]
-    complete: bool
-    created_at: str
-
-    def problems(self) -> list[str]:
-        """Say what does not fit together, one line each; empty when the manifest is sound."""
-        encoder_id, merge_size = self.encoder.encoder_id, self.encoder.preprocessing.merge_size
-        lines = []
-        previous = -1
-        for frame in self.frames:
-            if frame.index <= previous:
-                lines.append(f"frame {frame.index} comes after frame {previous}")
-            previous = frame.index
-            if frame.key != entry_key(frame.pixels, encoder_id):
-                lines.append(f"frame {frame.index}: key {frame.key} is not that of its pixels and encoder")
-            try:
-                expected = num_merged_tokens(frame.grid_thw, merge_size)
-            except ValueError as error:
-                lines.append(f"frame {frame.index}: {error}")
-                continue
-            if frame.num_tokens != expected:
-                lines.append(
-                    f"frame {frame.index}: grid_thw {frame.grid_thw} makes {expected} tokens, "
-                    f"not {frame.num_tokens}"
-                )
-        return lines
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestRef:
-    """A manifest on disk, without its frames; ``num_frames`` counts the encoded ones."""
-
-    path: Path
-    recording: RecordingInfo
-    encoder: EncoderSpec
-    created_at: str
-    num_frames: int
-    num_skipped: int
-    complete: bool
-
-    @property
-    def encoder_id(self) -> EncoderId:
-        """The encoder of all its frames."""
-        return self.encoder.encoder_id
 
 
 def manifest_path(home: Home, recording_id: str, encoder_id: EncoderId) -> Path:
@@ -156,7 +65,7 @@ def write_manifest(home: Home, manifest: Manifest, durability: Durability = Dura
     if problems := manifest.problems():
         raise ValueError(f"manifest of {manifest.recording.id}: {problems[0]} ({len(problems)} problems)")
     path = manifest_path(home, manifest.recording.id, manifest.encoder.encoder_id)
-    raw = seal(_to_json(manifest))
+    raw = seal(manifest_to_json(manifest))
     try:
         with (
             Folder.open(home.store / RECORDINGS) as recordings,
@@ -179,10 +88,10 @@ def read_manifest(path: Path) -> Manifest:
     """
     document = _read_document(path)
     return Manifest(
-        recording=_recording(document),
+        recording=recording_from_json(document),
         encoder=EncoderSpec.from_json(document.raw("encoder")),
-        frames=tuple(map(_frame, document.children("frames"))),
-        skipped=tuple(map(_skipped, document.children("skipped"))),
+        frames=tuple(map(frame_from_json, document.children("frames"))),
+        skipped=tuple(map(skipped_from_json, document.children("skipped"))),
         complete=document.flag("complete"),
         created_at=document.text("created_at"),
     )
@@ -256,7 +165,7 @@ def _ref(path: Path) -> ManifestRef:
     document = _read_document(path)
     ref = ManifestRef(
         path=path,
-        recording=_recording(document),
+        recording=recording_from_json(document),
         encoder=EncoderSpec.from_json(document.raw("encoder")),
         created_at=document.text("created_at"),
         num_frames=document.length("frames"),
@@ -266,94 +175,3 @@ def _ref(path: Path) -> ManifestRef:
     if (path.parent.parent.name, path.parent.name) != (ref.recording.id, ref.encoder_id.hex):
         raise StoreError(f"manifest {path} is that of recording {ref.recording.id}, encoder {ref.encoder_id}")
     return ref
-
-
-def _to_json(manifest: Manifest) -> dict[str, JsonValue]:
-    recording = manifest.recording
-    return {
-        "format": MANIFEST_FORMAT,
-        "recording": {
-            "id": recording.id,
-            "name": recording.name,
-            "kind": recording.kind,
-            "path": recording.path,
-            "captured_at": recording.captured_at,
-            "num_frames": recording.num_frames,
-            "every_s": recording.every_s,
-            "limit": recording.limit,
-        },
-        "encoder": manifest.encoder.to_json(),
-        "encoder_id": manifest.encoder.encoder_id.hex,
-        "frames": [_frame_to_json(frame) for frame in manifest.frames],
-        "skipped": [_skipped_to_json(frame) for frame in manifest.skipped],
-        "complete": manifest.complete,
-        "created_at": manifest.created_at,
-        SEAL_FIELD: UNSEALED,
-    }
-
-
-def _frame_to_json(frame: FrameEntry) -> dict[str, JsonValue]:
-    return {
-        "index": frame.index,
-        "timestamp_s": frame.timestamp_s,
-        "source": frame.source,
-        "pixels": frame.pixels.hex,
-        "key": frame.key.hex,
-        "width": frame.width,
-        "height": frame.height,
-        "grid_thw": list(frame.grid_thw),
-        "num_tokens": frame.num_tokens,
-    }
-
-
-def _skipped_to_json(frame: SkippedFrame) -> dict[str, JsonValue]:
-    return {
-        "index": frame.index,
-        "timestamp_s": frame.timestamp_s,
-        "source": frame.source,
-        "reason": frame.reason,
-    }
-
-
-def _recording(document: JsonObject) -> RecordingInfo:
-    recording = document.child("recording")
-    return RecordingInfo(
-        id=recording.text("id"),
-        name=recording.text("name"),
-        kind=recording.text("kind"),
-        path=recording.text("path"),
-        captured_at=recording.text("captured_at"),
-        num_frames=recording.integer("num_frames"),
-        every_s=None if recording.raw("every_s") is None else recording.number("every_s"),
-        limit=None if recording.raw("limit") is None else recording.integer("limit"),
-    )
-
-
-def _frame(frame: JsonObject) -> FrameEntry:
-    grid = frame.integers("grid_thw")
-    if len(grid) != 3:
-        raise StoreError(f"frame {frame.raw('index')}: grid_thw should be three numbers, got {grid[:8]}")
-    try:
-        pixels, key = PixelDigest.from_hex(frame.text("pixels")), EntryKey.from_hex(frame.text("key"))
-    except ValueError as error:
-        raise StoreError(f"frame {frame.raw('index')}: {error}") from None
-    return FrameEntry(
-        index=frame.integer("index"),
-        timestamp_s=frame.number("timestamp_s"),
-        source=frame.text("source"),
-        pixels=pixels,
-        key=key,
-        width=frame.integer("width"),
-        height=frame.integer("height"),
-        grid_thw=(grid[0], grid[1], grid[2]),
-        num_tokens=frame.integer("num_tokens"),
-    )
-
-
-def _skipped(frame: JsonObject) -> SkippedFrame:
-    return SkippedFrame(
-        index=frame.integer("index"),
-        timestamp_s=frame.number("timestamp_s"),
-        source=frame.text("source"),
-        reason=frame.text("reason"),
-    )
