@@ -4,6 +4,8 @@ Owns: the fields (docs/format.md, "The entry") and what is refused before anythi
 Does not own: the seal over the text (``cache.canonical_json``), the payload (``cache.reading``).
 """
 
+import json
+from functools import lru_cache
 from math import prod
 
 from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, seal, unseal
@@ -65,7 +67,7 @@ def _decode(raw: bytes, key: EntryKey) -> EntryInfo:
         grid_thw=_triple(attributes.integers("grid_thw")),
         merge_size=attributes.integer("merge_size"),
         pixels=PixelDigest.from_hex(attributes.text("pixels")),
-        encoder=EncoderSpec.from_json(attributes.raw("encoder")),
+        encoder=_encoder(_encoder_text(raw)),
         crc32c=attributes.integer("crc32c"),
         blake3=Digest.from_hex(attributes.text("blake3")).raw,
         provenance=Provenance.from_json(attributes.raw("provenance")),
@@ -76,6 +78,21 @@ def _decode(raw: bytes, key: EntryKey) -> EntryInfo:
     if attributes.raw("layers") != layer_names(info.shape[0]):
         raise DamagedError(f"layers should be {layer_names(info.shape[0])}")
     return info
+
+
+def _encoder_text(raw: bytes) -> bytes:
+    # Quotation marks inside strings are escaped, so these two are the real fields.
+    _, found, rest = raw.partition(b'"encoder":')
+    text, closed, _ = rest.partition(b',"encoder_id":')
+    if not (found and closed):
+        raise DamagedError(f"{METADATA_NAME}: no encoder")
+    return text
+
+
+@lru_cache(maxsize=64)
+def _encoder(text: bytes) -> EncoderSpec:
+    # Thousands of entries share one encoder: reading it once makes ``Store.has`` cheaper.
+    return EncoderSpec.from_json(json.loads(text))
 
 
 def _check(info: EntryInfo, encoder_id: EncoderId) -> None:

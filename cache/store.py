@@ -94,6 +94,13 @@ class Store:
         """
         return self._hit(key, lambda entry: read_info(entry, key))
 
+    def peek(self, key: EntryKey) -> EntryInfo | None:
+        """Return what ``entry_info`` does, for counting: no use is remembered, nothing is moved."""
+        try:
+            return self._visit(key, lambda entry: read_info(entry, key))
+        except _EntryDamageError:
+            return None
+
     def read(self, key: EntryKey, buffer: NDArray[np.uint8] | None = None) -> Features | None:
         """Return the features of an entry, every byte checked; None when it is missing or wrong.
 
