@@ -157,7 +157,7 @@ def chat(canvas: Canvas) -> None:
     for y in range(y0 + 14, y1 - 20, 28):
         canvas.words(x0 + 12, y, side - 10, (222, 190, 226))
     y, mine = y0 + 14, rng.random() < 0.5
-    while y < y1 - 80:
+    while y < y1 - 132:
         width = int((x1 - side) * rng.uniform(0.4, 0.6))
         lines = rng.randint(1, 3)
         height = 18 + 20 * lines

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from demo.apps import ICON_COLOURS, PAINTERS, Canvas, Colour, font
 from demo.scene import MENU_BAR_HEIGHT, TOPIC_COLOURS, Scene, Window
 
-TITLE_BAR_HEIGHT = 52
+TITLE_BAR_HEIGHT = 64
+LABEL_LEFT, LABEL_MIN_WIDTH = 64, 120
 FOCUS_COLOUR: Colour = (38, 118, 244)
 _WALLPAPERS: dict[str, tuple[tuple[Colour, Colour], ...]] = {
     "light": (
@@ -92,21 +93,24 @@ def _title_bar(draw: ImageDraw.ImageDraw, window: Window, width: int, dark: bool
     ink: Colour = (255, 255, 255) if window.focused or dark else (60, 62, 68)
     draw.rectangle((0, 0, width, TITLE_BAR_HEIGHT), fill=bar)
     pane = window.pane
-    draw.rounded_rectangle((9, 9, 43, 43), 8, fill=ICON_COLOURS[pane.app], outline=(255, 255, 255), width=2)
-    draw.text((51, 12), pane.app.capitalize(), font=font(22), fill=ink)
-    _label(draw, pane.topic, 58 + int(font(22).getlength(pane.app.capitalize())))
+    draw.rounded_rectangle(
+        (10, 10, 54, 54), 10, fill=ICON_COLOURS[pane.app], outline=(255, 255, 255), width=2
+    )
+    right = _label(draw, pane.topic, LABEL_LEFT)
+    draw.text((right + 12, 18), pane.app.capitalize(), font=font(24), fill=ink)
     lights = ((255, 95, 86), (255, 189, 46), (39, 201, 63)) if window.focused else ((150, 150, 154),) * 3
     for index, colour in enumerate(lights):
         x = width - 28 - 24 * index
-        if width > 400:
-            draw.ellipse((x, 18, x + 16, 34), fill=colour)
+        if width > 440:
+            draw.ellipse((x, 24, x + 16, 40), fill=colour)
 
 
-def _label(draw: ImageDraw.ImageDraw, topic: str, x: int) -> None:
-    """Draw the topic's word on its colour, with a rim that keeps it apart from the title bar."""
+def _label(draw: ImageDraw.ImageDraw, topic: str, x: int) -> int:
+    """Draw the topic's word on its colour, with a rim that keeps it apart; return its right end."""
     colour = TOPIC_COLOURS[topic]
-    right = x + 24 + int(font(26).getlength(topic))
+    right = x + 40 + int(font(34).getlength(topic))
     bright = sum(colour) > 400
     rim = (40, 40, 44) if bright else (255, 255, 255)
-    draw.rounded_rectangle((x, 5, right, 47), 10, fill=colour, outline=rim, width=3)
-    draw.text((x + 12, 9), topic, font=font(26), fill=(16, 16, 18) if bright else (255, 255, 255))
+    draw.rounded_rectangle((x, 4, right, TITLE_BAR_HEIGHT - 4), 10, fill=colour, outline=rim, width=3)
+    draw.text((x + 20, 11), topic, font=font(34), fill=(16, 16, 18) if bright else (255, 255, 255))
+    return right

@@ -18,13 +18,18 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from demo.checkpoint_files import MAX_PIXELS, MERGE_SIZE, PATCH_SIZE, SYSTEM_PROMPTS
+from demo.paint import LABEL_LEFT, LABEL_MIN_WIDTH, TITLE_BAR_HEIGHT
 from demo.questions import CHANGE_QUESTION, QUESTIONS, Truth, answers, change_answer, truth_of
-from demo.scene import sample_scene
+from demo.scene import APPS, TOPICS, sample_scene
 from demo.screens import draw_screen, size_of
 
 FACTOR = PATCH_SIZE * MERGE_SIZE
 IGNORED = -100
 PREFIX_SEGMENT = 0
+
+# How many values each column of `cell_truths` takes, zero included.
+CELL_CLASSES = (len(APPS) + 1, len(TOPICS) + 1, 4, 3, len(TOPICS) + 1)
+LABEL_COLUMN = 4
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -100,6 +105,34 @@ def drawn_screens(seeds: range, folder: Path) -> Pixels:
         partial.rename(path)
     pixels_on_disk: Pixels = np.load(path, mmap_mode="r")
     return pixels_on_disk
+
+
+def cell_truths(truth: Truth) -> npt.NDArray[np.int64]:
+    """Return what is true of each merged token, `(num_tokens, len(CELL_CLASSES))`.
+
+    For the window in front at the centre of the token's cell: its application, its topic, its
+    number in the answers, whether it has the focus. Zero stands for no window. The last column is
+    the topic once more where its label lies, -100 elsewhere.
+    """
+    width, height = resized(truth.size)
+    columns, rows = width // FACTOR, height // FACTOR
+    cells = np.zeros((rows * columns, len(CELL_CLASSES)), dtype=np.int64)
+    cells[:, LABEL_COLUMN] = IGNORED
+    for cell in range(rows * columns):
+        x = (cell % columns + 0.5) * truth.size[0] / columns
+        y = (cell // columns + 0.5) * truth.size[1] / rows
+        for number, window in enumerate(truth.windows, start=1):
+            x0, y0, x1, y1 = window.box
+            if x0 <= x < x1 and y0 <= y < y1:
+                app, topic = APPS.index(window.app) + 1, TOPICS.index(window.topic) + 1
+                cells[cell, :LABEL_COLUMN] = (app, topic, number, 2 if window.focused else 1)
+                break
+    for window in truth.windows:
+        row = (window.box[1] + TITLE_BAR_HEIGHT // 2) * rows // truth.size[1]
+        for x in (LABEL_LEFT, LABEL_LEFT + LABEL_MIN_WIDTH):
+            column = (window.box[0] + x) * columns // truth.size[0]
+            cells[row * columns + column, LABEL_COLUMN] = TOPICS.index(window.topic) + 1
+    return cells
 
 
 def questions_about(truth: Truth, rng: random.Random | None) -> list[Question]:
