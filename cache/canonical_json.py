@@ -34,10 +34,11 @@ def seal(document: JsonValue) -> bytes:
     The digest is the BLAKE3 of the text with that field, and the comma after it, cut out.
     """
     raw = canonical(document)
-    cut, digest = _cut(raw)
-    if digest != UNSEALED:
+    match = _find(raw)
+    if match[1].decode() != UNSEALED:
         raise ValueError(f"{SEAL_FIELD} is filled in by seal()")
-    return raw.replace(UNSEALED.encode(), blake3(cut).hexdigest().encode(), 1)
+    digest = blake3(_cut(raw, match)).hexdigest().encode("ascii")
+    return raw[: match.start(1)] + digest + raw[match.end(1) :]
 
 
 def unseal(raw: bytes, what: str) -> "JsonObject":
@@ -47,10 +48,11 @@ def unseal(raw: bytes, what: str) -> "JsonObject":
         StoreError: a bit was flipped anywhere, or it is no JSON object.
     """
     try:
-        cut, digest = _cut(raw)
+        match = _find(raw)
     except ValueError:
         raise StoreError(f"{what}: expected one {SEAL_FIELD}, found none or several") from None
-    if (found := blake3(cut).hexdigest()) != digest:
+    digest = match[1].decode("ascii")
+    if (found := blake3(_cut(raw, match)).hexdigest()) != digest:
         raise StoreError(f"{what}: expected digest {digest}, the text has {found}")
     return parse(raw, what)
 
@@ -67,12 +69,15 @@ def parse(raw: bytes, what: str) -> "JsonObject":
         raise StoreError(f"{what}: not readable as JSON: {error}") from None
 
 
-def _cut(raw: bytes) -> tuple[bytes, str]:
+def _find(raw: bytes) -> re.Match[bytes]:
     matches = list(_SEAL.finditer(raw))
     if len(matches) != 1:
         raise ValueError("expected exactly one seal")
-    start, end = matches[0].span()
-    return raw[:start] + raw[end:], matches[0][1].decode("ascii")
+    return matches[0]
+
+
+def _cut(raw: bytes, match: re.Match[bytes]) -> bytes:
+    return raw[: match.start()] + raw[match.end() :]
 
 
 def _refuse_constant(name: str) -> NoReturn:

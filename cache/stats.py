@@ -144,8 +144,8 @@ def _encoder_of(store: Store, key: EntryKey) -> EncoderSpec | None:
 
 
 def _label(encoder: EncoderSpec) -> str:
-    max_pixels = encoder.preprocessing.max_pixels
-    return f"{encoder.architecture} {encoder.depth}x{encoder.hidden_size} {encoder.compute_dtype} <={max_pixels} px"
+    tower = f"{encoder.architecture} {encoder.depth}x{encoder.hidden_size} {encoder.compute_dtype}"
+    return f"{tower}, at most {encoder.preprocessing.max_pixels:,} pixels"
 
 
 def _names(path: Path | str) -> list[str]:
