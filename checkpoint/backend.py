@@ -1,0 +1,80 @@
+"""The MLX that runs here: whether there is one, what it computes in, and what it calls itself.
+
+Importing this module imports no MLX; its functions do where they say so.
+"""
+
+import os
+import platform
+import sys
+from importlib import metadata
+from types import ModuleType
+
+from cache.entry import Provenance
+from cache.errors import CheckpointError
+
+DTYPES = ("float32", "bfloat16", "float16")
+_CUDA_DISTRIBUTIONS = ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda")
+
+
+def import_mlx() -> ModuleType:
+    """Import and return ``mlx.core``.
+
+    Raises:
+        CheckpointError: mlx is installed without a backend for this machine.
+    """
+    try:
+        import mlx.core as mx
+    except ImportError as error:
+        extra = "cuda" if _has_nvidia() else "cpu"
+        raise CheckpointError(
+            f"MLX has no backend here ({error}): install one with pip install 'seeonce[{extra}]' "
+            f"or pip install 'mlx[{'cuda13' if extra == 'cuda' else 'cpu'}]'."
+        ) from error
+    return mx
+
+
+def computes_on_cpu() -> bool:
+    """Tell whether MLX runs on the CPU here, without importing it: Linux without a CUDA build."""
+    if sys.platform == "darwin":
+        return False
+    return not any(installed_version(name) for name in _CUDA_DISTRIBUTIONS)
+
+
+def compute_dtype(checkpoint_dtype: str) -> str:
+    """Return the dtype to compute in: SEEONCE_DTYPE, else float32 on a CPU, else the checkpoint's.
+
+    bfloat16 and float16 products run 35 times slower than float32 on MLX's CPU backend.
+
+    Raises:
+        CheckpointError: SEEONCE_DTYPE names no such dtype.
+    """
+    wanted = os.environ.get("SEEONCE_DTYPE") or ("float32" if computes_on_cpu() else checkpoint_dtype)
+    if wanted not in DTYPES:
+        raise CheckpointError(f"SEEONCE_DTYPE is {wanted!r}; expected one of {', '.join(DTYPES)}.")
+    return wanted
+
+
+def provenance() -> Provenance:
+    """Return the versions and the device that compute here. Imports ``mlx.core``."""
+    mx = import_mlx()
+    device = mx.default_device()
+    info = mx.device_info() if hasattr(mx, "device_info") else {}
+    return Provenance(
+        mlx=installed_version("mlx"),
+        mlx_vlm=installed_version("mlx-vlm"),
+        seeonce=installed_version("seeonce"),
+        device=str(device),
+        chip=str(info.get("device_name") or platform.processor() or platform.machine()),
+        host_os=f"{platform.system()} {platform.release()}",
+    )
+
+
+def installed_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _has_nvidia() -> bool:
+    return os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110

@@ -1,0 +1,176 @@
+"""Reads config.json: which architecture a checkpoint has, and the sizes that both passes need.
+
+Accepts what mlx-vlm writes and what transformers writes, and knows how to say the latter in the
+words that mlx-vlm reads. Reads no weights and imports no MLX.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CheckpointError
+
+SUPPORTED = ("qwen3_vl", "qwen3_vl_moe")
+
+
+@dataclass(frozen=True, slots=True)
+class VisionShape:
+    """Sizes of the vision tower that its weights alone do not tell."""
+
+    depth: int
+    hidden_size: int
+    num_heads: int
+    out_hidden_size: int
+    num_position_embeddings: int
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    deepstack_visual_indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextShape:
+    """Sizes of the language model, for KV cache and context length."""
+
+    num_layers: int
+    hidden_size: int
+    num_kv_heads: int
+    head_dim: int
+    max_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """Token ids that place an image in a prompt, and those that end an answer."""
+
+    image: int
+    vision_start: int
+    eos: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """What config.json says of a supported checkpoint.
+
+    ``mlx_vlm_json`` is the whole configuration in the words that mlx-vlm reads; ``rewritten`` tells
+    whether it differs from the file.
+    """
+
+    architecture: str
+    vision: VisionShape
+    text: TextShape
+    tokens: SpecialTokens
+    mlx_vlm_json: str
+    rewritten: bool
+
+
+def read_config(folder: Path) -> CheckpointConfig:
+    """Read ``folder``/config.json.
+
+    Raises:
+        CheckpointError: it is missing, broken, or of an architecture that is not supported.
+    """
+    found = _read_json(folder / "config.json")
+    architecture = found.get("model_type")
+    if architecture not in SUPPORTED:
+        raise CheckpointError(
+            f"{folder.name} is a {architecture!r} checkpoint; supported are Qwen3-VL and Qwen3-VL-MoE "
+            f"({', '.join(SUPPORTED)}). Give another with --model."
+        )
+    try:
+        config = _in_mlx_vlm_words(found)
+        return CheckpointConfig(
+            architecture=architecture,
+            vision=_vision_shape(config["vision_config"]),
+            text=_text_shape(config["text_config"]),
+            tokens=_special_tokens(config, folder),
+            mlx_vlm_json=json.dumps(config),
+            rewritten=config != found,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} lacks or garbles a field of {architecture} ({error!r}): "
+            "download the checkpoint again."
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent} has no config.json: --model takes a folder with config.json and *.safetensors."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): download the checkpoint again.") from error
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{path} holds no JSON object: download the checkpoint again.")
+    return parsed
+
+
+def _in_mlx_vlm_words(found: dict[str, Any]) -> dict[str, Any]:
+    """Say a transformers configuration as mlx-vlm 0.7.10 reads it.
+
+    transformers 5 writes ``vision_config.model_type`` as ``qwen3_vl_vision``, which mlx-vlm refuses,
+    and ``rope_parameters`` instead of ``rope_theta`` and ``rope_scaling``, which mlx-vlm requires.
+    """
+    architecture = found["model_type"]
+    text = dict(found["text_config"])
+    vision = dict(found["vision_config"])
+    if vision.get("model_type", architecture) in (f"{architecture}_vision", architecture):
+        vision["model_type"] = architecture
+    rope = text.get("rope_parameters")
+    if isinstance(rope, dict):
+        text.setdefault("rope_theta", rope.get("rope_theta"))
+        if not text.get("rope_scaling"):
+            text["rope_scaling"] = {name: rope[name] for name in rope if name != "rope_theta"}
+    if "tie_word_embeddings" in found:
+        text.setdefault("tie_word_embeddings", found["tie_word_embeddings"])
+    if architecture == "qwen3_vl_moe":
+        text.setdefault("mlp_only_layers", [])
+        text.setdefault("decoder_sparse_step", 1)
+    return found | {"text_config": text, "vision_config": vision}
+
+
+def _vision_shape(vision: dict[str, Any]) -> VisionShape:
+    return VisionShape(
+        depth=int(vision["depth"]),
+        hidden_size=int(vision["hidden_size"]),
+        num_heads=int(vision["num_heads"]),
+        out_hidden_size=int(vision["out_hidden_size"]),
+        num_position_embeddings=int(vision["num_position_embeddings"]),
+        patch_size=int(vision["patch_size"]),
+        merge_size=int(vision["spatial_merge_size"]),
+        temporal_patch_size=int(vision["temporal_patch_size"]),
+        deepstack_visual_indexes=tuple(int(index) for index in vision["deepstack_visual_indexes"]),
+    )
+
+
+def _text_shape(text: dict[str, Any]) -> TextShape:
+    num_heads = int(text["num_attention_heads"])
+    return TextShape(
+        num_layers=int(text["num_hidden_layers"]),
+        hidden_size=int(text["hidden_size"]),
+        num_kv_heads=int(text.get("num_key_value_heads") or num_heads),
+        head_dim=int(text["head_dim"]),
+        max_context=int(text["max_position_embeddings"]),
+    )
+
+
+def _special_tokens(config: dict[str, Any], folder: Path) -> SpecialTokens:
+    """Read the token ids; as in mlx-vlm, generation_config.json has the last word on ``eos_token_id``."""
+    generation = folder / "generation_config.json"
+    override = _read_json(generation) if generation.is_file() else {}
+    eos = _as_ids(override.get("eos_token_id", config.get("eos_token_id")))
+    return SpecialTokens(
+        image=int(config.get("image_token_id", 151655)),
+        vision_start=int(config.get("vision_start_token_id", 151652)),
+        eos=tuple(dict.fromkeys(eos)),
+    )
+
+
+def _as_ids(value: object) -> list[int]:
+    if isinstance(value, int):
+        return [value]
+    return [item for item in value if isinstance(item, int)] if isinstance(value, list) else []

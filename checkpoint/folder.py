@@ -1,0 +1,84 @@
+"""Finds a checkpoint: a local folder, or a hub id that is looked up offline before anything is fetched.
+
+Owns where the files are and which revision they have. Does not read what they say.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import CheckpointError
+
+DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
+_HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?$")
+_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    """A folder with the files of one checkpoint.
+
+    ``revision`` is the hub's commit, empty for a local folder.
+    """
+
+    path: Path
+    name: str
+    revision: str
+
+
+def default_model() -> str:
+    """Return SEEONCE_MODEL, else the default hub id."""
+    return os.environ.get("SEEONCE_MODEL") or DEFAULT_MODEL
+
+
+def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:
+    """Return the folder of ``model``, a local path or a hub id with an optional ``@revision``.
+
+    ``announce`` is told the size before anything is downloaded.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such model on the hub or no way to it.
+    """
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return CheckpointFolder(local.resolve(), local.resolve().name, "")
+    hub_id = _HUB_ID.match(model)
+    if local.exists() or hub_id is None or model.startswith((".", "~", "/")):
+        raise CheckpointError(
+            f"No model folder at {model!r}: give a folder with config.json and *.safetensors, "
+            f"or a hub id such as {DEFAULT_MODEL}."
+        )
+    return _from_hub(hub_id["repo"], hub_id["revision"], announce)
+
+
+def _from_hub(repo: str, revision: str | None, announce: Callable[[str], None]) -> CheckpointFolder:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        cached = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=list(_FILES))
+        path = Path(cached)
+        if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+            return CheckpointFolder(path, repo, path.name)
+    except LocalEntryNotFoundError:
+        pass
+    return _download(repo, revision, announce)
+
+
+def _download(repo: str, revision: str | None, announce: Callable[[str], None]) -> CheckpointFolder:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        num_bytes = sum(file.size or 0 for file in info.siblings or () if Path(file.rfilename).match("*.*"))
+        announce(f"Downloading {repo} ({num_bytes / 1e9:.1f} GB) once; later runs need no network.")
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_FILES)))
+    except Exception as error:
+        reason = type(error).__name__
+        raise CheckpointError(
+            f"{repo} is not on this machine and could not be downloaded ({reason}): check the name and "
+            "the network, or give a local folder with --model PATH or SEEONCE_MODEL."
+        ) from error
+    return CheckpointFolder(path, repo, path.name)

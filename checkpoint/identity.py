@@ -1,0 +1,168 @@
+"""The identity of a checkpoint's encoder: its weights' digest, its preprocessing, its dtype.
+
+Hashing a vision tower takes seconds and needs mlx-vlm, so the result is remembered under the stat of
+every file that can change it. Does not encode anything.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from cache.errors import CheckpointError, InputError, StoreError
+from cache.key import EncoderSpec, Preprocessing, weights_digest
+from cache.pixel_index import PixelIndex
+from checkpoint.backend import compute_dtype, import_mlx, installed_version
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.loading import load_model, readable_folder, require_weights
+
+ENCODER_EPOCH = 1
+"""Raised when our own encoding code changes results, so that older entries are no longer hits."""
+
+
+def encoder_spec(
+    folder: CheckpointFolder, config: CheckpointConfig, index: PixelIndex, max_pixels: int | None = None
+) -> EncoderSpec:
+    """Return the encoder of the checkpoint as pass one runs it on this machine.
+
+    ``max_pixels`` lowers the checkpoint's own limit. Imports mlx-vlm only when a file of the
+    checkpoint has changed since it was last asked.
+
+    Raises:
+        CheckpointError: the weights are missing or do not load.
+        InputError: ``max_pixels`` is too small for one merged token.
+    """
+    require_weights(folder.path)
+    note = "encoder/" + _files_digest(folder.path)
+    spec = _recall(index, note)
+    if spec is None:
+        spec = _resolve(folder, config)
+        index.put_note(note, json.dumps(spec.to_json()))
+    spec = dataclasses.replace(spec, compute_dtype=compute_dtype(spec.compute_dtype))
+    return spec if max_pixels is None else with_max_pixels(spec, max_pixels)
+
+
+def with_max_pixels(spec: EncoderSpec, max_pixels: int) -> EncoderSpec:
+    """Lower the number of pixels that a frame is resized to.
+
+    Raises:
+        InputError: fewer pixels than one merged token covers.
+    """
+    preprocessing = spec.preprocessing
+    least = (preprocessing.patch_size * preprocessing.merge_size) ** 2
+    if max_pixels < least:
+        raise InputError(f"--max-pixels is {max_pixels}; one merged token alone covers {least} pixels.")
+    lowered = min(max_pixels, preprocessing.max_pixels)
+    resolved = dataclasses.replace(
+        preprocessing, max_pixels=lowered, min_pixels=min(preprocessing.min_pixels, lowered)
+    )
+    return dataclasses.replace(spec, preprocessing=resolved)
+
+
+def image_processor(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
+    """Return mlx-vlm's image processor as the live path builds it for this checkpoint."""
+    import_mlx()
+    from mlx_vlm.models.qwen3_vl import processing_qwen3_vl as processing
+
+    with readable_folder(folder, config) as path:
+        return processing.Qwen3VLImageProcessor(**processing._qwen_vl_image_kwargs(str(path)))
+
+
+def _recall(index: PixelIndex, note: str) -> EncoderSpec | None:
+    text = index.get_note(note)
+    if text is None:
+        return None
+    try:
+        return EncoderSpec.from_json(json.loads(text))
+    except (ValueError, StoreError):
+        return None
+
+
+def _files_digest(folder: Path) -> str:
+    """Digest the stat of every file that the encoder depends on, and the versions that read them."""
+    hasher = blake3()
+    for version in (installed_version("mlx-vlm"), str(ENCODER_EPOCH)):
+        hasher.update(version.encode() + b"\0")
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        stat = file.stat()
+        hasher.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}\0".encode())
+    return hasher.hexdigest()
+
+
+def _resolve(folder: CheckpointFolder, config: CheckpointConfig) -> EncoderSpec:
+    model = load_model(folder, config)
+    if model.vision_tower is None:
+        raise CheckpointError(f"{folder.path} has no vision tower: give a checkpoint that has one.")
+    vision = model.vision_tower
+    shape = config.vision
+    checkpoint_dtype = _dtype_name(vision.patch_embed.proj.weight)
+    return EncoderSpec(
+        architecture=config.architecture,
+        depth=shape.depth,
+        hidden_size=shape.hidden_size,
+        num_heads=shape.num_heads,
+        out_hidden_size=shape.out_hidden_size,
+        num_position_embeddings=shape.num_position_embeddings,
+        deepstack_visual_indexes=shape.deepstack_visual_indexes,
+        quantization=_quantization(vision),
+        preprocessing=_preprocessing(image_processor(folder, config)),
+        compute_dtype=checkpoint_dtype,
+        epoch=ENCODER_EPOCH,
+        weights=weights_digest(_tensors(model)),
+    )
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
+    """Yield the vision weights by name after mlx-vlm's ``sanitize``, holding one at a time."""
+    mx = import_mlx()
+    from mlx.utils import tree_flatten
+
+    flat = sorted(tree_flatten(model.vision_tower.parameters()), key=lambda item: item[0])
+    model.vision_tower = None
+    flat.reverse()
+    while flat:
+        name, array = flat.pop()
+        yield name, _dtype_name(array), tuple(array.shape), bytes(mx.contiguous(array).view(mx.uint8))
+        del array
+
+
+def _dtype_name(array: Any) -> str:
+    return str(array.dtype).rpartition(".")[2]
+
+
+def _quantization(vision: Any) -> str:
+    """Say which modules of the vision tower are quantised and how, as canonical JSON."""
+    found = {
+        name: [module.bits, module.group_size, getattr(module, "mode", "affine")]
+        for name, module in vision.named_modules()
+        if hasattr(module, "bits") and hasattr(module, "group_size")
+    }
+    return json.dumps(found, sort_keys=True, separators=(",", ":")) if found else "none"
+
+
+def lowest_vision_bits(spec: EncoderSpec) -> int | None:
+    """Return the fewest bits that a module of the vision tower is quantised to, ``None`` if none is."""
+    if spec.quantization == "none":
+        return None
+    return min(int(entry[0]) for entry in json.loads(spec.quantization).values())
+
+
+def _preprocessing(processor: Any) -> Preprocessing:
+    return Preprocessing(
+        processor_class=type(processor).__name__,
+        min_pixels=int(processor.min_pixels),
+        max_pixels=int(processor.max_pixels),
+        patch_size=int(processor.patch_size),
+        merge_size=int(processor.merge_size),
+        temporal_patch_size=int(processor.temporal_patch_size),
+        do_rescale=bool(processor.do_rescale),
+        rescale_factor=float(processor.rescale_factor),
+        do_normalize=bool(processor.do_normalize),
+        image_mean=tuple(float(value) for value in processor.image_mean),
+        image_std=tuple(float(value) for value in processor.image_std),
+        resample="bicubic",
+    )
