@@ -125,13 +125,9 @@ def answers(truth: Truth) -> dict[str, str]:
 
 
 def change_answer(before: Truth, after: Truth) -> str:
-    """Return the true answer to what changed from one screen to the other."""
-    old, new = [window.app for window in before.windows], [window.app for window in after.windows]
-    opened, closed = [app for app in new if app not in old], [app for app in old if app not in new]
-    return (
-        f"before: [{', '.join(old)}] | after: [{', '.join(new)}]"
-        f" | opened: [{', '.join(opened)}] | closed: [{', '.join(closed)}]"
-    )
+    """Return the true answer to what changed: the applications of one screen and of the other."""
+    old, new = (", ".join(window.app for window in truth.windows) for truth in (before, after))
+    return f"before: [{old}] | after: [{new}]"
 
 
 def default_prompts() -> dict[str, str]:

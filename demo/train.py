@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -42,7 +42,7 @@ from demo.training_data import (
     truth_of_seed,
 )
 
-NUM_PAIR_ROWS = 8
+NUM_PAIR_ROWS = 10
 CLIP_NORM = 1.0
 
 # While it trains, a linear layer reads from each merged token which window is at its place. Answers
@@ -55,6 +55,7 @@ class Settings:
     """What one training run is made of."""
 
     out: Path
+    initial: Path | None
     screens_folder: Path
     num_screens: int
     num_steps: int
@@ -139,7 +140,7 @@ class BatchMaker:
         for _ in range(num_pairs):
             first = rng.randrange(count)
             kind = rng.random()
-            pairs.append((first, first ^ 1 if kind < 0.45 else first if kind < 0.5 else rng.randrange(count)))
+            pairs.append((first, first ^ 1 if kind < 0.6 else first if kind < 0.65 else rng.randrange(count)))
         return pairs
 
 
@@ -231,18 +232,25 @@ def save(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors writes it readable for its owner alone
 
 
 def train(settings: Settings) -> None:
     """Train, evaluate and save, printing one JSON line for each evaluation."""
     torch.manual_seed(settings.seed)
     seeds = TRAINING_SEEDS[: settings.num_screens]
-    tokenizer = train_tokenizer()
+    if settings.initial:
+        tokenizer = Tokenizer.from_file(str(settings.initial / "tokenizer.json"))
+    else:
+        tokenizer = train_tokenizer()
     write_settings(settings.out, tokenizer)
     config: dict[str, Any] = json.loads((settings.out / "config.json").read_text())
     config["vision_config"].pop("model_type")
     model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config)).float().train()
+    if settings.initial:
+        model.load_state_dict(load_file(settings.initial / "model.safetensors"), strict=False)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights", flush=True)
     validation_seeds = VALIDATION_SEEDS[:192]
     validation = BatchMaker(
@@ -312,6 +320,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--initial", type=Path, help="checkpoint whose weights and tokenizer to go on from")
     parser.add_argument(
         "--screens-folder", type=Path, default=Path("build/demo-screens"), help="drawn screens, kept"
     )
@@ -329,6 +338,7 @@ def main() -> None:
     train(
         Settings(
             out=arguments.out,
+            initial=arguments.initial,
             screens_folder=arguments.screens_folder,
             num_screens=arguments.screens,
             num_steps=arguments.steps,
