@@ -10,6 +10,7 @@ import typer
 
 from cache.canonical_json import canonical
 from cache.home import Home
+from cache.sizes import megabytes
 from cache.stats import StoreStats, store_stats
 
 app = typer.Typer(help="Look after the embedding store.", no_args_is_help=True)
@@ -58,8 +59,3 @@ def stats_as_table(home: Home, stats: StoreStats) -> str:
         name = f"encoder {row.encoder_id.hex[:12]}"
         rows.append((name, f"{row.num_entries:,} ({megabytes(row.num_bytes)}), {row.label}"))
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
-
-
-def megabytes(num_bytes: int) -> str:
-    """Return a size as people read it: "41.8 MB", "7.6 GB"."""
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"

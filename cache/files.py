@@ -91,15 +91,17 @@ class Folder:
             if not exist_ok:
                 raise
             return
-        with self.folder(name) as made:
-            os.fchmod(made.fd, PRIVATE_FOLDER)
+        if stat.S_IMODE(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode) != PRIVATE_FOLDER:
+            with self.folder(name) as made:
+                os.fchmod(made.fd, PRIVATE_FOLDER)
 
     @contextmanager
     def create(self, name: str) -> Iterator[int]:
         """Yield the descriptor of a new file of mode 0600; it must not exist yet."""
         fd = os.open(name, _CREATE_FLAGS, PRIVATE_FILE, dir_fd=self.fd)
         try:
-            os.fchmod(fd, PRIVATE_FILE)
+            if stat.S_IMODE(os.fstat(fd).st_mode) != PRIVATE_FILE:
+                os.fchmod(fd, PRIVATE_FILE)
             yield fd
         finally:
             os.close(fd)
@@ -152,6 +154,18 @@ class Folder:
                     return False
                 os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         sync_fd(self.fd, durability)
+        return True
+
+    def link(self, name: str, target: "Folder") -> bool:
+        """Give a file of this folder the same name in another; False when it cannot be done."""
+        try:
+            os.link(name, name, src_dir_fd=self.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno not in _NO_LINKS and error.errno != errno.ENOENT:
+                raise
+            return False
         return True
 
     @contextmanager

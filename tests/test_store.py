@@ -86,7 +86,7 @@ def test_zarr_reads_an_entry_and_agrees(tmp_path: Path, dtype: str) -> None:
 
 
 def test_zarr_walks_from_the_root_of_the_store_to_an_entry(tmp_path: Path) -> None:
-    store = new_store(tmp_path)
+    store = Store.open(Home(tmp_path / "home"))
     key = write(store)
     root = zarr.open_group(str(store.path), mode="r")
     assert root[f"frames/{key.hex[:2]}/{key.hex}"].shape == (4, 6, 8)  # type: ignore[union-attr]
@@ -113,7 +113,7 @@ def test_entry_info_says_what_was_written(tmp_path: Path) -> None:
 def test_keys_lists_every_entry_and_nothing_else(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     written = {write(store, number) for number in range(5)}
-    (store.path / "frames" / "00" / "stray").mkdir()
+    (store.path / "frames" / "00" / "stray").mkdir(parents=True)
     (store.path / "frames" / "note.txt").touch()
     assert set(store.keys()) == written
 
@@ -309,7 +309,7 @@ def test_a_disk_that_writes_something_else_is_noticed(
 def test_everything_is_private_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        store = new_store(tmp_path)
+        store = Store.open(Home(tmp_path / "home"))
         flip_bit(entry_files(store, write(store, 1))[1], 0)
         store.read(entry_key(pixels(1), SPEC.encoder_id))
         write(store, 2)
@@ -318,6 +318,25 @@ def test_everything_is_private_whatever_the_umask(tmp_path: Path) -> None:
     for path in [store.home.path, *store.home.path.rglob("*")]:
         expected = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_all_groups_are_made_once(tmp_path: Path) -> None:
+    store = Store.open(Home(tmp_path / "home"))
+    groups = {path.parent.name for path in (store.path / "frames").glob("*/zarr.json")}
+    assert groups == {f"{number:02x}" for number in range(256)}
+    before = (store.path / "frames").stat().st_mtime_ns
+    write(Store.open(store.home))
+    assert (store.path / "frames").stat().st_mtime_ns == before
+
+
+def test_a_disk_without_hard_links_gets_the_same_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", _failing(errno.EPERM))
+    store = Store.open(Home(tmp_path / "home"))
+    assert len(list((store.path / "frames").glob("*/zarr.json"))) == 256
+    assert Store.open(store.home).store_id == store.store_id
+    assert store.has(write(store))
 
 
 def test_opening_again_finds_the_same_store(tmp_path: Path) -> None:
