@@ -3,6 +3,7 @@
 Owns where the files are and which revision they have. Does not read what they say.
 """
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from cache.errors import CheckpointError
 
 DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
+DEMO = "demo"
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?$")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
 
@@ -28,9 +30,9 @@ class CheckpointFolder:
     revision: str
 
 
-def default_model() -> str:
-    """Return SEEONCE_MODEL, else the default hub id."""
-    return os.environ.get("SEEONCE_MODEL") or DEFAULT_MODEL
+def default_model(recording_id: str) -> str:
+    """Return SEEONCE_MODEL, else the bundled checkpoint for the demo recording, else a hub id."""
+    return os.environ.get("SEEONCE_MODEL") or (DEMO if recording_id == DEMO else DEFAULT_MODEL)
 
 
 def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:
@@ -42,6 +44,8 @@ def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder
         CheckpointError: there is no such folder, and no such model on the hub or no way to it.
     """
     local = Path(model).expanduser()
+    if model == DEMO and not local.is_dir():
+        local = _bundled()
     if local.is_dir():
         return CheckpointFolder(local.resolve(), local.resolve().name, "")
     hub_id = _HUB_ID.match(model)
@@ -53,12 +57,23 @@ def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder
     return _from_hub(hub_id["repo"], hub_id["revision"], announce)
 
 
+def _bundled() -> Path:
+    """Return the folder of the demo's checkpoint in the installed package, without importing it."""
+    spec = importlib.util.find_spec("demo")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise CheckpointError("The demo checkpoint is not installed: reinstall seeonce.")
+    return Path(places[0]) / "checkpoint"
+
+
 def _from_hub(repo: str, revision: str | None, announce: Callable[[str], None]) -> CheckpointFolder:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        cached = snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=list(_FILES))
+        cached = snapshot_download(
+            repo, revision=revision, local_files_only=True, allow_patterns=list(_FILES)
+        )
         path = Path(cached)
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
             return CheckpointFolder(path, repo, path.name)

@@ -7,6 +7,7 @@ every file that can change it. Does not encode anything.
 import dataclasses
 import json
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,9 @@ def _tensors(model: Any) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
     mx = import_mlx()
     from mlx.utils import tree_flatten
 
-    flat = sorted(tree_flatten(model.vision_tower.parameters()), key=lambda item: item[0])
+    parameters: Any = tree_flatten(model.vision_tower.parameters())
+    flat: list[tuple[str, Any]] = sorted(parameters, key=itemgetter(0))
+    del parameters
     model.vision_tower = None
     flat.reverse()
     while flat:

@@ -1,0 +1,144 @@
+"""``seeonce encode`` and ``seeonce recordings``: options, progress and the printed form.
+
+Owns no work: that is ``precompute.pass_one`` and ``precompute.listing``.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cache.home import Home
+from cache.sizes import megabytes
+from cache.store import Durability
+from precompute.encode import EncodeResult, Progress
+from precompute.listing import KnownRecording, known_recordings
+from precompute.pass_one import EncodeOptions, encode
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+EXIT_PARTLY = 3
+EXIT_INTERRUPTED = 130
+
+Recording = Annotated[
+    str, typer.Argument(help="demo, latest, an id, the start of one, a folder of images, or a video.")
+]
+
+
+def encode_command(
+    recording: Recording = "latest",
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
+    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Resize frames to at most so many pixels.")] = None,
+    every: Annotated[float, typer.Option(help="Of a video, take a frame every so many seconds.")] = 10.0,
+    limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
+    durability: Annotated[
+        Durability, typer.Option(help="What a committed entry survives: a kill, a crash, a power cut.")
+    ] = Durability.batch,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Run the vision encoder once over every frame that the store lacks.
+
+    Example: seeonce encode ~/Recordings/monday --max-pixels 1000000
+    """
+    listener = Terminal()
+    with listener:
+        options = EncodeOptions(recording, model, max_pixels, every, limit, durability)
+        result = encode(Home.locate(), options, listener)
+    typer.echo(_as_json(result) if as_json else _summary(result))
+    for skipped in result.manifest.skipped:
+        typer.echo(f"skipped frame {skipped.index}: {skipped.reason}", err=True)
+    if result.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.manifest.skipped:
+        raise typer.Exit(EXIT_PARTLY)
+
+
+def recordings_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
+) -> None:
+    """List the recordings there are, newest first, and how much of each is encoded.
+
+    Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings
+    """
+    known = known_recordings(Home.locate(), os.environ)
+    if as_json:
+        typer.echo(json.dumps([asdict(recording) for recording in known]))
+        return
+    if not known:
+        typer.echo("No recordings: set SEEONCE_RECORDINGS to their folder, or run seeonce encode demo.")
+    for recording in known:
+        typer.echo(_line(recording))
+
+
+class Terminal:
+    """Shows pass one on the terminal: lines on standard error, and one bar."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[None] | None = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Print a line on standard error."""
+        typer.echo(line, err=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Move the bar: frames/s, hits, new ones, bytes written."""
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=progress.num_frames, unit="frame", file=sys.stderr, desc="encode")
+        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
+        self._bar.set_postfix_str(counts, refresh=False)
+        self._bar.update(progress.num_done - self._bar.n)
+
+
+def _summary(result: EncodeResult) -> str:
+    manifest, progress = result.manifest, result.progress
+    state = "interrupted; run the same command to go on" if result.interrupted else "done"
+    return (
+        f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames, "
+        f"{progress.num_hits} already there, {progress.num_new} new ({megabytes(progress.num_bytes)}), "
+        f"{progress.num_skipped} skipped; {state}."
+    )
+
+
+def _as_json(result: EncodeResult) -> str:
+    manifest, progress = result.manifest, result.progress
+    return json.dumps(
+        {
+            "recording": manifest.recording.id,
+            "encoder_id": manifest.encoder.encoder_id.hex,
+            "num_frames": progress.num_frames,
+            "num_encoded": len(manifest.frames),
+            "num_entries": len({frame.key for frame in manifest.frames}),
+            "num_hits": progress.num_hits,
+            "num_new": progress.num_new,
+            "num_bytes": progress.num_bytes,
+            "skipped": [asdict(skipped) for skipped in manifest.skipped],
+            "interrupted": result.interrupted,
+        }
+    )
+
+
+def _line(recording: KnownRecording) -> str:
+    num_frames = "?" if recording.num_frames is None else str(recording.num_frames)
+    encoded = "; ".join(
+        f"{e.num_encoded} encoded under {e.encoder_id[:12]} ({e.compute_dtype}, <= {e.max_pixels:,} pixels)"
+        for e in recording.encodings
+    )
+    return (
+        f"{recording.id:<32} {recording.kind:<7} {recording.captured_at[:19]:<20} {num_frames:>6} frames  "
+        f"{encoded or 'not encoded'}"
+    )

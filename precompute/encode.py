@@ -1,0 +1,275 @@
+"""Pass one: every frame of a recording that the store lacks goes through the encoder once.
+
+    frames -> (decode, orient, digest | preprocess) in threads -> encoder -> writer thread -> manifest
+
+Owns the pipeline and its bounds. Does not own sources (``sources``), the encoder (``vision``) or the
+commit of an entry (``cache.store``). Memory does not grow with the recording: at most
+``_FRAMES_AHEAD`` decoded frames and ``_WRITES_AHEAD`` features wait at any time.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from PIL import Image
+
+from cache.entry import EntryInfo, Features, Provenance
+from cache.errors import InputError
+from cache.key import EncoderSpec, PixelDigest, entry_key, pixel_digest
+from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
+from cache.pixel_index import KnownPixels, PixelIndex
+from cache.store import Store
+from precompute.pixels import pixels_array
+from precompute.recording import Frame, Recording
+from precompute.vision import Patches
+
+_FRAMES_AHEAD = 8
+_WRITES_AHEAD = 4
+
+
+class Encoder(Protocol):
+    """What pass one asks of an encoder; ``precompute.vision.VisionEncoder`` is one."""
+
+    provenance: Provenance
+
+    def preprocess(self, image: Image.Image) -> Patches:
+        """Preprocess a picture; called from several threads."""
+
+    def encode(self, patches: Patches) -> Features:
+        """Encode one preprocessed picture; called from the thread that made the encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far pass one is. ``num_bytes`` counts what was written, in bytes of payload."""
+
+    num_frames: int
+    num_done: int
+    num_hits: int
+    num_new: int
+    num_skipped: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeResult:
+    """What pass one did: the manifest that it leaves, and how it went."""
+
+    manifest: Manifest
+    progress: Progress
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """A frame whose pixels are known: a hit, or a miss with patches once there is an encoder."""
+
+    frame: Frame
+    known: KnownPixels
+    hit: EntryInfo | None
+    patches: Patches | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a first look tells without decoding: frames whose entries are known to be there, and others."""
+
+    hits: tuple[Frame, ...]
+    others: tuple[Frame, ...]
+
+
+def plan(frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex) -> Plan:
+    """Split frames into those whose unchanged files are known to have an entry, and all others."""
+    known = index.get_many([frame.stamp for frame in frames])
+    hits: list[Frame] = []
+    others: list[Frame] = []
+    for frame in frames:
+        pixels = known.get(frame.stamp)
+        there = pixels is not None and store.has(entry_key(pixels.pixels, spec.encoder_id))
+        (hits if there else others).append(frame)
+    return Plan(tuple(hits), tuple(others))
+
+
+def encode_recording(
+    recording: Recording,
+    spec: EncoderSpec,
+    store: Store,
+    index: PixelIndex,
+    load_encoder: Callable[[], Encoder],
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> EncodeResult:
+    """Encode what the store lacks of ``recording`` and return its manifest, not yet written.
+
+    ``load_encoder`` is called when a frame misses, in this thread, and not at all when none does. A
+    frame that cannot be read is skipped and named in the manifest. On Ctrl-C the frames done so far
+    are returned with ``interrupted`` set.
+
+    Raises:
+        StoreError: the disk is full or refuses; what was committed before stays.
+        CheckpointError: the encoder does not load.
+    """
+    run = _Run(spec, store, index, load_encoder, len(recording.frames()), on_progress)
+    with suppress(KeyboardInterrupt):
+        run.go(recording)
+        run.complete = True
+    manifest = Manifest(
+        recording=recording.info,
+        encoder=spec,
+        frames=tuple(sorted(run.frames, key=lambda frame: frame.index)),
+        skipped=tuple(run.skipped),
+        complete=run.complete,
+        created_at=now(),
+    )
+    return EncodeResult(manifest, run.progress(), interrupted=not run.complete)
+
+
+class _Run:
+    """One execution of pass one. Only ``go``'s thread touches it, but for the writer's own queue."""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        store: Store,
+        index: PixelIndex,
+        load_encoder: Callable[[], Encoder],
+        num_frames: int,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._spec, self._store, self._index = spec, store, index
+        self._load_encoder = load_encoder
+        self._encoder: Encoder | None = None
+        self._num_frames, self._on_progress = num_frames, on_progress
+        self._num_hits = self._num_new = self._num_bytes = 0
+        self._encoded: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
+        self.frames: list[FrameEntry] = []
+        self.skipped: list[SkippedFrame] = []
+        self.complete = False
+
+    def go(self, recording: Recording) -> None:
+        frames = recording.frames()
+        with _Writer(self._store, self._spec) as writer, ThreadPoolExecutor(recording.max_readers) as pool:
+            try:
+                for frame, prepared in _ahead(pool, self._prepare, frames, _FRAMES_AHEAD):
+                    self._take(frame, prepared, writer)
+                    self._on_progress(self.progress())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def progress(self) -> Progress:
+        done = len(self.frames) + len(self.skipped)
+        return Progress(
+            self._num_frames, done, self._num_hits, self._num_new, len(self.skipped), self._num_bytes
+        )
+
+    def _prepare(self, frame: Frame) -> _Prepared:
+        """Work out a frame's key and, when it is no hit, what the encoder needs. Runs in a thread."""
+        known = self._index.get(frame.stamp)
+        if known is not None:
+            hit = self._entry(known)
+            if hit is not None:
+                return _Prepared(frame, known, hit, None)
+        image = frame.read()
+        known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
+        self._index.put_many([(frame.stamp, known)])
+        hit = self._entry(known)
+        encoder = self._encoder if hit is None else None
+        return _Prepared(frame, known, hit, encoder.preprocess(image) if encoder else None)
+
+    def _entry(self, known: KnownPixels) -> EntryInfo | None:
+        return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
+
+    def _take(self, frame: Frame, prepared: "Future[_Prepared]", writer: "_Writer") -> None:
+        """Book a frame: skipped, a hit, a repeat within this run, or encoded now."""
+        try:
+            self.frames.append(self._booked(prepared.result(), writer))
+        except InputError as error:
+            self.skipped.append(SkippedFrame(frame.index, frame.timestamp_s, frame.source, str(error)))
+
+    def _booked(self, ready: _Prepared, writer: "_Writer") -> FrameEntry:
+        frame, pixels = ready.frame, ready.known.pixels
+        if ready.hit is None and pixels not in self._encoded:
+            self._encode(ready, writer)
+        else:
+            self._num_hits += 1
+        if ready.hit is not None:
+            self._encoded[pixels] = (ready.hit.grid_thw, ready.hit.num_tokens)
+        grid_thw, num_tokens = self._encoded[pixels]
+        return FrameEntry(
+            index=frame.index,
+            timestamp_s=frame.timestamp_s,
+            source=frame.source,
+            pixels=pixels,
+            key=entry_key(pixels, self._spec.encoder_id),
+            width=ready.known.width,
+            height=ready.known.height,
+            grid_thw=grid_thw,
+            num_tokens=num_tokens,
+        )
+
+    def _encode(self, ready: _Prepared, writer: "_Writer") -> None:
+        """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
+        encoder = self._encoder = self._encoder or self._load_encoder()
+        features = encoder.encode(ready.patches or encoder.preprocess(ready.frame.read()))
+        writer.put(ready.known.pixels, features, encoder.provenance)
+        self._encoded[ready.known.pixels] = (features.grid_thw, features.num_tokens)
+        self._num_new += 1
+        self._num_bytes += features.nbytes
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Frame], _Prepared], frames: Sequence[Frame], num_ahead: int
+) -> Iterator[tuple[Frame, "Future[_Prepared]"]]:
+    """Yield frames in order with their futures, keeping at most ``num_ahead`` of them under way."""
+    waiting: queue.SimpleQueue[tuple[Frame, Future[_Prepared]]] = queue.SimpleQueue()
+    remaining = iter(frames)
+    for frame in islice(remaining, num_ahead):
+        waiting.put((frame, pool.submit(work, frame)))
+    while not waiting.empty():
+        yield waiting.get()
+        for frame in islice(remaining, 1):
+            waiting.put((frame, pool.submit(work, frame)))
+
+
+class _Writer:
+    """A thread that commits features, so that the encoder never waits for the disk.
+
+    An error of the store is raised in the encoding thread, at the next ``put`` or at the end.
+    """
+
+    def __init__(self, store: Store, spec: EncoderSpec) -> None:
+        self._store, self._spec = store, spec
+        self._queue: queue.Queue[tuple[PixelDigest, Features, Provenance] | None] = queue.Queue(_WRITES_AHEAD)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._write_all, name="seeonce-writer")
+
+    def __enter__(self) -> "_Writer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None or kind is KeyboardInterrupt:
+            self._raise()
+
+    def put(self, pixels: PixelDigest, features: Features, provenance: Provenance) -> None:
+        self._raise()
+        self._queue.put((pixels, features, provenance))
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _write_all(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._store.write(item[0], self._spec, item[1], item[2])
+                except Exception as error:  # whatever it is, the encoding thread must hear of it
+                    self._error = error

@@ -1,0 +1,138 @@
+"""Pass one from names to a manifest: checkpoint, recording, a look at the cost, the pipeline.
+
+Owns the order of these steps and what the user is told before the long one starts. The command line
+and the Python API both call ``encode``.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cache.errors import InputError, StoreError
+from cache.home import Home
+from cache.key import EncoderSpec
+from cache.manifest import list_manifests, write_manifest
+from cache.pixel_index import PixelIndex
+from cache.sizes import megabytes
+from cache.store import Durability, Store
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, default_model, find_folder
+from checkpoint.identity import encoder_spec, lowest_vision_bits
+from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, plan
+from precompute.recording import Frame, Recording
+from precompute.sources import open_recording
+
+_LEAST_VISION_BITS = 8
+
+
+class Listener(Protocol):
+    """Who is told how pass one goes."""
+
+    def say(self, line: str) -> None:
+        """Take one line for the user."""
+
+    def progress(self, progress: Progress) -> None:
+        """Take note of a finished frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """What to encode and how: the options of ``seeonce encode``."""
+
+    recording: str = "latest"
+    model: str | None = None
+    max_pixels: int | None = None
+    every_s: float = 10.0
+    limit: int | None = None
+    durability: Durability = Durability.batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """The encoder that was asked for, not yet loaded."""
+
+    folder: CheckpointFolder
+    config: CheckpointConfig
+    spec: EncoderSpec
+
+
+def encode(home: Home, options: EncodeOptions, listener: Listener) -> EncodeResult:
+    """Encode a recording into the store of ``home`` and write its manifest.
+
+    Raises:
+        InputError: no such recording, or nothing in it can be read.
+        CheckpointError: the model is missing or not supported.
+        StoreError: the disk is full, or the store cannot be written.
+    """
+    recording = _open(home, options)
+    folder = find_folder(options.model or default_model(recording.info.id), listener.say)
+    config = read_config(folder.path)
+    store = Store.open(home, durability=options.durability)
+    store.sweep_tmp()
+    for warning in home.warnings():
+        listener.say(f"warning: {warning}")
+    with PixelIndex(home) as index:
+        encoder = _Encoder(folder, config, encoder_spec(folder, config, index, options.max_pixels))
+        try:
+            result = _encode(recording, encoder, store, index, listener)
+        finally:
+            recording.close()
+    if result.manifest.frames:
+        write_manifest(home, result.manifest, options.durability)
+    elif not result.interrupted:
+        raise InputError(f"No frame of {recording.info.id} can be read: {result.manifest.skipped[0].reason}")
+    return result
+
+
+def _open(home: Home, options: EncodeOptions) -> Recording:
+    """Open the recording by what sources know, else by the path that an earlier manifest remembers."""
+    selector = options.recording
+    known = list_manifests(home) if home.store.is_dir() else []
+    if selector == "latest" and not os.environ.get("SEEONCE_RECORDINGS") and known:
+        selector = known[0].recording.id
+    by_id = {ref.recording.id: ref.recording.path for ref in reversed(known)}
+    if selector in by_id and selector != "demo" and not Path(selector).exists():
+        selector = by_id[selector]
+    return open_recording(selector, every_s=options.every_s, limit=options.limit)
+
+
+def _encode(
+    recording: Recording, encoder: _Encoder, store: Store, index: PixelIndex, listener: Listener
+) -> EncodeResult:
+    frames = recording.frames()
+    others = plan(frames, encoder.spec, store, index).others
+    if others:
+        _prepare_for(others, recording, encoder, store, listener)
+    else:
+        listener.say(f"{recording.info.id}: all {len(frames)} frames are encoded already; nothing to do.")
+
+    def load() -> Encoder:
+        from precompute.vision import VisionEncoder
+
+        return VisionEncoder(encoder.folder, encoder.config, encoder.spec)
+
+    return encode_recording(recording, encoder.spec, store, index, load, listener.progress)
+
+
+def _prepare_for(
+    others: Sequence[Frame], recording: Recording, encoder: _Encoder, store: Store, listener: Listener
+) -> None:
+    """Say what the frames will cost, and refuse what the disk cannot hold."""
+    from precompute.estimate import estimate  # imports mlx-vlm, which takes seconds
+    from precompute.vision import Preprocessor
+
+    bits = lowest_vision_bits(encoder.spec)
+    if bits is not None and bits < _LEAST_VISION_BITS:
+        listener.say(
+            f"warning: the vision tower is quantised to {bits} bits, which destroys small text; prefer a "
+            "checkpoint with an unquantised or 8-bit vision tower"
+        )
+    cost = estimate(others, encoder.spec, Preprocessor(encoder.folder, encoder.config, encoder.spec))
+    listener.say(f"{recording.info.id}: {cost}")
+    if (free := store.free_bytes()) < cost.num_bytes:
+        raise StoreError(
+            f"Encoding needs up to {megabytes(cost.num_bytes)}, {megabytes(free)} are free in {store.path}: "
+            "free space, lower --max-pixels or --limit, or set SEEONCE_HOME to another disk."
+        )
