@@ -6,12 +6,14 @@
     screens.py       a seed as a picture and its truth; a folder of held-out screens
     questions.py     the questions, their paraphrases and the true answers
     score.py         which answers are true
+    evaluate.py      how many answers are true, decoded by mlx-vlm live
     record.py        the demo recording, regenerated from its seed
-    training_data.py screens as model input, questions as packed token rows
+    packing.py       questions about images as packed token rows
+    training_data.py screens as model input, in batches
     checkpoint_files.py  tokenizer, configuration, chat template and preprocessor settings
     train.py         training; the only module that imports torch and transformers
     checkpoint/      the trained checkpoint in Hugging Face layout, with its model card
     recording/       the demo recording and its truth.json
 
-Nothing here imports MLX, `cache`, `precompute` or `infer`.
+Nothing here imports `cache`, `precompute` or `infer`, and MLX only to evaluate.
 """
