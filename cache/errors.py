@@ -32,3 +32,7 @@ class CannotCheckError(SeeonceError):
     """The verifier lacks what it needs (frames, a model, entries): neither equal nor different."""
 
     exit_code = 2
+
+
+class StalePictureError(SeeonceError):
+    """A frame's picture is no longer the one that was encoded; the user encodes again."""

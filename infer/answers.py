@@ -1,0 +1,51 @@
+"""What an answer says: the description line taken apart, and reasoning left out. Pure text."""
+
+import re
+from dataclasses import dataclass
+
+_FIELD = re.compile(r"\b(description|activity|apps|topics)\s*:\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A parsed description line."""
+
+    description: str
+    activity: str
+    apps: tuple[str, ...]
+    topics: tuple[str, ...]
+
+
+def without_reasoning(text: str, *, opened: bool) -> str:
+    """Leave out ``<think>…</think>``; ``opened`` tells that the prompt itself opened the block.
+
+    Reasoning that never ends leaves nothing: it is not the answer.
+    """
+    if "</think>" in text:
+        return text.rpartition("</think>")[2].strip()
+    if opened:
+        return ""
+    return text.partition("<think>")[0].strip()
+
+
+def parse_description(text: str) -> Description | None:
+    """Read ``description: … | activity: … | apps: [...] | topics: [...]``; ``None`` for anything else.
+
+    Fields may stand on lines of their own, and lists may lack brackets or have quotes.
+    """
+    matches = list(_FIELD.finditer(text))
+    fields: dict[str, str] = {}
+    for match, following in zip(matches, [*matches[1:], None], strict=True):
+        end = following.start() if following else len(text)
+        fields.setdefault(match[1].lower(), text[match.end() : end].strip().rstrip("|").strip())
+    if not {"description", "activity", "apps", "topics"} <= fields.keys():
+        return None
+    return Description(
+        fields["description"], fields["activity"], _items(fields["apps"]), _items(fields["topics"])
+    )
+
+
+def _items(text: str) -> tuple[str, ...]:
+    inside = text.partition("]")[0].strip().removeprefix("[")
+    items = (item.strip().strip("\"'").strip() for item in inside.split(","))
+    return tuple(item for item in items if item)

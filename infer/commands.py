@@ -1,0 +1,184 @@
+"""``seeonce describe`` and ``verify-cache``: options, progress and the printed form.
+
+Owns no work: that is ``infer.describe`` and ``infer.verify``. What only pass one knows (which recording
+is the newest, what live encoding gives) comes in as ``Wiring``, set by the front door.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cache.home import Home
+from infer.describe import DescribeOptions, DescribeResult, describe
+from infer.limits import BatchLimits
+from infer.prompt import collect_prompts
+from infer.run import Result
+from infer.sampling import Sampling
+from infer.verify import Level, LiveSideOf, Report, VerifyOptions, verify
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+EXIT_PARTLY = 3
+EXIT_INTERRUPTED = 130
+_ROWS_SHOWN = 12
+_COLUMNS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What pass two needs of pass one, as functions."""
+
+    newest_recording_id: Callable[[], str | None]
+    live_side_of: LiveSideOf
+
+
+Recording = Annotated[str, typer.Argument(help="demo, latest, an id, the start of one, or the path.")]
+Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def describe_command(
+    context: typer.Context,
+    recording: Recording = "latest",
+    model: Model = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A question for every frame; repeatable.")] = None,
+    prompt_file: Annotated[list[Path] | None, typer.Option(help="A file with one; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the results here too, as JSON lines.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from this share of the probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Sampled answers repeat under the same seed.")] = 0,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
+    prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
+    prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
+    as_json: AsJson = False,
+) -> None:
+    """Ask questions about every encoded frame, from the store; no image is opened.
+
+    Example: seeonce describe latest --prompt "Which applications are open?" --output apps.jsonl
+    """
+    options = DescribeOptions(
+        prompts=collect_prompts(prompt or [], prompt_file or []),
+        recording=recording,
+        model=model,
+        output=output,
+        sampling=Sampling(temperature, top_p, seed, max_tokens),
+        limits=BatchLimits(max_num_seqs, prefill_batch_size, prefill_step_size),
+    )
+    wiring: Wiring = context.obj
+    with Terminal(keep_rows=not as_json) as terminal:
+        done = describe(Home.locate(), options, wiring.newest_recording_id(), terminal)
+    typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}) if as_json else terminal.table())
+    if not as_json:
+        typer.echo(_summary(done))
+    raise typer.Exit(_exit_code(done))
+
+
+def verify_command(
+    context: typer.Context,
+    recording: Recording = "latest",
+    level: Annotated[Level, typer.Option(help="How much to prove; each level includes those before.")] = (
+        Level.outputs
+    ),
+    sample: Annotated[str, typer.Option(help="How many frames to compare with live encoding, or all.")] = "8",
+    model: Model = None,
+    seed: Annotated[int, typer.Option(help="Which frames a sample takes.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that the store gives what live encoding gives. Exit 0 equal, 1 different, 2 could not check.
+
+    Example: verify-cache demo --level outputs --sample all
+    """
+    wiring: Wiring = context.obj
+    options = VerifyOptions(recording, level, sample, model, seed)
+    with Terminal(keep_rows=False) as terminal:
+        report = verify(Home.locate(), options, wiring.newest_recording_id(), wiring.live_side_of, terminal)
+    typer.echo(json.dumps(asdict(report)) if as_json else _verdict(report))
+    raise typer.Exit(0 if report.equal else 1)
+
+
+class Terminal:
+    """Shows pass two on the terminal: lines and one bar on standard error, rows kept for a table."""
+
+    def __init__(self, *, keep_rows: bool) -> None:
+        self._keep_rows = keep_rows
+        self._rows: list[Result] = []
+        self._bar: tqdm[None] | None = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def say(self, line: str) -> None:
+        """Print a line on standard error."""
+        typer.echo(line, err=True)
+
+    def begin(self, num_results: int, what: str = "describe", unit: str = "answer") -> None:
+        """Start a bar over so many results."""
+        from tqdm import tqdm
+
+        self.__exit__()
+        self._bar = tqdm(total=num_results, unit=unit, file=sys.stderr, desc=what)
+
+    def advance(self, num_done: int = 1) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(num_done)
+
+    def result(self, result: Result) -> None:
+        """Move the bar by one answer; keep those of the first frames for the table."""
+        self.advance()
+        if self._keep_rows:
+            self._rows.append(result)
+            self._rows.sort(key=lambda row: row.frame)
+            del self._rows[_ROWS_SHOWN:]
+
+    def table(self) -> str:
+        """Return the first answers, one line each."""
+        return "\n".join(_row(result) for result in self._rows)
+
+
+def _row(result: Result) -> str:
+    minutes, seconds = divmod(int(result.timestamp_s), 60)
+    text = " ".join((result.error or result.text).split())
+    cut = text if len(text) <= _COLUMNS else text[: _COLUMNS - 1] + "…"
+    return f"{result.frame:>5}  {minutes:>3}:{seconds:02}  {cut}"
+
+
+def _summary(done: DescribeResult) -> str:
+    totals = done.info.totals
+    state = "interrupted" if done.interrupted else "done"
+    return (
+        f"{done.info.recording}: {totals.num_results} answers in {totals.seconds:.1f} s, "
+        f"{totals.num_parsed} parsed, {totals.num_errors} errors, {totals.prompt_tokens:,} prompt and "
+        f"{totals.completion_tokens:,} answer tokens, no image opened; {state}. Results: "
+        f"{done.path / 'results.jsonl'}"
+    )
+
+
+def _exit_code(done: DescribeResult) -> int:
+    totals = done.info.totals
+    if done.interrupted:
+        return EXIT_INTERRUPTED
+    if totals.num_errors:
+        return 1 if totals.num_errors == totals.num_results else EXIT_PARTLY
+    return 0
+
+
+def _verdict(report: Report) -> str:
+    lines = [
+        f"{check.name:<11} {'equal' if check.equal else 'DIFFERS'}: {check.words}" for check in report.checks
+    ]
+    lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_ROWS_SHOWN]]
+    verdict = "equal to live encoding as far as checked" if report.equal else "NOT equal"
+    return "\n".join([*lines, f"{report.recording}: {verdict}."])

@@ -1,0 +1,210 @@
+"""Pass two from names to results: manifest, language weights, every prompt over every frame.
+
+Owns the order of these steps. Opens no image and evaluates no vision weight.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cache.home import Home
+from cache.manifest import FrameEntry, Manifest, now
+from cache.pixel_index import PixelIndex
+from cache.store import Store
+from checkpoint.backend import installed_version
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, default_model, find_folder
+from checkpoint.identity import encoder_spec
+from infer.answers import parse_description, without_reasoning
+from infer.limits import BatchLimits
+from infer.prompt import Prompt
+from infer.run import Result, RunInfo, RunWriter, Totals, Usage, new_run_id
+from infer.sampling import Sampling
+from infer.selection import find_recording, manifest_for
+
+
+class Listener(Protocol):
+    """Who is told how pass two goes."""
+
+    def say(self, line: str) -> None:
+        """Take one line for the user."""
+
+    def begin(self, num_results: int) -> None:
+        """Learn how many results there will be."""
+
+    def result(self, result: Result) -> None:
+        """Take note of a finished answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeOptions:
+    """What to ask and how: the options of ``seeonce describe``."""
+
+    prompts: tuple[Prompt, ...]
+    recording: str = "latest"
+    model: str | None = None
+    output: Path | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: BatchLimits = field(default_factory=BatchLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeResult:
+    """How a run ended, and where it lies."""
+
+    info: RunInfo
+    path: Path
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """An encoded recording and the checkpoint whose language model can be asked about it."""
+
+    folder: CheckpointFolder
+    config: CheckpointConfig
+    manifest: Manifest
+    model: str
+
+
+def select(
+    home: Home, recording: str, model: str | None, newest_id: str | None, announce: Callable[[str], None]
+) -> Selected:
+    """Find the manifest of ``recording`` that fits ``model``, or the default model.
+
+    Raises:
+        NotEncodedError: it is not encoded, or not by this model's vision tower.
+        CheckpointError: the model is missing or not supported.
+    """
+    refs = find_recording(home, recording, newest_id)
+    name = model or default_model(refs[0].recording.id)
+    folder = find_folder(name, announce)
+    config = read_config(folder.path)
+    with PixelIndex(home) as index:
+        spec = encoder_spec(folder, config, index)
+    return Selected(folder, config, manifest_for(refs, spec, name), name)
+
+
+def describe(
+    home: Home, options: DescribeOptions, newest_id: str | None, listener: Listener
+) -> DescribeResult:
+    """Ask every prompt of every encoded frame of a recording, and write a run.
+
+    Raises:
+        NotEncodedError: the recording is not encoded by this model's vision tower.
+        CheckpointError: the model is missing or not supported.
+        InputError: ``output`` cannot be written.
+    """
+    selected = select(home, options.recording, options.model, newest_id, listener.say)
+    store = Store.open(home, create=False)
+    info = _run_info(selected, options)
+    with RunWriter(home, info, options.output) as writer:
+        totals, interrupted, started = Totals(), False, time.perf_counter()
+        listener.begin(len(selected.manifest.frames) * len(options.prompts))
+        try:
+            for result in _results(selected, store, options):
+                totals = _add(totals, result)
+                writer.write(result)
+                listener.result(result)
+        except KeyboardInterrupt:
+            interrupted = True
+        info = dataclasses.replace(
+            info,
+            ended_at=now(),
+            status="interrupted" if interrupted else "done",
+            totals=dataclasses.replace(totals, seconds=time.perf_counter() - started),
+        )
+        writer.write_info(info)
+    return DescribeResult(info, writer.path, interrupted)
+
+
+def _results(selected: Selected, store: Store, options: DescribeOptions) -> Iterator[Result]:
+    from infer.batching import Answer, Request, answer_all
+    from infer.mlx_vlm_adapter import LanguageHalf
+    from infer.stored import StoredFeatures
+    from infer.tokenizer import ChatTokenizer
+
+    manifest = selected.manifest
+    tokenizer = ChatTokenizer(selected.folder, selected.config)
+    half = LanguageHalf(selected.folder, selected.config, manifest.encoder.compute_dtype)
+    asked = [(frame, prompt) for frame in manifest.frames for prompt in options.prompts]
+
+    def requests() -> Iterator[Request]:
+        for number, (frame, prompt) in enumerate(asked):
+            tokens = tokenizer.encode(prompt.segments(frame))
+            yield Request(number, tokens, (frame,), options.sampling)
+
+    def result(answer: Answer) -> Result:
+        frame, prompt = asked[answer.request.id]
+        text = without_reasoning(tokenizer.decode(answer.tokens), opened=tokenizer.opens_think)
+        usage = Usage(len(answer.request.prompt.ids), len(answer.tokens))
+        return _result(manifest, frame, prompt, text, answer.finish_reason, usage, answer.error)
+
+    source = StoredFeatures(store, manifest.recording.id)
+    for answer in answer_all(requests(), half, source, tokenizer.stop_ids, options.limits):
+        yield result(answer)
+
+
+def _result(
+    manifest: Manifest,
+    frame: FrameEntry,
+    prompt: Prompt,
+    text: str,
+    finish_reason: str,
+    usage: Usage,
+    error: str | None,
+) -> Result:
+    return Result(
+        recording=manifest.recording.id,
+        frame=frame.index,
+        timestamp_s=frame.timestamp_s,
+        source=frame.source,
+        key=frame.key.hex,
+        prompt_id=prompt.prompt_id,
+        prompt=prompt.text,
+        text=text,
+        finish_reason=finish_reason,
+        usage=usage,
+        parsed=parse_description(text),
+        error=error,
+    )
+
+
+def _add(totals: Totals, result: Result) -> Totals:
+    return dataclasses.replace(
+        totals,
+        num_results=totals.num_results + 1,
+        num_errors=totals.num_errors + (result.error is not None),
+        num_parsed=totals.num_parsed + (result.parsed is not None),
+        prompt_tokens=totals.prompt_tokens + result.usage.prompt_tokens,
+        completion_tokens=totals.completion_tokens + result.usage.completion_tokens,
+    )
+
+
+def _run_info(selected: Selected, options: DescribeOptions) -> RunInfo:
+    sampling, limits = options.sampling, options.limits
+    return RunInfo(
+        id=new_run_id(),
+        recording=selected.manifest.recording.id,
+        encoder_id=selected.manifest.encoder.encoder_id.hex,
+        model=selected.model,
+        model_path=str(selected.folder.path),
+        revision=selected.folder.revision,
+        prompts=tuple(prompt.text for prompt in options.prompts),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        max_num_seqs=limits.max_num_seqs,
+        prefill_batch_size=limits.prefill_batch_size,
+        prefill_step_size=limits.prefill_step_size,
+        compute_dtype=selected.manifest.encoder.compute_dtype,
+        versions={name: installed_version(name) for name in ("seeonce", "mlx", "mlx-vlm", "transformers")},
+        started_at=now(),
+        ended_at=None,
+        status="running",
+        totals=Totals(),
+    )

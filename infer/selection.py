@@ -1,0 +1,71 @@
+"""Which manifest a RECORDING on the command line means, and whether it fits the model.
+
+Owns the choice among manifests. A recording's frames may be gone; only the store is asked.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from cache.errors import InputError, NotEncodedError
+from cache.home import Home
+from cache.key import EncoderSpec
+from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
+
+
+def find_recording(home: Home, selector: str, newest_id: str | None) -> list[ManifestRef]:
+    """Return all manifests of one recording, newest first.
+
+    ``selector`` is ``latest``, an id, the start of one, a name or a path. ``newest_id`` is the newest
+    recording that sources know, which ``latest`` then means.
+
+    Raises:
+        NotEncodedError: no such recording is encoded.
+        InputError: several recordings fit.
+    """
+    refs = list_manifests(home) if home.store.is_dir() else []
+    if selector == "latest":
+        if newest_id is None and refs:
+            newest_id = refs[0].recording.id
+        if newest_id is None:
+            raise NotEncodedError(
+                "Nothing is encoded yet: run seeonce encode demo, or encode a recording of yours."
+            )
+        selector = newest_id
+    path = os.path.realpath(Path(selector).expanduser())
+    for fits in (
+        [ref for ref in refs if ref.recording.id == selector],
+        [ref for ref in refs if os.path.realpath(ref.recording.path) == path],
+        [ref for ref in refs if ref.recording.name == selector],
+        [ref for ref in refs if ref.recording.id.startswith(selector)],
+    ):
+        ids = sorted({ref.recording.id for ref in fits})
+        if len(ids) > 1:
+            raise InputError(f"{selector!r} fits several recordings: give one of {', '.join(ids[:6])}.")
+        if fits:
+            return fits
+    raise NotEncodedError(
+        f"{selector!r} is not encoded: run seeonce encode {selector}, or see what there is with "
+        "seeonce recordings."
+    )
+
+
+def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Manifest:
+    """Return the newest manifest whose features the model's own encoder would give.
+
+    Other limits on pixels are welcome: they change how finely a frame was seen, not what the language
+    model expects.
+
+    Raises:
+        NotEncodedError: the recording is encoded, but by other weights or in another dtype.
+    """
+    for ref in refs:
+        if dataclasses.replace(ref.encoder, preprocessing=spec.preprocessing) == spec:
+            return read_manifest(ref.path)
+    found = ", ".join(sorted({f"{ref.encoder_id.hex[:12]} ({ref.encoder.compute_dtype})" for ref in refs}))
+    recording = refs[0].recording
+    raise NotEncodedError(
+        f"{recording.id} is encoded under {found}, not by the vision tower of {model} in "
+        f"{spec.compute_dtype}: "
+        f"run seeonce encode {recording.path if recording.id != 'demo' else 'demo'} --model {model}"
+    )

@@ -1,0 +1,130 @@
+"""From segments to token ids: the chat template around them, image tokens from the segments alone.
+
+A user's text is tokenised with special tokens disabled, so ``<|image_pad|>`` in it stays text. The
+ids are those that mlx-vlm gets by rendering and tokenising the whole string, whenever the text holds
+no special token.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cache.errors import CheckpointError
+from checkpoint.backend import import_mlx
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.loading import readable_folder
+from infer.positions import ImageSpan
+from infer.prompt import Image, Segment, Text
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Token ids of one prompt, and where its images lie in them, in order."""
+
+    ids: tuple[int, ...]
+    images: tuple[ImageSpan, ...]
+
+
+class ChatTokenizer:
+    """The tokenizer and chat template of a checkpoint."""
+
+    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig) -> None:
+        """Load the tokenizer.
+
+        Raises:
+            CheckpointError: the folder has no tokenizer or no chat template.
+        """
+        import_mlx()
+        from mlx_vlm.models.base import load_chat_template
+        from transformers import AutoTokenizer
+
+        try:
+            with readable_folder(folder, config) as path:
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
+                load_chat_template(self._tokenizer, path)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{folder.path} has no tokenizer that loads ({' '.join(str(error).split())[:160]}): "
+                "download the checkpoint again."
+            ) from error
+        if not self._tokenizer.chat_template:
+            raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
+        self._tokens = config.tokens
+        self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer: the checkpoint's and the tokenizer's own."""
+        own = self._tokenizer.eos_token_id
+        return frozenset([*self._tokens.eos, *([own] if own is not None else [])])
+
+    @cached_property
+    def opens_think(self) -> bool:
+        """Whether the template itself opens a ``<think>`` block that the answer then closes."""
+        return self._render([]).rstrip().endswith("<think>")
+
+    def encode(self, segments: Iterable[Segment]) -> PromptTokens:
+        """Return the ids of a user turn made of ``segments``, ready for the answer."""
+        segments = tuple(segments)
+        frames = iter(segment.frame for segment in segments if isinstance(segment, Image))
+        ids: list[int] = []
+        images: list[ImageSpan] = []
+        for special, text in self._pieces(segments):
+            if special != self._image_token:
+                ids += self._special_ids(special) + self._text_ids(text)
+                continue
+            frame = next(frames)
+            images.append(ImageSpan(len(ids), frame.num_tokens, frame.grid_thw))
+            ids += [self._tokens.image] * frame.num_tokens + self._text_ids(text)
+        return PromptTokens(tuple(ids), tuple(images))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of an answer, without special tokens."""
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _pieces(self, segments: tuple[Segment, ...]) -> list[tuple[str, str]]:
+        """Split the rendered turn into (special token, text that follows it).
+
+        User text is rendered as a nonce that no template knows, so only the template's own special
+        tokens are split at; then it is put back, whole, beside the template text around it.
+        """
+        nonces = {uuid.uuid4().hex: segment.text for segment in segments if isinstance(segment, Text)}
+        named = iter(nonces)
+        content = [
+            {"type": "image"} if isinstance(segment, Image) else {"type": "text", "text": next(named)}
+            for segment in segments
+        ]
+        parts = self._special_pattern.split(self._render(content))
+        texts = [_put_back(text, nonces) for text in parts[0::2]]
+        return list(zip(["", *parts[1::2]], texts, strict=True))
+
+    def _render(self, content: list[dict[str, str]]) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return rendered
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        specials = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
+        added = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        return re.compile("(" + "|".join(map(re.escape, dict.fromkeys([*added, *specials]))) + ")")
+
+    def _special_ids(self, special: str) -> list[int]:
+        return [int(self._tokenizer.convert_tokens_to_ids(special))] if special else []
+
+    def _text_ids(self, text: str) -> list[int]:
+        if not text:
+            return []
+        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _put_back(text: str, nonces: dict[str, str]) -> str:
+    return re.sub("|".join(nonces), lambda match: nonces[match[0]], text) if nonces else text

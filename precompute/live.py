@@ -1,0 +1,65 @@
+"""Live encoding of frames that a manifest names: pass one's side of the verifier."""
+
+from PIL import Image
+
+from cache.entry import Features
+from cache.errors import CannotCheckError, InputError, StalePictureError
+from cache.key import pixel_digest
+from cache.manifest import FrameEntry, Manifest
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from precompute.pixels import pixels_array
+from precompute.recording import Frame
+from precompute.sources import open_recording
+from precompute.vision import VisionEncoder
+
+DEFAULT_EVERY_S = 10.0
+
+
+class LiveFrames:
+    """Reads a manifest's frames again, from where they were, and encodes them with its encoder."""
+
+    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> None:
+        """Find the frames and load the encoder.
+
+        Raises:
+            CannotCheckError: the recording is gone.
+        """
+        info = manifest.recording
+        try:
+            recording = open_recording(
+                "demo" if info.kind == "demo" else info.path,
+                every_s=info.every_s or DEFAULT_EVERY_S,
+                limit=info.limit,
+            )
+        except InputError as error:
+            raise CannotCheckError(
+                f"The frames of {info.id} are gone ({error}); without them use "
+                f"verify-cache {info.id} --level bytes."
+            ) from error
+        self._frames: dict[str, Frame] = {frame.source: frame for frame in recording.frames()}
+        self._encoder = VisionEncoder(folder, config, manifest.encoder)
+
+    def image(self, frame: FrameEntry) -> Image.Image:
+        """Return the RGB picture of a frame.
+
+        Raises:
+            CannotCheckError: it is gone or cannot be read.
+            StalePictureError: it is no longer the picture that was encoded.
+        """
+        found = self._frames.get(frame.source)
+        if found is None:
+            raise CannotCheckError(f"Frame {frame.index} is gone ({frame.source}); use --level bytes.")
+        try:
+            image = found.read()
+        except InputError as error:
+            raise CannotCheckError(f"Frame {frame.index} cannot be read ({error}).") from error
+        if pixel_digest(pixels_array(image)) != frame.pixels:
+            raise StalePictureError(
+                f"{frame.source} is not the picture whose digest the manifest names: run seeonce encode again"
+            )
+        return image
+
+    def features(self, frame: FrameEntry) -> Features:
+        """Encode the picture of a frame now. Raises as ``image``."""
+        return self._encoder.encode(self._encoder.preprocess(self.image(frame)))

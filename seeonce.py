@@ -1,0 +1,114 @@
+"""seeonce: see each frame of a screen recording once, ask about it as often as you like.
+
+The front door: composes pass one (``precompute``), the store (``cache``) and pass two (``infer``) for
+the command line and for Python, and is the only place that knows both passes.
+
+    from seeonce import DescribeOptions, EncodeOptions, Home, Prompt, describe, encode
+"""
+
+import logging
+import os
+import sys
+
+import click
+import typer
+
+from cache.commands import app as store_app
+from cache.errors import SeeonceError
+from cache.home import Home
+from cache.manifest import Manifest
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from infer.commands import Wiring, describe_command, verify_command
+from infer.describe import DescribeOptions, describe
+from infer.prompt import Prompt
+from infer.verify import LiveSide
+from precompute.commands import EXIT_INTERRUPTED, encode_command, recordings_command
+from precompute.listing import newest_listed_id
+from precompute.pass_one import EncodeOptions, encode
+
+__all__ = ["DescribeOptions", "EncodeOptions", "Home", "Prompt", "SeeonceError", "describe", "encode"]
+
+
+def _live_side(folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> LiveSide:
+    from precompute.live import LiveFrames
+
+    return LiveFrames(folder, config, manifest)
+
+
+_WIRING = Wiring(newest_recording_id=lambda: newest_listed_id(os.environ), live_side_of=_live_side)
+_DEBUG = "Any command takes --debug, which shows the traceback of an error."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=_DEBUG,
+)
+app.command("encode")(encode_command)
+app.command("describe")(describe_command)
+app.command("recordings")(recordings_command)
+app.add_typer(store_app, name="store")
+
+
+@app.callback()
+def _seeonce() -> None:
+    """See each frame of a screen recording once, ask about it as often as you like.
+
+    Example: seeonce encode demo, then seeonce describe demo, then verify-cache demo
+    """
+
+
+verify_app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_DEBUG
+)
+verify_app.command()(verify_command)
+
+
+def main() -> None:
+    """Run the command ``seeonce``: exit 0 done, 1 error, 3 partly done, 130 interrupted."""
+    sys.exit(run(app, sys.argv[1:], error_code=1))
+
+
+def verify_cache_main() -> None:
+    """Run the command ``verify-cache``: exit 0 equal, 1 different, 2 could not check."""
+    sys.exit(run(verify_app, sys.argv[1:], error_code=2))
+
+
+def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:
+    """Run a command line and return its exit code; an error becomes one line on standard error."""
+    debug = "--debug" in arguments
+    _quiet(debug)
+    try:
+        result = typer.main.get_command(command).main(
+            [argument for argument in arguments if argument != "--debug"], standalone_mode=False, obj=_WIRING
+        )
+    except click.ClickException as error:
+        error.show()
+        return error_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; run the same command to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return error_code
+    except SeeonceError as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error_code
+    return result if isinstance(result, int) else 0
+
+
+def _quiet(debug: bool) -> None:
+    """Keep other libraries' advice off the terminal, unless it is asked for."""
+    level = logging.DEBUG if debug else logging.ERROR
+    logging.basicConfig(level=logging.WARNING)
+    for name in ("transformers", "huggingface_hub", "mlx_vlm", "PIL", "libav"):
+        logging.getLogger(name).setLevel(level)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "debug" if debug else "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+if __name__ == "__main__":
+    main()
