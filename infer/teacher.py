@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,18 @@ class Watcher:
             # One step is decoded ahead of the last token; what it takes is never looked at.
             taken = mx.array([self._teacher[min(step, len(self._teacher) - 1)]])
         self._steps.append((taken, mx.take_along_axis(logprobs, taken[:, None], axis=-1)[0, 0], best))
-        mx.async_eval(self._steps[-1])
+        mx.async_eval(list(self._steps[-1]))  # type: ignore[no-untyped-call]
         return mx.where(mx.arange(logits.shape[-1])[None] == taken[:, None], 0.0, -mx.inf)
 
     def trace(self, num_tokens: int) -> Trace:
         """Return the first ``num_tokens`` steps."""
         steps = self._steps[:num_tokens]
         return Trace(
-            tuple(int(taken.item()) for taken, _, _ in steps),
-            tuple(float(logprob.item()) for _, logprob, _ in steps),
-            tuple(int(best.item()) for _, _, best in steps),
+            tuple(_int(taken) for taken, _, _ in steps),
+            tuple(float(np.array(logprob)) for _, logprob, _ in steps),
+            tuple(_int(best) for _, _, best in steps),
         )
+
+
+def _int(array: mx.array) -> int:
+    return int(np.array(array).item())

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
-import mlx.nn as nn
+import mlx.nn
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_vlm.models import qwen3_vl, qwen3_vl_moe
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+nn: Any = mlx.nn  # its stubs lack quantize
 
 SPECIALS = (
     "<|endoftext|>",
@@ -139,11 +141,16 @@ def _config(tiny: Tiny, ids: dict[str, int]) -> dict[str, Any]:
     return config
 
 
-def _random_model(tiny: Tiny, config: dict[str, Any]) -> nn.Module:
+def _random_model(tiny: Tiny, config: dict[str, Any]) -> Any:
     package = qwen3_vl_moe if tiny.moe else qwen3_vl
-    parsed = package.ModelConfig.from_dict(json.loads(json.dumps(config | {"vision_config": {
-        **config["vision_config"], "model_type": config["model_type"]}})))
-    model: nn.Module = package.Model(parsed)
+    parsed = package.ModelConfig.from_dict(
+        json.loads(
+            json.dumps(
+                config | {"vision_config": {**config["vision_config"], "model_type": config["model_type"]}}
+            )
+        )
+    )
+    model: Any = package.Model(parsed)
     mx.random.seed(tiny.seed)
 
     def draw(name: str, value: mx.array) -> mx.array:
@@ -160,7 +167,7 @@ def _random_model(tiny: Tiny, config: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _quantizable(name: str, module: nn.Module) -> bool:
+def _quantizable(name: str, module: Any) -> bool:
     return hasattr(module, "to_quantized") and module.weight.shape[-1] % 64 == 0
 
 
