@@ -45,7 +45,7 @@ help:
 	@echo "make demo        encode the demo recording, describe it, verify it"
 	@echo "make encode      pass one   RECORDING=latest|demo|id|folder|video MODEL=…"
 	@echo "make describe    pass two   RECORDING=… MODEL=… PROMPT=… or PROMPT_FILE=…"
-	@echo "make verify      compare what is stored with live encoding   RECORDING=…"
+	@echo "make verify      compare what is stored with live encoding   RECORDING=… MODEL=…"
 	@echo "make test        the tests, under 5 minutes"
 	@echo "make check       format, lint, types"
 	@echo "make campaign    the long fault and equality campaigns"
@@ -116,7 +116,7 @@ describe: $(RUNTIME)
 		$${PROMPT_FILE:+--prompt-file="$$PROMPT_FILE"} $${RECORDING:+-- "$$RECORDING"}
 
 verify: $(RUNTIME)
-	@$(RUN) $(VENV)/bin/verify-cache $${RECORDING:+-- "$$RECORDING"}
+	@$(RUN) $(VENV)/bin/verify-cache $${MODEL:+--model="$$MODEL"} $${RECORDING:+-- "$$RECORDING"}
 
 check: $(DEV)
 	$(VENV_PYTHON) -m ruff format --check .
