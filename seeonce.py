@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 
-import click
 import typer
 
 from cache.commands import app as store_app
@@ -37,6 +36,7 @@ def _live_side(folder: CheckpointFolder, config: CheckpointConfig, manifest: Man
 
 
 _WIRING = Wiring(newest_recording_id=lambda: newest_listed_id(os.environ), live_side_of=_live_side)
+_USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 
 app = typer.Typer(
@@ -81,23 +81,26 @@ def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:
     debug = "--debug" in arguments
     _quiet(debug)
     try:
-        result = typer.main.get_command(command).main(
-            [argument for argument in arguments if argument != "--debug"], standalone_mode=False, obj=_WIRING
-        )
-    except click.ClickException as error:
-        error.show()
-        return error_code
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; run the same command to go on", file=sys.stderr)
+        command([argument for argument in arguments if argument != "--debug"], obj=_WIRING)
+    except SystemExit as ended:
+        return _exit_code(ended, error_code)
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return error_code
     except SeeonceError as error:
         if debug:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error_code
-    return result if isinstance(result, int) else 0
+    return 0
+
+
+def _exit_code(ended: SystemExit, error_code: int) -> int:
+    """Return the code of a finished command; typer itself ends wrong usage with 2 and Ctrl-C with 1."""
+    if isinstance(ended.__context__, typer.Abort):
+        return EXIT_INTERRUPTED
+    if ended.code == _USAGE_CODE:
+        return error_code
+    return ended.code if isinstance(ended.code, int) else 0
 
 
 def _quiet(debug: bool) -> None:

@@ -35,8 +35,8 @@ def parse_description(text: str) -> Description | None:
     """
     matches = list(_FIELD.finditer(text))
     fields: dict[str, str] = {}
-    for match, following in zip(matches, [*matches[1:], None], strict=True):
-        end = following.start() if following else len(text)
+    ends = [*(match.start() for match in matches[1:]), len(text)]
+    for match, end in zip(matches, ends, strict=False):
         fields.setdefault(match[1].lower(), text[match.end() : end].strip().rstrip("|").strip())
     if not {"description", "activity", "apps", "topics"} <= fields.keys():
         return None
