@@ -1,0 +1,119 @@
+"""What tests hold seeonce against: mlx-vlm as its users call it, and recordings of drawn noise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_vlm import load, stream_generate
+from mlx_vlm.prompt_utils import apply_chat_template
+from PIL import Image
+
+from cache.home import Home
+from cache.key import EncoderSpec
+from cache.manifest import Manifest
+from cache.pixel_index import PixelIndex
+from cache.store import Durability, Store
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.identity import encoder_spec
+from infer.batching import Answer, Request, answer_all
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.prompt import Prompt
+from infer.sampling import Sampling
+from infer.stored import StoredFeatures
+from infer.tokenizer import ChatTokenizer
+from precompute.encode import encode_recording
+from precompute.folder import open_folder
+from precompute.vision import VisionEncoder
+
+SIZES = ((96, 128), (128, 96), (64, 256), (160, 192), (224, 96), (32, 64), (256, 256), (96, 352))
+PROMPTS = (
+    "Describe.",
+    "What apps are open on this screen now?",
+    "Topics?",
+    "Describe this image in a lot of detail please, and say what the person at the keyboard may want.",
+    "Which window is in front? " * 6,
+)
+
+
+def draw_noise(folder: Path, num_images: int, seed: int = 0) -> Path:
+    """Write pictures of noise in mixed sizes; no two are alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for index in range(num_images):
+        height, width = SIZES[index % len(SIZES)]
+        pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03}.png")
+    return folder
+
+
+class Live:
+    """mlx-vlm's whole model, one request at a time, greedy."""
+
+    def __init__(self, checkpoint: Path, dtype: str = "float32") -> None:
+        self.model: Any
+        self.processor: Any
+        self.model, self.processor = load(str(checkpoint), lazy=True)
+        self.model.set_dtype(getattr(mx, dtype))
+
+    def formatted(self, prompt: str) -> str:
+        """Return the prompt as mlx-vlm's own chat template gives it for one image."""
+        return str(apply_chat_template(self.processor, self.model.config, prompt, num_images=1))
+
+    def tokens(self, prompt: str, image: Path, max_tokens: int) -> tuple[int, ...]:
+        """Return the greedy tokens, the stop token left out."""
+        responses = stream_generate(
+            self.model,
+            self.processor,
+            self.formatted(prompt),
+            [str(image)],
+            max_tokens=max_tokens,
+            temperature=0.0,
+        )
+        stop = self.processor.tokenizer.stopping_criteria
+        tokens = [int(response.token) for response in responses][:max_tokens]
+        return tuple(token for token in tokens if not stop(token))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A recording in a store, and what pass two needs to be asked about it."""
+
+    folder: CheckpointFolder
+    config: CheckpointConfig
+    spec: EncoderSpec
+    store: Store
+    manifest: Manifest
+
+    def requests(self, prompts: tuple[str, ...], sampling: Sampling) -> list[Request]:
+        """Ask every prompt of every frame."""
+        tokenizer = ChatTokenizer(self.folder, self.config)
+        asked = [(frame, prompt) for frame in self.manifest.frames for prompt in prompts]
+        return [
+            Request(number, tokenizer.encode(Prompt(prompt).segments(frame)), (frame,), sampling)
+            for number, (frame, prompt) in enumerate(asked)
+        ]
+
+    def answers(self, requests: list[Request], limits: BatchLimits) -> dict[int, Answer]:
+        """Answer requests from the store, batched."""
+        tokenizer = ChatTokenizer(self.folder, self.config)
+        half = LanguageHalf(self.folder, self.config, self.spec.compute_dtype)
+        source = StoredFeatures(self.store, self.manifest.recording.id)
+        answers = answer_all(requests, half, source, tokenizer.stop_ids, limits)
+        return {answer.request.id: answer for answer in answers}
+
+
+def encode_folder(checkpoint: Path, images: Path, home: Path) -> Encoded:
+    """Run pass one over a folder of images."""
+    folder = find_folder(str(checkpoint), print)
+    config = read_config(folder.path)
+    store = Store.open(Home(home), durability=Durability.none)
+    with PixelIndex(Home(home)) as index:
+        spec = encoder_spec(folder, config, index)
+        result = encode_recording(
+            open_folder(images), spec, store, index, lambda: VisionEncoder(folder, config, spec)
+        )
+    return Encoded(folder, config, spec, store, result.manifest)

@@ -1,0 +1,102 @@
+"""Prompts become tokens as mlx-vlm makes them, and a user's text never becomes an image."""
+
+from pathlib import Path
+
+import pytest
+from live_mlx_vlm import PROMPTS, Encoded, Live, draw_noise, encode_folder
+from mlx_vlm.utils import prepare_inputs
+from tiny_checkpoint import Tiny, write_checkpoint
+
+from cache.errors import InputError
+from infer.limits import BatchLimits
+from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text, collect_prompts
+from infer.sampling import Sampling
+from infer.tokenizer import ChatTokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), Tiny(max_pixels=65536))
+
+
+@pytest.fixture(scope="module")
+def encoded(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    images = draw_noise(tmp_path_factory.mktemp("images"), 3)
+    return encode_folder(checkpoint, images, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(encoded: Encoded) -> ChatTokenizer:
+    return ChatTokenizer(encoded.folder, encoded.config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*PROMPTS, DEFAULT_PROMPT, "\n leading and trailing \n\n", "日本語 🙂 {{x}} {% y %} \\d", "<b>&amp;"],
+)
+def test_tokens_are_those_of_mlx_vlm(
+    checkpoint: Path, encoded: Encoded, tokenizer: ChatTokenizer, text: str
+) -> None:
+    live = Live(checkpoint)
+    frame = encoded.manifest.frames[0]
+    inputs = prepare_inputs(
+        live.processor,
+        images=[frame.source],
+        prompts=live.formatted(text),
+        add_special_tokens=False,
+        image_token_index=live.model.config.image_token_index,
+    )
+    assert list(tokenizer.encode(Prompt(text).segments(frame)).ids) == inputs["input_ids"].tolist()[0]
+
+
+@pytest.mark.parametrize(
+    "special", ["<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>"]
+)
+def test_special_tokens_in_the_users_text_stay_text(
+    encoded: Encoded, tokenizer: ChatTokenizer, special: str
+) -> None:
+    frame = encoded.manifest.frames[0]
+    plain = tokenizer.encode(Prompt("before after").segments(frame))
+    tricky = tokenizer.encode(Prompt(f"before {special} after").segments(frame))
+    specials = {encoded.config.tokens.image, *tokenizer.stop_ids, encoded.config.tokens.vision_start}
+    assert tricky.images == plain.images
+    assert [i for i in tricky.ids if i in specials] == [i for i in plain.ids if i in specials]
+    assert f"before {special} after" in tokenizer.decode(tricky.ids)
+
+
+def test_a_prompt_that_spells_image_tokens_is_answered(encoded: Encoded) -> None:
+    requests = encoded.requests(("What does <|image_pad|><|image_pad|> mean?",), Sampling(max_tokens=4))
+    answers = encoded.answers(requests, BatchLimits())
+    assert [answer.error for answer in answers.values()] == [None] * 3
+
+
+def test_several_frames_may_be_shown_between_words(encoded: Encoded, tokenizer: ChatTokenizer) -> None:
+    first, second, _ = encoded.manifest.frames
+    segments = (Text("Frame 1: "), Image(first), Text("\nFrame 2: "), Image(second), Text("\nWhat changed?"))
+    prompt = tokenizer.encode(segments)
+    assert [span.grid_thw for span in prompt.images] == [first.grid_thw, second.grid_thw]
+    assert prompt.images[1].start > prompt.images[0].start + prompt.images[0].num_tokens
+    assert prompt.ids.count(encoded.config.tokens.image) == first.num_tokens + second.num_tokens
+
+
+def test_a_prompt_longer_than_the_context_is_an_error_of_its_own(encoded: Encoded) -> None:
+    requests = encoded.requests(("x" * 5000, "short"), Sampling(max_tokens=2))
+    answers = encoded.answers(requests, BatchLimits())
+    assert [answers[request.id].error is None for request in requests] == [False, True] * 3
+    assert "context" in str(answers[0].error)
+
+
+def test_prompts_come_from_options_and_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "question.txt").write_text("From a file?\n")
+    prompts = collect_prompts(["First?", "First?"], [tmp_path / "question.txt"])
+    assert [prompt.text for prompt in prompts] == ["First?", "From a file?"]
+    assert collect_prompts([], [])[0].text == DEFAULT_PROMPT
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_prompt_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "empty.txt").write_text(content)
+    with pytest.raises(InputError, match="empty"):
+        collect_prompts([], [tmp_path / "empty.txt"])
+    with pytest.raises(InputError, match="empty"):
+        collect_prompts([content], [])
