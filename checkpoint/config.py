@@ -1,7 +1,8 @@
 """Reads config.json: which architecture a checkpoint has, and the sizes that both passes need.
 
 Accepts what mlx-vlm writes and what transformers writes, and knows how to say the latter in the
-words that mlx-vlm reads. Reads no weights and imports no MLX.
+words that mlx-vlm reads. Of the weights it asks the names alone, where the file contradicts itself.
+Imports no MLX.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CheckpointError
+from checkpoint.weights import tensor_shapes
 
 SUPPORTED = ("qwen3_vl", "qwen3_vl_moe")
 
@@ -51,7 +53,7 @@ class SpecialTokens:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """What config.json says of a supported checkpoint.
+    """What config.json says of a supported checkpoint. A dense one has no experts (0, of size 0).
 
     ``mlx_vlm_json`` is the whole configuration in the words that mlx-vlm reads; ``rewritten`` tells
     whether it differs from the file.
@@ -61,6 +63,8 @@ class CheckpointConfig:
     vision: VisionShape
     text: TextShape
     tokens: SpecialTokens
+    num_experts: int
+    expert_size: int
     mlx_vlm_json: str
     rewritten: bool
 
@@ -79,12 +83,16 @@ def read_config(folder: Path) -> CheckpointConfig:
             f"({', '.join(SUPPORTED)}). Give another with --model."
         )
     try:
-        config = _in_mlx_vlm_words(found)
+        config = _in_mlx_vlm_words(found, folder)
+        text = config["text_config"]
+        is_moe = architecture == "qwen3_vl_moe"
         return CheckpointConfig(
             architecture=architecture,
             vision=_vision_shape(config["vision_config"]),
-            text=_text_shape(config["text_config"]),
+            text=_text_shape(text),
             tokens=_special_tokens(config, folder),
+            num_experts=int(text["num_experts"]) if is_moe else 0,
+            expert_size=int(text["moe_intermediate_size"]) if is_moe else 0,
             mlx_vlm_json=json.dumps(config),
             rewritten=config != found,
         )
@@ -109,11 +117,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def _in_mlx_vlm_words(found: dict[str, Any]) -> dict[str, Any]:
+def _in_mlx_vlm_words(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Say a transformers configuration as mlx-vlm 0.7.10 reads it.
 
     transformers 5 writes ``vision_config.model_type`` as ``qwen3_vl_vision``, which mlx-vlm refuses,
-    and ``rope_parameters`` instead of ``rope_theta`` and ``rope_scaling``, which mlx-vlm requires.
+    ``rope_parameters`` instead of ``rope_theta`` and ``rope_scaling``, which mlx-vlm requires,
+    ``num_local_experts`` for ``num_experts``, and a ``tie_word_embeddings`` in ``text_config`` that
+    means nothing beside the outer one.
     """
     architecture = found["model_type"]
     text = dict(found["text_config"])
@@ -125,9 +135,13 @@ def _in_mlx_vlm_words(found: dict[str, Any]) -> dict[str, Any]:
         text.setdefault("rope_theta", rope.get("rope_theta"))
         if not text.get("rope_scaling"):
             text["rope_scaling"] = {name: rope[name] for name in rope if name != "rope_theta"}
-    if "tie_word_embeddings" in found:
-        text.setdefault("tie_word_embeddings", found["tie_word_embeddings"])
+    tied = found.get("tie_word_embeddings")
+    if tied is not None and text.get("tie_word_embeddings", not tied) != tied:
+        names = tensor_shapes(folder)
+        text["tie_word_embeddings"] = not any("lm_head." in name for name in names) if names else tied
     if architecture == "qwen3_vl_moe":
+        if "num_local_experts" in text:
+            text.setdefault("num_experts", text["num_local_experts"])
         text.setdefault("mlp_only_layers", [])
         text.setdefault("decoder_sparse_step", 1)
     return found | {"text_config": text, "vision_config": vision}

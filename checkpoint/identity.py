@@ -19,7 +19,8 @@ from cache.pixel_index import PixelIndex
 from checkpoint.backend import compute_dtype, import_mlx, installed_version
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
-from checkpoint.loading import load_model, readable_folder, require_weights
+from checkpoint.loading import load_model, readable_folder
+from checkpoint.weights import require_weights
 
 ENCODER_EPOCH = 1
 """Raised when our own encoding code changes results, so that older entries are no longer hits."""

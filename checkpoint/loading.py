@@ -14,6 +14,7 @@ from cache.errors import CheckpointError
 from checkpoint.backend import import_mlx
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
+from checkpoint.weights import require_weights
 
 
 def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
@@ -27,7 +28,7 @@ def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
 
     require_weights(folder.path)
     try:
-        with readable_folder(folder, config) as path:
+        with readable_folder(folder, config) as path, _experts_of_any_transformers(config):
             return load_mlx_vlm_model(path, lazy=True)
     except (ValueError, RuntimeError, KeyError, FileNotFoundError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -35,18 +36,6 @@ def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
             f"The weights in {folder.path} do not load as {config.architecture} ({reason}): "
             "download the checkpoint again."
         ) from error
-
-
-def require_weights(folder: Path) -> None:
-    """Check that ``folder`` has weight files.
-
-    Raises:
-        CheckpointError: it has none.
-    """
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} has a config.json but no *.safetensors: give a folder with weights to --model."
-        )
 
 
 def cast(module: Any, dtype: str) -> None:
@@ -69,3 +58,45 @@ def readable_folder(folder: CheckpointFolder, config: CheckpointConfig) -> Itera
                 (shadow / file.name).symlink_to(file.resolve())
         (shadow / "config.json").write_text(config.mlx_vlm_json, encoding="utf-8")
         yield shadow
+
+
+@contextmanager
+def _experts_of_any_transformers(config: CheckpointConfig) -> Iterator[None]:
+    """Let mlx-vlm's ``sanitize`` see fused experts as it expects them, whoever wrote them.
+
+    It takes ``gate_up_proj`` as the published checkpoints have it, (experts, hidden, 2 * intermediate);
+    transformers 5 writes (experts, 2 * intermediate, hidden), and ``down_proj`` transposed likewise.
+    """
+    if config.num_experts == 0:
+        yield
+        return
+    from mlx_vlm.models.qwen3_vl_moe import Model
+
+    original = Model.sanitize
+
+    def sanitize(model: Any, weights: dict[str, Any]) -> Any:
+        return original(model, _experts_turned(weights, config))
+
+    Model.sanitize = sanitize
+    try:
+        yield
+    finally:
+        Model.sanitize = original
+
+
+def _experts_turned(weights: dict[str, Any], config: CheckpointConfig) -> dict[str, Any]:
+    hidden, intermediate = config.text.hidden_size, config.expert_size
+    turned = {  # a square one tells nothing, but then the other of the two is not square
+        "gate_up_proj": (config.num_experts, 2 * intermediate, hidden),
+        "down_proj": (config.num_experts, hidden, intermediate),
+    }
+
+    def is_turned(stem: str) -> bool:
+        return all(
+            f"{stem}.{kind}" in weights and tuple(weights[f"{stem}.{kind}"].shape) == shape
+            for kind, shape in turned.items()
+        )
+
+    stems = {name.rpartition(".")[0] for name in weights if name.endswith(".experts.down_proj")}
+    to_turn = {f"{stem}.{kind}" for stem in stems if is_turned(stem) for kind in turned}
+    return {name: value.transpose(0, 2, 1) if name in to_turn else value for name, value in weights.items()}
