@@ -9,6 +9,8 @@ the command line and for Python, and is the only place that knows both passes.
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -17,11 +19,12 @@ from cache.errors import SeeonceError
 from cache.home import Home
 from cache.manifest import Manifest
 from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.folder import DEMO, CheckpointFolder
 from infer.commands import Wiring, describe_command, verify_command
 from infer.describe import DescribeOptions, describe
+from infer.live_side import LiveSide
 from infer.prompt import Prompt
-from infer.verify import LiveSide
+from infer.run import Result
 from precompute.commands import EXIT_INTERRUPTED, encode_command, recordings_command
 from precompute.listing import newest_listed_id
 from precompute.pass_one import EncodeOptions, encode
@@ -35,7 +38,20 @@ def _live_side(folder: CheckpointFolder, config: CheckpointConfig, manifest: Man
     return LiveFrames(folder, config, manifest)
 
 
-_WIRING = Wiring(newest_recording_id=lambda: newest_listed_id(os.environ), live_side_of=_live_side)
+def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
+    """Say how many answers about the demo recording are true; of others the truth is not known."""
+    if recording_id != DEMO:
+        return []
+    from demo import score as demo
+
+    asked = [demo.Result((Path(result.source).name,), result.prompt, result.text) for result in results]
+    scores = demo.score(asked, demo.read_truth(Path(demo.__file__).with_name("recording") / "truth.json"))
+    return [f"{score.num_true} of {score.num_asked} answers ({score.question}) are true." for score in scores]
+
+
+_WIRING = Wiring(
+    newest_recording_id=lambda: newest_listed_id(os.environ), live_side_of=_live_side, judge=_judge
+)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 

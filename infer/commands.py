@@ -5,8 +5,9 @@ is the newest, what live encoding gives) comes in as ``Wiring``, set by the fron
 """
 
 import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,26 +17,32 @@ import typer
 from cache.home import Home
 from infer.describe import DescribeOptions, DescribeResult, describe
 from infer.limits import BatchLimits
+from infer.live_side import LiveSideOf
 from infer.prompt import collect_prompts
+from infer.report import Level, Report
 from infer.run import Result
 from infer.sampling import Sampling
-from infer.verify import Level, LiveSideOf, Report, VerifyOptions, verify
+from infer.table import answer_table
+from infer.verify import VerifyOptions, verify
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 EXIT_PARTLY = 3
 EXIT_INTERRUPTED = 130
-_ROWS_SHOWN = 12
-_COLUMNS = 100
+_PROBLEMS_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What pass two needs of pass one, as functions."""
+    """What pass two needs of others, as functions: two of pass one, and what is known to be true.
+
+    ``judge`` is given a recording's id and its answers, and says in lines how many of them are true.
+    """
 
     newest_recording_id: Callable[[], str | None]
     live_side_of: LiveSideOf
+    judge: Callable[[str, Sequence[Result]], list[str]]
 
 
 Recording = Annotated[str, typer.Argument(help="demo, latest, an id, the start of one, or the path.")]
@@ -72,11 +79,13 @@ def describe_command(
         limits=BatchLimits(max_num_seqs, prefill_batch_size, prefill_step_size),
     )
     wiring: Wiring = context.obj
-    with Terminal(keep_rows=not as_json) as terminal:
+    with Terminal() as terminal:
         done = describe(Home.locate(), options, wiring.newest_recording_id(), terminal)
-    typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}) if as_json else terminal.table())
-    if not as_json:
-        typer.echo(_summary(done))
+    if as_json:
+        typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
+    else:
+        typer.echo(answer_table(terminal.results, shutil.get_terminal_size((110, 24)).columns))
+        typer.echo("\n".join([_summary(done), *wiring.judge(done.info.recording, terminal.results)]))
     raise typer.Exit(_exit_code(done))
 
 
@@ -97,7 +106,7 @@ def verify_command(
     """
     wiring: Wiring = context.obj
     options = VerifyOptions(recording, level, sample, model, seed)
-    with Terminal(keep_rows=False) as terminal:
+    with Terminal() as terminal:
         report = verify(Home.locate(), options, wiring.newest_recording_id(), wiring.live_side_of, terminal)
     typer.echo(json.dumps(asdict(report)) if as_json else _verdict(report))
     raise typer.Exit(0 if report.equal else 1)
@@ -106,9 +115,8 @@ def verify_command(
 class Terminal:
     """Shows pass two on the terminal: lines and one bar on standard error, rows kept for a table."""
 
-    def __init__(self, *, keep_rows: bool) -> None:
-        self._keep_rows = keep_rows
-        self._rows: list[Result] = []
+    def __init__(self) -> None:
+        self.results: list[Result] = []
         self._bar: tqdm[None] | None = None
 
     def __enter__(self) -> "Terminal":
@@ -136,23 +144,9 @@ class Terminal:
             self._bar.update(num_done)
 
     def result(self, result: Result) -> None:
-        """Move the bar by one answer; keep those of the first frames for the table."""
+        """Keep an answer for the table, and move the bar."""
+        self.results.append(result)
         self.advance()
-        if self._keep_rows:
-            self._rows.append(result)
-            self._rows.sort(key=lambda row: row.frame)
-            del self._rows[_ROWS_SHOWN:]
-
-    def table(self) -> str:
-        """Return the first answers, one line each."""
-        return "\n".join(_row(result) for result in self._rows)
-
-
-def _row(result: Result) -> str:
-    minutes, seconds = divmod(int(result.timestamp_s), 60)
-    text = " ".join((result.error or result.text).split())
-    cut = text if len(text) <= _COLUMNS else text[: _COLUMNS - 1] + "…"
-    return f"{result.frame:>5}  {minutes:>3}:{seconds:02}  {cut}"
 
 
 def _summary(done: DescribeResult) -> str:
@@ -179,6 +173,6 @@ def _verdict(report: Report) -> str:
     lines = [
         f"{check.name:<11} {'equal' if check.equal else 'DIFFERS'}: {check.words}" for check in report.checks
     ]
-    lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_ROWS_SHOWN]]
+    lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_PROBLEMS_SHOWN]]
     verdict = "equal to live encoding as far as checked" if report.equal else "NOT equal"
     return "\n".join([*lines, f"{report.recording}: {verdict}."])

@@ -11,14 +11,15 @@ from infer.batching import FeatureSource, Request, answer_all
 from infer.compare import LOGPROB_TOLERANCE, unexplained
 from infer.describe import Selected
 from infer.limits import BatchLimits
+from infer.live_side import LiveFeatures
 from infer.mlx_vlm_adapter import LanguageHalf
 from infer.prompt import DEFAULT_PROMPT, Prompt
 from infer.reference import LiveAnswer, LiveReference
+from infer.report import Check, Listener
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.teacher import Trace, Watcher
 from infer.tokenizer import ChatTokenizer
-from infer.verify import Check, Listener, LiveFeatures, LiveSide
 
 _MAX_TOKENS = 64
 _LIMITS = BatchLimits(max_num_seqs=4, prefill_batch_size=4, prefill_step_size=512)
@@ -28,7 +29,6 @@ def check_outputs(
     store: Store,
     selected: Selected,
     frames: list[FrameEntry],
-    live_side: LiveSide,
     live_features: LiveFeatures,
     listener: Listener,
 ) -> Check:
@@ -49,7 +49,7 @@ def check_outputs(
     reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder)
     live: dict[int, LiveAnswer] = {}
     for number, frame in enumerate(frames):
-        live[number] = reference.answer(live_side.image(frame), DEFAULT_PROMPT, _MAX_TOKENS)
+        live[number] = reference.answer(live_features.image(frame), DEFAULT_PROMPT, _MAX_TOKENS)
         listener.advance()
     forced = batch.traces(requests, stored, live)
     tolerance = LOGPROB_TOLERANCE[dtype]

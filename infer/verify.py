@@ -5,64 +5,25 @@ Owns what is compared and the words of the report. Live features and pictures co
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cache.entry import EntryInfo, Features, Provenance
 from cache.errors import InputError, StalePictureError
 from cache.home import Home
+from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest, read_manifest
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
 from infer.compare import RELATIVE_TOLERANCE, feature_differences
 from infer.describe import Selected, select
+from infer.live_side import LiveFeatures, LiveSideOf
+from infer.report import Check, Level, Listener, Report
 from infer.selection import find_recording
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-
-class Level(StrEnum):
-    """How much is proven; each level includes those before it."""
-
-    bytes = "bytes"
-    embeddings = "embeddings"
-    outputs = "outputs"
-
-
-class LiveSide(Protocol):
-    """What pass one lends: pictures of frames, and what its encoder makes of them now."""
-
-    def image(self, frame: FrameEntry) -> "Image.Image":
-        """Return the RGB picture of a frame.
-
-        Raises:
-            CannotCheckError: it is gone or cannot be read.
-            StalePictureError: it is no longer the picture that was encoded.
-        """
-
-    def features(self, frame: FrameEntry) -> Features:
-        """Encode the picture of a frame now. Raises as ``image``."""
-
-
-LiveSideOf = Callable[[CheckpointFolder, CheckpointConfig, Manifest], LiveSide]
-
-
-class Listener(Protocol):
-    """Who is told how the check goes."""
-
-    def say(self, line: str) -> None:
-        """Take one line for the user."""
-
-    def begin(self, num_results: int, what: str = ..., unit: str = ...) -> None:
-        """Learn what comes next and how much of it."""
-
-    def advance(self, num_done: int = 1) -> None:
-        """Take note of what is done."""
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +35,6 @@ class VerifyOptions:
     sample: str = "8"
     model: str | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One level: whether everything looked at was equal, in words, and each problem in a line."""
-
-    name: str
-    equal: bool
-    words: str
-    num_checked: int
-    num_total: int
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was checked of a recording, and whether all of it was equal."""
-
-    recording: str
-    level: str
-    equal: bool
-    checks: tuple[Check, ...]
 
 
 def verify(
@@ -117,8 +56,8 @@ def verify(
         manifests = [selected.manifest]
         checks = [_check_bytes(store, manifests, listener)]
         if options.level is not Level.bytes:
-            frames = _sample(selected.manifest, num_sample, options.seed)
-            checks += _check_live(store, selected, frames, options.level, live_side_of, listener)
+            sample = _sample(selected.manifest, num_sample, options.seed)
+            checks += _check_live(store, selected, sample, options.level, live_side_of, listener)
     equal = all(check.equal for check in checks)
     return Report(manifests[0].recording.id, options.level.value, equal, tuple(checks))
 
@@ -131,15 +70,18 @@ def _sample_size(sample: str) -> int | None:
     raise InputError(f"--sample is {sample!r}; expected a number of frames above 0, or all.")
 
 
-def _sample(manifest: Manifest, size: int | None, seed: int) -> list[FrameEntry]:
-    """Draw frames of different entries, every size of picture among them first."""
-    distinct = list({frame.key: frame for frame in manifest.frames}.values())
-    if size is None or size >= len(distinct):
-        return distinct
-    shuffled = random.Random(seed).sample(distinct, len(distinct))  # noqa: S311 - a sample, no secret
-    firsts = {frame.grid_thw: frame for frame in reversed(shuffled)}
-    rest = [frame for frame in shuffled if frame not in firsts.values()]
-    return sorted([*firsts.values(), *rest][:size], key=lambda frame: frame.index)
+def _sample(manifest: Manifest, size: int | None, seed: int) -> list[list[FrameEntry]]:
+    """Draw entries, every size of picture among them first; return the frames that name each."""
+    by_key: dict[EntryKey, list[FrameEntry]] = {}
+    for frame in manifest.frames:
+        by_key.setdefault(frame.key, []).append(frame)
+    groups = list(by_key.values())
+    if size is None or size >= len(groups):
+        return groups
+    shuffled = random.Random(seed).sample(groups, len(groups))  # noqa: S311 - a sample, no secret
+    firsts = {group[0].grid_thw: group for group in reversed(shuffled)}
+    rest = [group for group in shuffled if group not in firsts.values()]
+    return sorted([*firsts.values(), *rest][:size], key=lambda group: group[0].index)
 
 
 def _check_bytes(store: Store, manifests: list[Manifest], listener: Listener) -> Check:
@@ -158,56 +100,45 @@ def _check_bytes(store: Store, manifests: list[Manifest], listener: Listener) ->
 def _check_live(
     store: Store,
     selected: Selected,
-    frames: list[FrameEntry],
+    sample: list[list[FrameEntry]],
     level: Level,
     live_side_of: LiveSideOf,
     listener: Listener,
 ) -> Iterator[Check]:
-    live_side = live_side_of(selected.folder, selected.config, selected.manifest)
-    live = LiveFeatures(live_side)
-    yield _check_embeddings(store, selected, frames, live, listener)
+    live = LiveFeatures(live_side_of(selected.folder, selected.config, selected.manifest))
+    yield _check_embeddings(store, selected, sample, live, listener)
     if level is Level.outputs:
         from infer.outputs import check_outputs
 
-        readable = [frame for frame in frames if frame.key not in live.stale]
-        yield check_outputs(store, selected, readable, live_side, live, listener)
-
-
-class LiveFeatures:
-    """Live features of a sample, each encoded once for all levels."""
-
-    def __init__(self, live_side: LiveSide) -> None:
-        """Encode with ``live_side``."""
-        self._live_side = live_side
-        self._known: dict[bytes, Features] = {}
-        self.stale: set[object] = set()
-
-    def features(self, frame: FrameEntry) -> Features:
-        """Return what the encoder makes of a frame now. Raises as ``LiveSide.image``."""
-        if frame.key.raw not in self._known:
-            self._known[frame.key.raw] = self._live_side.features(frame)
-        return self._known[frame.key.raw]
+        current = [group[0] for group in sample if group[0].key not in live.stale]
+        yield check_outputs(store, selected, current, live, listener)
 
 
 def _check_embeddings(
-    store: Store, selected: Selected, frames: list[FrameEntry], live: LiveFeatures, listener: Listener
+    store: Store, selected: Selected, sample: list[list[FrameEntry]], live: LiveFeatures, listener: Listener
 ) -> Check:
     problems: list[str] = []
     num_exact = 0
-    listener.begin(len(frames), "embeddings", "frame")
-    for frame in frames:
-        try:
-            problem, exact = _compare(store, frame, live.features(frame))
-        except StalePictureError as error:
-            live.stale.add(frame.key)
-            problem, exact = str(error), False
+    listener.begin(len(sample), "embeddings", "entry")
+    for group in sample:
+        exact = True
+        for frame in group:
+            try:
+                problem, frame_exact = _compare(store, frame, live.features(frame))
+            except StalePictureError as error:
+                live.stale.add(frame.key)
+                problem, frame_exact = str(error), False
+            exact = exact and frame_exact
+            problems += [f"frame {frame.index}: {problem}"] if problem else []
         num_exact += exact
-        if problem is not None:
-            problems.append(f"frame {frame.index}: {problem}")
         listener.advance()
     num_total = len({frame.key for frame in selected.manifest.frames})
-    words = f"{len(frames)} of {num_total} entries encoded live, {num_exact} equal bit for bit"
-    return Check("embeddings", not problems, words, len(frames), num_total, tuple(problems))
+    num_frames = sum(len(group) for group in sample)
+    words = (
+        f"{len(sample)} of {num_total} entries encoded live from {num_frames} frames, "
+        f"{num_exact} equal bit for bit"
+    )
+    return Check("embeddings", not problems, words, len(sample), num_total, tuple(problems))
 
 
 def _compare(store: Store, frame: FrameEntry, live: Features) -> tuple[str | None, bool]:
