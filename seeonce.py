@@ -3,7 +3,9 @@
 The front door: composes pass one (``precompute``), the store (``cache``) and pass two (``infer``) for
 the command line and for Python, and is the only place that knows both passes.
 
-    from seeonce import DescribeOptions, EncodeOptions, Home, Prompt, describe, encode
+    from seeonce import DescribeOptions, EncodeOptions, Prompt, describe, encode
+    encode(EncodeOptions("demo"))
+    run = describe(DescribeOptions((Prompt("Which applications are open?"),), "demo"))
 """
 
 import logging
@@ -20,16 +22,58 @@ from cache.home import Home
 from cache.manifest import Manifest
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
+from infer.commands import Terminal as AnswerTerminal
 from infer.commands import Wiring, describe_command, verify_command
-from infer.describe import DescribeOptions, describe
+from infer.describe import DescribeOptions, DescribeResult
+from infer.describe import describe as pass_two
 from infer.live_side import LiveSide
 from infer.prompt import Prompt
+from infer.report import Level, Report
 from infer.run import Result
-from precompute.commands import EXIT_INTERRUPTED, encode_command, recordings_command
+from infer.sampling import Sampling
+from infer.verify import VerifyOptions
+from infer.verify import verify as check_store
+from precompute.commands import EXIT_INTERRUPTED, Terminal, encode_command, recordings_command
+from precompute.encode import EncodeResult
 from precompute.listing import newest_listed_id
-from precompute.pass_one import EncodeOptions, encode
+from precompute.pass_one import EncodeOptions
+from precompute.pass_one import encode as pass_one
 
-__all__ = ["DescribeOptions", "EncodeOptions", "Home", "Prompt", "SeeonceError", "describe", "encode"]
+__all__ = [
+    "DescribeOptions",
+    "DescribeResult",
+    "EncodeOptions",
+    "EncodeResult",
+    "Home",
+    "Level",
+    "Prompt",
+    "Report",
+    "Sampling",
+    "SeeonceError",
+    "VerifyOptions",
+    "describe",
+    "encode",
+    "verify",
+]
+
+
+def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
+    """Encode a recording into the store of ``home``, by default the user's. Raises ``SeeonceError``."""
+    with Terminal() as terminal:
+        return pass_one(home or Home.locate(), options, terminal)
+
+
+def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
+    """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
+    with AnswerTerminal() as terminal:
+        return pass_two(home or Home.locate(), options, newest_listed_id(os.environ), terminal)
+
+
+def verify(options: VerifyOptions, home: Home | None = None) -> Report:
+    """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
+    newest_id = newest_listed_id(os.environ)
+    with AnswerTerminal() as terminal:
+        return check_store(home or Home.locate(), options, newest_id, _live_side, terminal)
 
 
 def _live_side(folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> LiveSide:
