@@ -46,10 +46,10 @@ def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder
     local = Path(model).expanduser()
     if model == DEMO and not local.is_dir():
         local = _bundled()
-    if local.is_dir():
+    if model and local.is_dir():  # Path("") is where the user stands
         return CheckpointFolder(local.resolve(), local.resolve().name, "")
     hub_id = _HUB_ID.match(model)
-    if local.exists() or hub_id is None or model.startswith((".", "~", "/")):
+    if hub_id is None or local.exists() or model.startswith((".", "~", "/")):
         raise CheckpointError(
             f"No model folder at {model!r}: give a folder with config.json and *.safetensors, "
             f"or a hub id such as {DEFAULT_MODEL}."

@@ -150,8 +150,8 @@ def _random_model(tiny: Tiny, config: dict[str, Any]) -> Any:
             )
         )
     )
+    mx.random.seed(tiny.seed)  # before the model: its biases are drawn too
     model: Any = package.Model(parsed)
-    mx.random.seed(tiny.seed)
 
     def draw(name: str, value: mx.array) -> mx.array:
         if value.ndim < 2:

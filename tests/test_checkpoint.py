@@ -1,0 +1,332 @@
+"""Checkpoints: where they are found, what config.json may say, who their encoder is, what does not load."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from conftest import MAX_PIXELS, MakeCheckpoint
+from mlx.utils import tree_flatten
+from store_samples import new_store
+from tiny_checkpoint import Tiny
+
+from cache.errors import CheckpointError, InputError
+from cache.home import Home
+from cache.key import EncoderSpec
+from cache.pixel_index import PixelIndex
+from checkpoint import identity
+from checkpoint.config import read_config
+from checkpoint.folder import DEFAULT_MODEL, default_model, find_folder
+from checkpoint.identity import encoder_spec, lowest_vision_bits
+from checkpoint.loading import load_model
+from checkpoint.weights import tensor_shapes
+
+Json = dict[str, Any]
+
+
+def _spec(path: Path, home: Path, max_pixels: int | None = None) -> EncoderSpec:
+    folder = find_folder(str(path), print)
+    with PixelIndex(Home(home)) as index:
+        return encoder_spec(folder, read_config(folder.path), index, max_pixels)
+
+
+def _id(path: Path, home: Path) -> str:
+    return _spec(path, home).encoder_id.hex
+
+
+def _copy(path: Path, to: Path) -> Path:
+    """Copy a checkpoint: what a test may change."""
+    return Path(shutil.copytree(path, to))
+
+
+def _edit(path: Path, name: str, change: Callable[[Json], object]) -> Path:
+    """Change a JSON file of a checkpoint in place."""
+    document = json.loads((path / name).read_text())
+    change(document)
+    (path / name).write_text(json.dumps(document))
+    return path
+
+
+def _as_transformers_5(path: Path) -> Path:
+    """Say a checkpoint as transformers 5.23 saves one, seen by saving one with it."""
+    config = json.loads((path / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    vision["model_type"] = f"{config['model_type']}_vision"
+    vision["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "axial"}
+    text["rope_parameters"] = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
+    text["tie_word_embeddings"] = not config["tie_word_embeddings"]
+    if "num_experts" in text:
+        text["num_local_experts"] = text.pop("num_experts")
+        text["router_aux_loss_coef"] = 0.001
+    (path / "config.json").write_text(json.dumps(config))
+    weights: Any = mx.load(str(path / "model.safetensors"))
+    turned = {n: mx.contiguous(w.transpose(0, 2, 1)) if ".experts." in n else w for n, w in weights.items()}
+    mx.save_safetensors(str(path / "model.safetensors"), turned, {"format": "pt"})
+    return path
+
+
+def _parameters(path: Path) -> dict[str, Any]:
+    folder = find_folder(str(path), print)
+    flat: Any = tree_flatten(load_model(folder, read_config(folder.path)).parameters())
+    return dict(flat)
+
+
+# --- where it is
+
+
+def test_the_default_model_is_the_users_else_the_demos_else_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEEONCE_MODEL", raising=False)
+    assert (default_model("demo"), default_model("mine-1234")) == ("demo", DEFAULT_MODEL)
+    monkeypatch.setenv("SEEONCE_MODEL", "/models/mine")
+    assert default_model("demo") == default_model("mine-1234") == "/models/mine"
+
+
+def test_a_folder_is_found_by_a_relative_path_and_through_a_link(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a link").symlink_to(plain)
+    monkeypatch.chdir(tmp_path)
+    found = find_folder("a link", print)
+    assert (found.path, found.revision) == (plain.resolve(), "")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at all", "~/no such model", "one-word", "a/b/c", ""])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"No model folder at .* give a folder with config\.json"):
+        find_folder(name, print)
+
+
+def test_a_hub_id_is_found_offline_with_its_revision(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "hub" / "snapshots" / ("c0ffee" * 6 + "beef")
+    _copy(plain, snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    found = find_folder("someone/Qwen3-VL-tiny", print)
+    assert (found.name, found.revision) == ("someone/Qwen3-VL-tiny", snapshot.name)
+
+
+def test_an_unknown_hub_id_without_a_network_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"could not be downloaded .* --model PATH or SEEONCE_MODEL"):
+        find_folder("nobody/no-such-model", print)
+    assert time.monotonic() - started < 5
+
+
+# --- what config.json says
+
+
+def test_shapes_are_read(plain: Path) -> None:
+    config = read_config(plain)
+    assert (config.architecture, config.vision.depth, config.text.num_layers) == ("qwen3_vl", 4, 4)
+    assert config.vision.deepstack_visual_indexes == (0, 1, 2)
+    assert config.text.max_context == 4096
+    assert not config.rewritten
+
+
+@pytest.mark.parametrize("name", ["plain", "moe"])
+def test_what_transformers_5_writes_loads_as_the_same_model(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(name)
+    want = _parameters(path)
+    got = _parameters(_as_transformers_5(_copy(path, tmp_path / "five")))
+    assert got.keys() == want.keys()
+    assert all(bool(mx.array_equal(got[key], want[key])) for key in want)
+
+
+@pytest.mark.parametrize("name", ["plain", "moe"])
+def test_what_transformers_5_writes_has_the_same_encoder(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(name)
+    five = _as_transformers_5(_copy(path, tmp_path / "five"))
+    assert read_config(five).rewritten
+    assert _id(five, tmp_path) == _id(path, tmp_path)
+
+
+def test_a_vision_config_of_another_kind_is_not_renamed(plain: Path, tmp_path: Path) -> None:
+    other = _edit(
+        _copy(plain, tmp_path / "other"),
+        "config.json",
+        lambda config: config["vision_config"].update(model_type="siglip"),
+    )
+    with pytest.raises(CheckpointError, match="do not load as qwen3_vl"):
+        load_model(find_folder(str(other), print), read_config(other))
+
+
+def test_embeddings_tied_by_both_flags_stay_tied(checkpoint_of: MakeCheckpoint) -> None:
+    tied = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, tied=True))
+    assert not any("lm_head" in name for name in _parameters(tied))
+
+
+def test_another_kind_of_model_is_named_with_what_is_supported(plain: Path, tmp_path: Path) -> None:
+    other = _edit(_copy(plain, tmp_path / "m"), "config.json", lambda c: c.update(model_type="llama"))
+    with pytest.raises(CheckpointError, match=r"'llama' checkpoint; supported are Qwen3-VL"):
+        read_config(other)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '"qwen3_vl"', "\x00\x01", '{"model_type": "qwen3_vl"}']
+)
+def test_a_broken_config_is_refused_in_one_line(content: str, plain: Path, tmp_path: Path) -> None:
+    broken = _copy(plain, tmp_path / "m")
+    (broken / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json.*download the checkpoint again"):
+        read_config(broken)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("vision_config", "depth", None),
+        ("vision_config", "deepstack_visual_indexes", "1, 2"),
+        ("vision_config", "patch_size", "sixteen"),
+        ("text_config", "hidden_size", []),
+        ("text_config", "max_position_embeddings", None),
+    ],
+)
+def test_a_garbled_field_is_refused(
+    section: str, field: str, value: object, plain: Path, tmp_path: Path
+) -> None:
+    broken = _copy(plain, tmp_path / "m")
+    _edit(broken, "config.json", lambda config: config[section].update({field: value}))
+    with pytest.raises(CheckpointError, match="lacks or garbles a field of qwen3_vl"):
+        read_config(broken)
+
+
+# --- who the encoder is
+
+
+def test_layouts_and_language_models_share_an_encoder(
+    plain: Path, mlx_layout: Path, text_4bit: Path, tmp_path: Path
+) -> None:
+    assert _id(plain, tmp_path) == _id(mlx_layout, tmp_path) == _id(text_4bit, tmp_path)
+
+
+def test_other_vision_weights_are_another_encoder(
+    plain: Path, vision_4bit: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
+) -> None:
+    seeded = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, seed=1))
+    assert len({_id(path, tmp_path) for path in (plain, vision_4bit, seeded)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", lambda c: c["vision_config"].update(num_heads=2)),
+        ("config.json", lambda c: c["vision_config"].update(deepstack_visual_indexes=[2, 1, 0])),
+        ("config.json", lambda c: c["vision_config"].update(deepstack_visual_indexes=[0, 1, 3])),
+        ("preprocessor_config.json", lambda c: c.update(max_pixels=MAX_PIXELS // 2)),
+        ("preprocessor_config.json", lambda c: c.update(min_pixels=4096)),
+        ("preprocessor_config.json", lambda c: c.update(image_mean=[0.5, 0.5, 0.4])),
+        ("preprocessor_config.json", lambda c: c.update(image_std=[0.4, 0.5, 0.5])),
+        ("preprocessor_config.json", lambda c: c.update(rescale_factor=1 / 127.5)),
+    ],
+)
+def test_what_changes_results_changes_the_encoder_id(
+    name: str, change: Callable[[Json], object], plain: Path, tmp_path: Path
+) -> None:
+    changed = _edit(_copy(plain, tmp_path / "m"), name, change)
+    assert _id(changed, tmp_path) != _id(plain, tmp_path)
+
+
+def test_the_compute_type_and_the_pixel_limit_change_the_encoder_id(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEEONCE_DTYPE", raising=False)
+    ids = {_id(plain, tmp_path), _spec(plain, tmp_path, 4096).encoder_id.hex}
+    monkeypatch.setenv("SEEONCE_DTYPE", "bfloat16")
+    assert len({*ids, _id(plain, tmp_path)}) == 3
+
+
+def test_a_pixel_limit_above_the_checkpoints_own_changes_nothing(plain: Path, tmp_path: Path) -> None:
+    assert _spec(plain, tmp_path, MAX_PIXELS * 9) == _spec(plain, tmp_path)
+
+
+@pytest.mark.parametrize("max_pixels", [0, -5, 1023])
+def test_a_pixel_limit_below_one_token_is_refused(max_pixels: int, plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one merged token alone covers 1024 pixels"):
+        _spec(plain, tmp_path, max_pixels)
+
+
+def test_an_unknown_compute_type_is_refused(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEONCE_DTYPE", "int8")
+    with pytest.raises(CheckpointError, match="SEEONCE_DTYPE is 'int8'; expected one of float32"):
+        _spec(plain, tmp_path)
+
+
+def test_the_lowest_bits_of_a_vision_tower_are_known(plain: Path, vision_4bit: Path, tmp_path: Path) -> None:
+    assert lowest_vision_bits(_spec(plain, tmp_path)) is None
+    assert lowest_vision_bits(_spec(vision_4bit, tmp_path)) == 4
+
+
+def test_an_identity_is_worked_out_once(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = new_store(tmp_path).home.path  # what is remembered lies in the store
+    first = _spec(plain, home)
+    monkeypatch.setattr(identity, "_resolve", lambda *_: pytest.fail("hashed again"))
+    assert _spec(plain, home) == first
+
+
+def test_other_weights_under_the_same_name_are_noticed(
+    plain: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
+) -> None:
+    home = new_store(tmp_path).home.path
+    path = _copy(plain, tmp_path / "m")
+    before = _id(path, home)
+    other = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, seed=1))
+    shutil.copyfile(other / "model.safetensors", path / "model.safetensors")
+    assert _id(path, home) == _id(other, home) != before
+
+
+def test_a_remembered_identity_that_is_garbled_is_worked_out_again(plain: Path, tmp_path: Path) -> None:
+    home = new_store(tmp_path).home
+    want = _spec(plain, home.path)
+    with PixelIndex(home) as index:
+        index.put_note("encoder/" + identity._files_digest(plain.resolve()), "{}")
+    assert _spec(plain, home.path) == want
+
+
+# --- what does not load
+
+
+def test_a_folder_without_weights_is_refused(plain: Path, tmp_path: Path) -> None:
+    path = _copy(plain, tmp_path / "m")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has a config\.json but no \*\.safetensors"):
+        _spec(path, tmp_path)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 100, 30_000, -1])
+def test_weights_that_are_cut_short_are_refused(num_bytes: int, plain: Path, tmp_path: Path) -> None:
+    path = _copy(plain, tmp_path / "m")
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(whole[:num_bytes])
+    with pytest.raises(CheckpointError, match="download the checkpoint again"):
+        _spec(path, tmp_path)
+
+
+def test_weights_of_other_sizes_than_the_config_says_are_refused(
+    plain: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
+) -> None:
+    path = _copy(plain, tmp_path / "m")
+    other = checkpoint_of(replace(Tiny(max_pixels=MAX_PIXELS), vision_depth=5))
+    shutil.copyfile(other / "model.safetensors", path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="do not load as qwen3_vl"):
+        _spec(path, tmp_path)
+
+
+def test_names_and_shapes_are_those_in_the_file(plain: Path) -> None:
+    shapes = tensor_shapes(plain)
+    assert shapes["lm_head.weight"] == (264, 64)
+    assert shapes["model.visual.patch_embed.proj.weight"] == (64, 3, 2, 16, 16)
