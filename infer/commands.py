@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 EXIT_PARTLY = 3
 EXIT_INTERRUPTED = 130
 _PROBLEMS_SHOWN = 12
+_PROVEN = {
+    Level.bytes: "every stored byte is as it was written; live encoding was not asked",
+    Level.embeddings: "the features checked are those of live encoding; answers were not asked",
+    Level.outputs: "the features and answers checked are those of live encoding",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,5 +179,5 @@ def _verdict(report: Report) -> str:
         f"{check.name:<11} {'equal' if check.equal else 'DIFFERS'}: {check.words}" for check in report.checks
     ]
     lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_PROBLEMS_SHOWN]]
-    verdict = "equal to live encoding as far as checked" if report.equal else "NOT equal"
+    verdict = _PROVEN[Level(report.level)] if report.equal else "NOT equal; see above"
     return "\n".join([*lines, f"{report.recording}: {verdict}."])

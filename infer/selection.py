@@ -5,6 +5,7 @@ Owns the choice among manifests. A recording's frames may be gone; only the stor
 
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 
 from cache.errors import InputError, NotEncodedError
@@ -45,7 +46,7 @@ def find_recording(home: Home, selector: str, newest_id: str | None) -> list[Man
         if fits:
             return fits
     raise NotEncodedError(
-        f"{selector!r} is not encoded: run seeonce encode {selector}, or see what there is with "
+        f"{selector!r} is not encoded: run seeonce encode {shlex.quote(selector)}, or see what there is with "
         "seeonce recordings."
     )
 
@@ -64,8 +65,8 @@ def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Mani
             return read_manifest(ref.path)
     found = ", ".join(sorted({f"{ref.encoder_id.hex[:12]} ({ref.encoder.compute_dtype})" for ref in refs}))
     recording = refs[0].recording
+    again = "demo" if recording.kind == "demo" else shlex.quote(recording.path)
     raise NotEncodedError(
         f"{recording.id} is encoded under {found}, not by the vision tower of {model} in "
-        f"{spec.compute_dtype}: "
-        f"run seeonce encode {recording.path if recording.id != 'demo' else 'demo'} --model {model}"
+        f"{spec.compute_dtype}: run seeonce encode {again} --model {shlex.quote(model)}"
     )
