@@ -13,7 +13,7 @@ from typing import Protocol
 from cache.errors import InputError, StoreError
 from cache.home import Home
 from cache.key import EncoderSpec
-from cache.manifest import list_manifests, write_manifest
+from cache.manifest import Manifest, list_manifests, manifest_path, write_manifest
 from cache.pixel_index import PixelIndex
 from cache.sizes import megabytes
 from cache.store import Durability, Store
@@ -79,11 +79,17 @@ def encode(home: Home, options: EncodeOptions, listener: Listener) -> EncodeResu
             result = _encode(recording, encoder, store, index, listener)
         finally:
             recording.close()
-    if result.manifest.frames:
+    if result.manifest.frames and not (result.interrupted and _had_more(home, result.manifest)):
         write_manifest(home, result.manifest, options.durability)
     elif not result.interrupted:
         raise InputError(f"No frame of {recording.info.id} can be read: {result.manifest.skipped[0].reason}")
     return result
+
+
+def _had_more(home: Home, manifest: Manifest) -> bool:
+    """Tell whether the manifest that is there names more frames: an interruption takes none away."""
+    path = manifest_path(home, manifest.recording.id, manifest.encoder.encoder_id)
+    return any(ref.path == path and ref.num_frames > len(manifest.frames) for ref in list_manifests(home))
 
 
 def _open(home: Home, options: EncodeOptions) -> Recording:

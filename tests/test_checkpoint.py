@@ -1,6 +1,5 @@
 """Checkpoints: where they are found, what config.json may say, who their encoder is, what does not load."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from checkpoint_edits import Json, as_transformers_5, copy_of, edit
 from conftest import MAX_PIXELS, MakeCheckpoint
 from mlx.utils import tree_flatten
 from store_samples import new_store
@@ -26,8 +26,6 @@ from checkpoint.identity import encoder_spec, lowest_vision_bits
 from checkpoint.loading import load_model
 from checkpoint.weights import tensor_shapes
 
-Json = dict[str, Any]
-
 
 def _spec(path: Path, home: Path, max_pixels: int | None = None) -> EncoderSpec:
     folder = find_folder(str(path), print)
@@ -37,37 +35,6 @@ def _spec(path: Path, home: Path, max_pixels: int | None = None) -> EncoderSpec:
 
 def _id(path: Path, home: Path) -> str:
     return _spec(path, home).encoder_id.hex
-
-
-def _copy(path: Path, to: Path) -> Path:
-    """Copy a checkpoint: what a test may change."""
-    return Path(shutil.copytree(path, to))
-
-
-def _edit(path: Path, name: str, change: Callable[[Json], object]) -> Path:
-    """Change a JSON file of a checkpoint in place."""
-    document = json.loads((path / name).read_text())
-    change(document)
-    (path / name).write_text(json.dumps(document))
-    return path
-
-
-def _as_transformers_5(path: Path) -> Path:
-    """Say a checkpoint as transformers 5.23 saves one, seen by saving one with it."""
-    config = json.loads((path / "config.json").read_text())
-    text, vision = config["text_config"], config["vision_config"]
-    vision["model_type"] = f"{config['model_type']}_vision"
-    vision["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "axial"}
-    text["rope_parameters"] = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
-    text["tie_word_embeddings"] = not config["tie_word_embeddings"]
-    if "num_experts" in text:
-        text["num_local_experts"] = text.pop("num_experts")
-        text["router_aux_loss_coef"] = 0.001
-    (path / "config.json").write_text(json.dumps(config))
-    weights: Any = mx.load(str(path / "model.safetensors"))
-    turned = {n: mx.contiguous(w.transpose(0, 2, 1)) if ".experts." in n else w for n, w in weights.items()}
-    mx.save_safetensors(str(path / "model.safetensors"), turned, {"format": "pt"})
-    return path
 
 
 def _parameters(path: Path) -> dict[str, Any]:
@@ -105,7 +72,7 @@ def test_a_hub_id_is_found_offline_with_its_revision(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = tmp_path / "hub" / "snapshots" / ("c0ffee" * 6 + "beef")
-    _copy(plain, snapshot)
+    copy_of(plain, snapshot)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
     found = find_folder("someone/Qwen3-VL-tiny", print)
     assert (found.name, found.revision) == ("someone/Qwen3-VL-tiny", snapshot.name)
@@ -138,7 +105,7 @@ def test_what_transformers_5_writes_loads_as_the_same_model(
 ) -> None:
     path: Path = request.getfixturevalue(name)
     want = _parameters(path)
-    got = _parameters(_as_transformers_5(_copy(path, tmp_path / "five")))
+    got = _parameters(as_transformers_5(copy_of(path, tmp_path / "five")))
     assert got.keys() == want.keys()
     assert all(bool(mx.array_equal(got[key], want[key])) for key in want)
 
@@ -148,14 +115,14 @@ def test_what_transformers_5_writes_has_the_same_encoder(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     path: Path = request.getfixturevalue(name)
-    five = _as_transformers_5(_copy(path, tmp_path / "five"))
+    five = as_transformers_5(copy_of(path, tmp_path / "five"))
     assert read_config(five).rewritten
     assert _id(five, tmp_path) == _id(path, tmp_path)
 
 
 def test_a_vision_config_of_another_kind_is_not_renamed(plain: Path, tmp_path: Path) -> None:
-    other = _edit(
-        _copy(plain, tmp_path / "other"),
+    other = edit(
+        copy_of(plain, tmp_path / "other"),
         "config.json",
         lambda config: config["vision_config"].update(model_type="siglip"),
     )
@@ -169,7 +136,7 @@ def test_embeddings_tied_by_both_flags_stay_tied(checkpoint_of: MakeCheckpoint) 
 
 
 def test_another_kind_of_model_is_named_with_what_is_supported(plain: Path, tmp_path: Path) -> None:
-    other = _edit(_copy(plain, tmp_path / "m"), "config.json", lambda c: c.update(model_type="llama"))
+    other = edit(copy_of(plain, tmp_path / "m"), "config.json", lambda c: c.update(model_type="llama"))
     with pytest.raises(CheckpointError, match=r"'llama' checkpoint; supported are Qwen3-VL"):
         read_config(other)
 
@@ -178,7 +145,7 @@ def test_another_kind_of_model_is_named_with_what_is_supported(plain: Path, tmp_
     "content", ["", "{", "[]", "null", '"qwen3_vl"', "\x00\x01", '{"model_type": "qwen3_vl"}']
 )
 def test_a_broken_config_is_refused_in_one_line(content: str, plain: Path, tmp_path: Path) -> None:
-    broken = _copy(plain, tmp_path / "m")
+    broken = copy_of(plain, tmp_path / "m")
     (broken / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json.*download the checkpoint again"):
         read_config(broken)
@@ -197,8 +164,8 @@ def test_a_broken_config_is_refused_in_one_line(content: str, plain: Path, tmp_p
 def test_a_garbled_field_is_refused(
     section: str, field: str, value: object, plain: Path, tmp_path: Path
 ) -> None:
-    broken = _copy(plain, tmp_path / "m")
-    _edit(broken, "config.json", lambda config: config[section].update({field: value}))
+    broken = copy_of(plain, tmp_path / "m")
+    edit(broken, "config.json", lambda config: config[section].update({field: value}))
     with pytest.raises(CheckpointError, match="lacks or garbles a field of qwen3_vl"):
         read_config(broken)
 
@@ -235,7 +202,7 @@ def test_other_vision_weights_are_another_encoder(
 def test_what_changes_results_changes_the_encoder_id(
     name: str, change: Callable[[Json], object], plain: Path, tmp_path: Path
 ) -> None:
-    changed = _edit(_copy(plain, tmp_path / "m"), name, change)
+    changed = edit(copy_of(plain, tmp_path / "m"), name, change)
     assert _id(changed, tmp_path) != _id(plain, tmp_path)
 
 
@@ -282,7 +249,7 @@ def test_other_weights_under_the_same_name_are_noticed(
     plain: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ) -> None:
     home = new_store(tmp_path).home.path
-    path = _copy(plain, tmp_path / "m")
+    path = copy_of(plain, tmp_path / "m")
     before = _id(path, home)
     other = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, seed=1))
     shutil.copyfile(other / "model.safetensors", path / "model.safetensors")
@@ -301,7 +268,7 @@ def test_a_remembered_identity_that_is_garbled_is_worked_out_again(plain: Path, 
 
 
 def test_a_folder_without_weights_is_refused(plain: Path, tmp_path: Path) -> None:
-    path = _copy(plain, tmp_path / "m")
+    path = copy_of(plain, tmp_path / "m")
     (path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has a config\.json but no \*\.safetensors"):
         _spec(path, tmp_path)
@@ -309,7 +276,7 @@ def test_a_folder_without_weights_is_refused(plain: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 100, 30_000, -1])
 def test_weights_that_are_cut_short_are_refused(num_bytes: int, plain: Path, tmp_path: Path) -> None:
-    path = _copy(plain, tmp_path / "m")
+    path = copy_of(plain, tmp_path / "m")
     whole = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(whole[:num_bytes])
     with pytest.raises(CheckpointError, match="download the checkpoint again"):
@@ -319,7 +286,7 @@ def test_weights_that_are_cut_short_are_refused(num_bytes: int, plain: Path, tmp
 def test_weights_of_other_sizes_than_the_config_says_are_refused(
     plain: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ) -> None:
-    path = _copy(plain, tmp_path / "m")
+    path = copy_of(plain, tmp_path / "m")
     other = checkpoint_of(replace(Tiny(max_pixels=MAX_PIXELS), vision_depth=5))
     shutil.copyfile(other / "model.safetensors", path / "model.safetensors")
     with pytest.raises(CheckpointError, match="do not load as qwen3_vl"):
