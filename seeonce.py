@@ -17,7 +17,7 @@ from pathlib import Path
 import typer
 
 from cache.commands import app as store_app
-from cache.errors import SeeonceError
+from cache.errors import EXIT_INTERRUPTED, SeeonceError
 from cache.home import Home
 from cache.manifest import Manifest
 from checkpoint.config import CheckpointConfig
@@ -33,7 +33,7 @@ from infer.run import Result
 from infer.sampling import Sampling
 from infer.verify import VerifyOptions
 from infer.verify import verify as check_store
-from precompute.commands import EXIT_INTERRUPTED, Terminal, encode_command, recordings_command
+from precompute.commands import Terminal, encode_command, recordings_command
 from precompute.encode import EncodeResult
 from precompute.listing import newest_listed_id
 from precompute.pass_one import EncodeOptions

@@ -44,7 +44,7 @@ def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder
         CheckpointError: there is no such folder, and no such model on the hub or no way to it.
     """
     local = Path(model).expanduser()
-    if model == DEMO and not local.is_dir():
+    if model == DEMO:
         local = _bundled()
     if model and local.is_dir():  # Path("") is where the user stands
         return CheckpointFolder(local.resolve(), local.resolve().name, "")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
 from infer.describe import DescribeOptions, DescribeResult, describe
 from infer.limits import BatchLimits
@@ -28,8 +29,6 @@ from infer.verify import VerifyOptions, verify
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-EXIT_PARTLY = 3
-EXIT_INTERRUPTED = 130
 _PROBLEMS_SHOWN = 12
 _PROVEN = {
     Level.bytes: "every stored byte is as it was written; live encoding was not asked",
@@ -141,7 +140,7 @@ class Terminal:
         from tqdm import tqdm
 
         self.__exit__()
-        self._bar = tqdm(total=num_results, unit=unit, file=sys.stderr, desc=what)
+        self._bar = tqdm(total=num_results, unit=unit, file=sys.stderr, desc=what, mininterval=_interval_s())
 
     def advance(self, num_done: int = 1) -> None:
         """Move the bar."""
@@ -181,3 +180,8 @@ def _verdict(report: Report) -> str:
     lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_PROBLEMS_SHOWN]]
     verdict = _PROVEN[Level(report.level)] if report.equal else "NOT equal; see above"
     return "\n".join([*lines, f"{report.recording}: {verdict}."])
+
+
+def _interval_s() -> float:
+    """Return how often a bar is drawn: rarely into a file, where every state stays."""
+    return 0.1 if sys.stderr.isatty() else 10.0

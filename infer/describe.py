@@ -102,23 +102,44 @@ def describe(
     store = Store.open(home, create=False)
     info = _run_info(selected, options)
     with RunWriter(home, info, options.output) as writer:
-        totals, interrupted, started = Totals(), False, time.perf_counter()
+        started, tally = time.perf_counter(), _Tally()
         listener.begin(len(selected.manifest.frames) * len(options.prompts))
         try:
             for result in _results(selected, store, options):
-                totals = _add(totals, result)
+                tally.add(result)
                 writer.write(result)
                 listener.result(result)
+            status = "done"
         except KeyboardInterrupt:
-            interrupted = True
-        info = dataclasses.replace(
-            info,
-            ended_at=now(),
-            status="interrupted" if interrupted else "done",
-            totals=dataclasses.replace(totals, seconds=time.perf_counter() - started),
-        )
+            status = "interrupted"
+        except BaseException:
+            writer.write_info(tally.ended(info, "failed", started))
+            raise
+        info = tally.ended(info, status, started)
         writer.write_info(info)
-    return DescribeResult(info, writer.path, interrupted)
+    return DescribeResult(info, writer.path, interrupted=status == "interrupted")
+
+
+class _Tally:
+    """Counts results as they come."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+
+    def add(self, result: Result) -> None:
+        totals = self._totals
+        self._totals = dataclasses.replace(
+            totals,
+            num_results=totals.num_results + 1,
+            num_errors=totals.num_errors + (result.error is not None),
+            num_parsed=totals.num_parsed + (result.parsed is not None),
+            prompt_tokens=totals.prompt_tokens + result.usage.prompt_tokens,
+            completion_tokens=totals.completion_tokens + result.usage.completion_tokens,
+        )
+
+    def ended(self, info: RunInfo, status: str, started: float) -> RunInfo:
+        totals = dataclasses.replace(self._totals, seconds=time.perf_counter() - started)
+        return dataclasses.replace(info, ended_at=now(), status=status, totals=totals)
 
 
 def _results(selected: Selected, store: Store, options: DescribeOptions) -> Iterator[Result]:
@@ -170,17 +191,6 @@ def _result(
         usage=usage,
         parsed=parse_description(text),
         error=error,
-    )
-
-
-def _add(totals: Totals, result: Result) -> Totals:
-    return dataclasses.replace(
-        totals,
-        num_results=totals.num_results + 1,
-        num_errors=totals.num_errors + (result.error is not None),
-        num_parsed=totals.num_parsed + (result.parsed is not None),
-        prompt_tokens=totals.prompt_tokens + result.usage.prompt_tokens,
-        completion_tokens=totals.completion_tokens + result.usage.completion_tokens,
     )
 
 

@@ -98,18 +98,17 @@ class RunWriter:
             StoreError: the home cannot.
         """
         self.path = home.runs / info.id
+        self._lines: list[IO[str]] = [_users_own(output)] if output is not None else []
         try:
             home.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
-            self._lines: list[IO[str]] = [_private(self.path / "results.jsonl")]
+            self._lines.append(_private(self.path / "results.jsonl"))
             self.write_info(info)
         except OSError as error:
             raise StoreError(
                 f"The run cannot be written to {self.path} ({error.strerror}): free space there, "
                 "or set SEEONCE_HOME to another disk."
             ) from error
-        if output is not None:
-            self._lines.append(_users_own(output))
 
     def __enter__(self) -> "RunWriter":
         return self

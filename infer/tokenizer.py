@@ -20,6 +20,8 @@ from checkpoint.loading import readable_folder
 from infer.positions import ImageSpan
 from infer.prompt import Image, Segment, Text
 
+_KEPT_PROMPTS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
@@ -54,6 +56,7 @@ class ChatTokenizer:
         if not self._tokenizer.chat_template:
             raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
         self._tokens = config.tokens
+        self._known: dict[tuple[str | None, ...], tuple[tuple[int, ...], ...]] = {}
         self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image)
 
     @cached_property
@@ -70,16 +73,15 @@ class ChatTokenizer:
     def encode(self, segments: Iterable[Segment]) -> PromptTokens:
         """Return the ids of a user turn made of ``segments``, ready for the answer."""
         segments = tuple(segments)
-        frames = iter(segment.frame for segment in segments if isinstance(segment, Image))
-        ids: list[int] = []
+        frames = [segment.frame for segment in segments if isinstance(segment, Image)]
+        texts = tuple(segment.text if isinstance(segment, Text) else None for segment in segments)
+        around = self._around_images(texts)
+        ids = list(around[0])
         images: list[ImageSpan] = []
-        for special, text in self._pieces(segments):
-            if special != self._image_token:
-                ids += self._special_ids(special) + self._text_ids(text)
-                continue
-            frame = next(frames)
+        for frame, following in zip(frames, around[1:], strict=True):
             images.append(ImageSpan(len(ids), frame.num_tokens, frame.grid_thw))
-            ids += [self._tokens.image] * frame.num_tokens + self._text_ids(text)
+            ids += [self._tokens.image] * frame.num_tokens
+            ids += following
         return PromptTokens(tuple(ids), tuple(images))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -89,21 +91,38 @@ class ChatTokenizer:
         )
         return text
 
-    def _pieces(self, segments: tuple[Segment, ...]) -> list[tuple[str, str]]:
+    def _around_images(self, texts: tuple[str | None, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the ids before, between and after the images; ``None`` among ``texts`` is an image.
+
+        Kept for the next frame: a prompt is asked of every frame, and only the images differ.
+        """
+        if texts not in self._known:
+            if len(self._known) >= _KEPT_PROMPTS:
+                self._known.clear()
+            parts: list[list[int]] = [[]]
+            for special, text in self._pieces(texts):
+                if special == self._image_token:
+                    parts.append([])
+                else:
+                    parts[-1] += self._special_ids(special)
+                parts[-1] += self._text_ids(text)
+            self._known[texts] = tuple(map(tuple, parts))
+        return self._known[texts]
+
+    def _pieces(self, texts: tuple[str | None, ...]) -> list[tuple[str, str]]:
         """Split the rendered turn into (special token, text that follows it).
 
         User text is rendered as a nonce that no template knows, so only the template's own special
         tokens are split at; then it is put back, whole, beside the template text around it.
         """
-        nonces = {uuid.uuid4().hex: segment.text for segment in segments if isinstance(segment, Text)}
+        nonces = {uuid.uuid4().hex: text for text in texts if text is not None}
         named = iter(nonces)
         content = [
-            {"type": "image"} if isinstance(segment, Image) else {"type": "text", "text": next(named)}
-            for segment in segments
+            {"type": "image"} if text is None else {"type": "text", "text": next(named)} for text in texts
         ]
         parts = self._special_pattern.split(self._render(content))
-        texts = [_put_back(text, nonces) for text in parts[0::2]]
-        return list(zip(["", *parts[1::2]], texts, strict=True))
+        texts_between = [_put_back(text, nonces) for text in parts[0::2]]
+        return list(zip(["", *parts[1::2]], texts_between, strict=True))
 
     def _render(self, content: list[dict[str, str]]) -> str:
         rendered: str = self._tokenizer.apply_chat_template(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
 from cache.sizes import megabytes
 from cache.store import Durability
@@ -21,8 +22,6 @@ from precompute.pass_one import EncodeOptions, encode
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-EXIT_PARTLY = 3
-EXIT_INTERRUPTED = 130
 
 Recording = Annotated[
     str, typer.Argument(help="demo, latest, an id, the start of one, a folder of images, or a video.")
@@ -98,7 +97,13 @@ class Terminal:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=progress.num_frames, unit="frame", file=sys.stderr, desc="encode")
+            self._bar = tqdm(
+                total=progress.num_frames,
+                unit="frame",
+                file=sys.stderr,
+                desc="encode",
+                mininterval=_interval_s(),
+            )
         counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
         self._bar.set_postfix_str(counts, refresh=False)
         self._bar.update(progress.num_done - self._bar.n)
@@ -142,3 +147,8 @@ def _line(recording: KnownRecording) -> str:
         f"{recording.id:<32} {recording.kind:<7} {recording.captured_at[:19]:<20} {num_frames:>6} frames  "
         f"{encoded or 'not encoded'}"
     )
+
+
+def _interval_s() -> float:
+    """Return how often a bar is drawn: rarely into a file, where every state stays."""
+    return 0.1 if sys.stderr.isatty() else 10.0

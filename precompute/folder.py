@@ -14,6 +14,7 @@ natural (frame2 before frame10) and a frame's timestamp is its index. Decodes no
 
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -131,13 +132,21 @@ def _is_image_name(name: str) -> bool:
 
 def _stamped(entry: "os.DirEntry[str]") -> _File | None:
     """Stamp an entry; None for a folder. What cannot be looked at is kept, to be reported when read."""
+    taken_ns = time.time_ns()
     try:
         status = entry.stat()
     except OSError:
         return _File(entry.name, FileStamp(entry.path, 0, 0, 0))
     if S_ISDIR(status.st_mode):
         return None
-    stamp = FileStamp(entry.path, status.st_size, status.st_mtime_ns, status.st_ino)
+    stamp = FileStamp(
+        path=entry.path,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+        ctime_ns=status.st_ctime_ns,
+        taken_ns=taken_ns,
+    )
     return _File(entry.name, stamp)
 
 
