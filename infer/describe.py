@@ -6,10 +6,12 @@ Owns the order of these steps. Opens no image and evaluates no vision weight.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cache.errors import StoreError
 from cache.home import Home
 from cache.manifest import FrameEntry, Manifest, now
 from cache.pixel_index import PixelIndex
@@ -113,7 +115,8 @@ def describe(
         except KeyboardInterrupt:
             status = "interrupted"
         except BaseException:
-            writer.write_info(tally.ended(info, "failed", started))
+            with suppress(StoreError):  # the disk that failed may be the run's own
+                writer.write_info(tally.ended(info, "failed", started))
             raise
         info = tally.ended(info, status, started)
         writer.write_info(info)

@@ -7,6 +7,8 @@ keeps what it had. Owns the files and their fields; answers come from ``infer.ba
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,16 +101,11 @@ class RunWriter:
         """
         self.path = home.runs / info.id
         self._lines: list[IO[str]] = [_users_own(output)] if output is not None else []
-        try:
+        with self._refusals():
             home.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
             self._lines.append(_private(self.path / "results.jsonl"))
-            self.write_info(info)
-        except OSError as error:
-            raise StoreError(
-                f"The run cannot be written to {self.path} ({error.strerror}): free space there, "
-                "or set SEEONCE_HOME to another disk."
-            ) from error
+        self.write_info(info)
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -124,22 +121,32 @@ class RunWriter:
             StoreError: the disk is full or refuses.
         """
         line = json.dumps(asdict(result), ensure_ascii=False) + "\n"
-        try:
+        with self._refusals():
             for file in self._lines:
                 file.write(line)
                 file.flush()
-        except OSError as error:
-            raise StoreError(
-                f"Results cannot be written ({error.strerror}); those before are in {self.path}: "
-                "free space and run again."
-            ) from error
 
     def write_info(self, info: RunInfo) -> None:
-        """Replace run.json as a whole."""
+        """Replace run.json as a whole.
+
+        Raises:
+            StoreError: the disk is full or refuses.
+        """
         fresh = self.path / ".run.json.new"
-        with _private(fresh) as file:
-            file.write(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
-        fresh.replace(self.path / "run.json")
+        with self._refusals():
+            with _private(fresh) as file:
+                file.write(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n")
+            fresh.replace(self.path / "run.json")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"The run cannot be written to {self.path} ({error.strerror}); what was written stays: "
+                "free space there, or set SEEONCE_HOME to another disk."
+            ) from error
 
 
 def _private(path: Path) -> IO[str]:
