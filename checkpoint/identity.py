@@ -99,9 +99,9 @@ def _resolve(folder: CheckpointFolder, config: CheckpointConfig) -> EncoderSpec:
     model = load_model(folder, config)
     if model.vision_tower is None:
         raise CheckpointError(f"{folder.path} has no vision tower: give a checkpoint that has one.")
-    vision = model.vision_tower
     shape = config.vision
-    checkpoint_dtype = _dtype_name(vision.patch_embed.proj.weight)
+    checkpoint_dtype = _dtype_name(model.vision_tower.patch_embed.proj.weight)
+    quantization = _quantization(model.vision_tower)  # no name here for the tower: it would hold its weights
     return EncoderSpec(
         architecture=config.architecture,
         depth=shape.depth,
@@ -110,7 +110,7 @@ def _resolve(folder: CheckpointFolder, config: CheckpointConfig) -> EncoderSpec:
         out_hidden_size=shape.out_hidden_size,
         num_position_embeddings=shape.num_position_embeddings,
         deepstack_visual_indexes=shape.deepstack_visual_indexes,
-        quantization=_quantization(vision),
+        quantization=quantization,
         preprocessing=_preprocessing(image_processor(folder, config)),
         compute_dtype=checkpoint_dtype,
         epoch=ENCODER_EPOCH,

@@ -14,9 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, Protocol
 
 from cache.entry import EntryInfo, Features, Provenance
 from cache.errors import InputError
@@ -26,7 +24,11 @@ from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
 from precompute.pixels import pixels_array
 from precompute.recording import Frame, Recording
-from precompute.vision import Patches
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from precompute.vision import Patches
 
 _FRAMES_AHEAD = 8
 _WRITES_AHEAD = 4
@@ -37,10 +39,10 @@ class Encoder(Protocol):
 
     provenance: Provenance
 
-    def preprocess(self, image: Image.Image) -> Patches:
+    def preprocess(self, image: "Image.Image") -> "Patches":
         """Preprocess a picture; called from several threads."""
 
-    def encode(self, patches: Patches) -> Features:
+    def encode(self, patches: "Patches") -> Features:
         """Encode one preprocessed picture; called from the thread that made the encoder."""
 
 
@@ -72,7 +74,7 @@ class _Prepared:
     frame: Frame
     known: KnownPixels
     hit: EntryInfo | None
-    patches: Patches | None
+    patches: "Patches | None"
 
 
 @dataclass(frozen=True, slots=True)

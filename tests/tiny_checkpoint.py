@@ -51,6 +51,7 @@ class Tiny:
     text_layers: int = 4
     hidden: int = 64
     vision_depth: int = 4
+    vision_hidden: int = 64
     tied: bool = False
     seed: int = 0
 
@@ -117,7 +118,7 @@ def _config(tiny: Tiny, ids: dict[str, int]) -> dict[str, Any]:
         "vision_config": {
             "model_type": tiny.vision_model_type or kind,
             "depth": tiny.vision_depth,
-            "hidden_size": 64,
+            "hidden_size": tiny.vision_hidden,
             "intermediate_size": 128,
             "num_heads": 4,
             "out_hidden_size": tiny.hidden,

@@ -1,0 +1,87 @@
+"""The passes stay apart: each holds its own half of the weights, and needs nothing of the other's."""
+
+from pathlib import Path
+
+import pytest
+from conftest import MAX_PIXELS, MakeCheckpoint, Run
+from screens import folder_of, python
+from tiny_checkpoint import Tiny
+
+MB = 1_000_000
+MEASURED = """
+import sys, seeonce
+code = seeonce.run(seeonce.app, sys.argv[1:], error_code=1)
+import mlx.core as mx
+passes = [name for name in ("precompute.vision", "infer.batching") if name in sys.modules]
+print("PEAK", code, mx.get_peak_memory(), *passes)
+"""
+WHOLE = """
+import sys
+import mlx.core as mx
+from mlx_vlm import load
+load(sys.argv[1])
+print("PEAK", 0, mx.get_peak_memory())
+"""
+
+
+def _peak_bytes(program: str, *arguments: object) -> tuple[int, list[str]]:
+    """Run a program of its own; return MLX's peak and which pass was loaded."""
+    out, err = python(program, *arguments).communicate(timeout=120)
+    assert "PEAK 0" in out, err
+    peak, *loaded = out.splitlines()[-1].split()[2:]
+    return int(peak), loaded
+
+
+def _weight_bytes(checkpoint: Path) -> int:
+    return (checkpoint / "model.safetensors").stat().st_size
+
+
+@pytest.fixture(scope="module")
+def much_text(checkpoint_of: MakeCheckpoint) -> Path:
+    """A checkpoint whose language half is nearly all of it."""
+    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=32, hidden=1024))
+
+
+@pytest.fixture(scope="module")
+def much_vision(checkpoint_of: MakeCheckpoint) -> Path:
+    """A checkpoint whose vision half is nearly all of it."""
+    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, vision_depth=8, vision_hidden=512))
+
+
+def test_the_checkpoints_would_show_it(much_text: Path, much_vision: Path) -> None:
+    for checkpoint in (much_text, much_vision):
+        assert _weight_bytes(checkpoint) > 80 * MB
+        assert _peak_bytes(WHOLE, checkpoint)[0] > 80 * MB
+
+
+def test_pass_one_never_holds_language_weights(home: Path, much_text: Path, tmp_path: Path) -> None:
+    peak, loaded = _peak_bytes(MEASURED, "encode", folder_of(tmp_path / "images"), "--model", much_text)
+    assert peak < 25 * MB
+    assert loaded == ["precompute.vision"]
+
+
+def test_pass_two_never_holds_vision_weights(run: Run, home: Path, much_vision: Path, tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "images")
+    assert run("seeonce encode", images, "--model", much_vision).code == 0
+    line = ("describe", images, "--model", much_vision, "--max-tokens", 4)
+    peak, loaded = _peak_bytes(MEASURED, *line)
+    assert peak < 25 * MB
+    assert loaded == ["infer.batching"]
+
+
+def test_asking_who_the_encoder_is_holds_one_tensor_at_a_time(
+    run: Run, home: Path, much_vision: Path, tmp_path: Path
+) -> None:
+    images = folder_of(tmp_path / "images")
+    assert run("seeonce encode", images, "--model", much_vision).code == 0
+    for file in (home / "store" / "index").iterdir():
+        file.unlink()  # what was remembered of the encoder is forgotten
+    line = ("describe", images, "--model", much_vision, "--max-tokens", 4)
+    assert _peak_bytes(MEASURED, *line)[0] < 45 * MB
+
+
+def test_the_front_door_loads_neither_pass(home: Path) -> None:
+    slow = ["mlx", "mlx_vlm", "zarr", "transformers", "huggingface_hub", "PIL", "av", "precompute.vision"]
+    program = f"import sys, seeonce\nprint('LOADED', *(name for name in {slow} if name in sys.modules))"
+    out, err = python(program).communicate(timeout=60)
+    assert out.split() == ["LOADED"], err
