@@ -111,11 +111,12 @@ class Terminal:
 
 def _summary(result: EncodeResult) -> str:
     manifest, progress = result.manifest, result.progress
+    num_entries = len({frame.key for frame in manifest.frames})
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     return (
-        f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames, "
-        f"{progress.num_hits} already there, {progress.num_new} new ({megabytes(progress.num_bytes)}), "
-        f"{progress.num_skipped} skipped; {state}."
+        f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
+        f"entries, {progress.num_hits} already there, {progress.num_new} new "
+        f"({megabytes(progress.num_bytes)}), {progress.num_skipped} skipped; {state}."
     )
 
 
