@@ -57,7 +57,10 @@ def with_max_pixels(spec: EncoderSpec, max_pixels: int) -> EncoderSpec:
     preprocessing = spec.preprocessing
     least = (preprocessing.patch_size * preprocessing.merge_size) ** 2
     if max_pixels < least:
-        raise InputError(f"--max-pixels is {max_pixels}; one merged token alone covers {least} pixels.")
+        raise InputError(
+            f"--max-pixels is {max_pixels}; one merged token alone covers {least} pixels: give more, "
+            "as in --max-pixels 1000000."
+        )
     lowered = min(max_pixels, preprocessing.max_pixels)
     resolved = dataclasses.replace(
         preprocessing, max_pixels=lowered, min_pixels=min(preprocessing.min_pixels, lowered)
