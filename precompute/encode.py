@@ -97,6 +97,24 @@ def plan(frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelI
     return Plan(tuple(hits), tuple(others))
 
 
+def new_pictures(
+    frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex
+) -> Iterator[Frame]:
+    """Yield frames whose picture has no entry, each picture once, and those that cannot be read. Decodes."""
+    seen: set[PixelDigest] = set()
+    for frame in frames:
+        try:
+            image = frame.read()
+        except InputError:
+            yield frame
+            continue
+        known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
+        index.put_many([(frame.stamp, known)])
+        if known.pixels not in seen and not store.has(entry_key(known.pixels, spec.encoder_id)):
+            yield frame
+        seen.add(known.pixels)
+
+
 def encode_recording(
     recording: Recording,
     spec: EncoderSpec,

@@ -20,7 +20,7 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
-from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, plan
+from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
 from precompute.recording import Frame, Recording
 from precompute.sources import open_recording
 
@@ -110,7 +110,7 @@ def _encode(
     frames = recording.frames()
     others = plan(frames, encoder.spec, store, index).others
     if others:
-        _prepare_for(others, recording, encoder, store, listener)
+        _prepare_for(others, recording, encoder, store, index, listener)
     else:
         listener.say(f"{recording.info.id}: all {len(frames)} frames are encoded already; nothing to do.")
 
@@ -123,9 +123,17 @@ def _encode(
 
 
 def _prepare_for(
-    others: Sequence[Frame], recording: Recording, encoder: _Encoder, store: Store, listener: Listener
+    others: Sequence[Frame],
+    recording: Recording,
+    encoder: _Encoder,
+    store: Store,
+    index: PixelIndex,
+    listener: Listener,
 ) -> None:
-    """Say what the frames will cost, and refuse what the disk cannot hold."""
+    """Say what the frames will cost, and refuse what the disk cannot hold.
+
+    Frames that were moved or repeat themselves have entries already: before a refusal they are looked at.
+    """
     from precompute.estimate import estimate  # imports mlx-vlm, which takes seconds
     from precompute.vision import Preprocessor
 
@@ -135,8 +143,12 @@ def _prepare_for(
             f"warning: the vision tower is quantised to {bits} bits, which destroys small text; prefer a "
             "checkpoint with an unquantised or 8-bit vision tower"
         )
-    cost = estimate(others, encoder.spec, Preprocessor(encoder.folder, encoder.config, encoder.spec))
+    preprocessor = Preprocessor(encoder.folder, encoder.config, encoder.spec)
+    cost = estimate(others, encoder.spec, preprocessor)
     listener.say(f"{recording.info.id}: {cost}")
+    if store.free_bytes() < cost.num_bytes:
+        listener.say("The disk may not hold that: looking which of these pictures are new.")
+        cost = estimate(list(new_pictures(others, encoder.spec, store, index)), encoder.spec, preprocessor)
     if (free := store.free_bytes()) < cost.num_bytes:
         raise StoreError(
             f"Encoding needs up to {megabytes(cost.num_bytes)}, {megabytes(free)} are free in {store.path}: "

@@ -278,6 +278,19 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
     assert not list((store.path / "recordings").iterdir())
 
 
+def test_a_recording_that_was_moved_needs_no_space(
+    plain: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of(tmp_path / "images")
+    _encode(images, plain, store.home.path)
+    moved = folder_of(tmp_path / "moved")
+    monkeypatch.setattr(Store, "free_bytes", lambda _: 1000)
+    assert _encode(moved, plain, store.home.path).progress.num_hits == 3
+    noise(77).save(moved / "003_30.0s.png")
+    with pytest.raises(StoreError, match=r"Encoding needs up to 0\.0 MB"):
+        _encode(moved, plain, store.home.path)
+
+
 def test_a_disk_that_fills_up_keeps_what_was_committed(
     plain: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
