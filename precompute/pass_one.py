@@ -98,9 +98,14 @@ def _open(home: Home, options: EncodeOptions) -> Recording:
     known = list_manifests(home) if home.store.is_dir() else []
     if selector == "latest" and not os.environ.get("SEEONCE_RECORDINGS") and known:
         selector = known[0].recording.id
-    by_id = {ref.recording.id: ref.recording.path for ref in reversed(known)}
-    if selector in by_id and selector != "demo" and not Path(selector).exists():
-        selector = by_id[selector]
+    if selector not in ("demo", "latest", "") and not Path(selector).exists():
+        places = {ref.recording.id: ref.recording.path for ref in known if ref.recording.kind != "demo"}
+        fits = (
+            [places[selector]]
+            if selector in places
+            else [path for id_, path in places.items() if id_.startswith(selector)]
+        )
+        selector = fits[0] if len(fits) == 1 else selector
     return open_recording(selector, every_s=options.every_s, limit=options.limit)
 
 

@@ -127,11 +127,12 @@ def test_names_with_spaces_and_other_scripts_work_through_both_passes(
     assert run("seeonce describe --max-tokens 2", recording_id(folder), "--model", plain).code == 0
 
 
-def test_an_encoded_recording_is_encoded_again_by_its_id(
+def test_an_encoded_recording_is_encoded_again_by_its_id_or_the_start_of_it(
     run: Run, encoded: Store, images: Path, plain: Path
 ) -> None:
-    ended = run("seeonce encode --json", recording_id(images), "--model", plain)
-    assert (ended.code, ended.json["num_hits"]) == (0, 3)
+    for selector in (recording_id(images), recording_id(images)[:-3], "latest"):
+        ended = run("seeonce encode --json", selector, "--model", plain)
+        assert (ended.code, ended.json["num_hits"]) == (0, 3)
 
 
 def test_limit_takes_the_first_frames(run: Run, home: Path, images: Path, plain: Path) -> None:
