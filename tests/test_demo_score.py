@@ -1,0 +1,74 @@
+"""True answers in words, and counting them."""
+
+from pathlib import Path
+
+import pytest
+
+from demo.questions import (
+    CHANGE_QUESTION,
+    DEFAULT_PROMPT,
+    QUESTIONS,
+    Truth,
+    WindowTruth,
+    answers,
+    change_answer,
+)
+from demo.score import Expected, Result, TruthError, is_true, question_of, read_truth, score
+
+BOX = (0, 0, 10, 10)
+EDITOR = WindowTruth("editor", "login", "on the left", False, BOX)
+CHAT = WindowTruth("chat", "music", "on the right", True, BOX)
+BOTH = Truth((1280, 800), "dark", "columns", (EDITOR, CHAT))
+ALONE = Truth((1280, 800), "dark", "full", (WindowTruth("chat", "music", "full screen", True, BOX),))
+
+
+def test_answers_name_windows_in_order_and_the_focused_one_as_activity() -> None:
+    assert answers(BOTH) == {
+        "description": (
+            "description: editor on the left, chat on the right, dark desktop"
+            " | activity: chatting about music | apps: [editor, chat] | topics: [login, music]"
+        ),
+        "apps": "editor, chat",
+        "topics": "login, music",
+        "activity": "chatting about music",
+        "windows": "2",
+    }
+
+
+def test_a_change_names_the_applications_before_and_after() -> None:
+    assert change_answer(BOTH, ALONE) == "before: [editor, chat] | after: [chat]"
+
+
+def test_every_text_belongs_to_one_question() -> None:
+    texts = [text for known in (*QUESTIONS.values(), CHANGE_QUESTION) for text in known]
+    assert len(set(texts)) == len(texts)
+    assert question_of(DEFAULT_PROMPT) == "description"
+    assert question_of(CHANGE_QUESTION[1]) == "change"
+    assert question_of("Who painted this?") is None
+
+
+def expected() -> Expected:
+    return Expected({"a.png": answers(BOTH)}, {("a.png", "b.png"): change_answer(BOTH, ALONE)})
+
+
+def test_an_answer_is_true_when_it_is_exact() -> None:
+    assert is_true(Result(("a.png",), "How many windows are open?", " 2\n"), expected())
+    assert is_true(Result(("a.png",), "How many windows are open?", "2 windows"), expected()) is False
+    assert is_true(Result(("a.png", "b.png"), CHANGE_QUESTION[0], change_answer(BOTH, ALONE)), expected())
+
+
+def test_an_unknown_frame_or_question_is_not_judged() -> None:
+    assert is_true(Result(("z.png",), DEFAULT_PROMPT, ""), expected()) is None
+    assert is_true(Result(("a.png",), "Who painted this?", ""), expected()) is None
+
+
+def test_scores_count_each_question_and_its_paraphrases() -> None:
+    results = [Result(("a.png",), text, "2") for text in QUESTIONS["windows"]]
+    results.append(Result(("a.png",), DEFAULT_PROMPT, "nonsense"))
+    got = {line.question: (line.num_true, line.num_asked) for line in score(results, expected())}
+    assert got == {"description": (0, 1), "windows": (4, 4)}
+
+
+def test_a_missing_truth_names_the_command_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(TruthError, match=r"python -m demo\.screens"):
+        read_truth(tmp_path / "truth.json")

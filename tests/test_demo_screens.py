@@ -1,0 +1,104 @@
+"""Drawn screens, their truth, the recording: the same for everybody, and true."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.paint import paint
+from demo.questions import answers, change_answer, truth_of
+from demo.record import recording_scenes
+from demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
+from demo.screens import (
+    FIRST_HELD_OUT_SEED,
+    RECORDING_SEED,
+    SIZES,
+    TRAINING_SEEDS,
+    VALIDATION_SEEDS,
+    draw_screen,
+    frame_name,
+    write_folder,
+)
+
+RECORDING = Path(__file__).parent.parent / "demo" / "recording"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_seed_draws_the_same_pixels_every_time(size: tuple[int, int]) -> None:
+    first, second = draw_screen(7, size), draw_screen(7, size)
+    assert first.image.size == size
+    assert first.image.tobytes() == second.image.tobytes()
+    assert first.truth == second.truth
+
+
+def test_other_seeds_draw_other_screens() -> None:
+    assert len({draw_screen(seed).image.tobytes() for seed in range(0, 16, 2)}) == 8
+
+
+def test_applications_and_topics_of_one_screen_are_distinct() -> None:
+    for seed in range(500):
+        panes = sample_scene(seed, SIZES[0]).panes
+        assert len({pane.app for pane in panes}) == len({pane.topic for pane in panes}) == len(panes)
+
+
+def test_seeds_cover_every_application_topic_and_layout() -> None:
+    scenes = [sample_scene(seed, SIZES[0]) for seed in range(500)]
+    assert {pane.app for scene in scenes for pane in scene.panes} == set(APPS)
+    assert {pane.topic for scene in scenes for pane in scene.panes} == set(TOPICS)
+    assert {(scene.layout, len(scene.windows)) for scene in scenes} == {
+        (layout, count) for count, layouts in LAYOUTS.items() for layout in layouts
+    }
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_windows_stay_on_the_screen_and_one_has_the_focus(size: tuple[int, int]) -> None:
+    for seed in range(300):
+        scene = sample_scene(seed, size)
+        assert sum(window.focused for window in scene.windows) == 1
+        for x0, y0, x1, y1 in (window.box for window in scene.windows):
+            assert 0 <= x0 < x1 <= size[0]
+            assert 0 <= y0 < y1 <= size[1]
+
+
+def test_training_never_sees_the_seeds_of_others() -> None:
+    ranges = (TRAINING_SEEDS, VALIDATION_SEEDS)
+    assert max(TRAINING_SEEDS) < min(VALIDATION_SEEDS)
+    assert all(seed not in seeds for seeds in ranges for seed in (RECORDING_SEED, FIRST_HELD_OUT_SEED))
+    assert max(*TRAINING_SEEDS[-1:], *VALIDATION_SEEDS[-1:], RECORDING_SEED) < FIRST_HELD_OUT_SEED
+
+
+def test_a_folder_of_screens_has_their_truth_beside_them(tmp_path: Path) -> None:
+    write_folder(tmp_path, 3, FIRST_HELD_OUT_SEED)
+    document = json.loads((tmp_path / "truth.json").read_text())
+    assert sorted(document["frames"]) == sorted(path.name for path in tmp_path.glob("*.png"))
+    assert [change["frames"][1] for change in document["changes"]] == ["0001_10.0s.png", "0002_20.0s.png"]
+
+
+def test_the_recording_is_what_its_seed_draws() -> None:
+    scenes = list(recording_scenes())
+    names = [frame_name(index, 10.0 * index) for index in range(len(scenes))]
+    assert names == sorted(path.name for path in RECORDING.glob("*.png"))
+    for name, scene in list(zip(names, scenes, strict=True))[::6]:
+        saved = np.asarray(Image.open(RECORDING / name).convert("RGB"), dtype=np.int16)
+        assert np.abs(saved - np.asarray(paint(scene), dtype=np.int16)).mean() < 1
+
+
+def test_the_truth_of_the_recording_is_true_of_its_scenes() -> None:
+    truths = [truth_of(scene) for scene in recording_scenes()]
+    document = json.loads((RECORDING / "truth.json").read_text())
+    assert [frame["answers"] for frame in document["frames"].values()] == [answers(truth) for truth in truths]
+    assert [change["answer"] for change in document["changes"]] == [
+        change_answer(*pair) for pair in pairwise(truths)
+    ]
+
+
+def test_the_recording_has_repeats_two_sizes_and_stays_small() -> None:
+    paths = sorted(RECORDING.glob("*.png"))
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    assert len(paths) >= 40
+    assert len({picture.tobytes() for picture in pictures}) < 0.7 * len(paths)
+    assert {picture.size for picture in pictures} == set(SIZES)
+    assert sum(path.stat().st_size for path in RECORDING.iterdir()) <= 3_000_000
