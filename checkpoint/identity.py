@@ -94,7 +94,8 @@ def _files_digest(folder: Path) -> str:
         hasher.update(version.encode() + b"\0")
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         stat = file.stat()
-        hasher.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}\0".encode())
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        hasher.update(f"{file}\0{stamp}\0".encode())
     return hasher.hexdigest()
 
 

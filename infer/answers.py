@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-_FIELD = re.compile(r"\b(description|activity|apps|topics)\s*:\s*", re.IGNORECASE)
+# A field begins the text, a line, or what follows a "|"; models like to add Markdown's asterisks.
+_FIELD = re.compile(r"(?:^|[|\n])[\s*_>#-]*(description|activity|apps|topics)[*_]*\s*:[\s*_]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +18,14 @@ class Description:
 
 
 def without_reasoning(text: str, *, opened: bool) -> str:
-    """Leave out ``<think>…</think>``; ``opened`` tells that the prompt itself opened the block.
+    """Leave out a leading ``<think>…</think>``; ``opened`` tells that the prompt itself opened the block.
 
     Reasoning that never ends leaves nothing: it is not the answer.
     """
-    if "</think>" in text:
-        return text.rpartition("</think>")[2].strip()
-    if opened:
-        return ""
-    return text.partition("<think>")[0].strip()
+    answer = text.strip()
+    if not opened and not answer.startswith("<think>"):
+        return answer
+    return answer.partition("</think>")[2].strip()
 
 
 def parse_description(text: str) -> Description | None:

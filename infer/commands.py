@@ -20,7 +20,7 @@ from infer.describe import DescribeOptions, DescribeResult, describe
 from infer.limits import BatchLimits
 from infer.live_side import LiveSideOf
 from infer.prompt import collect_prompts
-from infer.report import Level, Report
+from infer.report import Check, Level, Report
 from infer.run import Result
 from infer.sampling import Sampling
 from infer.table import answer_table
@@ -84,7 +84,7 @@ def describe_command(
     )
     wiring: Wiring = context.obj
     with Terminal() as terminal:
-        done = describe(Home.locate(), options, wiring.newest_recording_id(), terminal)
+        done = describe(Home.locate(), options, _newest(wiring, recording), terminal)
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
     else:
@@ -111,9 +111,9 @@ def verify_command(
     wiring: Wiring = context.obj
     options = VerifyOptions(recording, level, sample, model, seed)
     with Terminal() as terminal:
-        report = verify(Home.locate(), options, wiring.newest_recording_id(), wiring.live_side_of, terminal)
+        report = verify(Home.locate(), options, _newest(wiring, recording), wiring.live_side_of, terminal)
     typer.echo(json.dumps(asdict(report)) if as_json else _verdict(report))
-    raise typer.Exit(0 if report.equal else 1)
+    raise typer.Exit(0 if report.equal and report.complete else 1 if not report.equal else 2)
 
 
 class Terminal:
@@ -153,6 +153,10 @@ class Terminal:
         self.advance()
 
 
+def _newest(wiring: Wiring, recording: str) -> str | None:
+    return wiring.newest_recording_id() if recording == "latest" else None
+
+
 def _summary(done: DescribeResult) -> str:
     totals = done.info.totals
     state = "interrupted" if done.interrupted else "done"
@@ -173,12 +177,19 @@ def _exit_code(done: DescribeResult) -> int:
     return 0
 
 
+def _word(check: Check) -> str:
+    if not check.equal:
+        return "DIFFERS"
+    return "equal" if check.num_checked else "unknown"
+
+
 def _verdict(report: Report) -> str:
-    lines = [
-        f"{check.name:<11} {'equal' if check.equal else 'DIFFERS'}: {check.words}" for check in report.checks
-    ]
+    lines = [f"{check.name:<11} {_word(check)}: {check.words}" for check in report.checks]
     lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_PROBLEMS_SHOWN]]
+    lines += [f"  not checked: {reason}" for check in report.checks for reason in check.unchecked]
     verdict = _PROVEN[Level(report.level)] if report.equal else "NOT equal; see above"
+    if report.equal and not report.complete:
+        verdict = "nothing found to differ, but not all could be checked; see above"
     return "\n".join([*lines, f"{report.recording}: {verdict}."])
 
 

@@ -21,6 +21,7 @@ class LayerDifference:
     layer: str
     max_abs: float
     relative: float
+    worst_token: float
     cosine: float
 
 
@@ -36,6 +37,27 @@ def feature_differences(stored: Features, live: Features) -> list[LayerDifferenc
     ]
 
 
+def feature_problem(stored: Features, live: Features, *, same_provenance: bool) -> str | None:
+    """Say how stored features differ from live ones more than their provenance explains, or ``None``.
+
+    The same versions and device give the same bits. Others may round otherwise, within the tolerance for
+    each layer as a whole and ten times that for each token: one wrong token hides in a large layer.
+    """
+    differences = feature_differences(stored, live)
+    if differences is None:
+        return f"{stored.array.shape} {stored.dtype}, live {live.array.shape} {live.dtype}"
+    tolerance = 0.0 if same_provenance else RELATIVE_TOLERANCE[stored.dtype]
+    beyond = [d for d in differences if not (d.relative <= tolerance and d.worst_token <= 10 * tolerance)]
+    if not beyond:
+        return None
+    first = beyond[0]
+    return (
+        f"{len(beyond)} layers differ, first {first.layer}: max |difference| {first.max_abs:.3g}, relative "
+        f"{first.relative:.3g}, of one token {first.worst_token:.3g}, cosine {first.cosine:.6f}; "
+        f"tolerance {tolerance:g}"
+    )
+
+
 def as_float32(layer: NDArray[np.generic]) -> NDArray[np.float32]:
     """Widen stored values; uint16 holds the upper half of a float32, which is what bfloat16 is."""
     if layer.dtype == np.uint16:
@@ -47,8 +69,15 @@ def _difference(name: str, stored: NDArray[np.float32], live: NDArray[np.float32
     difference = stored - live
     norm = float(np.linalg.norm(live)) or 1.0
     cosine = float(np.vdot(stored, live)) / ((float(np.linalg.norm(stored)) or 1.0) * norm)
-    relative = float(np.linalg.norm(difference)) / norm
-    return LayerDifference(name, float(np.abs(difference).max()), relative, cosine)
+    tokens = np.linalg.norm(live, axis=-1)
+    by_token = np.linalg.norm(difference, axis=-1) / np.maximum(tokens, tokens.mean() or 1.0)
+    return LayerDifference(
+        layer=name,
+        max_abs=float(np.abs(difference).max()),
+        relative=float(np.linalg.norm(difference)) / norm,
+        worst_token=float(by_token.max()),
+        cosine=cosine,
+    )
 
 
 def unexplained(

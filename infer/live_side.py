@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+_KEPT = 64  # entries; a larger sample is encoded again for its outputs, rather than held in memory
+
+
 class LiveSide(Protocol):
     """What pass one lends: pictures of frames, and what its encoder makes of them now."""
 
@@ -39,7 +42,6 @@ class LiveFeatures:
         self.image = live_side.image
         self._live_side = live_side
         self._known: dict[EntryKey, Features] = {}
-        self.stale: set[EntryKey] = set()
 
     def features(self, frame: FrameEntry) -> Features:
         """Return what the encoder makes of a frame now. Raises as ``LiveSide.image``."""
@@ -47,4 +49,6 @@ class LiveFeatures:
             self.image(frame)  # another frame of the same entry must show the same picture
         else:
             self._known[frame.key] = self._live_side.features(frame)
+            if len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
         return self._known[frame.key]

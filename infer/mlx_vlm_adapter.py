@@ -22,6 +22,7 @@ from mlx_vlm.generate.ar import BatchGenerator
 from mlx_vlm.models.base import LanguageModelOutput, create_attention_mask
 
 from cache.entry import Features
+from cache.errors import StoreError
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
@@ -122,7 +123,7 @@ class LanguageHalf:
         """Put features, one per image of ``prompt`` in order, between the embeddings of its text.
 
         Raises:
-            ValueError: an image has another number of tokens than its features.
+            StoreError: an image has another number of tokens than its features.
         """
         text = self.model.decoder.embed_tokens(mx.array([prompt.ids]))
         hidden = text.shape[-1]
@@ -130,7 +131,10 @@ class LanguageHalf:
         embeds, deepstack, at = [], [], 0
         for span, feature in zip(prompt.images, features, strict=True):
             if feature.num_tokens != span.num_tokens:
-                raise ValueError(f"image has {span.num_tokens} tokens, its features {feature.num_tokens}")
+                raise StoreError(
+                    f"An image has {span.num_tokens} tokens in the manifest and {feature.num_tokens} in its "
+                    "entry: run seeonce encode again."
+                )
             stacked = _to_mlx(feature).astype(text.dtype)
             embeds += [text[:, at : span.start], stacked[None, 0]]
             deepstack += [

@@ -75,4 +75,8 @@ def _not_empty(text: str, where: str) -> str:
         raise InputError(
             f"The {where} is empty: write the question into it, or leave it out for the default."
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The {where} is not valid UTF-8: write it in UTF-8.") from None
     return text

@@ -1,33 +1,40 @@
-"""The reference that answers are held against: mlx-vlm itself, live, one request at a time.
+"""The reference that features and answers are held against: mlx-vlm itself, live, one request at a time.
 
-Loads the whole model, as any user of mlx-vlm does, and shares nothing with pass two but the weight
-files: not the tokeniser wrapper, not the adapter, not the store.
+Loads the whole model and opens pictures as any user of mlx-vlm does, and shares nothing with the passes
+but the weight files and, where the user lowered them, the limits on pixels.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model, readable_folder
+
+Picture = Image.Image | str
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAnswer:
     """A greedy answer, stop token included: per position its log-probability and its winning margin.
 
-    ``margins`` are differences of log-probability between the best and the second best token.
+    ``margins`` are differences of log-probability between the best and the second best token;
+    ``text`` leaves the stop token out.
     """
 
     prompt_ids: tuple[int, ...]
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     margins: tuple[float, ...]
+    stopped: bool
+    text: str
 
 
 class LiveReference:
@@ -41,28 +48,38 @@ class LiveReference:
         """
         from mlx_vlm.utils import load_processor
 
+        self._spec = spec
         self._model = load_model(folder, config)
         cast(self._model, spec.compute_dtype)
         mx.eval(self._model.parameters())
         with readable_folder(folder, config) as path:
             self._processor: Any = load_processor(path, True, eos_token_ids=self._model.config.eos_token_id)
-        self._processor.image_processor.min_pixels = spec.preprocessing.min_pixels
-        self._processor.image_processor.max_pixels = spec.preprocessing.max_pixels
+        limits = self._processor.image_processor
+        limits.max_pixels = min(limits.max_pixels, spec.preprocessing.max_pixels)
+        limits.min_pixels = min(limits.min_pixels, limits.max_pixels)
 
-    def answer(self, image: Image.Image, prompt: str, max_tokens: int) -> LiveAnswer:
-        """Answer one prompt about one RGB picture, greedily, encoding the picture live."""
+    def picture(self, source: str, decoded: Image.Image) -> Picture:
+        """Return what mlx-vlm is given: the image file itself, or the decoded frame of a video."""
+        return source if Path(source).is_file() else decoded
+
+    def features(self, picture: Picture) -> Features:
+        """Encode a picture with mlx-vlm's own processor and vision tower."""
+        inputs = self._inputs(picture, "")
+        dtype = self._model.vision_tower.patch_embed.proj.weight.dtype
+        grid = inputs["image_grid_thw"]
+        merged, deepstack = self._model.vision_tower(inputs["pixel_values"].astype(dtype), grid)
+        stacked = mx.stack([merged, *deepstack])
+        name = self._spec.compute_dtype
+        raw = np.array(stacked.view(mx.uint16) if name == "bfloat16" else stacked)
+        time, height, width = (int(size) for size in grid.tolist()[0])
+        array = np.ascontiguousarray(raw, dtype=STORED_DTYPES[name])
+        return Features(array, name, (time, height, width), self._spec.preprocessing.merge_size)
+
+    def answer(self, picture: Picture, prompt: str, max_tokens: int) -> LiveAnswer:
+        """Answer one prompt about one picture, greedily, encoding the picture live."""
         from mlx_vlm.generate import generate_step
-        from mlx_vlm.prompt_utils import apply_chat_template
-        from mlx_vlm.utils import prepare_inputs
 
-        formatted = apply_chat_template(self._processor, self._model.config, prompt, num_images=1)
-        inputs = prepare_inputs(
-            self._processor,
-            images=[image],
-            prompts=formatted,
-            add_special_tokens=False,
-            image_token_index=self._model.config.image_token_index,
-        )
+        inputs = self._inputs(picture, prompt)
         steps = generate_step(
             inputs["input_ids"],
             self._model,
@@ -75,12 +92,29 @@ class LiveReference:
         tokens: list[int] = []
         logprobs: list[float] = []
         margins: list[float] = []
+        stopped = False
         for token, row in steps:
             second, best = (float(value) for value in np.sort(np.array(row.astype(mx.float32)))[-2:])
             tokens.append(int(token))
             logprobs.append(best)
             margins.append(best - second)
-            if self._processor.tokenizer.stopping_criteria(int(token)):
+            stopped = bool(self._processor.tokenizer.stopping_criteria(int(token)))
+            if stopped:
                 break
+        text = self._processor.tokenizer.decode(
+            tokens[:-1] if stopped else tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         ids = tuple(inputs["input_ids"].tolist()[0])
-        return LiveAnswer(ids, tuple(tokens), tuple(logprobs), tuple(margins))
+        return LiveAnswer(ids, tuple(tokens), tuple(logprobs), tuple(margins), stopped, text)
+
+    def _inputs(self, picture: Picture, prompt: str) -> Any:
+        from mlx_vlm.prompt_utils import apply_chat_template
+        from mlx_vlm.utils import prepare_inputs
+
+        return prepare_inputs(
+            self._processor,
+            images=[picture],
+            prompts=apply_chat_template(self._processor, self._model.config, prompt, num_images=1),
+            add_special_tokens=False,
+            image_token_index=self._model.config.image_token_index,
+        )

@@ -28,7 +28,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One level: whether everything looked at was equal, in words, and each problem in a line."""
+    """One level: whether everything looked at was equal, in words, and each problem in a line.
+
+    ``unchecked`` names what was to be looked at and could not be.
+    """
 
     name: str
     equal: bool
@@ -36,6 +39,7 @@ class Check:
     num_checked: int
     num_total: int
     problems: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +49,5 @@ class Report:
     recording: str
     level: str
     equal: bool
+    complete: bool
     checks: tuple[Check, ...]

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +100,9 @@ class RunWriter:
             StoreError: the home cannot.
         """
         self.path = home.runs / info.id
-        self._lines: list[IO[str]] = [_users_own(output)] if output is not None else []
+        self._output = _users_own(output) if output is not None else None
+        self._lines: list[IO[str]] = [self._output] if self._output is not None else []
+        self._num_written = 0
         with self._refusals():
             home.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
@@ -112,7 +114,8 @@ class RunWriter:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for file in self._lines:
-            file.close()
+            with suppress(OSError):  # what could not be written was told when it was written
+                file.close()
 
     def write(self, result: Result) -> None:
         """Append a line, at once.
@@ -122,9 +125,12 @@ class RunWriter:
         """
         line = json.dumps(asdict(result), ensure_ascii=False) + "\n"
         with self._refusals():
+            if self._num_written == 0 and self._output is not None:
+                self._output.truncate(0)  # only now: a run that fails before must not cost earlier results
             for file in self._lines:
                 file.write(line)
                 file.flush()
+        self._num_written += 1
 
     def write_info(self, info: RunInfo) -> None:
         """Replace run.json as a whole.
@@ -156,7 +162,7 @@ def _private(path: Path) -> IO[str]:
 
 def _users_own(path: Path) -> IO[str]:
     try:
-        return path.expanduser().open("w", encoding="utf-8")
+        return path.expanduser().open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"--output {path} cannot be written ({error.strerror}): give another file."

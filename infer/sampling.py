@@ -15,6 +15,8 @@ from cache.errors import InputError
 from cache.key import EntryKey
 from checkpoint.backend import import_mlx
 
+_LEAST_TEMPERATURE = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -26,8 +28,12 @@ class Sampling:
     max_tokens: int = 256
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 100:
-            raise InputError(f"--temperature is {self.temperature}; expected 0 (greedy) to 100.")
+        if self.temperature != 0 and not _LEAST_TEMPERATURE <= self.temperature <= 100:
+            raise InputError(
+                f"--temperature is {self.temperature}; expected 0 (greedy), or {_LEAST_TEMPERATURE} to 100."
+            )
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"--seed is {self.seed}; expected a whole number of 64 bits.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"--top-p is {self.top_p}; expected more than 0 and at most 1.")
         if self.max_tokens < 1:

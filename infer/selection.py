@@ -33,6 +33,8 @@ def find_recording(home: Home, selector: str, newest_id: str | None) -> list[Man
                 "Nothing is encoded yet: run seeonce encode demo, or encode a recording of yours."
             )
         selector = newest_id
+    if not selector:
+        raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
     path = os.path.realpath(Path(selector).expanduser())
     for fits in (
         [ref for ref in refs if ref.recording.id == selector],
@@ -61,7 +63,7 @@ def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Mani
         NotEncodedError: the recording is encoded, but by other weights or in another dtype.
     """
     for ref in refs:
-        if dataclasses.replace(ref.encoder, preprocessing=spec.preprocessing) == spec:
+        if _with_limits_of(ref.encoder, spec) == spec:
             return read_manifest(ref.path)
     found = ", ".join(sorted({f"{ref.encoder_id.hex[:12]} ({ref.encoder.compute_dtype})" for ref in refs}))
     recording = refs[0].recording
@@ -70,3 +72,11 @@ def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Mani
         f"{recording.id} is encoded under {found}, not by the vision tower of {model} in "
         f"{spec.compute_dtype}: run seeonce encode {again} --model {shlex.quote(model)}"
     )
+
+
+def _with_limits_of(encoder: EncoderSpec, spec: EncoderSpec) -> EncoderSpec:
+    limits = spec.preprocessing
+    preprocessing = dataclasses.replace(
+        encoder.preprocessing, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels
+    )
+    return dataclasses.replace(encoder, preprocessing=preprocessing)

@@ -57,7 +57,12 @@ class ChatTokenizer:
             raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
         self._tokens = config.tokens
         self._known: dict[tuple[str | None, ...], tuple[tuple[int, ...], ...]] = {}
-        self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image)
+        self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
+        if not self._special_pattern.fullmatch(self._image_token):
+            raise CheckpointError(
+                f"The tokenizer of {folder.path} knows no image token {config.tokens.image}: "
+                "download the checkpoint again, with its tokenizer files."
+            )
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

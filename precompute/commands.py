@@ -34,7 +34,9 @@ def encode_command(
         str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Resize frames to at most so many pixels.")] = None,
-    every: Annotated[float, typer.Option(help="Of a video, take a frame every so many seconds.")] = 10.0,
+    every: Annotated[
+        float | None, typer.Option(help="Of a video, take a frame every so many seconds; 10, or as before.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
     durability: Annotated[
         Durability, typer.Option(help="What a committed entry survives: a kill, a crash, a power cut.")

@@ -235,11 +235,19 @@ class _Run:
     def _encode(self, ready: _Prepared, writer: "_Writer") -> None:
         """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
         encoder = self._encoder = self._encoder or self._load_encoder()
-        features = encoder.encode(ready.patches or encoder.preprocess(ready.frame.read()))
+        features = encoder.encode(ready.patches or encoder.preprocess(_read_again(ready)))
         writer.put(ready.known.pixels, features, encoder.provenance)
         self._encoded[ready.known.pixels] = (features.grid_thw, features.num_tokens)
         self._num_new += 1
         self._num_bytes += features.nbytes
+
+
+def _read_again(ready: _Prepared) -> "Image.Image":
+    """Read the picture of a frame once more; another picture must never get this one's key."""
+    image = ready.frame.read()
+    if pixel_digest(pixels_array(image)) != ready.known.pixels:
+        raise InputError(f"{ready.frame.source} changed while it was encoded: run the same command again")
+    return image
 
 
 def _ahead(

@@ -13,7 +13,7 @@ from typing import Protocol
 from cache.errors import InputError, StoreError
 from cache.home import Home
 from cache.key import EncoderSpec
-from cache.manifest import Manifest, list_manifests, manifest_path, write_manifest
+from cache.manifest import Manifest, ManifestRef, RecordingInfo, list_manifests, manifest_path, write_manifest
 from cache.pixel_index import PixelIndex
 from cache.sizes import megabytes
 from cache.store import Durability, Store
@@ -25,6 +25,7 @@ from precompute.recording import Frame, Recording
 from precompute.sources import open_recording
 
 _LEAST_VISION_BITS = 8
+DEFAULT_EVERY_S = 10.0
 
 
 class Listener(Protocol):
@@ -44,7 +45,7 @@ class EncodeOptions:
     recording: str = "latest"
     model: str | None = None
     max_pixels: int | None = None
-    every_s: float = 10.0
+    every_s: float | None = None
     limit: int | None = None
     durability: Durability = Durability.batch
 
@@ -98,15 +99,25 @@ def _open(home: Home, options: EncodeOptions) -> Recording:
     known = list_manifests(home) if home.store.is_dir() else []
     if selector == "latest" and not os.environ.get("SEEONCE_RECORDINGS") and known:
         selector = known[0].recording.id
+    earlier = None
     if selector not in ("demo", "latest", "") and not Path(selector).exists():
-        places = {ref.recording.id: ref.recording.path for ref in known if ref.recording.kind != "demo"}
-        fits = (
-            [places[selector]]
-            if selector in places
-            else [path for id_, path in places.items() if id_.startswith(selector)]
-        )
-        selector = fits[0] if len(fits) == 1 else selector
-    return open_recording(selector, every_s=options.every_s, limit=options.limit)
+        earlier = _earlier(known, selector)
+    if earlier is None:
+        every_s = DEFAULT_EVERY_S if options.every_s is None else options.every_s
+        return open_recording(selector, every_s=every_s, limit=options.limit)
+    # Named by its id: the same frames as before, unless the options say otherwise.
+    every_s = (earlier.every_s or DEFAULT_EVERY_S) if options.every_s is None else options.every_s
+    limit = earlier.limit if options.limit is None else options.limit
+    return open_recording(earlier.path, every_s=every_s, limit=limit)
+
+
+def _earlier(known: list[ManifestRef], selector: str) -> RecordingInfo | None:
+    """Return the recording of the newest manifest whose id is, or alone begins with, ``selector``."""
+    infos = {ref.recording.id: ref.recording for ref in reversed(known) if ref.recording.kind != "demo"}
+    if selector in infos:
+        return infos[selector]
+    fits = [info for id_, info in infos.items() if id_.startswith(selector)]
+    return fits[0] if len(fits) == 1 else None
 
 
 def _encode(

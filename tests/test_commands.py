@@ -73,7 +73,7 @@ def _only_run(home: Path) -> Path:
 def test_encode_says_what_it_did(run: Run, images: Path, plain: Path) -> None:
     ended = run("seeonce encode", images, "--model", plain)
     assert ended.code == 0
-    assert "3 of 3 frames in 3 entries, 0 already there, 3 new (0.0 MB), 0 skipped; done." in ended.out
+    assert "3 of 3 frames in 3 entries, 0 already there, 3 new (18.4 kB), 0 skipped; done." in ended.out
     assert "writes at most" in ended.err
 
 
@@ -144,7 +144,7 @@ def test_limit_takes_the_first_frames(run: Run, home: Path, images: Path, plain:
 def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     signum: signal.Signals, code: int, run: Run, home: Path, plain: Path, tmp_path: Path
 ) -> None:
-    folder = folder_of(tmp_path / "long", 40)
+    folder = folder_of(tmp_path / "long", 400)
     process = python(SEEONCE, "encode", folder, "--model", plain, "--durability", "none")
     deadline = time.monotonic() + 60
     while not list((home / "store" / "frames").glob("??/*/zarr.json")) and time.monotonic() < deadline:
@@ -154,8 +154,8 @@ def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     assert process.returncode == code, err
     assert "Traceback" not in err
     ended = run("seeonce encode --json --durability none", folder, "--model", plain)
-    assert (ended.code, ended.json["num_encoded"]) == (0, 40)
-    assert ended.json["num_new"] < 40
+    assert (ended.code, ended.json["num_encoded"]) == (0, 400)
+    assert ended.json["num_new"] < 400
     assert run("verify-cache --level bytes", folder).code == 0
 
 
@@ -223,7 +223,6 @@ def test_a_model_that_cannot_be_used_is_refused(
     assert str(model) in ended.error or model.name in ended.error
 
 
-@pytest.mark.xfail(reason="infer/tokenizer.py lets a ValueError out of zip")
 def test_a_model_without_a_tokenizer_encodes_but_does_not_describe(
     run: Run, encoded: Store, images: Path, plain: Path, tmp_path: Path
 ) -> None:
@@ -481,7 +480,7 @@ def test_frames_that_are_gone_cannot_be_compared_but_their_bytes_can(
     shutil.rmtree(folder)
     gone = run("verify-cache --level embeddings", folder, "--model", plain)
     assert gone.code == 2
-    assert "--level bytes" in gone.error
+    assert "--level bytes" in gone.out
     assert run("verify-cache --level bytes", folder).code == 0
 
 

@@ -287,7 +287,7 @@ def test_a_recording_that_was_moved_needs_no_space(
     monkeypatch.setattr(Store, "free_bytes", lambda _: 1000)
     assert _encode(moved, plain, store.home.path).progress.num_hits == 3
     noise(77).save(moved / "003_30.0s.png")
-    with pytest.raises(StoreError, match=r"Encoding needs up to 0\.0 MB"):
+    with pytest.raises(StoreError, match=r"Encoding needs up to 6\.1 kB"):
         _encode(moved, plain, store.home.path)
 
 
@@ -364,7 +364,7 @@ def test_an_interrupted_run_does_not_replace_a_manifest_that_has_more(
 
 def test_the_cost_is_told_before_it_starts(plain: Path, store: Store, tmp_path: Path) -> None:
     result = _encode(folder_of(tmp_path / "images"), plain, store.home.path, lines := Lines())
-    assert "3 frames to look at, about 6 tokens and 0.0 MB each; writes at most" in "\n".join(lines.lines)
+    assert "3 frames to look at, about 6 tokens and 6.1 kB each; writes at most" in "\n".join(lines.lines)
     assert result.progress.num_bytes == 3 * 6 * 4 * 64 * 4
     assert [progress.num_done for progress in lines.seen] == [1, 2, 3]
 

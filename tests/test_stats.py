@@ -88,7 +88,7 @@ def test_the_command_shows_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SEEONCE_HOME", str(store.home.path))
     result = CliRunner().invoke(app, ["stats"])
     assert result.exit_code == 0
-    assert "entries                 1 (0.0 MB)" in result.output
+    assert "entries                 1 (2.0 kB)" in result.output
     assert SPEC.encoder_id.hex[:12] in result.output
 
 
