@@ -1,0 +1,82 @@
+"""What changes between two looks never gets another's name: pictures, preprocessing, a run's output."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from live_mlx_vlm import draw_noise
+from tiny_checkpoint import Tiny, write_checkpoint
+
+from cache.errors import CheckpointError, InputError, NotEncodedError
+from cache.home import Home
+from cache.pixel_index import PixelIndex
+from cache.store import Durability, Store
+from checkpoint.config import read_config
+from checkpoint.folder import find_folder
+from checkpoint.identity import encoder_spec
+from infer.prompt import Prompt
+from precompute.encode import encode_recording
+from precompute.folder import open_folder
+from precompute.vision import VisionEncoder
+from seeonce import DescribeOptions, EncodeOptions, describe, encode
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), Tiny(max_pixels=65536))
+
+
+def test_a_picture_that_changes_while_the_encoder_loads_is_skipped(checkpoint: Path, tmp_path: Path) -> None:
+    images = draw_noise(tmp_path / "images", 3)
+    folder, home = find_folder(str(checkpoint), print), Home(tmp_path / "home")
+    config, store = read_config(folder.path), Store.open(home, durability=Durability.none)
+
+    def load() -> VisionEncoder:
+        shutil.copy(images / "002.png", images / "000.png")
+        return VisionEncoder(folder, config, spec)
+
+    with PixelIndex(home) as index:
+        spec = encoder_spec(folder, config, index)
+        manifest = encode_recording(open_folder(images), spec, store, index, load).manifest
+    assert [frame.index for frame in manifest.frames] == [1, 2]
+    assert "changed" in manifest.skipped[0].reason
+
+
+def test_other_preprocessing_is_another_encoder_to_describe(checkpoint: Path, tmp_path: Path) -> None:
+    images, home = draw_noise(tmp_path / "images", 1), Home(tmp_path / "home")
+    encode(EncodeOptions(str(images), str(checkpoint)), home)
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.4] * 3}))
+    options = DescribeOptions((Prompt("What?"),), str(images), str(other))
+    with pytest.raises(NotEncodedError, match="seeonce encode"):
+        describe(options, home)
+
+
+def test_a_run_that_fails_before_its_first_answer_keeps_earlier_output(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    images, home = draw_noise(tmp_path / "images", 1), Home(tmp_path / "home")
+    model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    encode(EncodeOptions(str(images), str(model)), home)
+    (model / "tokenizer.json").unlink()
+    (tmp_path / "answers.jsonl").write_text("earlier\n")
+    options = DescribeOptions((Prompt("What?"),), str(images), str(model), tmp_path / "answers.jsonl")
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        describe(options, home)
+    assert (tmp_path / "answers.jsonl").read_text() == "earlier\n"
+
+
+def test_a_recording_named_by_its_id_keeps_its_limit(checkpoint: Path, tmp_path: Path) -> None:
+    images, home = draw_noise(tmp_path / "images", 4), Home(tmp_path / "home")
+    first = encode(EncodeOptions(str(images), str(checkpoint), limit=2), home)
+    again = encode(EncodeOptions(first.manifest.recording.id, str(checkpoint)), home)
+    assert (len(again.manifest.frames), again.progress.num_new) == (2, 0)
+
+
+def test_an_empty_recording_name_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    images, home = draw_noise(tmp_path / "images", 1), Home(tmp_path / "home")
+    encode(EncodeOptions(str(images), str(checkpoint)), home)
+    with pytest.raises(InputError, match="RECORDING is empty"):
+        describe(DescribeOptions((Prompt("What?"),), "", str(checkpoint)), home)
