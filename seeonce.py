@@ -67,14 +67,17 @@ def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
 def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
     with AnswerTerminal() as terminal:
-        return pass_two(home or Home.locate(), options, newest_listed_id(os.environ), terminal)
+        return pass_two(home or Home.locate(), options, _newest_id, terminal)
 
 
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
     """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
-    newest_id = newest_listed_id(os.environ)
     with AnswerTerminal() as terminal:
-        return check_store(home or Home.locate(), options, newest_id, _live_side, terminal)
+        return check_store(home or Home.locate(), options, _newest_id, _live_side, terminal)
+
+
+def _newest_id() -> str | None:
+    return newest_listed_id(os.environ)
 
 
 def _live_side(folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> LiveSide:
@@ -94,9 +97,7 @@ def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
     return [f"{score.num_true} of {score.num_asked} answers ({score.question}) are true." for score in scores]
 
 
-_WIRING = Wiring(
-    newest_recording_id=lambda: newest_listed_id(os.environ), live_side_of=_live_side, judge=_judge
-)
+_WIRING = Wiring(newest_recording_id=_newest_id, live_side_of=_live_side, judge=_judge)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 

@@ -6,7 +6,6 @@ is the newest, what live encoding gives) comes in as ``Wiring``, set by the fron
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 
 from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
+from cache.progress import progress_bar
 from infer.describe import DescribeOptions, DescribeResult, describe
 from infer.limits import BatchLimits
 from infer.live_side import LiveSideOf
@@ -23,6 +23,7 @@ from infer.prompt import collect_prompts
 from infer.report import Check, Level, Report
 from infer.run import Result
 from infer.sampling import Sampling
+from infer.selection import NewestId
 from infer.table import answer_table
 from infer.verify import VerifyOptions, verify
 
@@ -44,7 +45,7 @@ class Wiring:
     ``judge`` is given a recording's id and its answers, and says in lines how many of them are true.
     """
 
-    newest_recording_id: Callable[[], str | None]
+    newest_recording_id: NewestId
     live_side_of: LiveSideOf
     judge: Callable[[str, Sequence[Result]], list[str]]
 
@@ -84,7 +85,7 @@ def describe_command(
     )
     wiring: Wiring = context.obj
     with Terminal() as terminal:
-        done = describe(Home.locate(), options, _newest(wiring, recording), terminal)
+        done = describe(Home.locate(), options, wiring.newest_recording_id, terminal)
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
     else:
@@ -111,7 +112,7 @@ def verify_command(
     wiring: Wiring = context.obj
     options = VerifyOptions(recording, level, sample, model, seed)
     with Terminal() as terminal:
-        report = verify(Home.locate(), options, _newest(wiring, recording), wiring.live_side_of, terminal)
+        report = verify(Home.locate(), options, wiring.newest_recording_id, wiring.live_side_of, terminal)
     typer.echo(json.dumps(asdict(report)) if as_json else _verdict(report))
     raise typer.Exit(0 if report.equal and report.complete else 1 if not report.equal else 2)
 
@@ -137,10 +138,8 @@ class Terminal:
 
     def begin(self, num_results: int, what: str = "describe", unit: str = "answer") -> None:
         """Start a bar over so many results."""
-        from tqdm import tqdm
-
         self.__exit__()
-        self._bar = tqdm(total=num_results, unit=unit, file=sys.stderr, desc=what, mininterval=_interval_s())
+        self._bar = progress_bar(num_results, unit, what)
 
     def advance(self, num_done: int = 1) -> None:
         """Move the bar."""
@@ -151,10 +150,6 @@ class Terminal:
         """Keep an answer for the table, and move the bar."""
         self.results.append(result)
         self.advance()
-
-
-def _newest(wiring: Wiring, recording: str) -> str | None:
-    return wiring.newest_recording_id() if recording == "latest" else None
 
 
 def _summary(done: DescribeResult) -> str:
@@ -191,8 +186,3 @@ def _verdict(report: Report) -> str:
     if report.equal and not report.complete:
         verdict = "nothing found to differ, but not all could be checked; see above"
     return "\n".join([*lines, f"{report.recording}: {verdict}."])
-
-
-def _interval_s() -> float:
-    """Return how often a bar is drawn: rarely into a file, where every state stays."""
-    return 0.1 if sys.stderr.isatty() else 10.0

@@ -25,7 +25,7 @@ from infer.limits import BatchLimits
 from infer.prompt import Prompt
 from infer.run import Result, RunInfo, RunWriter, Totals, Usage, new_run_id
 from infer.sampling import Sampling
-from infer.selection import find_recording, manifest_for
+from infer.selection import NewestId, find_recording, manifest_for
 
 
 class Listener(Protocol):
@@ -73,7 +73,7 @@ class Selected:
 
 
 def select(
-    home: Home, recording: str, model: str | None, newest_id: str | None, announce: Callable[[str], None]
+    home: Home, recording: str, model: str | None, newest_id: NewestId, announce: Callable[[str], None]
 ) -> Selected:
     """Find the manifest of ``recording`` that fits ``model``, or the default model.
 
@@ -90,9 +90,7 @@ def select(
     return Selected(folder, config, manifest_for(refs, spec, name), name)
 
 
-def describe(
-    home: Home, options: DescribeOptions, newest_id: str | None, listener: Listener
-) -> DescribeResult:
+def describe(home: Home, options: DescribeOptions, newest_id: NewestId, listener: Listener) -> DescribeResult:
     """Ask every prompt of every encoded frame of a recording, and write a run.
 
     Raises:

@@ -16,6 +16,7 @@ class EmbeddingCheck:
     def __init__(self, store: Store, live: LiveFeatures) -> None:
         """Compare entries of ``store`` with ``live``."""
         self._store, self._live = store, live
+        self._here = backend.provenance()
         self.readable: list[FrameEntry] = []
         self._problems: list[str] = []
         self._unchecked: list[str] = []
@@ -43,7 +44,7 @@ class EmbeddingCheck:
     def same_provenance(self, frame: FrameEntry) -> bool:
         """Tell whether an entry was computed by what computes here: versions, device and chip."""
         info = self._store.peek(frame.key)
-        here = backend.provenance()
+        here = self._here
         return info is not None and (
             (info.provenance.mlx, info.provenance.mlx_vlm, info.provenance.device, info.provenance.chip)
             == (here.mlx, here.mlx_vlm, here.device, here.chip)

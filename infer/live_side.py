@@ -42,13 +42,15 @@ class LiveFeatures:
         self.image = live_side.image
         self._live_side = live_side
         self._known: dict[EntryKey, Features] = {}
+        self._looked_at: set[int] = set()
 
     def features(self, frame: FrameEntry) -> Features:
         """Return what the encoder makes of a frame now. Raises as ``LiveSide.image``."""
-        if frame.key in self._known:
-            self.image(frame)  # another frame of the same entry must show the same picture
-        else:
+        if frame.key not in self._known:
             self._known[frame.key] = self._live_side.features(frame)
             if len(self._known) > _KEPT:
                 del self._known[next(iter(self._known))]
+        elif frame.index not in self._looked_at:
+            self.image(frame)  # another frame of the same entry must show the same picture
+        self._looked_at.add(frame.index)
         return self._known[frame.key]

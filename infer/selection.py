@@ -6,6 +6,7 @@ Owns the choice among manifests. A recording's frames may be gone; only the stor
 import dataclasses
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from cache.errors import InputError, NotEncodedError
@@ -13,12 +14,15 @@ from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
 
+NewestId = Callable[[], str | None]
+"""Gives the newest recording that sources know; asked for ``latest`` alone, since it lists folders."""
 
-def find_recording(home: Home, selector: str, newest_id: str | None) -> list[ManifestRef]:
+
+def find_recording(home: Home, selector: str, newest_id: NewestId) -> list[ManifestRef]:
     """Return all manifests of one recording, newest first.
 
-    ``selector`` is ``latest``, an id, the start of one, a name or a path. ``newest_id`` is the newest
-    recording that sources know, which ``latest`` then means.
+    ``selector`` is ``latest``, an id, the start of one, a name or a path. ``newest_id`` gives the
+    newest recording that sources know, which ``latest`` then means.
 
     Raises:
         NotEncodedError: no such recording is encoded.
@@ -26,13 +30,12 @@ def find_recording(home: Home, selector: str, newest_id: str | None) -> list[Man
     """
     refs = list_manifests(home) if home.store.is_dir() else []
     if selector == "latest":
-        if newest_id is None and refs:
-            newest_id = refs[0].recording.id
-        if newest_id is None:
+        newest = newest_id() or (refs[0].recording.id if refs else None)
+        if newest is None:
             raise NotEncodedError(
                 "Nothing is encoded yet: run seeonce encode demo, or encode a recording of yours."
             )
-        selector = newest_id
+        selector = newest
     if not selector:
         raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
     path = os.path.realpath(Path(selector).expanduser())

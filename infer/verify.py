@@ -7,7 +7,6 @@ Owns what is compared and the words of the report. Live features and pictures co
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cache.errors import CannotCheckError, InputError
 from cache.home import Home
@@ -18,10 +17,7 @@ from infer.describe import Selected, select
 from infer.embeddings import EmbeddingCheck
 from infer.live_side import LiveFeatures, LiveSideOf
 from infer.report import Check, Level, Listener, Report
-from infer.selection import find_recording
-
-if TYPE_CHECKING:
-    pass
+from infer.selection import NewestId, find_recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,7 @@ class VerifyOptions:
 
 
 def verify(
-    home: Home, options: VerifyOptions, newest_id: str | None, live_side_of: LiveSideOf, listener: Listener
+    home: Home, options: VerifyOptions, newest_id: NewestId, live_side_of: LiveSideOf, listener: Listener
 ) -> Report:
     """Check a recording at a level. What cannot be checked is named in the report.
 

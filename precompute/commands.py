@@ -5,7 +5,6 @@ Owns no work: that is ``precompute.pass_one`` and ``precompute.listing``.
 
 import json
 import os
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
+from cache.progress import progress_bar
 from cache.sizes import megabytes
 from cache.store import Durability
 from precompute.encode import EncodeResult, Progress
@@ -97,15 +97,7 @@ class Terminal:
     def progress(self, progress: Progress) -> None:
         """Move the bar: frames/s, hits, new ones, bytes written."""
         if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=progress.num_frames,
-                unit="frame",
-                file=sys.stderr,
-                desc="encode",
-                mininterval=_interval_s(),
-            )
+            self._bar = progress_bar(progress.num_frames, "frame", "encode")
         counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
         self._bar.set_postfix_str(counts, refresh=False)
         self._bar.update(progress.num_done - self._bar.n)
@@ -150,8 +142,3 @@ def _line(recording: KnownRecording) -> str:
         f"{recording.id:<32} {recording.kind:<7} {recording.captured_at[:19]:<20} {num_frames:>6} frames  "
         f"{encoded or 'not encoded'}"
     )
-
-
-def _interval_s() -> float:
-    """Return how often a bar is drawn: rarely into a file, where every state stays."""
-    return 0.1 if sys.stderr.isatty() else 10.0

@@ -10,10 +10,8 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from precompute.pixels import pixels_array
 from precompute.recording import Frame
-from precompute.sources import open_recording
+from precompute.sources import DEFAULT_EVERY_S, open_recording
 from precompute.vision import VisionEncoder
-
-DEFAULT_EVERY_S = 10.0
 
 
 class LiveFrames:

@@ -22,10 +22,9 @@ from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
 from precompute.recording import Frame, Recording
-from precompute.sources import open_recording
+from precompute.sources import DEFAULT_EVERY_S, open_recording
 
 _LEAST_VISION_BITS = 8
-DEFAULT_EVERY_S = 10.0
 
 
 class Listener(Protocol):

@@ -25,6 +25,7 @@ __all__ = [
     "recording_id",
 ]
 
+DEFAULT_EVERY_S = 10.0  # of a video, a frame every so many seconds
 _NUM_NAMED = 5  # recordings that an error message names
 
 
@@ -48,7 +49,7 @@ class RecordingListing:
 def open_recording(
     selector: str,
     *,
-    every_s: float = 10.0,
+    every_s: float = DEFAULT_EVERY_S,
     limit: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Recording:

@@ -59,7 +59,7 @@ class Recorded:
     def verify(self, level: Level = Level.outputs, sample: str = "all") -> Report:
         """Run the verifier over the home."""
         options = VerifyOptions(str(self.images), level, sample, str(self.checkpoint))
-        return verify(Home(self.home), options, None, LiveFrames, Quiet())
+        return verify(Home(self.home), options, lambda: None, LiveFrames, Quiet())
 
     def manifest(self) -> Manifest:
         """Return the one manifest."""
@@ -222,4 +222,4 @@ def test_another_encoder_in_the_live_side_is_objected_to(recorded: Recorded) -> 
         return live
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
-    assert not verify(Home(recorded.home), options, None, other_limits, Quiet()).equal
+    assert not verify(Home(recorded.home), options, lambda: None, other_limits, Quiet()).equal
