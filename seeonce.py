@@ -23,22 +23,26 @@ from cache.home import Home
 from cache.manifest import Manifest
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
-from infer.commands import Terminal as AnswerTerminal
-from infer.commands import Wiring, describe_command, verify_command
+from infer.commands import Wiring as DescribeWiring
+from infer.commands import describe_command
 from infer.describe import DescribeOptions, DescribeResult
 from infer.describe import describe as pass_two
-from infer.live_side import LiveSide
 from infer.prompt import Prompt
-from infer.report import Level, Report
-from infer.run import Result
 from infer.sampling import Sampling
-from infer.verify import VerifyOptions
-from infer.verify import verify as check_store
-from precompute.commands import Terminal, encode_command, recordings_command
+from infer.terminal import Terminal as AnswerTerminal
+from precompute.commands import Terminal, encode_command
 from precompute.encode import EncodeResult
-from precompute.listing import newest_listed_id
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
+from results.run import Result
+from sources.commands import recordings_command
+from sources.listing import newest_listed_id
+from verify.commands import Wiring as VerifyWiring
+from verify.commands import verify_command
+from verify.live_side import LiveSide
+from verify.report import Level, Report
+from verify.verifier import VerifyOptions
+from verify.verifier import verify as check_store
 
 __all__ = [
     "DescribeOptions",
@@ -97,12 +101,14 @@ def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
     return [f"{score.num_true} of {score.num_asked} answers ({score.question}) are true." for score in scores]
 
 
-_WIRING = Wiring(newest_recording_id=_newest_id, live_side_of=_live_side, judge=_judge)
+_DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge)
+_VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"obj": _DESCRIBE},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -123,7 +129,11 @@ def _seeonce() -> None:
 
 
 verify_app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_DEBUG
+    context_settings={"obj": _VERIFY},
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=_DEBUG,
 )
 verify_app.command()(verify_command)
 
@@ -143,7 +153,7 @@ def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:
     debug = "--debug" in arguments
     _quiet(debug)
     try:
-        command([argument for argument in arguments if argument != "--debug"], obj=_WIRING)
+        command([argument for argument in arguments if argument != "--debug"])
     except SystemExit as ended:
         return _exit_code(ended, error_code)
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""Pass two: manifest + store + prompts -> text, and the comparison of outputs."""
+"""Pass two: manifest + store + prompts -> text."""

@@ -5,7 +5,7 @@ Owns the order of these steps. Opens no image and evaluates no vision weight.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,14 @@ from typing import Protocol
 from cache.errors import StoreError
 from cache.home import Home
 from cache.manifest import FrameEntry, Manifest, now
-from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.backend import installed_version
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, default_model, find_folder
-from checkpoint.identity import encoder_spec
-from infer.answers import parse_description, without_reasoning
 from infer.limits import BatchLimits
 from infer.prompt import Prompt
-from infer.run import Result, RunInfo, RunWriter, Totals, Usage, new_run_id
 from infer.sampling import Sampling
-from infer.selection import NewestId, find_recording, manifest_for
+from infer.selection import NewestId, Selected, select
+from results.answers import parse_description, without_reasoning
+from results.run import Result, RunInfo, RunWriter, Totals, Usage, new_run_id
 
 
 class Listener(Protocol):
@@ -60,34 +56,6 @@ class DescribeResult:
     info: RunInfo
     path: Path
     interrupted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """An encoded recording and the checkpoint whose language model can be asked about it."""
-
-    folder: CheckpointFolder
-    config: CheckpointConfig
-    manifest: Manifest
-    model: str
-
-
-def select(
-    home: Home, recording: str, model: str | None, newest_id: NewestId, announce: Callable[[str], None]
-) -> Selected:
-    """Find the manifest of ``recording`` that fits ``model``, or the default model.
-
-    Raises:
-        NotEncodedError: it is not encoded, or not by this model's vision tower.
-        CheckpointError: the model is missing or not supported.
-    """
-    refs = find_recording(home, recording, newest_id)
-    name = model or default_model(refs[0].recording.id)
-    folder = find_folder(name, announce)
-    config = read_config(folder.path)
-    with PixelIndex(home) as index:
-        spec = encoder_spec(folder, config, index)
-    return Selected(folder, config, manifest_for(refs, spec, name), name)
 
 
 def describe(home: Home, options: DescribeOptions, newest_id: NewestId, listener: Listener) -> DescribeResult:

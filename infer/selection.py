@@ -7,15 +7,48 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import InputError, NotEncodedError
 from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
+from cache.pixel_index import PixelIndex
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, default_model, find_folder
+from checkpoint.identity import encoder_spec
 
 NewestId = Callable[[], str | None]
 """Gives the newest recording that sources know; asked for ``latest`` alone, since it lists folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """An encoded recording and the checkpoint whose language model can be asked about it."""
+
+    folder: CheckpointFolder
+    config: CheckpointConfig
+    manifest: Manifest
+    model: str
+
+
+def select(
+    home: Home, recording: str, model: str | None, newest_id: NewestId, announce: Callable[[str], None]
+) -> Selected:
+    """Find the manifest of ``recording`` that fits ``model``, or the default model.
+
+    Raises:
+        NotEncodedError: it is not encoded, or not by this model's vision tower.
+        CheckpointError: the model is missing or not supported.
+    """
+    refs = find_recording(home, recording, newest_id)
+    name = model or default_model(refs[0].recording.id)
+    folder = find_folder(name, announce)
+    config = read_config(folder.path)
+    with PixelIndex(home) as index:
+        spec = encoder_spec(folder, config, index)
+    return Selected(folder, config, manifest_for(refs, spec, name), name)
 
 
 def find_recording(home: Home, selector: str, newest_id: NewestId) -> list[ManifestRef]:

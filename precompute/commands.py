@@ -1,10 +1,9 @@
-"""``seeonce encode`` and ``seeonce recordings``: options, progress and the printed form.
+"""``seeonce encode``: options, progress and the printed form.
 
-Owns no work: that is ``precompute.pass_one`` and ``precompute.listing``.
+Owns no work: that is ``precompute.pass_one``.
 """
 
 import json
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from cache.progress import progress_bar
 from cache.sizes import megabytes
 from cache.store import Durability
 from precompute.encode import EncodeResult, Progress
-from precompute.listing import KnownRecording, known_recordings
 from precompute.pass_one import EncodeOptions, encode
 
 if TYPE_CHECKING:
@@ -58,23 +56,6 @@ def encode_command(
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.manifest.skipped:
         raise typer.Exit(EXIT_PARTLY)
-
-
-def recordings_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
-) -> None:
-    """List the recordings there are, newest first, and how much of each is encoded.
-
-    Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings
-    """
-    known = known_recordings(Home.locate(), os.environ)
-    if as_json:
-        typer.echo(json.dumps([asdict(recording) for recording in known]))
-        return
-    if not known:
-        typer.echo("No recordings: set SEEONCE_RECORDINGS to their folder, or run seeonce encode demo.")
-    for recording in known:
-        typer.echo(_line(recording))
 
 
 class Terminal:
@@ -129,16 +110,4 @@ def _as_json(result: EncodeResult) -> str:
             "skipped": [asdict(skipped) for skipped in manifest.skipped],
             "interrupted": result.interrupted,
         }
-    )
-
-
-def _line(recording: KnownRecording) -> str:
-    num_frames = "?" if recording.num_frames is None else str(recording.num_frames)
-    encoded = "; ".join(
-        f"{e.num_encoded} encoded under {e.encoder_id[:12]} ({e.compute_dtype}, <= {e.max_pixels:,} pixels)"
-        for e in recording.encodings
-    )
-    return (
-        f"{recording.id:<32} {recording.kind:<7} {recording.captured_at[:19]:<20} {num_frames:>6} frames  "
-        f"{encoded or 'not encoded'}"
     )

@@ -22,8 +22,8 @@ from cache.key import EncoderSpec, PixelDigest, entry_key, pixel_digest
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
 from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
-from precompute.pixels import pixels_array
-from precompute.recording import Frame, Recording
+from sources.pixels import pixels_array
+from sources.recording import Frame, Recording
 
 if TYPE_CHECKING:
     from PIL import Image

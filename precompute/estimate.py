@@ -14,8 +14,8 @@ from cache.entry import STORED_DTYPES
 from cache.errors import InputError
 from cache.key import EncoderSpec
 from cache.sizes import megabytes
-from precompute.recording import Frame
 from precompute.vision import Preprocessor
+from sources.recording import Frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from cache.key import pixel_digest
 from cache.manifest import FrameEntry, Manifest
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
-from precompute.pixels import pixels_array
-from precompute.recording import Frame
-from precompute.sources import DEFAULT_EVERY_S, open_recording
 from precompute.vision import VisionEncoder
+from sources.pixels import pixels_array
+from sources.recording import Frame
+from sources.selectors import DEFAULT_EVERY_S, open_recording
 
 
 class LiveFrames:

@@ -21,8 +21,8 @@ from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
-from precompute.recording import Frame, Recording
-from precompute.sources import DEFAULT_EVERY_S, open_recording
+from sources.recording import Frame, Recording
+from sources.selectors import DEFAULT_EVERY_S, open_recording
 
 _LEAST_VISION_BITS = 8
 

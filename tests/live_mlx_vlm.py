@@ -26,8 +26,8 @@ from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
-from precompute.folder import open_folder
 from precompute.vision import VisionEncoder
+from sources.folder import open_folder
 
 SIZES = ((96, 128), (128, 96), (64, 256), (160, 192), (224, 96), (32, 64), (256, 256), (96, 352))
 PROMPTS = (

@@ -17,9 +17,9 @@ from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
 from infer.prompt import Prompt
 from precompute.encode import encode_recording
-from precompute.folder import open_folder
 from precompute.vision import VisionEncoder
 from seeonce import DescribeOptions, EncodeOptions, describe, encode
+from sources.folder import open_folder
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from cache.home import Home
 from cache.manifest import Manifest, list_manifests, read_manifest
 from cache.pixel_index import RACY_NS
 from cache.store import Store
-from precompute.recording import recording_id
+from sources.recording import recording_id
 
 FIELDS = [
     "recording", "frame", "timestamp_s", "source", "key", "prompt_id", "prompt", "text", "finish_reason",

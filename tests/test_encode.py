@@ -28,12 +28,12 @@ from cache.store import Durability, Store
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from infer.compare import as_float32
-from precompute import pixels
 from precompute.encode import EncodeResult, Progress, encode_recording, plan
-from precompute.folder import open_folder
 from precompute.pass_one import EncodeOptions, encode
 from precompute.vision import VisionEncoder
+from sources import pixels
+from sources.folder import open_folder
+from verify.compare import as_float32
 
 
 class Lines:

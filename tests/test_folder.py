@@ -14,7 +14,7 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.pixel_index import FileStamp
-from precompute.folder import natural_key, open_folder
+from sources.folder import natural_key, open_folder
 
 
 def _fill(folder: Path, *names: str) -> Path:

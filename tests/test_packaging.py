@@ -14,15 +14,18 @@ import typer
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("cache", "checkpoint", "demo", "infer", "precompute", "seeonce")
+PACKAGES = ("cache", "checkpoint", "demo", "infer", "precompute", "results", "sources", "verify", "seeonce")
 SLOW_TO_IMPORT = ("mlx", "mlx_vlm", "transformers", "torch")
 
 # Package -> the packages of ours that it may import.
 ALLOWED = {
     "cache": set[str](),
     "checkpoint": {"cache"},
-    "precompute": {"cache", "checkpoint", "demo"},
-    "infer": {"cache", "checkpoint", "demo"},
+    "sources": {"cache", "demo"},
+    "precompute": {"cache", "checkpoint", "demo", "sources"},
+    "results": {"cache"},
+    "infer": {"cache", "checkpoint", "demo", "results"},
+    "verify": {"cache", "checkpoint", "infer"},
     "demo": {"cache", "checkpoint"},
 }
 PIN = re.compile(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; [^@:;]+)?")
@@ -118,8 +121,8 @@ def test_the_passes_never_import_each_other_and_the_store_is_a_leaf() -> None:
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
-    source = "import cache.store\ndef f():\n    from infer.run import Run\nfrom . import mlx\n"
-    assert _imported_by(source) == {"cache", "infer"}
+    source = "import cache.store\ndef f():\n    from results.run import Run\nfrom . import mlx\n"
+    assert _imported_by(source) == {"cache", "results"}
 
 
 def test_nobody_imports_a_package_bare() -> None:

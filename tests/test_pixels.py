@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from cache.errors import InputError
-from precompute.pixels import MAX_PIXELS, check_size, pixels_array, read_image
+from sources.pixels import MAX_PIXELS, check_size, pixels_array, read_image
 
 Maker = Callable[[Path], Path]
 

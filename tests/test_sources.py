@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cache.errors import InputError
-from precompute.sources import latest_recording, list_recordings, open_recording, recording_id
+from sources.selectors import latest_recording, list_recordings, open_recording, recording_id
 
 
 def _folder(path: Path, captured_s: int, num_frames: int = 2) -> Path:

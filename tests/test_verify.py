@@ -18,9 +18,9 @@ from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, 
 from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
-from infer.report import Level, Report
-from infer.verify import VerifyOptions, verify
 from precompute.live import LiveFrames
+from verify.report import Level, Report
+from verify.verifier import VerifyOptions, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")
 CHECKPOINTS = {

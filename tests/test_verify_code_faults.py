@@ -15,11 +15,12 @@ from tiny_checkpoint import Tiny, write_checkpoint
 from cache.entry import Features
 from cache.home import Home
 from cache.manifest import FrameEntry, write_manifest
-from infer import batching, outputs, stored
+from infer import batching, stored
 from infer.mlx_vlm_adapter import DenseDeepstackModel, LanguageHalf, PromptInputs
 from infer.tokenizer import ChatTokenizer
-from precompute import pixels
 from precompute.vision import Preprocessor
+from sources import pixels
+from verify import outputs
 
 Patch = pytest.MonkeyPatch
 

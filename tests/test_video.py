@@ -18,9 +18,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from precompute.pixels import read_image
-from precompute.recording import Frame
-from precompute.video import open_video
+from sources.pixels import read_image
+from sources.recording import Frame
+from sources.video import open_video
 
 Pixels = NDArray[np.uint8]
 
@@ -317,7 +317,7 @@ def _peak_memory_bytes() -> int:
 
 def test_neither_pyav_nor_pillow_is_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, precompute.sources; print([m for m in ('av', 'PIL', 'mlx', 'zarr') if m in sys.modules])"
+        "import sys, sources.selectors; print([m for m in ('av', 'PIL', 'mlx', 'zarr') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "[]"

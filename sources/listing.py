@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cache.home import Home
 from cache.manifest import ManifestRef, list_manifests
-from precompute.sources import RecordingListing, latest_recording, list_recordings
+from sources.selectors import RecordingListing, latest_recording, list_recordings
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Frame:
         """
         if self._decode is not None:
             return self._decode()
-        from precompute.pixels import read_image
+        from sources.pixels import read_image
 
         return read_image(Path(self.stamp.path))
 

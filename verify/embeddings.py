@@ -5,9 +5,9 @@ from cache.errors import CannotCheckError, StalePictureError
 from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
 from checkpoint import backend
-from infer.compare import feature_differences, feature_problem
-from infer.live_side import LiveFeatures
-from infer.report import Check, Listener
+from verify.compare import feature_differences, feature_problem
+from verify.live_side import LiveFeatures
+from verify.report import Check, Listener
 
 
 class EmbeddingCheck:

@@ -1,7 +1,7 @@
 """Logits processors that watch a batch decode: what it gave each token, free or under a teacher.
 
 Owns recording log-probabilities inside the real batched schedule. What they are compared with is
-``infer.compare``'s.
+``verify.compare``'s.
 """
 
 from collections.abc import Sequence

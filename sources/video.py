@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from cache.errors import InputError
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
-from precompute.pixels import check_size
-from precompute.recording import Frame, iso_utc, printable, recording_id, resolve
+from sources.pixels import check_size
+from sources.recording import Frame, iso_utc, printable, recording_id, resolve
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame

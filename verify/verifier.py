@@ -1,7 +1,7 @@
 """verify-cache: holds the store against live encoding, at three levels, and says what was checked.
 
 Owns what is compared and the words of the report. Live features and pictures come from pass one as a
-``LiveSide``; live answers from mlx-vlm itself (``infer.reference``).
+``LiveSide``; live answers from mlx-vlm itself (``verify.reference``).
 """
 
 import random
@@ -13,11 +13,10 @@ from cache.home import Home
 from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest, read_manifest
 from cache.store import Store
-from infer.describe import Selected, select
-from infer.embeddings import EmbeddingCheck
-from infer.live_side import LiveFeatures, LiveSideOf
-from infer.report import Check, Level, Listener, Report
-from infer.selection import NewestId, find_recording
+from infer.selection import NewestId, Selected, find_recording, select
+from verify.embeddings import EmbeddingCheck
+from verify.live_side import LiveFeatures, LiveSideOf
+from verify.report import Check, Level, Listener, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _check_live(
     embeddings = EmbeddingCheck(store, live)
     yield embeddings.run(selected.manifest, sample, listener)
     if level is Level.outputs:
-        from infer.outputs import check_outputs
+        from verify.outputs import check_outputs
 
         if embeddings.readable:
             same = all(map(embeddings.same_provenance, embeddings.readable))

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from cache.manifest import FrameEntry
 from cache.store import Store
 from infer.batching import Answer, FeatureSource, Request, answer_all
-from infer.compare import LOGPROB_TOLERANCE, feature_problem, unexplained
-from infer.describe import Selected
 from infer.limits import BatchLimits
-from infer.live_side import LiveFeatures
 from infer.mlx_vlm_adapter import LanguageHalf
 from infer.prompt import DEFAULT_PROMPT, Prompt
-from infer.reference import LiveAnswer, LiveReference
-from infer.report import Check, Listener
 from infer.sampling import Sampling
+from infer.selection import Selected
 from infer.stored import StoredFeatures
-from infer.teacher import Trace, Watcher
 from infer.tokenizer import ChatTokenizer
+from verify.compare import LOGPROB_TOLERANCE, feature_problem, unexplained
+from verify.live_side import LiveFeatures
+from verify.reference import LiveAnswer, LiveReference
+from verify.report import Check, Listener
+from verify.teacher import Trace, Watcher
 
 _MAX_TOKENS = 64
 _PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))

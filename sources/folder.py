@@ -26,7 +26,7 @@ from typing import NamedTuple
 from cache.errors import InputError
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
-from precompute.recording import Frame, iso_utc, printable, recording_id, resolve
+from sources.recording import Frame, iso_utc, printable, recording_id, resolve
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

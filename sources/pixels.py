@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from precompute.recording import printable
+from sources.recording import printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
-from infer.run import Result
+from results.run import Result
 
 _MAX_STRETCHES = 24
 

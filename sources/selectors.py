@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.errors import InputError
-from precompute.folder import FolderRecording, open_folder
-from precompute.recording import Recording, iso_utc, printable, recording_id, resolve
-from precompute.video import VIDEO_SUFFIXES, open_video
+from sources.folder import FolderRecording, open_folder
+from sources.recording import Recording, iso_utc, printable, recording_id, resolve
+from sources.video import VIDEO_SUFFIXES, open_video
 
 __all__ = [
     "RecordingListing",

@@ -17,7 +17,7 @@ from typing import IO
 
 from cache.errors import InputError, StoreError
 from cache.home import Home
-from infer.answers import Description
+from results.answers import Description
 
 
 @dataclass(frozen=True, slots=True)

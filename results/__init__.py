@@ -1,0 +1,1 @@
+"""What runs leave on disk, and what is made of it. No model code."""

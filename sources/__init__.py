@@ -1,0 +1,1 @@
+"""Where frames come from: folders, videos and other people's recordings, read only."""

@@ -1,0 +1,1 @@
+"""verify-cache: holds the store against live encoding, and says what it proved."""
