@@ -14,7 +14,18 @@ import typer
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("cache", "checkpoint", "demo", "infer", "precompute", "results", "sources", "verify", "seeonce")
+PACKAGES = (
+    "bench",
+    "cache",
+    "checkpoint",
+    "demo",
+    "infer",
+    "precompute",
+    "results",
+    "sources",
+    "verify",
+    "seeonce",
+)
 SLOW_TO_IMPORT = ("mlx", "mlx_vlm", "transformers", "torch")
 
 # Package -> the packages of ours that it may import.
@@ -23,9 +34,10 @@ ALLOWED = {
     "checkpoint": {"cache"},
     "sources": {"cache", "demo"},
     "precompute": {"cache", "checkpoint", "demo", "sources"},
-    "results": {"cache"},
+    "results": {"cache", "sources"},
     "infer": {"cache", "checkpoint", "demo", "results"},
     "verify": {"cache", "checkpoint", "infer"},
+    "bench": {"cache", "checkpoint", "demo", "infer", "precompute", "results", "sources", "verify"},
     "demo": {"cache", "checkpoint"},
 }
 PIN = re.compile(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; [^@:;]+)?")
