@@ -122,6 +122,8 @@ def _earlier(known: list[ManifestRef], selector: str) -> RecordingInfo | None:
 def _encode(
     recording: Recording, encoder: _Encoder, store: Store, index: PixelIndex, listener: Listener
 ) -> EncodeResult:
+    for remark in recording.remarks:
+        listener.say(f"warning: {remark}")
     frames = recording.frames()
     others = plan(frames, encoder.spec, store, index).others
     if others:

@@ -55,6 +55,11 @@ class FolderRecording:
         """Files are read independently, so as many as there are processors."""
         return os.cpu_count() or 1
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Nothing: an image that cannot be read is told of when it is read."""
+        return ()
+
     def frames(self) -> Sequence[Frame]:
         """List the frames in order."""
         return self._frames

@@ -65,6 +65,10 @@ class Recording(Protocol):
     def max_readers(self) -> int:
         """How many threads may call `Frame.read` at once."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of it, one line each: what is missing or was left out, and why."""
+
     def frames(self) -> Sequence[Frame]:
         """List the frames in order, without decoding a picture."""
 

@@ -48,6 +48,7 @@ class VideoRecording:
 
     info: RecordingInfo
     length_s: float  # from the first picture of the video to its last, chosen or not
+    remarks: tuple[str, ...]
     _frames: tuple[Frame, ...]
     _decoder: "_Decoder"
 
@@ -120,7 +121,7 @@ def open_video(path: Path, *, every_s: float = 10.0, limit: int | None = None) -
         limit=limit,
     )
     length_s = float(int(listing.pts[-1] - listing.pts[0]) * listing.time_base)
-    return VideoRecording(info, length_s, frames, decoder)
+    return VideoRecording(info, length_s, (), frames, decoder)
 
 
 def _choose(listing: _Listing, every_s: float) -> list[_Pick]:
