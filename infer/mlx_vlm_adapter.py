@@ -14,7 +14,7 @@ a logits processor's ``process_last_token`` sees each row alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,6 +26,7 @@ from cache.errors import StoreError
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
+from infer.hooks import RowProcessor
 from infer.limits import BatchLimits
 from infer.positions import mrope_positions
 from infer.tokenizer import PromptTokens
@@ -160,16 +161,6 @@ def _to_mlx(features: Features) -> mx.array:
     return array.view(mx.bfloat16) if features.dtype == "bfloat16" else array
 
 
-class LogitsProcessor(Protocol):
-    """What mlx-vlm calls on one row's logits before argmax."""
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """Return ``(1, vocab)`` scores for the first token."""
-
-    def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:
-        """Return ``(1, vocab)`` scores for each later token."""
-
-
 @dataclass(frozen=True, slots=True)
 class Token:
     """One token of one request. ``finish_reason`` is "stop", "length", or ``None`` when more follow."""
@@ -203,7 +194,7 @@ class ContinuousBatch:
         free = self._limits.max_num_seqs - self.num_in_flight
         return free if free >= self.prefill_batch_size else 0
 
-    def insert(self, inputs: PromptInputs, max_tokens: int, processor: LogitsProcessor | None) -> int:
+    def insert(self, inputs: PromptInputs, max_tokens: int, processor: RowProcessor | None) -> int:
         """Queue a prompt and return its uid."""
         prompt_kwargs = {
             "inputs_embeds": inputs.inputs_embeds,
@@ -226,6 +217,11 @@ class ContinuousBatch:
         tokens = [Token(int(r.uid), int(r.token), r.finish_reason) for r in responses]
         self.num_in_flight -= sum(token.finish_reason is not None for token in tokens)
         return tokens
+
+    def remove(self, uid: int) -> None:
+        """Take out a sequence that is to end before its time; the others go on as they were."""
+        if self._generator.remove(uid):
+            self.num_in_flight -= 1
 
     def close(self) -> None:
         """Give back what the generator holds of the device."""

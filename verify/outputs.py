@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cache.manifest import FrameEntry
 from cache.store import Store
 from infer.batching import Answer, FeatureSource, Request, answer_all
+from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
 from infer.prompt import DEFAULT_PROMPT, Prompt
@@ -115,7 +116,9 @@ def _forced(asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) 
     watchers = {item.request.id: Watcher(item.live.tokens) for item in asked}
     requests = [replace(item.request, sampling=Sampling(max_tokens=len(item.live.tokens))) for item in asked]
     never = frozenset[int]()  # a stop token of live is compared like any other
-    answers = answer_all(requests, half, source, never, _LIMITS, lambda request: watchers[request.id])
+    answers = answer_all(
+        requests, half, source, never, _LIMITS, lambda request: RowHooks((watchers[request.id],))
+    )
     return {a.request.id: watchers[a.request.id].trace(len(a.tokens)) for a in answers}
 
 
