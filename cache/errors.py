@@ -5,6 +5,7 @@ setting that helps. The command line prints it and exits with ``exit_code``; ``-
 the traceback. Anything that is not a ``SeeonceError`` is a bug of ours.
 """
 
+EXIT_ERROR = 1
 EXIT_PARTLY = 3
 EXIT_INTERRUPTED = 130
 

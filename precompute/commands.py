@@ -4,30 +4,37 @@ Owns no work: that is ``precompute.pass_one``.
 """
 
 import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
+from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
 from cache.progress import progress_bar
 from cache.sizes import megabytes
 from cache.store import Durability
 from precompute.encode import EncodeResult, Progress
-from precompute.pass_one import EncodeOptions, encode
+from precompute.pass_one import EncodeOptions, Refusal, encode_each
+from precompute.selection import wanted_of
+from sources.path_list import split_paths
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-Recording = Annotated[
-    str, typer.Argument(help="demo, latest, an id, the start of one, a folder of images, or a video.")
+Recordings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECORDING]...",
+        help="demo, latest, an id, the start of one, a path; - reads paths from standard input.",
+    ),
 ]
 
 
 def encode_command(
-    recording: Recording = "latest",
+    recordings: Recordings = None,
     model: Annotated[
         str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
     ] = None,
@@ -36,26 +43,46 @@ def encode_command(
         float | None, typer.Option(help="Of a video, take a frame every so many seconds; 10, or as before.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Encode all recordings since: 2d, 12h, or a date.")
+    ] = None,
     durability: Annotated[
         Durability, typer.Option(help="What a committed entry survives: a kill, a crash, a power cut.")
     ] = Durability.batch,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
 ) -> None:
     """Run the vision encoder once over every frame that the store lacks.
 
     Example: seeonce encode ~/Recordings/monday --max-pixels 1000000
     """
-    listener = Terminal()
-    with listener:
-        options = EncodeOptions(recording, model, max_pixels, every, limit, durability)
-        result = encode(Home.locate(), options, listener)
+    selectors = recordings or []
+    listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
+    options = EncodeOptions("", model, max_pixels, every, limit, durability)
+    with Terminal() as listener:
+        wanted = wanted_of(selectors, listed, since)
+        each = encode_each(Home.locate(), wanted, options, listener)
+        ends = [_told(result, as_json) for result in each]
+    raise typer.Exit(_exit_code(ends))
+
+
+def _told(result: EncodeResult | Refusal, as_json: bool) -> int:
+    """Print how one recording went; return the exit code that it would have alone."""
+    if isinstance(result, Refusal):
+        typer.echo(f"error: {result.reason}", err=True)
+        return EXIT_ERROR
     typer.echo(_as_json(result) if as_json else _summary(result))
     for skipped in result.manifest.skipped:
         typer.echo(f"skipped frame {skipped.index}: {skipped.reason}", err=True)
     if result.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.manifest.skipped:
-        raise typer.Exit(EXIT_PARTLY)
+        return EXIT_INTERRUPTED
+    return EXIT_PARTLY if result.manifest.skipped else 0
+
+
+def _exit_code(ends: list[int]) -> int:
+    """Return the code of them all: an interruption's, the one they share, else partly done."""
+    if EXIT_INTERRUPTED in ends:
+        return EXIT_INTERRUPTED
+    return ends[0] if len(set(ends)) == 1 else EXIT_PARTLY
 
 
 class Terminal:
@@ -82,6 +109,9 @@ class Terminal:
         counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
         self._bar.set_postfix_str(counts, refresh=False)
         self._bar.update(progress.num_done - self._bar.n)
+        if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
+            self._bar.close()
+            self._bar = None
 
 
 def _summary(result: EncodeResult) -> str:

@@ -8,10 +8,10 @@ from cache.key import pixel_digest
 from cache.manifest import FrameEntry, Manifest
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
+from precompute.selection import reopen
 from precompute.vision import VisionEncoder
 from sources.pixels import pixels_array
 from sources.recording import Frame
-from sources.selectors import DEFAULT_EVERY_S, open_recording
 
 
 class LiveFrames:
@@ -25,11 +25,7 @@ class LiveFrames:
         """
         info = manifest.recording
         try:
-            recording = open_recording(
-                "demo" if info.kind == "demo" else info.path,
-                every_s=info.every_s or DEFAULT_EVERY_S,
-                limit=info.limit,
-            )
+            recording = reopen(manifest)
         except InputError as error:
             raise CannotCheckError(
                 f"The frames of {info.id} are gone ({error}); without them use "

@@ -4,16 +4,15 @@ Owns the order of these steps and what the user is told before the long one star
 and the Python API both call ``encode``.
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from cache.errors import InputError, StoreError
 from cache.home import Home
 from cache.key import EncoderSpec
-from cache.manifest import Manifest, ManifestRef, RecordingInfo, list_manifests, manifest_path, write_manifest
+from cache.manifest import Manifest, list_manifests, manifest_path, write_manifest
 from cache.pixel_index import PixelIndex
 from cache.sizes import megabytes
 from cache.store import Durability, Store
@@ -21,8 +20,8 @@ from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
+from precompute.selection import Wanted, open_wanted
 from sources.recording import Frame, Recording
-from sources.selectors import DEFAULT_EVERY_S, open_recording
 
 _LEAST_VISION_BITS = 8
 
@@ -39,7 +38,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
-    """What to encode and how: the options of ``seeonce encode``."""
+    """What to encode and how: the options of ``seeonce encode``.
+
+    ``images``, if given, are together one recording, and ``recording`` is not looked at.
+    """
 
     recording: str = "latest"
     model: str | None = None
@@ -47,6 +49,7 @@ class EncodeOptions:
     every_s: float | None = None
     limit: int | None = None
     durability: Durability = Durability.batch
+    images: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,62 @@ class _Encoder:
     spec: EncoderSpec
 
 
-def encode(home: Home, options: EncodeOptions, listener: Listener) -> EncodeResult:
+class _Loaded:
+    """The vision encoder that was used last, kept for the next recording; never two at once."""
+
+    def __init__(self) -> None:
+        self._what: _Encoder | None = None
+        self._encoder: Encoder | None = None
+
+    def get(self, what: _Encoder) -> Encoder:
+        if self._encoder is None or self._what != what:
+            from precompute.vision import VisionEncoder
+
+            self._encoder = None
+            self._encoder = VisionEncoder(what.folder, what.config, what.spec)
+            self._what = what
+        return self._encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A recording among several that could not be encoded, and why."""
+
+    recording: str
+    reason: str
+
+
+def encode_each(
+    home: Home, wanted: Sequence[Wanted], options: EncodeOptions, listener: Listener
+) -> Iterator[EncodeResult | Refusal]:
+    """Encode several recordings, one after the other, with one load of the encoder.
+
+    One that is not found or cannot be read is refused, and the rest goes on. An interruption ends all.
+
+    Raises:
+        InputError: the only one is not found or cannot be read.
+        CheckpointError: the model is missing or not supported.
+        StoreError: the disk is full, or the store cannot be written.
+    """
+    loaded = _Loaded()
+    for one in wanted:
+        try:
+            result = encode(
+                home, replace(options, recording=one.selector, images=one.images), listener, loaded
+            )
+        except InputError as error:
+            if len(wanted) == 1:
+                raise
+            yield Refusal(one.selector, str(error))
+            continue
+        yield result
+        if result.interrupted:
+            return
+
+
+def encode(
+    home: Home, options: EncodeOptions, listener: Listener, loaded: _Loaded | None = None
+) -> EncodeResult:
     """Encode a recording into the store of ``home`` and write its manifest.
 
     Raises:
@@ -66,7 +124,8 @@ def encode(home: Home, options: EncodeOptions, listener: Listener) -> EncodeResu
         CheckpointError: the model is missing or not supported.
         StoreError: the disk is full, or the store cannot be written.
     """
-    recording = _open(home, options)
+    wanted = Wanted(options.recording, options.images, options.every_s, options.limit)
+    recording = open_wanted(home, wanted)
     folder = find_folder(options.model or default_model(recording.info.id), listener.say)
     config = read_config(folder.path)
     store = Store.open(home, durability=options.durability)
@@ -76,7 +135,7 @@ def encode(home: Home, options: EncodeOptions, listener: Listener) -> EncodeResu
     with PixelIndex(home) as index:
         encoder = _Encoder(folder, config, encoder_spec(folder, config, index, options.max_pixels))
         try:
-            result = _encode(recording, encoder, store, index, listener)
+            result = _encode(recording, encoder, store, index, listener, loaded or _Loaded())
         finally:
             recording.close()
     if result.manifest.frames and not (result.interrupted and _had_more(home, result.manifest)):
@@ -92,35 +151,13 @@ def _had_more(home: Home, manifest: Manifest) -> bool:
     return any(ref.path == path and ref.num_frames > len(manifest.frames) for ref in list_manifests(home))
 
 
-def _open(home: Home, options: EncodeOptions) -> Recording:
-    """Open the recording by what sources know, else by the path that an earlier manifest remembers."""
-    selector = options.recording
-    known = list_manifests(home) if home.store.is_dir() else []
-    if selector == "latest" and not os.environ.get("SEEONCE_RECORDINGS") and known:
-        selector = known[0].recording.id
-    earlier = None
-    if selector not in ("demo", "latest", "") and not Path(selector).exists():
-        earlier = _earlier(known, selector)
-    if earlier is None:
-        every_s = DEFAULT_EVERY_S if options.every_s is None else options.every_s
-        return open_recording(selector, every_s=every_s, limit=options.limit)
-    # Named by its id: the same frames as before, unless the options say otherwise.
-    every_s = (earlier.every_s or DEFAULT_EVERY_S) if options.every_s is None else options.every_s
-    limit = earlier.limit if options.limit is None else options.limit
-    return open_recording(earlier.path, every_s=every_s, limit=limit)
-
-
-def _earlier(known: list[ManifestRef], selector: str) -> RecordingInfo | None:
-    """Return the recording of the newest manifest whose id is, or alone begins with, ``selector``."""
-    infos = {ref.recording.id: ref.recording for ref in reversed(known) if ref.recording.kind != "demo"}
-    if selector in infos:
-        return infos[selector]
-    fits = [info for id_, info in infos.items() if id_.startswith(selector)]
-    return fits[0] if len(fits) == 1 else None
-
-
 def _encode(
-    recording: Recording, encoder: _Encoder, store: Store, index: PixelIndex, listener: Listener
+    recording: Recording,
+    encoder: _Encoder,
+    store: Store,
+    index: PixelIndex,
+    listener: Listener,
+    loaded: _Loaded,
 ) -> EncodeResult:
     for remark in recording.remarks:
         listener.say(f"warning: {remark}")
@@ -130,13 +167,9 @@ def _encode(
         _prepare_for(others, recording, encoder, store, index, listener)
     else:
         listener.say(f"{recording.info.id}: all {len(frames)} frames are encoded already; nothing to do.")
-
-    def load() -> Encoder:
-        from precompute.vision import VisionEncoder
-
-        return VisionEncoder(encoder.folder, encoder.config, encoder.spec)
-
-    return encode_recording(recording, encoder.spec, store, index, load, listener.progress)
+    return encode_recording(
+        recording, encoder.spec, store, index, lambda: loaded.get(encoder), listener.progress
+    )
 
 
 def _prepare_for(

@@ -12,29 +12,44 @@ from sources.listing import KnownRecording, known_recordings
 
 
 def recordings_command(
+    since: Annotated[str | None, typer.Option(help="Only those since: 2d, 12h, or a date.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
     """List the recordings there are, newest first, and how much of each is encoded.
 
-    Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings
+    Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings --since 2d
     """
-    known = known_recordings(Home.locate(), os.environ)
+    known = known_recordings(Home.locate(), os.environ, _warn, since)
     if as_json:
         typer.echo(json.dumps([asdict(recording) for recording in known]))
         return
     if not known:
-        typer.echo("No recordings: set SEEONCE_RECORDINGS to their folder, or run seeonce encode demo.")
+        age = f" since {since}" if since else ""
+        typer.echo(f"No recordings{age}: set SEEONCE_RECORDINGS to their folder, or run seeonce encode demo.")
     for recording in known:
         typer.echo(_line(recording))
 
 
+def _warn(line: str) -> None:
+    typer.echo(f"warning: {line}", err=True)
+
+
 def _line(recording: KnownRecording) -> str:
-    num_frames = "?" if recording.num_frames is None else str(recording.num_frames)
     encoded = "; ".join(
         f"{e.num_encoded} encoded under {e.encoder_id[:12]} ({e.compute_dtype}, <= {e.max_pixels:,} pixels)"
         for e in recording.encodings
     )
+    gone = "" if recording.is_there else "frames gone, "
+    num_frames = "?" if recording.num_frames is None else str(recording.num_frames)
     return (
-        f"{recording.id:<32} {recording.kind:<7} {recording.captured_at[:19]:<20} {num_frames:>6} frames  "
-        f"{encoded or 'not encoded'}"
+        f"{recording.id:<32} {recording.kind:<9} {recording.captured_at[:19]:<20} "
+        f"{_length(recording.length_s):>8} {num_frames:>6} frames  {gone}{encoded or 'not encoded'}"
     )
+
+
+def _length(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

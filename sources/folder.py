@@ -16,7 +16,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,8 @@ from typing import NamedTuple
 from cache.errors import InputError
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
-from sources.recording import Frame, iso_utc, printable, recording_id, resolve
+from sources.recording import Frame, Recording, iso_utc, printable, recording_id, resolve
+from sources.source import FrameChoice, RecordingListing, Say
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -68,9 +69,53 @@ class FolderRecording:
         """Do nothing: no file stays open."""
 
 
-class _File(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """Folders, wherever they are named."""
+
+    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG002
+        """List nothing: folders have no place of their own."""
+        return ()
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path is a folder, with images in it or without."""
+        return path.is_dir()
+
+    def listing(self, path: Path) -> RecordingListing | None:
+        """Describe a folder with images; None for any other."""
+        try:
+            recording = open_folder(path)
+        except InputError:
+            return None
+        info = recording.info
+        return RecordingListing(
+            id=info.id,
+            name=info.name,
+            kind=info.kind,
+            path=resolve(path),
+            captured_at=info.captured_at,
+            num_frames=info.num_frames,
+            length_s=recording.length_s,
+        )
+
+    def open(self, path: Path, choice: FrameChoice) -> Recording:
+        """Open a folder; ``InputError`` when it has no images or cannot be listed."""
+        return open_folder(path, limit=choice.limit)
+
+
+class ImageFile(NamedTuple):
+    """An image file by name and stamp, not yet read."""
+
     name: str
     stamp: FileStamp
+
+
+class TimedFrames(NamedTuple):
+    """Frames in order, when the first was taken (POSIX seconds), and how long they last, if known."""
+
+    frames: tuple[Frame, ...]
+    started_s: float
+    length_s: float | None
 
 
 class _Times(NamedTuple):
@@ -88,34 +133,53 @@ def open_folder(path: Path, *, limit: int | None = None) -> FolderRecording:
         InputError: No such folder, no permission, or no images in it.
     """
     folder = resolve(path)
-    files = _list_images(folder)
-    times = _times_of_names(files)
-    if times is None:
-        timestamps = [float(index) for index in range(len(files))]
-    else:
-        order = sorted(range(len(files)), key=times.seconds.__getitem__)  # stable: natural among equals
-        files, timestamps = [files[i] for i in order], [times.seconds[i] for i in order]
-    frames = tuple(
-        Frame(index, timestamp_s, printable(file.stamp.path), file.stamp)
-        for index, (file, timestamp_s) in enumerate(zip(files, timestamps, strict=True))
-    )[:limit]
-    started_s = times.started_posix_s if times else None
-    oldest_s = min((file.stamp.mtime_ns for file in files if file.stamp.mtime_ns), default=0) / 1e9
+    timed = recording_of_files(_list_images(folder))
+    frames = timed.frames[:limit]
     info = RecordingInfo(
         id=recording_id(folder),
         name=printable(folder.name or folder),
         kind="folder",
         path=printable(folder),
-        captured_at=iso_utc(oldest_s if started_s is None else started_s),
+        captured_at=iso_utc(timed.started_s),
         num_frames=len(frames),
         every_s=None,
         limit=limit,
     )
-    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if times else None
+    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if timed.length_s is not None else None
     return FolderRecording(info, length_s, frames)
 
 
-def _list_images(folder: Path) -> list[_File]:
+def recording_of_files(files: Sequence[ImageFile]) -> TimedFrames:
+    """Give image files as frames: by time where every name tells one, else in the order given."""
+    times = _times_of_names(files)
+    if times is None:
+        timestamps = [float(index) for index in range(len(files))]
+    else:
+        order = sorted(range(len(files)), key=times.seconds.__getitem__)  # stable among equals
+        files, timestamps = [files[i] for i in order], [times.seconds[i] for i in order]
+    frames = tuple(
+        Frame(index, timestamp_s, printable(file.stamp.path), file.stamp)
+        for index, (file, timestamp_s) in enumerate(zip(files, timestamps, strict=True))
+    )
+    started_s = times.started_posix_s if times else None
+    oldest_s = min((file.stamp.mtime_ns for file in files if file.stamp.mtime_ns), default=0) / 1e9
+    length_s = timestamps[-1] - timestamps[0] if times else None
+    return TimedFrames(frames, oldest_s if started_s is None else started_s, length_s)
+
+
+def stamped_files(paths: Sequence[Path]) -> list[ImageFile]:
+    """Stamp image files, one `stat` each. What cannot be looked at is kept, to be reported when read."""
+    return [ImageFile(path.name, _stamp_of(path)) for path in paths]
+
+
+def _stamp_of(path: Path) -> FileStamp:
+    try:
+        return FileStamp.of(path)
+    except (OSError, ValueError):
+        return FileStamp(str(path), 0, 0, 0)
+
+
+def _list_images(folder: Path) -> list[ImageFile]:
     """Find the images, in natural order of their names; one `stat` each."""
     try:
         with os.scandir(folder) as entries:
@@ -135,13 +199,13 @@ def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _stamped(entry: "os.DirEntry[str]") -> _File | None:
+def _stamped(entry: "os.DirEntry[str]") -> ImageFile | None:
     """Stamp an entry; None for a folder. What cannot be looked at is kept, to be reported when read."""
     taken_ns = time.time_ns()
     try:
         status = entry.stat()
     except OSError:
-        return _File(entry.name, FileStamp(entry.path, 0, 0, 0))
+        return ImageFile(entry.name, FileStamp(entry.path, 0, 0, 0))
     if S_ISDIR(status.st_mode):
         return None
     stamp = FileStamp(
@@ -152,7 +216,7 @@ def _stamped(entry: "os.DirEntry[str]") -> _File | None:
         ctime_ns=status.st_ctime_ns,
         taken_ns=taken_ns,
     )
-    return _File(entry.name, stamp)
+    return ImageFile(entry.name, stamp)
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
@@ -162,7 +226,7 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
-def _times_of_names(files: Sequence[_File]) -> _Times | None:
+def _times_of_names(files: Sequence[ImageFile]) -> _Times | None:
     """Read every name by the first form that fits them all; None when no form does."""
     stems = [Path(file.name).stem for file in files]
     seconds = _all(_seconds, stems)

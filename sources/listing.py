@@ -3,12 +3,15 @@
 Owns joining the two for ``seeonce recordings`` and for ``latest``. Decodes and loads nothing.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache.home import Home
 from cache.manifest import ManifestRef, list_manifests
-from sources.selectors import RecordingListing, latest_recording, list_recordings
+from sources.selectors import latest_recording, list_recordings
+from sources.since import is_since, parse_since
+from sources.source import RecordingListing, Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,10 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class KnownRecording:
-    """A recording, and under which encoders it is encoded. ``length_s`` is in seconds."""
+    """A recording, and under which encoders it is encoded. ``length_s`` is in seconds.
+
+    ``is_there`` is false when no frame of it can be read any more, as far as a listing tells.
+    """
 
     id: str
     name: str
@@ -36,19 +42,32 @@ class KnownRecording:
     num_frames: int | None
     length_s: float | None
     encodings: tuple[Encoding, ...]
+    is_there: bool = True
 
 
-def known_recordings(home: Home, environ: Mapping[str, str]) -> list[KnownRecording]:
-    """Return every recording under SEEONCE_RECORDINGS and in the store, newest first."""
-    refs = list_manifests(home) if home.store.is_dir() else []
-    listings = {listing.id: listing for listing in list_recordings(environ)}
-    ids = dict.fromkeys([*listings, *(ref.recording.id for ref in refs)])
-    known = [_join(listings.get(id_), [ref for ref in refs if ref.recording.id == id_]) for id_ in ids]
+def known_recordings(
+    home: Home, environ: Mapping[str, str], say: Say, since: str | None = None
+) -> list[KnownRecording]:
+    """Return every recording that sources list or the store names, newest first.
+
+    ``since`` leaves out what is older (``sources.since``). What cannot be read is told to ``say``.
+
+    Raises:
+        InputError: SEEONCE_RECORDINGS cannot be listed, or ``since`` is no time.
+    """
+    start = parse_since(since) if since is not None else None
+    refs_of: dict[str, list[ManifestRef]] = {}
+    for ref in list_manifests(home, say) if home.store.is_dir() else []:
+        refs_of.setdefault(ref.recording.id, []).append(ref)
+    listings = {listing.id: listing for listing in list_recordings(environ, say)}
+    known = [_join(listings.get(id_), refs_of.get(id_, [])) for id_ in dict.fromkeys([*listings, *refs_of])]
+    if start is not None:
+        known = [recording for recording in known if is_since(recording.captured_at, start)]
     return sorted(known, key=lambda recording: recording.captured_at, reverse=True)
 
 
 def newest_listed_id(environ: Mapping[str, str]) -> str | None:
-    """Return the id of the newest recording under SEEONCE_RECORDINGS, ``None`` when it is not set."""
+    """Return the id of the newest recording that sources list, ``None`` when there is none."""
     newest = latest_recording(environ)
     return newest.id if newest else None
 
@@ -76,6 +95,7 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRec
             num_frames=listing.num_frames if listing.num_frames is not None else _frames_of(refs),
             length_s=listing.length_s,
             encodings=encodings,
+            is_there=listing.is_there,
         )
     info = refs[0].recording
     return KnownRecording(
@@ -87,6 +107,7 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRec
         num_frames=info.num_frames,
         length_s=None,
         encodings=encodings,
+        is_there=info.kind in ("demo", "list") or os.path.exists(info.path),  # noqa: PTH110 (never raises)
     )
 
 

@@ -93,9 +93,10 @@ def mlx_layout(checkpoint_of: MakeCheckpoint) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty SEEONCE_HOME, with none of the user's other settings and no network."""
-    for name in ("SEEONCE_MODEL", "SEEONCE_RECORDINGS", "SEEONCE_DTYPE"):
+    """An empty SEEONCE_HOME, no network, and none of the user's settings and recordings."""
+    for name in ("SEEONCE_MODEL", "SEEONCE_RECORDINGS", "SEEONCE_DTYPE", "ESCRIBANO_DB", "CAP_RECORDINGS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "home"))
     return tmp_path / "home"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cache.errors import InputError
-from sources.selectors import latest_recording, list_recordings, open_recording, recording_id
+from sources.selectors import FrameChoice, latest_recording, list_recordings, open_recording, recording_id
 
 
 def _folder(path: Path, captured_s: int, num_frames: int = 2) -> Path:
@@ -140,13 +140,13 @@ def test_a_path_of_another_kind_says_what_is_expected(place: Path) -> None:
 @pytest.mark.parametrize("every_s", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_step_that_is_no_step_is_refused(every_s: float, place: Path) -> None:
     with pytest.raises(InputError, match="--every"):
-        open_recording(str(place / "standup"), every_s=every_s)
+        open_recording(str(place / "standup"), FrameChoice(every_s=every_s))
 
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_refused(limit: int, place: Path) -> None:
     with pytest.raises(InputError, match="--limit"):
-        open_recording(str(place / "standup"), limit=limit)
+        open_recording(str(place / "standup"), FrameChoice(limit=limit))
 
 
 def test_demo_is_the_bundled_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_demo_is_the_bundled_recording(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "demo" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "demo", raising=False)
-    recording = open_recording("demo", limit=1)
+    recording = open_recording("demo", FrameChoice(limit=1))
     info = recording.info
     assert (info.id, info.name, info.kind, info.num_frames) == ("demo", "demo", "demo", 1)
     assert recording.frames()[0].read().size == (8, 6)

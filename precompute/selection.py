@@ -1,0 +1,123 @@
+"""Which recordings the words of ``seeonce encode`` mean, and opening one again as it was.
+
+Owns the step from selectors, a list on standard input and ``--since`` to recordings, and the way back
+from a manifest to its frames. Sources do the finding (``sources.selectors``).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cache.errors import InputError
+from cache.home import Home
+from cache.manifest import Manifest, ManifestRef, RecordingInfo, list_manifests, read_manifest
+from sources.path_list import KIND as LIST
+from sources.path_list import is_image_path, open_list
+from sources.recording import Recording
+from sources.selectors import latest_recording, list_recordings, open_recording
+from sources.since import is_since, parse_since
+from sources.source import DEFAULT_EVERY_S, FrameChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One recording as it was asked for: a selector, or images that together are one.
+
+    ``every_s`` and ``limit`` are None where nothing was said: then they are as before, or the default.
+    """
+
+    selector: str = "latest"
+    images: tuple[Path, ...] = ()
+    every_s: float | None = None
+    limit: int | None = None
+
+    def choice(self, every_s: float | None = None, limit: int | None = None) -> FrameChoice:
+        """Give the frames that are wanted, with earlier values where nothing was said."""
+        step = self.every_s if self.every_s is not None else every_s
+        most = self.limit if self.limit is not None else limit
+        return FrameChoice(DEFAULT_EVERY_S if step is None else step, most)
+
+
+def wanted_of(selectors: Sequence[str], listed: Sequence[str], since: str | None) -> list[Wanted]:
+    """Return what a command line asks for: selectors, paths piped in for ``-``, or all since a time.
+
+    Raises:
+        InputError: ``--since`` together with names, nothing since then, or an empty list.
+    """
+    if since is not None:
+        if selectors:
+            raise InputError("--since chooses by date: leave RECORDING out, or leave --since out")
+        return [Wanted(selector) for selector in _since(since)]
+    if "-" in selectors and not listed:
+        raise InputError("- reads paths from standard input, and there was none: pipe them in, one a line")
+    others = [path for path in listed if not is_image_path(path)]
+    images = tuple(Path(path) for path in listed if is_image_path(path))
+    names = [name for name in selectors if name != "-"]
+    wanted = [Wanted(name) for name in dict.fromkeys([*names, *others])]
+    return [*wanted, *([Wanted(images=images)] if images else [])] or [Wanted()]
+
+
+def open_wanted(home: Home, wanted: Wanted) -> Recording:
+    """Open a recording by what sources know, else as an earlier manifest remembers it.
+
+    Raises:
+        InputError: no such recording, or it cannot be read.
+    """
+    if wanted.images:
+        choice = wanted.choice()
+        choice.require_sound()
+        return open_list(wanted.images, limit=choice.limit)
+    selector = wanted.selector
+    known = list_manifests(home) if home.store.is_dir() else []
+    if selector == "latest" and known and latest_recording(os.environ) is None:
+        selector = known[0].recording.id
+    earlier = None
+    if selector not in ("demo", "latest", "") and not Path(selector).exists():
+        earlier = _earlier(known, selector)
+    if earlier is None:
+        return open_recording(selector, wanted.choice())
+    # Named by its id: the same frames as before, unless the options say otherwise.
+    info = earlier.recording
+    choice = wanted.choice(info.every_s, info.limit)
+    if info.kind == LIST:
+        return _list_again(read_manifest(earlier.path), choice)
+    return open_recording(info.path, choice)
+
+
+def reopen(manifest: Manifest) -> Recording:
+    """Open the recording of a manifest again, the same frames of it.
+
+    Raises:
+        InputError: it is gone or cannot be read.
+    """
+    info: RecordingInfo = manifest.recording
+    choice = Wanted().choice(info.every_s, info.limit)
+    if info.kind == LIST:
+        return _list_again(manifest, choice)
+    return open_recording("demo" if info.kind == "demo" else info.path, choice)
+
+
+def _since(text: str) -> list[str]:
+    since = parse_since(text)
+    found = [listing for listing in list_recordings(os.environ) if is_since(listing.captured_at, since)]
+    there = [listing.id for listing in found if listing.is_there]
+    if not there:
+        raise InputError(f"No recording since {text}: see what there is with seeonce recordings")
+    return there
+
+
+def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
+    sources = {frame.index: frame.source for frame in manifest.frames}
+    sources |= {frame.index: frame.source for frame in manifest.skipped}
+    recording = open_list([Path(sources[index]) for index in sorted(sources)], limit=choice.limit)
+    return replace(recording, info=replace(recording.info, id=manifest.recording.id))
+
+
+def _earlier(known: list[ManifestRef], selector: str) -> ManifestRef | None:
+    """Return the newest manifest whose recording's id is, or alone begins with, ``selector``."""
+    refs = {ref.recording.id: ref for ref in reversed(known) if ref.recording.kind != "demo"}
+    if selector in refs:
+        return refs[selector]
+    fits = [ref for id_, ref in refs.items() if id_.startswith(selector)]
+    return fits[0] if len(fits) == 1 else None

@@ -1,0 +1,50 @@
+"""Recordings that are lists of image files, as typed or read from standard input.
+
+Owns how such a list is split and what recording its images make. What is no image file is a recording
+of its own, and is none of this module's business. Decodes nothing.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from blake3 import blake3
+
+from cache.manifest import RecordingInfo
+from sources.folder import IMAGE_SUFFIXES, FolderRecording, recording_of_files, stamped_files
+from sources.recording import iso_utc, resolve
+
+KIND = "list"
+
+
+def split_paths(raw: bytes) -> list[str]:
+    """Split what was piped in: by NUL where there is one (``find -print0``), else by line."""
+    parts = raw.split(b"\0") if b"\0" in raw else raw.splitlines()
+    return [os.fsdecode(part) for part in parts if part.strip()]
+
+
+def is_image_path(path: str) -> bool:
+    """Tell whether a path is named like an image and is no folder."""
+    return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)  # noqa: PTH112 (never raises)
+
+
+def open_list(paths: Sequence[Path], *, limit: int | None = None) -> FolderRecording:
+    """Make one recording of image files: by time where every name tells one, else as given.
+
+    A file that is given twice is two frames. One that cannot be read counts; reading it raises.
+    """
+    places = [resolve(path) for path in paths]
+    digest = blake3(b"\0".join(os.fsencode(place) for place in places)).hexdigest()[:8]
+    timed = recording_of_files(stamped_files(places))
+    frames = timed.frames[:limit]
+    info = RecordingInfo(
+        id=f"list-{digest}",
+        name=f"{len(places)} listed images",
+        kind=KIND,
+        path="-",
+        captured_at=iso_utc(timed.started_s),
+        num_frames=len(frames),
+        every_s=None,
+        limit=limit,
+    )
+    return FolderRecording(info, timed.length_s, frames)

@@ -1,0 +1,46 @@
+"""The source of recordings that are video files: which paths are videos, and what a listing tells.
+
+Does not own what is inside one (``sources.video``); a listing opens none.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sources.recording import Recording, iso_utc, printable, recording_id, resolve
+from sources.source import FrameChoice, RecordingListing, Say
+from sources.video import VIDEO_SUFFIXES, open_video
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSource:
+    """Video files, wherever they are named."""
+
+    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG002
+        """List nothing: videos have no place of their own."""
+        return ()
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path is called like a video and is no folder."""
+        return path.suffix.lower() in VIDEO_SUFFIXES and path.exists() and not path.is_dir()
+
+    def listing(self, path: Path) -> RecordingListing | None:
+        """Describe a video by its file alone."""
+        video = resolve(path)
+        try:
+            modified_s = video.stat().st_mtime
+        except OSError:
+            return None
+        return RecordingListing(
+            id=recording_id(video),
+            name=printable(video.name),
+            kind="video",
+            path=video,
+            captured_at=iso_utc(modified_s),
+            num_frames=None,
+            length_s=None,
+        )
+
+    def open(self, path: Path, choice: FrameChoice) -> Recording:
+        """Open a video; ``InputError`` when it cannot be read."""
+        return open_video(path, every_s=choice.every_s, limit=choice.limit)
