@@ -205,11 +205,36 @@ class Folder:
             return None
         return found.st_dev, found.st_ino
 
-    def touch(self, older_than_s: float) -> None:
-        """Set this folder's time to now when it is older than that; best effort."""
+    def touch(self, older_than_s: float) -> bool:
+        """Set this folder's time to now when it is older than that; True when it was. Best effort."""
         with suppress(OSError):
             if time.time() - os.fstat(self.fd).st_mtime > older_than_s:
                 os.utime(self.fd)
+                return True
+        return False
+
+    def modified_s(self, name: str) -> float:
+        """Return when a name in this folder was last changed or touched, in POSIX seconds."""
+        return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mtime
+
+    def moved_s(self, name: str) -> float:
+        """Return when a name came here or was last changed, whichever is later, in POSIX seconds."""
+        found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        return max(found.st_ctime, found.st_mtime)
+
+    def names(self) -> list[str]:
+        """Return the names in this folder."""
+        return os.listdir(self.fd)  # noqa: PTH208
+
+    def unlink(self, name: str) -> None:
+        """Remove a file; nothing when it is gone."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
+
+    def remove_empty(self, name: str) -> None:
+        """Remove a folder if nothing is in it; best effort."""
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=self.fd)
 
     def sync(self, durability: Durability) -> None:
         """Make the names in this folder durable."""
@@ -219,7 +244,7 @@ class Folder:
         """Remove a file or a folder with all that is in it; best effort, never through a symlink."""
         with suppress(OSError):
             with self.folder(name) as folder:
-                for child in os.listdir(folder.fd):  # noqa: PTH208
+                for child in folder.names():
                     folder.remove_tree(child)
             os.rmdir(name, dir_fd=self.fd)
             return

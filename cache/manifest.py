@@ -14,7 +14,8 @@ from cache.canonical_json import JsonObject, seal, unseal
 from cache.errors import StoreError
 from cache.files import Durability, Folder
 from cache.home import Home
-from cache.key import EncoderId, EncoderSpec
+from cache.inventory import names_in
+from cache.key import EncoderId, EncoderSpec, EntryKey
 from cache.layout import RECORDINGS, now
 from cache.manifest_json import (
     MANIFEST_FORMAT,
@@ -32,6 +33,8 @@ __all__ = [
     "RecordingInfo",
     "SkippedFrame",
     "list_manifests",
+    "manifest_files",
+    "manifest_keys",
     "manifest_path",
     "now",
     "read_manifest",
@@ -100,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
 def list_manifests(home: Home, on_problem: Callable[[str], None] = _log.warning) -> list[ManifestRef]:
     """Return all manifests, newest first. One that cannot be read is told to ``on_problem``."""
     refs = []
-    for path in _manifest_paths(home.store / RECORDINGS):
+    for path in manifest_files(home):
         try:
             refs.append(_ref(path))
         except StoreError as error:
@@ -108,13 +111,31 @@ def list_manifests(home: Home, on_problem: Callable[[str], None] = _log.warning)
     return sorted(refs, key=lambda ref: (ref.created_at, ref.path), reverse=True)
 
 
-def _manifest_paths(recordings: Path) -> list[Path]:
+def manifest_files(home: Home) -> list[Path]:
+    """Return where manifests lie, readable or not.
+
+    Raises:
+        OSError: a folder cannot be listed, so that there may be more.
+    """
     return [
         path / MANIFEST_FILE
-        for recording in _folders(recordings)
+        for recording in _folders(home.store / RECORDINGS)
         for path in _folders(recording)
-        if (path / MANIFEST_FILE).is_file()
+        if MANIFEST_FILE in names_in(path)
     ]
+
+
+def manifest_keys(path: Path) -> frozenset[EntryKey]:
+    """Return the keys that a manifest names.
+
+    Raises:
+        StoreError: it is missing, damaged or of a newer format.
+    """
+    frames = _read_document(path).children("frames")
+    try:
+        return frozenset(EntryKey.from_hex(frame.text("key")) for frame in frames)
+    except ValueError as error:
+        raise StoreError(f"manifest {path}: {error}; run seeonce encode again") from None
 
 
 def _folders(path: Path) -> list[Path]:

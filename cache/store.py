@@ -29,11 +29,12 @@ from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.layout import FRAMES, TMP, create_layout, group_name, make_group, read_header, require_header
 from cache.quarantine import quarantine
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
-from cache.tmp import sweep
+from cache.trash import sweep_tmp
 
 __all__ = ["Durability", "EntryInfo", "EntryProblem", "Store"]
 
 TOUCH_AFTER_S = 3600
+_TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -167,27 +168,47 @@ class Store:
     def sweep_tmp(self) -> int:
         """Remove what dead processes left under ``tmp/`` more than a day ago; return how many."""
         try:
-            return sweep(self.path) if self.writable else 0
+            return sweep_tmp(self.path) if self.writable else 0
         except OSError:  # another process sweeps, or the disk refuses: it is only rubbish
             return 0
 
     def _hit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
         """Visit an entry that is wanted: remember its use, and put it away when it is damaged."""
 
-        def used(entry: Folder) -> Result:
+        def used(entry: Folder) -> tuple[Result, bool]:
             result = work(entry)
             if self.writable:
                 entry.touch(TOUCH_AFTER_S)
-            return result
+            # First the touch, then a look whether the entry is in its place still. A collection first
+            # moves it away, then looks for a touch: whoever comes second sees the other. The look is
+            # taken always: a folder that is being removed seems to have been touched just now.
+            return result, self._lies_there(key, entry.identity())
 
         try:
-            return self._visit(key, used)
+            for _ in range(_TRIES):
+                found = self._visit(key, used)
+                if found is None:
+                    return None
+                if found[1]:
+                    return found[0]
+            return None
         except _EntryDamageError as damage:
             if self.writable:
                 quarantine(self.path, key, damage.identity, damage.reason)
             else:
                 _log.warning("entry %s is damaged: %s", key, damage.reason)
             return None
+
+    def is_there(self, key: EntryKey) -> bool:
+        """Say whether there is an entry of that name, right or wrong: one look, nothing is opened."""
+        return self._lies_there(key, None)
+
+    def _lies_there(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
+        try:
+            found = os.lstat(f"{self.path}/{FRAMES}/{group_name(key)}/{key.hex}")
+        except OSError:
+            return False
+        return identity is None or identity == (found.st_dev, found.st_ino)
 
     def _visit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
         """Open an entry's folder for ``work``; None when there is none."""
@@ -226,15 +247,18 @@ class Store:
                 self.on_step(CommitStep.acknowledged)
 
     def _publish(self, tmp: Folder, name: str, group: Folder, key: EntryKey) -> None:
-        try:
-            tmp.rename(name, group, key.hex)
-        except OSError as error:
-            if error.errno not in _OCCUPIED:
-                raise
-            if self.read(key) is not None:
-                _sync_entry(group, key, self.durability)
-            else:  # what occupied the place was damaged and is now in quarantine
+        for tries_left in reversed(range(_TRIES)):
+            try:
                 tmp.rename(name, group, key.hex)
+                return
+            except OSError as error:
+                if error.errno not in _OCCUPIED or not tries_left:
+                    raise
+            if self.read(key) is not None:
+                with suppress(FileNotFoundError):  # another process quarantined or collects it
+                    _sync_entry(group, key, self.durability)
+                    return
+            # What occupied the place is gone now: it was damaged, or a collection moves it.
 
 
 class _EntryDamageError(Exception):

@@ -1,0 +1,156 @@
+"""Leases: how a running encode, describe or verify-cache holds a collection off.
+
+Owns: the files in ``leases/``, their renewal, and which of them count. Does not own: what a collection
+does about them (``cache.collecting``): while a lease lives, its clock stands still at the lease's start.
+
+Every doubt counts as a living lease: a file that cannot be read, a start in the future, an expired
+lease whose process lives (a suspended machine, a clock that was put forward).
+"""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, seal, unseal
+from cache.errors import StoreError
+from cache.files import Durability, Folder
+from cache.inventory import names_in
+from cache.layout import LEASES
+from cache.store import Store
+from cache.tmp import is_alive, tmp_name
+
+LEASE_S = 900
+RENEW_S = 60
+DOUBT_S = 24 * 3600  # for so long a lease counts that is expired, but may not be dead
+SUFFIX = ".json"
+
+_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+_MAX_BYTES = 64 << 10
+_FIELDS = frozenset({"expires_at", SEAL_FIELD, "pid", "purpose", "since"})
+
+_log = logging.getLogger("seeonce.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A living lease. ``since_s`` is its start in POSIX seconds, minus infinity when that is unknown."""
+
+    name: str
+    purpose: str
+    since_s: float
+
+
+@contextmanager
+def held_lease(store: Store, purpose: str, renew_s: float = RENEW_S) -> Iterator[None]:
+    """Hold a lease as long as the block runs. Take it before the first look at an entry.
+
+    A store that cannot be written to needs none: nobody collects there.
+    """
+    if not store.writable:
+        yield
+        return
+    holder = _Holder(store.path, purpose)
+    holder.renew()
+    thread = threading.Thread(
+        target=holder.renew_until_ended, args=[renew_s], name="seeonce-lease", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        holder.ended.set()
+        thread.join()
+        holder.drop()
+
+
+def living_leases(store: Path, now_s: float | None = None) -> list[Lease]:
+    """Return the leases that count, the oldest first."""
+    now_s = time.time() if now_s is None else now_s
+    found = [_living(store, name, now_s) for name in names_in(store / LEASES) if _is_lease(name)]
+    return sorted((lease for lease in found if lease is not None), key=lambda lease: lease.since_s)
+
+
+def dead_leases(store: Path) -> list[str]:
+    """Return the names of what nobody needs in ``leases/``: files that stopped to count a day ago."""
+    oldest = time.time() - DOUBT_S - LEASE_S
+    alive = {lease.name for lease in living_leases(store)}
+    with suppress(FileNotFoundError), Folder.open(store / LEASES) as leases:
+        names = [name for name in leases.names() if name not in alive]
+        return [name for name in names if leases.modified_s(name) < oldest]
+    return []
+
+
+class _Holder:
+    """Writes one lease again and again."""
+
+    def __init__(self, store: Path, purpose: str) -> None:
+        self._store, self._purpose = store, purpose
+        self._name = tmp_name() + SUFFIX
+        self._since_s = time.time()
+        self.ended = threading.Event()
+
+    def renew(self) -> None:
+        now_s = time.time()
+        self._since_s = min(self._since_s, now_s)  # the clock may have been put back
+        document: dict[str, JsonValue] = {
+            "expires_at": _text(now_s + LEASE_S),
+            "pid": os.getpid(),
+            "purpose": self._purpose,
+            "since": _text(self._since_s),
+            SEAL_FIELD: UNSEALED,
+        }
+        try:
+            with Folder.open_root(self._store) as root:
+                root.make_folder(LEASES, exist_ok=True)
+                with root.folder(LEASES) as leases:
+                    leases.replace(self._name, seal(document), Durability.none)
+        except OSError as error:  # a full disk: what was used within a day is safe without a lease
+            _log.warning("cannot write a lease in %s: %s", self._store / LEASES, error.strerror)
+
+    def renew_until_ended(self, renew_s: float) -> None:
+        while not self.ended.wait(renew_s):
+            self.renew()
+
+    def drop(self) -> None:
+        try:
+            with Folder.open(self._store / LEASES) as leases:
+                leases.unlink(self._name)
+        except OSError as error:
+            _log.warning("cannot remove a lease in %s: %s", self._store / LEASES, error.strerror)
+
+
+def _living(store: Path, name: str, now_s: float) -> Lease | None:
+    modified_s = now_s
+    try:
+        with Folder.open(store / LEASES) as leases:
+            modified_s = leases.modified_s(name)
+            document = unseal(leases.read(name, _MAX_BYTES), name).only(_FIELDS)
+        since_s, expires_s = _seconds(document.text("since")), _seconds(document.text("expires_at"))
+        purpose = document.text("purpose")
+    except FileNotFoundError:  # dropped meanwhile
+        return None
+    except (OSError, StoreError, ValueError):
+        # One that lives is written anew every minute.
+        return Lease(name, "a lease that cannot be read", -math.inf) if now_s - modified_s < DOUBT_S else None
+    if now_s < expires_s or (now_s < expires_s + DOUBT_S and is_alive(name)):
+        return Lease(name, purpose, since_s if since_s <= now_s else -math.inf)
+    return None
+
+
+def _is_lease(name: str) -> bool:
+    return name.endswith(SUFFIX) and not name.startswith(".")
+
+
+def _text(posix_s: float) -> str:
+    return datetime.fromtimestamp(posix_s, UTC).strftime(_FORMAT)
+
+
+def _seconds(text: str) -> float:
+    return datetime.strptime(text, _FORMAT).replace(tzinfo=UTC).timestamp()

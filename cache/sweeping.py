@@ -1,0 +1,65 @@
+"""What processes that died left in a store, and its removal; entries are not looked at.
+
+Owns: leftovers under ``tmp/``, old ``quarantine/``, unfinished manifests, dead leases. Does not own: when
+work is unfinished (``cache.tmp``), ``trash/``, which may hold entries that are needed (``cache.collecting``).
+"""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.files import Folder
+from cache.inventory import names_in
+from cache.layout import LEASES, RECORDINGS, TMP
+from cache.leases import dead_leases
+from cache.quarantine import old_quarantined, remove_quarantined
+from cache.tmp import LEFTOVER_AGE_S, leftovers
+from cache.trash import sweep_tmp
+
+QUARANTINE_S = 30 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Names in ``tmp/`` and ``quarantine/``, and paths of single files, relative to the store."""
+
+    tmp: tuple[str, ...]
+    quarantined: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def find_leftovers(store: Path) -> Leftovers:
+    """Return what can be removed without a look at any entry."""
+    files = [*_unfinished_manifests(store), *(f"{LEASES}/{name}" for name in dead_leases(store))]
+    return Leftovers(tuple(leftovers(store / TMP)), tuple(old_quarantined(store, QUARANTINE_S)), tuple(files))
+
+
+def remove_leftovers(store: Path) -> Leftovers:
+    """Remove what ``find_leftovers`` finds, and return it; best effort."""
+    found = find_leftovers(store)
+    sweep_tmp(store)
+    for name in found.quarantined:
+        remove_quarantined(store, name)
+    for name in found.files:
+        with suppress(OSError):
+            (store / name).unlink()
+    return found
+
+
+def _unfinished_manifests(store: Path) -> list[str]:
+    """Return temporary files of manifests that killed writers left more than a day ago."""
+    return [
+        f"{RECORDINGS}/{recording}/{encoder}/{name}"
+        for recording in names_in(store / RECORDINGS)
+        for encoder in names_in(store / RECORDINGS / recording)
+        for name in _old_names(store / RECORDINGS / recording / encoder, LEFTOVER_AGE_S)
+        if name.startswith(".manifest.json.")
+    ]
+
+
+def _old_names(path: Path, min_age_s: float) -> list[str]:
+    oldest = time.time() - min_age_s
+    with suppress(OSError), Folder.open(path) as folder:
+        return [name for name in folder.names() if folder.modified_s(name) < oldest]
+    return []

@@ -1,0 +1,98 @@
+"""Where things go before they are removed: one rename takes a folder away whole.
+
+Owns: the batches under ``trash/``. Does not own: what is to be removed (``cache.collecting``).
+
+Nothing is removed in place: whoever still builds or renames such a folder would publish a torn one.
+Once an item is called ``.gone`` nobody puts it back, so no file is removed below a live name either.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.files import Folder
+from cache.layout import TMP, TRASH
+from cache.tmp import LEFTOVER_AGE_S, leftovers, tmp_name
+
+GONE = ".gone"
+_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
+
+class TrashBatch:
+    """A folder of this process under ``trash/``."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def take(self, source: Folder, name: str) -> bool:
+        """Move ``name`` here at once; False when somebody else has moved it."""
+        try:
+            source.rename(name, self._folder, name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def used_s(self, name: str) -> float:
+        """Return when an item was last used, in POSIX seconds."""
+        return self._folder.modified_s(name)
+
+    def put_back(self, name: str, target: Folder) -> None:
+        """Move an item back; when its place was taken meanwhile, what is there stays and this one goes."""
+        try:
+            self._folder.rename(name, target, name)
+        except FileNotFoundError:
+            return  # another collection, which found this batch left over, was first
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove an item for good; best effort, a later collection takes what is left."""
+        self._folder.rename(name, self._folder, name + GONE)
+        self._folder.remove_tree(name + GONE)
+
+    def names(self) -> list[str]:
+        """Return what lies here."""
+        return self._folder.names()
+
+
+@contextmanager
+def new_batch(store: Path) -> Iterator[TrashBatch]:
+    """Make a batch, and remove it afterwards when it is empty."""
+    with Folder.open_root(store) as root:
+        root.make_folder(TRASH, exist_ok=True)
+        with root.folder(TRASH) as trash:
+            name = tmp_name()
+            trash.make_folder(name)
+            try:
+                with trash.folder(name) as folder:
+                    yield TrashBatch(folder)
+            finally:
+                trash.remove_empty(name)
+
+
+@contextmanager
+def old_batch(store: Path, name: str) -> Iterator[TrashBatch]:
+    """Open what a dead process left under ``trash/``, and remove it afterwards when it is empty."""
+    with Folder.open(store / TRASH) as trash:
+        with trash.folder(name) as folder:
+            yield TrashBatch(folder)
+        trash.remove_empty(name)
+
+
+def sweep_tmp(store: Path, min_age_s: float = LEFTOVER_AGE_S) -> int:
+    """Remove what dead processes left under ``tmp/`` and return how many there were.
+
+    It goes through ``trash/``: a writer that was only suspended finds its folder gone, and cannot rename
+    a half removed one into place.
+    """
+    names = leftovers(store / TMP, min_age_s)
+    if not names:
+        return 0
+    with Folder.open(store / TMP) as tmp, new_batch(store) as batch:
+        taken = [name for name in names if batch.take(tmp, name)]
+        for name in taken:
+            batch.remove(name)
+    return len(taken)
