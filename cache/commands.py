@@ -1,17 +1,26 @@
-"""``seeonce store …``: what the store says about itself on the command line.
+"""``seeonce store …``: what the store says about itself, and its upkeep.
 
-Owns: options and the printed form. Does not own: the numbers (``cache.stats``).
+Owns: options, progress and exit codes. Does not own: the work, nor the words (``cache.store_text``).
 """
 
+import json
+import math
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cache.canonical_json import canonical
+from cache.collecting import Collection, collect
 from cache.home import Home
-from cache.sizes import megabytes
+from cache.inventory import stored_entries
+from cache.listing import stored_recordings, time_text
+from cache.progress import LateBar
 from cache.stats import StoreStats, store_stats
+from cache.store import Store
+from cache.store_text import collection_text, entries_table, recordings_table, stats_table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 
 app = typer.Typer(help="Look after the embedding store.", no_args_is_help=True)
 
@@ -22,9 +31,7 @@ def store() -> None:
 
 
 @app.command()
-def stats(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
-) -> None:
+def stats(as_json: AsJson = False) -> None:
     """Show how many entries the store holds, of which encoders, and what sharing saves.
 
     Example: seeonce store stats --json
@@ -33,29 +40,67 @@ def stats(
     found = store_stats(home)
     for warning in home.warnings():
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(stats_as_json(found) if json else stats_as_table(home, found))
+    typer.echo(stats_as_json(found) if as_json else stats_table(home, found))
+
+
+@app.command("ls")
+def list_command(
+    entries: Annotated[bool, typer.Option(help="List entries instead of recordings.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what is stored, the least recently used first: last use, frames, bytes, encoder.
+
+    Example: seeonce store ls --entries
+    """
+    opened = Store.open(Home.locate(), create=False)
+    found = sorted(stored_entries(opened.path), key=lambda entry: (entry.used_s, entry.key.raw))
+    sizes = {entry.key: entry.num_bytes for entry in found}
+    recordings = stored_recordings(opened.home)
+    if not as_json:
+        table = entries_table(found, recordings) if entries else recordings_table(recordings, sizes)
+        typer.echo(table)
+        return
+    rows: list[dict[str, Any]] = [
+        {"key": entry.key.hex, "num_bytes": entry.num_bytes, "used_at": time_text(entry.used_s)}
+        for entry in (found if entries else [])
+    ] or [
+        {
+            "recording": recording.id,
+            "encoder_id": manifest.ref.encoder_id.hex,
+            "num_frames": manifest.ref.num_frames,
+            "num_entries": len(manifest.keys),
+            "num_bytes": sum(sizes.get(key, 0) for key in manifest.keys),
+            "used_at": time_text(manifest.used_s),
+            "complete": manifest.ref.complete,
+        }
+        for recording in (recordings if not entries else [])
+        for manifest in recording.manifests
+    ]
+    typer.echo(json.dumps(rows))
+
+
+@app.command()
+def gc(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Remove entries that no recording names and nobody used for 24 hours, and what killed processes left.
+
+    Example: seeonce store gc --dry-run
+    """
+    opened = Store.open(Home.locate(), create=False)
+    with LateBar("entry", "gc") as bar:
+        found = collect(opened, dry_run=dry_run, on_progress=bar.show)
+    typer.echo(collection_as_json(found) if as_json else collection_text(found))
+
+
+def collection_as_json(found: Collection) -> str:
+    """Return a collection as one line of JSON; a lease whose start is not known has null."""
+    leases = [
+        {"purpose": lease.purpose, "since": None if math.isinf(lease.since_s) else time_text(lease.since_s)}
+        for lease in found.leases
+    ]
+    return json.dumps({**asdict(found), "leases": leases})
 
 
 def stats_as_json(stats: StoreStats) -> str:
     """Return the numbers as one line of JSON."""
     encoders = [{**asdict(row), "encoder_id": row.encoder_id.hex} for row in stats.encoders]
-    return canonical({**asdict(stats), "encoders": encoders}).decode("ascii")
-
-
-def stats_as_table(home: Home, stats: StoreStats) -> str:
-    """Return the numbers for a human."""
-    rows = [
-        ("store", str(home.store)),
-        ("entries", f"{stats.num_entries:,} ({megabytes(stats.num_bytes)})"),
-        ("recordings", f"{stats.num_recordings:,}"),
-        ("frames", f"{stats.num_frames:,} named, {stats.num_shared:,} shared"),
-        ("saved by sharing", megabytes(stats.num_bytes_saved)),
-        ("named by no recording", f"{stats.num_unreferenced:,}"),
-        ("in quarantine", f"{stats.num_quarantined:,}"),
-        ("unfinished or left over", f"{stats.num_tmp:,}"),
-        ("free on the disk", megabytes(stats.free_bytes)),
-    ]
-    for row in stats.encoders:
-        name = f"encoder {row.encoder_id.hex[:12]}"
-        rows.append((name, f"{row.num_entries:,} ({megabytes(row.num_bytes)}), {row.label}"))
-    return "\n".join(f"{name:<24}{value}" for name, value in rows)
+    return json.dumps({**asdict(stats), "encoders": encoders})

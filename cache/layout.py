@@ -16,7 +16,7 @@ from cache.key import EntryKey
 STORE_FORMAT = 1
 STORE_FILE = "store.json"
 FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
-TMP, TRASH, QUARANTINE, LEASES = "tmp", "trash", "quarantine", "leases"
+TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
 
 _GROUPS = tuple(f"{number:02x}" for number in range(256))
 _GROUP_FILE = "zarr.json"
@@ -97,7 +97,7 @@ def create_layout(store: Path, durability: Durability) -> StoreHeader:
         home.make_folder(store.name, exist_ok=True)
         home.sync(durability)
     with Folder.open_root(store) as root:
-        for name in (FRAMES, RECORDINGS, THUMBS, INDEX, TMP, TRASH, QUARANTINE, LEASES):
+        for name in (FRAMES, RECORDINGS, THUMBS, INDEX, TMP, TRASH, QUARANTINE, LEASES, USAGE):
             root.make_folder(name, exist_ok=True)
         # Groups can be made again at any time, so they need no fsync of their own.
         root.write_once(_GROUP_FILE, _GROUP, Durability.none)

@@ -13,3 +13,25 @@ def progress_bar(total: int, unit: str, what: str) -> "tqdm[None]":
 
     interval_s = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(total=total, unit=unit, file=sys.stderr, desc=what, mininterval=interval_s)
+
+
+class LateBar:
+    """A bar that is drawn when the first progress is told, and so not at all for what is done at once."""
+
+    def __init__(self, unit: str, what: str) -> None:
+        self._unit, self._what = unit, what
+        self._bar: tqdm[None] | None = None
+
+    def __enter__(self) -> "LateBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, num_done: int, num_all: int, note: str = "") -> None:
+        """Move the bar to so many of so many."""
+        if self._bar is None:
+            self._bar = progress_bar(num_all, self._unit, self._what)
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(num_done - self._bar.n)

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -202,6 +203,13 @@ class Store:
     def is_there(self, key: EntryKey) -> bool:
         """Say whether there is an entry of that name, right or wrong: one look, nothing is opened."""
         return self._lies_there(key, None)
+
+    def touch(self, key: EntryKey) -> None:
+        """Remember that an entry will be used, as a hit does; nothing is opened. Best effort."""
+        path = f"{self.path}/{FRAMES}/{group_name(key)}/{key.hex}"
+        with suppress(OSError):
+            if self.writable and time.time() - os.lstat(path).st_mtime > TOUCH_AFTER_S:
+                os.utime(path, follow_symlinks=False)
 
     def _lies_there(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
         try:

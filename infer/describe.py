@@ -15,6 +15,7 @@ from cache.errors import StoreError
 from cache.home import Home
 from cache.manifest import FrameEntry, Manifest, now
 from cache.store import Store
+from cache.usage import entries_in_use
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
 from infer.prompt import Prompt
@@ -69,7 +70,8 @@ def describe(home: Home, options: DescribeOptions, newest_id: NewestId, listener
     selected = select(home, options.recording, options.model, newest_id, listener.say)
     store = Store.open(home, create=False)
     info = _run_info(selected, options)
-    with RunWriter(home, info, options.output) as writer:
+    in_use = entries_in_use(store, f"describe {info.recording}", selected.manifest)
+    with in_use, RunWriter(home, info, options.output) as writer:
         started, tally = time.perf_counter(), _Tally()
         listener.begin(len(selected.manifest.frames) * len(options.prompts))
         try:

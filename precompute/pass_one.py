@@ -12,7 +12,7 @@ from typing import Protocol
 from cache.errors import InputError, StoreError
 from cache.home import Home
 from cache.key import EncoderSpec
-from cache.manifest import Manifest, list_manifests, manifest_path, write_manifest
+from cache.leases import held_lease
 from cache.pixel_index import PixelIndex
 from cache.sizes import megabytes
 from cache.store import Durability, Store
@@ -20,6 +20,7 @@ from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
+from precompute.leaving import leave_manifest
 from precompute.selection import Wanted, open_wanted
 from sources.recording import Frame, Recording
 
@@ -132,23 +133,14 @@ def encode(
     store.sweep_tmp()
     for warning in home.warnings():
         listener.say(f"warning: {warning}")
-    with PixelIndex(home) as index:
+    with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         encoder = _Encoder(folder, config, encoder_spec(folder, config, index, options.max_pixels))
         try:
             result = _encode(recording, encoder, store, index, listener, loaded or _Loaded())
         finally:
             recording.close()
-    if result.manifest.frames and not (result.interrupted and _had_more(home, result.manifest)):
-        write_manifest(home, result.manifest, options.durability)
-    elif not result.interrupted:
-        raise InputError(f"No frame of {recording.info.id} can be read: {result.manifest.skipped[0].reason}")
+        leave_manifest(store, result, listener.say)
     return result
-
-
-def _had_more(home: Home, manifest: Manifest) -> bool:
-    """Tell whether the manifest that is there names more frames: an interruption takes none away."""
-    path = manifest_path(home, manifest.recording.id, manifest.encoder.encoder_id)
-    return any(ref.path == path and ref.num_frames > len(manifest.frames) for ref in list_manifests(home))
 
 
 def _encode(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cache.errors import CannotCheckError, InputError
 from cache.home import Home
 from cache.key import EntryKey
+from cache.leases import held_lease
 from cache.manifest import FrameEntry, Manifest, read_manifest
 from cache.store import Store
 from infer.selection import NewestId, Selected, find_recording, select
@@ -42,6 +43,19 @@ def verify(
     """
     num_sample = _sample_size(options.sample)
     store = Store.open(home, create=False)
+    with held_lease(store, f"verify-cache {options.recording}"):
+        return _verify(home, store, options, num_sample, newest_id, live_side_of, listener)
+
+
+def _verify(
+    home: Home,
+    store: Store,
+    options: VerifyOptions,
+    num_sample: int | None,
+    newest_id: NewestId,
+    live_side_of: LiveSideOf,
+    listener: Listener,
+) -> Report:
     if options.level is Level.bytes and options.model is None:
         refs = find_recording(home, options.recording, newest_id)
         manifests = [read_manifest(ref.path) for ref in refs]

@@ -1,0 +1,77 @@
+"""How ``seeonce store …`` prints what it found, for a human.
+
+Owns: the words. Does not own: the numbers, nor their JSON (``cache.commands``).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from cache.collecting import Collection
+from cache.home import Home
+from cache.inventory import StoredEntry
+from cache.key import EntryKey
+from cache.listing import StoredRecording, time_text
+from cache.sizes import megabytes
+from cache.stats import StoreStats
+
+
+def stats_table(home: Home, stats: StoreStats) -> str:
+    """Return the numbers of a store."""
+    rows = [
+        ("store", str(home.store)),
+        ("entries", f"{stats.num_entries:,} ({megabytes(stats.num_bytes)})"),
+        ("recordings", f"{stats.num_recordings:,}"),
+        ("frames", f"{stats.num_frames:,} named, {stats.num_shared:,} shared"),
+        ("saved by sharing", megabytes(stats.num_bytes_saved)),
+        ("named by no recording", f"{stats.num_unreferenced:,}"),
+        ("in quarantine", f"{stats.num_quarantined:,}"),
+        ("unfinished or left over", f"{stats.num_tmp:,}"),
+        ("free on the disk", megabytes(stats.free_bytes)),
+    ]
+    for row in stats.encoders:
+        name = f"encoder {row.encoder_id.hex[:12]}"
+        rows.append((name, f"{row.num_entries:,} ({megabytes(row.num_bytes)}), {row.label}"))
+    return "\n".join(f"{name:<24}{value}" for name, value in rows)
+
+
+def recordings_table(recordings: Sequence[StoredRecording], sizes: Mapping[EntryKey, int]) -> str:
+    """Return a line for each manifest, the least recently used first."""
+    lines = [f"{'last use':<20} {'frames':>7} {'entries':>7} {'bytes':>10}  encoder       recording"]
+    for recording in recordings:
+        for manifest in recording.manifests:
+            size = megabytes(sum(sizes.get(key, 0) for key in manifest.keys))
+            lines.append(
+                f"{time_text(manifest.used_s):<20} {manifest.ref.num_frames:>7,} {len(manifest.keys):>7,} "
+                f"{size:>10}  {manifest.ref.encoder_id.hex[:12]}  {recording.id}"
+            )
+    return "\n".join(lines)
+
+
+def entries_table(entries: Sequence[StoredEntry], recordings: Sequence[StoredRecording]) -> str:
+    """Return a line for each entry, the least recently used first."""
+    named = {key: recording.id for recording in recordings for key in recording.keys}
+    lines = [f"{'last use':<20} {'bytes':>10}  {'key':<64}  named by"]
+    lines += [
+        f"{time_text(entry.used_s):<20} {megabytes(entry.num_bytes):>10}  {entry.key.hex}  "
+        f"{named.get(entry.key, '-')}"
+        for entry in entries
+    ]
+    return "\n".join(lines)
+
+
+def collection_text(found: Collection) -> str:
+    """Say what a collection removed, or would remove."""
+    verb = "would remove" if found.dry_run else "removed"
+    lines = [
+        f"{verb} {found.num_entries:,} entries ({megabytes(found.num_bytes)}), {found.num_tmp:,} unfinished, "
+        f"{found.num_trash:,} in trash, {found.num_quarantined:,} in quarantine for 30 days, "
+        f"{found.num_files:,} other files."
+    ]
+    if found.num_kept:
+        lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
+    lines += [f"held off by: {lease.purpose}, {_since(lease.since_s)}" for lease in found.leases]
+    return "\n".join(lines)
+
+
+def _since(since_s: float) -> str:
+    return f"since {time_text(since_s)}" if 0 < since_s <= time.time() else "since nobody knows when"
