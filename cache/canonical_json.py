@@ -102,6 +102,10 @@ class JsonObject:
             raise StoreError(f"{self._what}: missing or unknown fields: {wrong}")
         return self
 
+    def has(self, name: str) -> bool:
+        """Tell whether a field that may be left out is there."""
+        return name in self._fields
+
     def raw(self, name: str) -> object:
         """Return a field as parsed."""
         try:

@@ -26,6 +26,7 @@ def manifest_to_json(manifest: Manifest) -> dict[str, JsonValue]:
             "num_frames": recording.num_frames,
             "every_s": recording.every_s,
             "limit": recording.limit,
+            **({} if recording.scene_change is None else {"scene_change": recording.scene_change}),
         },
         "encoder": manifest.encoder.to_json(),
         "encoder_id": manifest.encoder.encoder_id.hex,
@@ -72,6 +73,7 @@ def recording_from_json(document: JsonObject) -> RecordingInfo:
         num_frames=recording.integer("num_frames"),
         every_s=None if recording.raw("every_s") is None else recording.number("every_s"),
         limit=None if recording.raw("limit") is None else recording.integer("limit"),
+        scene_change=recording.number("scene_change") if recording.has("scene_change") else None,
     )
 
 

@@ -40,8 +40,8 @@ class SkippedFrame:
 class RecordingInfo:
     """Where the frames came from, and how they were selected, so that they can be found again.
 
-    ``captured_at`` is ISO 8601, or empty when unknown; ``every_s`` and ``limit`` are None when they
-    did not narrow the selection.
+    ``captured_at`` is ISO 8601, or empty when unknown; ``every_s``, ``limit`` and ``scene_change``
+    (0 to 1) are None when they did not narrow the selection.
     """
 
     id: str
@@ -52,6 +52,7 @@ class RecordingInfo:
     num_frames: int
     every_s: float | None
     limit: int | None
+    scene_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

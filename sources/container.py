@@ -1,0 +1,124 @@
+"""A video file as FFmpeg opens it: its one moving picture, its packets, what its header says.
+
+Owns opening, choosing the stream and going on over damage. Does not choose pictures
+(``picture_times``, ``sampling``) and decodes none (``decoder``). PyAV is imported when a video
+is opened, not before.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING
+
+from cache.errors import InputError
+from sources.recording import iso_utc, printable
+
+if TYPE_CHECKING:
+    from av import Packet
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_CLOCK_SET_SINCE_YEAR = 1980  # a recorder without a clock writes 1904 or 1970
+_MAX_FAILURES = 16  # errors without a packet between them; then the file has ended, whatever it says
+
+
+@dataclass(frozen=True, slots=True)
+class VideoHeader:
+    """What a video says of itself before a packet is read. ``length_s`` is exact, None when not told."""
+
+    captured_at: str
+    length_s: Fraction | None
+
+
+def read_header(video: Path) -> VideoHeader:
+    """Open a video, and read neither packet nor picture.
+
+    Raises:
+        InputError: No such file, no permission, or no video in it.
+    """
+    with open_container(video) as container:
+        stream = video_stream(container, video)
+        return VideoHeader(captured_at(container, stream, video), promised_length_s(container, stream))
+
+
+def open_container(video: Path) -> "InputContainer":
+    """Open a video file; nothing in it can make FFmpeg open another place.
+
+    Raises:
+        InputError: No such file, no permission, or not a video.
+    """
+    try:
+        if not S_ISREG(video.stat().st_mode):
+            raise InputError(f"{printable(video)}: not a file; name a video file")
+    except OSError as error:
+        raise InputError(f"{printable(video)}: cannot be read ({error.strerror})") from error
+    import av
+
+    try:
+        return av.open(str(video), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{printable(video)}: not a video that can be read ({reason}); "
+            "a recording that was cut off may lack its index: record or convert it again"
+        ) from error
+
+
+def video_stream(container: "InputContainer", video: Path) -> "VideoStream":
+    """Choose the moving picture (no cover art), and have nothing else read.
+
+    Raises:
+        InputError: There is none, or nothing here decodes it.
+    """
+    from av.stream import Discard, Disposition
+
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise InputError(f"{printable(video)}: no video stream in this file; name a video of a screen")
+    if getattr(streams[0], "codec_context", None) is None:
+        raise InputError(f"{printable(video)}: a video format without a decoder here; convert it to H.264")
+    for other in container.streams:
+        if other is not streams[0]:
+            other.discard = Discard.all
+    return streams[0]
+
+
+def packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet[VideoStream]]":
+    """Read packet after packet, over damage; a tail that gives nothing but errors is the end."""
+    import av
+
+    num_failures = 0
+    while num_failures < _MAX_FAILURES:
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    num_failures = 0
+                    yield packet
+        except av.FFmpegError:
+            num_failures += 1
+        else:
+            return
+
+
+def promised_length_s(container: "InputContainer", stream: "VideoStream") -> Fraction | None:
+    """Give the length that the header tells, from the first picture to the end of the last."""
+    if stream.duration and stream.time_base is not None:
+        return stream.duration * stream.time_base
+    if not container.duration:
+        return None
+    return Fraction(container.duration - max(0, container.start_time or 0), 1_000_000)
+
+
+def captured_at(container: "InputContainer", stream: "VideoStream", video: Path) -> str:
+    """Give when the recording was made: the container's word, else the file's modification time."""
+    for tags in (container.metadata, stream.metadata):
+        try:
+            made = datetime.fromisoformat(tags.get("creation_time", ""))
+        except ValueError:
+            continue
+        if made.year >= _CLOCK_SET_SINCE_YEAR:
+            return iso_utc((made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp())
+    return iso_utc(video.stat().st_mtime)

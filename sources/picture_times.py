@@ -1,0 +1,275 @@
+"""When the pictures of a video are shown, found without decoding one and without reading more than needed.
+
+Owns the search for the first picture at or after a moment: by a seek where the container's index
+has a keyframe on the way, else by reading on. Does not choose the moments (``sampling``).
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cache.errors import InputError
+from sources.container import captured_at, open_container, packets, promised_length_s, video_stream
+from sources.recording import printable
+
+if TYPE_CHECKING:
+    from av import Packet
+    from av.video.stream import VideoStream
+
+# H.264, HEVC and VVC: no picture is decoded after more than 16 that are shown after it. So when 17
+# that are shown later have been read, none that is shown earlier can follow.
+_MAX_REORDERED = 16
+_BEFORE_ALL = -(2**63)
+_TOLERANCE_S = 2  # by which a header may promise more than there is, since audio may last longer
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One picture, and the keyframe that decoding it needs; all in ticks of the video's time base.
+
+    ``at`` is how the decoder knows it: its ``pts``, or in an AVI file, which has no presentation
+    times, its place. ``before_key`` is the picture shown just before the keyframe, None when it was
+    not read: whoever stands there gains nothing by a seek.
+    """
+
+    pts: int
+    at: int
+    key: "Keyframe"
+    before_key: int | None
+
+
+class Keyframe(NamedTuple):
+    """When a keyframe is shown, and where to seek to arrive at it.
+
+    FFmpeg seeks in an MP4 file by decoding times, having taken off the delay of the first keyframe.
+    """
+
+    pts: int
+    seek_to: int
+
+
+class PictureTimes:
+    """The presentation timestamps of one open video. Ask in ascending order; ``close`` it."""
+
+    def __init__(self, video: Path) -> None:
+        """Open the video and find its first picture.
+
+        Raises:
+            InputError: No video, or one without a picture.
+        """
+        self._video = video
+        self._last = self._end = _BEFORE_ALL  # when the last picture read begins, and ends
+        self._first_delay: int | None = None  # by which keyframes are shown after they are decoded
+        self._most_delay = 0
+        self._container = open_container(video)
+        try:
+            self._start()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def _start(self) -> None:
+        self._stream = video_stream(self._container, self._video)
+        self.captured_at = captured_at(self._container, self._stream, self._video)
+        self._promised_s = promised_length_s(self._container, self._stream)
+        self._counts = self._container.format.name == "avi"
+        self._indexed = "mp4" in self._container.format.name
+        self._seeks = not self._counts
+        self.num_packets = 0  # read so far: what the search costs
+        self._load_index()
+        self._read_from(packets(self._container, self._stream))
+        first = self._first(None)
+        if first is None or self._stream.time_base is None:
+            raise InputError(f"{printable(self._video)}: a video without a single picture; record it again")
+        self.start, self.time_base = first.pts, self._stream.time_base
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def first_at_or_after(self, pts: int) -> Pick | None:
+        """Find the first picture shown at ``pts`` or later; None behind the last one."""
+        key = self._key_on_the_way(pts)
+        if key is not None and not self._seek(key, pts):
+            self._seeks = False  # its index leads astray: read it through once
+            self._container.close()
+            self._container = open_container(self._video)
+            self._stream = video_stream(self._container, self._video)
+            self._read_from(packets(self._container, self._stream))
+        return self._first(pts)
+
+    def length_s(self) -> Fraction:
+        """Give the length: to the end of the last picture, or what the header says if that is longer.
+
+        The header of an MP4 file may count what an edit list cuts away.
+        """
+        promised_s = self._promised_s or self._read_s()
+        if self._ended and self._indexed and not self._missing_s():
+            promised_s = min(promised_s, self._read_s())
+        return max(promised_s, (self._last - self.start) * self.time_base)
+
+    def missing(self) -> str:
+        """Say what a broken tail has cost, once the end was reached; empty when nothing."""
+        missing_s = self._missing_s()
+        if missing_s <= 0:
+            return ""
+        return (
+            f"{printable(self._video)}: breaks off {float(self._read_s()):.1f} s after its start, "
+            f"{float(missing_s):.1f} s before the end that it promises; what is there is used"
+        )
+
+    def _missing_s(self) -> Fraction:
+        if not self._ended:
+            return Fraction(0)
+        if self._indexed:  # every picture is in the index, whether or not its bytes are in the file
+            entries = self._stream.index_entries
+            last = entries[len(entries) - 1].timestamp if len(entries) else 0
+            return (last - (last if self._position is None else self._position)) * self.time_base
+        missing_s = self._file_missing_s()
+        return missing_s if missing_s > _TOLERANCE_S else Fraction(0)
+
+    def _file_missing_s(self) -> Fraction:
+        """Give by how much all streams end before the header's end, which is that of the longest."""
+        promised_s = Fraction(self._container.duration or 0, 1_000_000)
+        if promised_s - self._end * self.time_base > _TOLERANCE_S:
+            return promised_s - max(self._end * self.time_base, self._end_of_all_s())
+        return Fraction(0)
+
+    def _end_of_all_s(self) -> Fraction:
+        """Read the packets of all streams from the last keyframe on: sound may go on after the picture."""
+        from av import FFmpegError
+        from av.stream import Discard
+
+        ends = [Fraction(0)]
+        for stream in self._container.streams:
+            stream.discard = Discard.default
+        with suppress(FFmpegError):
+            self._container.seek(self._keys[-1].seek_to, stream=self._stream)
+            ends.extend(
+                (packet.pts + (packet.duration or 0)) * packet.time_base
+                for packet in self._container.demux()
+                if packet.pts is not None
+            )
+        return max(ends)
+
+    def _read_s(self) -> Fraction:
+        return (self._end - self.start) * self.time_base
+
+    def _load_index(self) -> None:
+        """Have Matroska's cues read, which FFmpeg leaves to the first seek; its times begin at 0."""
+        import av
+
+        if "matroska" in self._container.format.name:
+            try:
+                self._container.seek(0)
+            except av.FFmpegError:
+                self._seeks = False
+
+    def _read_from(self, source: "Iterator[Packet[VideoStream]]", *, sought: bool = False) -> None:
+        """Forget what was read, and go on with these packets."""
+        self._packets = source
+        self._sought = sought
+        self._shown: list[int] = []  # ascending, from the last but one that was asked for
+        self._keys: list[Keyframe] = []  # ascending
+        self._num_dropped = 0  # shown pictures before those; their place, while nothing was skipped
+        self._position: int | None = None  # of the last packet, in decoding order
+        self._ended = False
+
+    def _key_on_the_way(self, pts: int) -> int | None:
+        """Give the index's last keyframe up to ``pts``, if reading on would come to it."""
+        if not self._seeks or self._position is None:
+            return None
+        entries = self._stream.index_entries
+        found = entries.search_timestamp(pts - self._most_delay)
+        if found < 0:
+            return None
+        key: int = entries[found].timestamp
+        return key if key > self._position else None
+
+    def _seek(self, key: int, pts: int) -> bool:
+        """Go to a keyframe at or before ``pts``; False when the file goes elsewhere.
+
+        The index of an MP4 file holds decoding times, so a keyframe may be shown after ``pts``
+        though it is decoded before: then the one before it is meant.
+        """
+        import av
+
+        for target in (key + (self._first_delay or 0), key, key - 1):
+            try:
+                self._container.seek(target, stream=self._stream)
+            except av.FFmpegError:
+                return False
+            self._read_from(packets(self._container, self._stream), sought=True)
+            if not self._read_one():
+                return True  # the index goes further than the file: nothing is there
+            if self._keys and self._keys[0].pts <= pts:
+                return True
+        return False
+
+    def _first(self, pts: int | None) -> Pick | None:
+        """Read until no earlier picture can come, and give the first at or after ``pts``."""
+        while self._num_from(pts) <= _MAX_REORDERED and self._read_one():
+            pass
+        place = 0 if pts is None else bisect_left(self._shown, pts)
+        if place == len(self._shown):
+            return None
+        pick = self._pick(place)
+        keep = max(0, bisect_left(self._shown, pick.key.pts) - 1)  # this and the next need no more
+        del self._shown[:keep]
+        self._num_dropped += keep
+        del self._keys[: self._num_keys(pick.pts) - 1]
+        return pick
+
+    def _num_keys(self, pts: int) -> int:
+        return bisect_right(self._keys, pts, key=attrgetter("pts"))
+
+    def _num_from(self, pts: int | None) -> int:
+        return len(self._shown) - (0 if pts is None else bisect_left(self._shown, pts))
+
+    def _pick(self, place: int) -> Pick:
+        pts = self._shown[place]
+        key = self._keys[self._num_keys(pts) - 1]
+        before = bisect_left(self._shown, key.pts) - 1
+        return Pick(
+            pts=pts,
+            at=self._num_dropped + place if self._counts else pts,
+            key=key,
+            before_key=self._shown[before] if before >= 0 else None,
+        )
+
+    def _read_one(self) -> bool:
+        """Read a packet and note when its picture is shown; False at the end.
+
+        What comes before the first keyframe cannot be decoded. What an edit list cuts away is
+        decoded and not shown, and may still be the keyframe of what is shown.
+        """
+        packet = next(self._packets, None)
+        if packet is None:
+            self._ended = True
+            return False
+        self.num_packets += 1
+        pts = packet.pts if packet.pts is not None else packet.dts
+        if pts is None:
+            return True
+        self._position = packet.dts if packet.dts is not None else pts
+        if packet.is_keyframe:
+            delay = pts - self._position
+            self._first_delay = delay if self._first_delay is None else self._first_delay
+            self._most_delay = max(self._most_delay, delay)
+            seek_to = self._position + self._first_delay if self._indexed else pts
+            insort(self._keys, Keyframe(pts, seek_to))
+        if self._keys and pts >= self._keys[0].pts and not packet.is_discard and not _is_hidden(packet):
+            insort(self._shown, pts)
+            self._last = max(self._last, pts)
+            self._end = max(self._end, pts + (packet.duration or 0))
+        return True
+
+
+def _is_hidden(packet: "Packet[VideoStream]") -> bool:
+    """Tell VP8's reference pictures that are decoded and never shown, by their frame tag (RFC 6386, 9.1)."""
+    return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10

@@ -1,0 +1,104 @@
+"""The frames that were chosen of a recording's videos, and their memory, so that none is looked at twice.
+
+Owns choosing (every so many seconds, scene changes, a limit) and remembering a choice that needed
+decoding. Does not own the moments (``sampling``) or the measure (``scene_change``).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from itertools import islice
+from typing import Protocol
+
+from cache.errors import InputError
+from sources.decoder import Player
+from sources.picture_times import Keyframe, Pick
+from sources.sampling import Chosen, Timeline, Track
+from sources.scene_change import changes
+
+_NOTE = "chosen pictures, format 1"
+
+
+class Notes(Protocol):
+    """A memory for small texts; ``cache.pixel_index.PixelIndex`` is one."""
+
+    def get_note(self, name: str) -> str | None:
+        """Return the text last put under a name, or None."""
+
+    def put_note(self, name: str, text: str) -> None:
+        """Remember a small text under a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which pictures are wanted: one every so many seconds, those that differ, the first so many."""
+
+    every_s: float = 10.0
+    limit: int | None = None
+    scene_change: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen pictures in order, and what is missing of their videos."""
+
+    chosen: tuple[Chosen, ...]
+    remarks: tuple[str, ...]
+
+
+def select(tracks: Sequence[Track], choice: Choice, player: Player, notes: Notes | None) -> Selection:
+    """Choose the pictures; those that had to be decoded for it are remembered in ``notes``.
+
+    Raises:
+        InputError: None of the videos has a picture.
+    """
+    if choice.scene_change is None or notes is None:
+        return _select(tracks, choice, player)
+    name = _note_name(tracks, choice)
+    known = _from_note(notes.get_note(name))
+    if known is None:
+        known = _select(tracks, choice, player)
+        if not any(track.stamp.racy for track in tracks):
+            notes.put_note(name, _to_note(known))
+    return known
+
+
+def _select(tracks: Sequence[Track], choice: Choice, player: Player) -> Selection:
+    timeline = Timeline(tracks, choice.every_s)
+    pictures = iter(timeline)
+    if choice.scene_change is not None:
+        pictures = changes(
+            pictures, lambda one: player.look(tracks[one.track].decoder, one.pick), choice.scene_change
+        )
+    chosen = tuple(islice(pictures, choice.limit))
+    if not chosen:
+        raise InputError(timeline.remarks[0] if timeline.remarks else "a recording without a video")
+    return Selection(chosen, tuple(timeline.remarks))
+
+
+def _note_name(tracks: Sequence[Track], choice: Choice) -> str:
+    stamps = [
+        (stamp.path, stamp.size, stamp.mtime_ns, stamp.inode, stamp.ctime_ns)
+        for stamp in (track.stamp for track in tracks)
+    ]
+    return f"{_NOTE}: {json.dumps([astuple(choice), stamps])}"
+
+
+def _to_note(selection: Selection) -> str:
+    rows = [
+        [one.track, one.timestamp_s, one.pick.pts, one.pick.at, *one.pick.key, one.pick.before_key]
+        for one in selection.chosen
+    ]
+    return json.dumps([rows, selection.remarks])
+
+
+def _from_note(text: str | None) -> Selection | None:
+    """Read a note that ``_to_note`` wrote: the index has checked that it is unchanged."""
+    if text is None:
+        return None
+    rows, remarks = json.loads(text)
+    chosen = (
+        Chosen(track, Pick(pts, at, Keyframe(key_pts, seek_to), before_key), timestamp_s)
+        for track, timestamp_s, pts, at, key_pts, seek_to, before_key in rows
+    )
+    return Selection(tuple(chosen), tuple(remarks))
