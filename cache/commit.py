@@ -1,13 +1,13 @@
-"""How an entry becomes visible: built aside, verified, made durable, then renamed into place.
+"""How one entry is built aside: written under ``tmp/``, read back and compared, later made durable.
 
-Owns: the order of these steps. Does not own: who may write, or what a lost race means
-(``cache.store``). ``zarr.json`` is the commit record: it is written last.
+Owns: these steps of one entry and the names of all steps of a commit. Does not own: the order over
+several entries, the rename, a lost race (``cache.batch``). ``zarr.json`` is written last.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cache.entry import DamagedError, EntryInfo, Features, Provenance
 from cache.entry_json import CHECKSUM_BYTES, CHUNK_NAME, METADATA_NAME, encode_entry
 from cache.errors import StoreError
-from cache.files import Durability, Folder, sync_fd, write_all
+from cache.files import Durability, Folder, preallocate, sync_fd, write_all
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import now
 from cache.reading import SLICE_BYTES, read_info
@@ -33,8 +33,11 @@ class CommitStep(StrEnum):
     chunk_written = "chunk_written"
     metadata_written = "metadata_written"
     verified = "verified"
-    synced = "synced"
+    chunk_synced = "chunk_synced"
+    metadata_synced = "metadata_synced"
+    folder_synced = "folder_synced"
     renamed = "renamed"
+    groups_synced = "groups_synced"
     acknowledged = "acknowledged"
 
 
@@ -56,46 +59,66 @@ class NewEntry:
     provenance: Provenance
 
 
-@contextmanager
-def built_aside(tmp: Folder, entry: NewEntry, durability: Durability, on_step: OnStep) -> Iterator[str]:
-    """Build an entry under ``tmp/``, verify it, make it durable, and yield its folder's name.
+@dataclass(frozen=True, slots=True)
+class BuiltEntry:
+    """An entry that lies complete and verified under ``tmp/``, neither durable nor visible yet.
 
-    The folder is removed afterwards unless it was renamed away.
+    Its files stay open: the error of a write that the system postponed is told by the fsync of the
+    descriptor that wrote, not surely by that of one opened later.
+    """
+
+    key: EntryKey
+    name: str
+    num_bytes: int
+    folder: Folder
+    fds: tuple[int, int]
+    opened: ExitStack
+
+    def sync(self, durability: Durability, on_step: OnStep) -> None:
+        """Make the files and their names durable."""
+        for fd, step in zip(self.fds, (CommitStep.chunk_synced, CommitStep.metadata_synced), strict=True):
+            sync_fd(fd, durability)
+            on_step(step)
+        sync_fd(self.folder.fd, durability)
+        on_step(CommitStep.folder_synced)
+
+    def close(self) -> None:
+        """Close the files; what was not renamed away is removed."""
+        self.opened.close()
+
+
+def build_aside(tmp: Folder, entry: NewEntry, on_step: OnStep) -> BuiltEntry:
+    """Build an entry under ``tmp/``, which stays open until the entry is closed, and verify it.
 
     Raises:
         StoreError: what was read back is not what was written.
-        OSError: the disk refuses.
+        OSError: the disk refuses; nothing is left.
     """
     name = tmp_name()
-    try:
+    with ExitStack() as opened:
+        opened.callback(tmp.remove_tree, name)
         tmp.make_folder(name)
-        with tmp.folder(name) as folder:
-            on_step(CommitStep.folder_made)
-            _build(folder, entry, durability, on_step)
-        yield name
-    finally:
-        tmp.remove_tree(name)
-
-
-def _build(folder: Folder, entry: NewEntry, durability: Durability, on_step: OnStep) -> None:
-    payload = entry.features.array.reshape(-1).view(np.uint8)
-    with _blake3_aside(payload) as payload_blake3, folder.create(CHUNK_NAME) as fd:
-        crc32c = _write_chunk(fd, payload, entry.key)
-        on_step(CommitStep.chunk_written)
-        sync_fd(fd, durability)
-    info = _info(entry, crc32c, payload_blake3())
-    folder.write(METADATA_NAME, encode_entry(info), durability)
-    on_step(CommitStep.metadata_written)
-    _verify_metadata(folder, info)
-    on_step(CommitStep.verified)
-    folder.sync(durability)
-    on_step(CommitStep.synced)
+        folder = opened.enter_context(tmp.folder(name))
+        on_step(CommitStep.folder_made)
+        payload = entry.features.array.reshape(-1).view(np.uint8)
+        chunk_fd = opened.enter_context(folder.create(CHUNK_NAME))
+        with _blake3_aside(payload) as payload_blake3:
+            crc32c = _write_chunk(chunk_fd, payload, entry.key)
+            on_step(CommitStep.chunk_written)
+        info = _info(entry, crc32c, payload_blake3())
+        metadata_fd = opened.enter_context(folder.create(METADATA_NAME))
+        write_all(metadata_fd, memoryview(encode_entry(info)))
+        on_step(CommitStep.metadata_written)
+        _verify_metadata(folder, info)
+        on_step(CommitStep.verified)
+        return BuiltEntry(entry.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
 
 
 def _write_chunk(fd: int, payload: NDArray[np.uint8], key: EntryKey) -> int:
     """Write payload and checksum, each slice read back and compared while it is in the cache."""
     scratch = np.empty(min(SLICE_BYTES, max(payload.nbytes, CHECKSUM_BYTES)), np.uint8)
     crc32c = 0
+    preallocate(fd, payload.nbytes + CHECKSUM_BYTES)
     for start in range(0, payload.nbytes, SLICE_BYTES):
         part = payload[start : start + SLICE_BYTES]
         crc32c = int(google_crc32c.extend(crc32c, part))

@@ -31,24 +31,51 @@ _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 # Filesystems without hard links (exFAT, some network shares) answer with one of these.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
+_CANNOT_PREALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
+_F_BARRIERFSYNC = 85  # <sys/fcntl.h> of macOS; Python has no name for it
+
 
 class Durability(StrEnum):
     """What an acknowledged write survives."""
 
     none = "none"  # the process being killed
-    batch = "batch"  # a power cut, as far as fsync goes
-    full = "full"  # a power cut, the drive's own cache included (F_FULLFSYNC on macOS)
+    batch = "batch"  # a power cut; several entries are made durable and acknowledged together
+    full = "full"  # a power cut; each entry by itself, every step through the drive's own cache
 
 
 def sync_fd(fd: int, durability: Durability) -> None:
-    """Make an open file or folder durable as asked; ``none`` does nothing."""
+    """Make an open file or folder durable before anything that is written later; ``none`` does nothing.
+
+    On macOS fsync leaves the bytes in the drive's own cache, which may keep them in any order. At
+    ``batch`` a barrier keeps the order and costs little; ``flush_fd`` empties the cache once, at the end.
+    """
     if durability is Durability.none:
         return
-    if durability is Durability.full and sys.platform == "darwin":
-        with suppress(OSError):  # network filesystems refuse F_FULLFSYNC; fsync is what they have
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    if sys.platform == "darwin":
+        with suppress(OSError):  # network filesystems refuse both; fsync is what they have
+            fcntl.fcntl(fd, _F_BARRIERFSYNC if durability is Durability.batch else fcntl.F_FULLFSYNC)
             return
     os.fsync(fd)
+
+
+def flush_fd(fd: int, durability: Durability) -> None:
+    """Make an open file or folder durable, and all that ``sync_fd`` was called for before it."""
+    sync_fd(fd, Durability.full if durability is Durability.batch else durability)
+
+
+def preallocate(fd: int, num_bytes: int) -> None:
+    """Reserve the disk space of a new file at once: a full disk says so early, and writing is faster.
+
+    Raises:
+        OSError: there is no room for the file.
+    """
+    if sys.platform != "linux":  # macOS has no posix_fallocate
+        return
+    try:
+        os.posix_fallocate(fd, 0, num_bytes)
+    except OSError as error:
+        if error.errno not in _CANNOT_PREALLOCATE:
+            raise
 
 
 class Folder:
@@ -138,7 +165,7 @@ class Folder:
         """Write a file so that a reader sees the old content or the new, nothing between."""
         with self._temporary(name, content, durability) as temporary:
             os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        sync_fd(self.fd, durability)
+        self.sync(durability)
 
     def write_once(self, name: str, content: bytes, durability: Durability) -> bool:
         """Write a file unless it exists; of several writers exactly one gets True."""
@@ -153,7 +180,7 @@ class Folder:
                 if self.file_size(name) is not None:
                     return False
                 os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        sync_fd(self.fd, durability)
+        self.sync(durability)
         return True
 
     def link(self, name: str, target: "Folder") -> bool:
@@ -237,8 +264,8 @@ class Folder:
             os.rmdir(name, dir_fd=self.fd)
 
     def sync(self, durability: Durability) -> None:
-        """Make the names in this folder durable."""
-        sync_fd(self.fd, durability)
+        """Make the names in this folder durable, and all that was synced before."""
+        flush_fd(self.fd, durability)
 
     def remove_tree(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; best effort, never through a symlink."""

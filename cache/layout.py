@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
 from cache.errors import NotEncodedError, StoreError
-from cache.files import Durability, Folder
+from cache.files import Durability, Folder, sync_fd
 from cache.key import EntryKey
 
 STORE_FORMAT = 1
@@ -114,6 +114,24 @@ def create_layout(store: Path, durability: Durability) -> StoreHeader:
         root.write_once(STORE_FILE, seal({**header, SEAL_FIELD: UNSEALED}), durability)
         root.sync(durability)
     return require_header(store)
+
+
+def sync_layout(store: Path, durability: Durability) -> None:
+    """Make the folders of a store durable that another process may have made a moment ago.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if durability is Durability.none:
+        return
+    with (
+        Folder.open_root(store) as root,
+        root.folder(FRAMES) as frames,
+        Folder.open_root(store.parent) as home,
+    ):
+        sync_fd(frames.fd, durability)
+        sync_fd(root.fd, durability)
+        home.sync(durability)
 
 
 def make_group(frames: Folder, name: str) -> None:

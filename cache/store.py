@@ -1,7 +1,7 @@
 """The embedding store of one home: entries by key, written once, checked on every read.
 
 Owns: what a caller sees of entries: has, read, write, check, list. Does not own: the commit protocol
-(``cache.commit``), the checks of a read (``cache.reading``), manifests (``cache.manifest``).
+(``cache.batch``), the checks of a read (``cache.reading``), manifests (``cache.manifest``).
 
 A store has no state but its path: threads and processes share it without locks.
 """
@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +20,23 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.commit import CommitStep, NewEntry, OnStep, built_aside, no_fault
+from cache.batch import CommitBatch, sync_entries
+from cache.commit import OnStep, no_fault
 from cache.entry import DamagedError, EntryInfo, EntryProblem, Features, Provenance
-from cache.entry_json import CHUNK_NAME, METADATA_NAME
 from cache.errors import StoreError
-from cache.files import Durability, Folder, sync_fd
+from cache.files import Durability, Folder
 from cache.home import Home
-from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
-from cache.layout import FRAMES, TMP, create_layout, group_name, make_group, read_header, require_header
+from cache.key import EncoderSpec, EntryKey, PixelDigest
+from cache.layout import FRAMES, create_layout, group_name, read_header, require_header, sync_layout
 from cache.quarantine import quarantine
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
+from cache.refusal import refused
 from cache.trash import sweep_tmp
 
 __all__ = ["Durability", "EntryInfo", "EntryProblem", "Store"]
 
 TOUCH_AFTER_S = 3600
 _TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
-_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Result = TypeVar("Result")
 
@@ -70,12 +69,15 @@ class Store:
             StoreError: it is of a newer format, damaged, or cannot be made.
         """
         header = read_header(home.store)
-        if header is None and create:
-            home.prepare()
+        if create:
             try:
-                header = create_layout(home.store, durability)
+                if header is None:
+                    home.prepare()
+                    header = create_layout(home.store, durability)
+                elif os.access(home.store, os.W_OK | os.X_OK):
+                    sync_layout(home.store, durability)
             except OSError as error:
-                raise _refused(home, f"cannot make the store {home.store}", error) from error
+                raise refused(home.path, f"cannot make the store {home.store}", error) from error
         header = header or require_header(home.store)
         return cls(home, header.store_id, durability, os.access(home.store, os.W_OK | os.X_OK), on_step)
 
@@ -143,17 +145,34 @@ class Store:
             ValueError: the features are not such as the encoder gives.
             StoreError: the disk is full, broken or read-only; nothing half written is left.
         """
-        key = entry_key(pixels, spec.encoder_id)
-        _check_features(features, spec)
+        with self.batch() as batch:
+            batch.add(pixels, spec, features, provenance)
+            return batch.commit()[0]
+
+    def batch(self) -> CommitBatch:
+        """Return a batch, to be used in ``with``: its entries are made durable and acknowledged together.
+
+        Raises:
+            StoreError: the store is read-only.
+        """
         if not self.writable:
             raise StoreError(
                 f"the store {self.path} is read-only: set SEEONCE_HOME to a folder you can write to"
             )
+        return CommitBatch(self.home, self.durability, self.on_step, lambda key: self.read(key) is not None)
+
+    def make_durable(self, keys: Iterable[EntryKey]) -> None:
+        """Make entries of other writers durable: they can be seen a moment before they are.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if self.durability is Durability.none or not self.writable:
+            return
         try:
-            self._commit(NewEntry(key, pixels, spec, features, provenance))
+            sync_entries(self.path, keys, self.durability)
         except OSError as error:
-            raise _refused(self.home, f"cannot write entry {key}", error) from error
-        return key
+            raise refused(self.home.path, "cannot make entries durable", error) from error
 
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry, in no particular order; entries are not opened."""
@@ -240,34 +259,6 @@ class Store:
                 return None
             raise StoreError(f"cannot read entry {key}: {error.strerror}; check {self.path}") from error
 
-    def _commit(self, entry: NewEntry) -> None:
-        with Folder.open_root(self.path) as root:
-            root.make_folder(TMP, exist_ok=True)
-            with (
-                root.folder(TMP) as tmp,
-                built_aside(tmp, entry, self.durability, self.on_step) as name,
-                root.folder(FRAMES) as frames,
-                _open_group(frames, group_name(entry.key)) as group,
-            ):
-                self._publish(tmp, name, group, entry.key)
-                self.on_step(CommitStep.renamed)
-                group.sync(self.durability)
-                self.on_step(CommitStep.acknowledged)
-
-    def _publish(self, tmp: Folder, name: str, group: Folder, key: EntryKey) -> None:
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                tmp.rename(name, group, key.hex)
-                return
-            except OSError as error:
-                if error.errno not in _OCCUPIED or not tries_left:
-                    raise
-            if self.read(key) is not None:
-                with suppress(FileNotFoundError):  # another process quarantined or collects it
-                    _sync_entry(group, key, self.durability)
-                    return
-            # What occupied the place is gone now: it was damaged, or a collection moves it.
-
 
 class _EntryDamageError(Exception):
     """An entry is damaged; ``identity`` tells it from one that replaces it meanwhile."""
@@ -278,46 +269,9 @@ class _EntryDamageError(Exception):
         self.reason = reason
 
 
-def _open_group(frames: Folder, name: str) -> Folder:
-    try:
-        return frames.folder(name)
-    except FileNotFoundError:
-        make_group(frames, name)
-        return frames.folder(name)
-
-
-def _sync_entry(group: Folder, key: EntryKey, durability: Durability) -> None:
-    """Make another writer's entry durable: we acknowledge it, and he may not be so far yet."""
-    with group.folder(key.hex) as entry:
-        for name in (CHUNK_NAME, METADATA_NAME):
-            with entry.open_file(name) as fd:
-                sync_fd(fd, durability)
-        entry.sync(durability)
-
-
 def _keys_of_group(group: "os.DirEntry[str]") -> Iterator[EntryKey]:
     with os.scandir(group.path) as entries:
         for entry in entries:
             if entry.name.startswith(group.name):
                 with suppress(ValueError):
                     yield EntryKey.from_hex(entry.name)
-
-
-def _check_features(features: Features, spec: EncoderSpec) -> None:
-    layers, _, hidden = features.array.shape
-    expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
-    if (layers, hidden, features.merge_size) != expected:
-        raise ValueError(
-            f"the encoder gives (layers, hidden, merge_size) {expected}, "
-            f"got {(layers, hidden, features.merge_size)}"
-        )
-
-
-def _refused(home: Home, what: str, error: OSError) -> StoreError:
-    advice = "check the disk and its permissions"
-    if error.errno in _FULL:
-        free = 0
-        with suppress(OSError):
-            free = shutil.disk_usage(home.path).free
-        advice = f"{free / 1e6:.0f} MB are free: free some space, or see seeonce store gc"
-    return StoreError(f"{what}: {error.strerror or error}; {advice}")

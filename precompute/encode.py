@@ -3,25 +3,27 @@
     frames -> (decode, orient, digest | preprocess) in threads -> encoder -> writer thread -> manifest
 
 Owns the pipeline and its bounds. Does not own sources (``sources``), the encoder (``vision``) or the
-commit of an entry (``cache.store``). Memory does not grow with the recording: at most
-``_FRAMES_AHEAD`` decoded frames and ``_WRITES_AHEAD`` features wait at any time.
+writer thread (``writer``). Memory does not grow with the recording: at most
+``_FRAMES_AHEAD`` decoded frames, and the writer's few features, wait at any time.
 """
 
 import queue
-import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from cache.entry import EntryInfo, Features, Provenance
 from cache.errors import InputError
-from cache.key import EncoderSpec, PixelDigest, entry_key, pixel_digest
+from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_digest
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
 from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
+from precompute.writer import EntryWriter
 from sources.pixels import pixels_array
 from sources.recording import Frame, Recording
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from precompute.vision import Patches
 
 _FRAMES_AHEAD = 8
-_WRITES_AHEAD = 4
+_DURABLE_BY_THEN = timedelta(hours=1)
 
 
 class Encoder(Protocol):
@@ -48,7 +50,10 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far pass one is. ``num_bytes`` counts what was written, in bytes of payload."""
+    """How far pass one is. A frame is done, and its entry new, when the store acknowledged the entry.
+
+    ``num_bytes`` counts what was written, in bytes of payload.
+    """
 
     num_frames: int
     num_done: int
@@ -137,10 +142,11 @@ def encode_recording(
     with suppress(KeyboardInterrupt):
         run.go(recording)
         run.complete = True
+    frames = run.acknowledged_frames()
     manifest = Manifest(
         recording=recording.info,
         encoder=spec,
-        frames=tuple(sorted(run.frames, key=lambda frame: frame.index)),
+        frames=tuple(sorted(frames, key=lambda frame: frame.index)),
         skipped=tuple(run.skipped),
         complete=run.complete,
         created_at=now(),
@@ -166,26 +172,52 @@ class _Run:
         self._num_frames, self._on_progress = num_frames, on_progress
         self._num_hits = self._num_new = self._num_bytes = 0
         self._encoded: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
-        self.frames: list[FrameEntry] = []
+        self._frames: list[FrameEntry] = []
+        # Pictures whose entries are not acknowledged yet, each with how many frames show it.
+        self._waiting: Counter[PixelDigest] = Counter()
+        self._num_waiting = 0
+        self._young_hits: set[EntryKey] = set()
         self.skipped: list[SkippedFrame] = []
         self.complete = False
 
     def go(self, recording: Recording) -> None:
         frames = recording.frames()
-        with _Writer(self._store, self._spec) as writer, ThreadPoolExecutor(recording.max_readers) as pool:
-            try:
-                for frame, prepared in _ahead(pool, self._prepare, frames, _FRAMES_AHEAD):
-                    self._take(frame, prepared, writer)
-                    self._on_progress(self.progress())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        writer = EntryWriter(self._store, self._spec)
+        try:
+            with writer, ThreadPoolExecutor(recording.max_readers) as pool:
+                try:
+                    for frame, prepared in _ahead(pool, self._prepare, frames, _FRAMES_AHEAD):
+                        self._take(frame, prepared, writer)
+                        self._settle(writer)
+                        self._on_progress(self.progress())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            self._settle(writer)
+        self._on_progress(self.progress())
 
     def progress(self) -> Progress:
-        done = len(self.frames) + len(self.skipped)
+        done = len(self._frames) + len(self.skipped) - self._num_waiting
         return Progress(
             self._num_frames, done, self._num_hits, self._num_new, len(self.skipped), self._num_bytes
         )
+
+    def acknowledged_frames(self) -> list[FrameEntry]:
+        """Return the frames whose entries are as durable as the store was opened for.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        self._store.make_durable(self._young_hits)
+        return [frame for frame in self._frames if frame.pixels not in self._waiting]
+
+    def _settle(self, writer: EntryWriter) -> None:
+        """Take note of what the writer acknowledged meanwhile."""
+        for written in writer.acknowledged():
+            self._num_waiting -= self._waiting.pop(written.pixels)
+            self._num_new += 1
+            self._num_bytes += written.num_bytes
 
     def _prepare(self, frame: Frame) -> _Prepared:
         """Work out a frame's key and, when it is no hit, what the encoder needs. Runs in a thread."""
@@ -204,20 +236,26 @@ class _Run:
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
 
-    def _take(self, frame: Frame, prepared: "Future[_Prepared]", writer: "_Writer") -> None:
+    def _take(self, frame: Frame, prepared: "Future[_Prepared]", writer: EntryWriter) -> None:
         """Book a frame: skipped, a hit, a repeat within this run, or encoded now."""
         try:
-            self.frames.append(self._booked(prepared.result(), writer))
+            booked = self._booked(prepared.result(), writer)
+            self._frames.append(booked)
+            if booked.pixels in self._waiting:
+                self._waiting[booked.pixels] += 1
+                self._num_waiting += 1
         except InputError as error:
             self.skipped.append(SkippedFrame(frame.index, frame.timestamp_s, frame.source, str(error)))
 
-    def _booked(self, ready: _Prepared, writer: "_Writer") -> FrameEntry:
+    def _booked(self, ready: _Prepared, writer: EntryWriter) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
         if ready.hit is None and pixels not in self._encoded:
             self._encode(ready, writer)
         else:
             self._num_hits += 1
         if ready.hit is not None:
+            if _young(ready.hit):
+                self._young_hits.add(ready.hit.key)
             self._encoded[pixels] = (ready.hit.grid_thw, ready.hit.num_tokens)
         grid_thw, num_tokens = self._encoded[pixels]
         return FrameEntry(
@@ -232,14 +270,22 @@ class _Run:
             num_tokens=num_tokens,
         )
 
-    def _encode(self, ready: _Prepared, writer: "_Writer") -> None:
+    def _encode(self, ready: _Prepared, writer: EntryWriter) -> None:
         """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
         encoder = self._encoder = self._encoder or self._load_encoder()
         features = encoder.encode(ready.patches or encoder.preprocess(_read_again(ready)))
+        self._waiting[ready.known.pixels] = 0
         writer.put(ready.known.pixels, features, encoder.provenance)
         self._encoded[ready.known.pixels] = (features.grid_thw, features.num_tokens)
-        self._num_new += 1
-        self._num_bytes += features.nbytes
+
+
+def _young(entry: EntryInfo) -> bool:
+    """Say whether an entry was made so lately that its writer may not have made it durable yet."""
+    try:
+        created_at = datetime.fromisoformat(entry.created_at)
+        return datetime.now(UTC) - created_at < _DURABLE_BY_THEN
+    except (ValueError, TypeError):  # no time, or one without its zone: we cannot know
+        return True
 
 
 def _read_again(ready: _Prepared) -> "Image.Image":
@@ -262,42 +308,3 @@ def _ahead(
         yield waiting.get()
         for frame in islice(remaining, 1):
             waiting.put((frame, pool.submit(work, frame)))
-
-
-class _Writer:
-    """A thread that commits features, so that the encoder never waits for the disk.
-
-    An error of the store is raised in the encoding thread, at the next ``put`` or at the end.
-    """
-
-    def __init__(self, store: Store, spec: EncoderSpec) -> None:
-        self._store, self._spec = store, spec
-        self._queue: queue.Queue[tuple[PixelDigest, Features, Provenance] | None] = queue.Queue(_WRITES_AHEAD)
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._write_all, name="seeonce-writer")
-
-    def __enter__(self) -> "_Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None or kind is KeyboardInterrupt:
-            self._raise()
-
-    def put(self, pixels: PixelDigest, features: Features, provenance: Provenance) -> None:
-        self._raise()
-        self._queue.put((pixels, features, provenance))
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _write_all(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._store.write(item[0], self._spec, item[1], item[2])
-                except Exception as error:  # whatever it is, the encoding thread must hear of it
-                    self._error = error

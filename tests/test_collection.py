@@ -293,7 +293,7 @@ def test_a_writer_whose_unfinished_folder_was_swept_publishes_nothing(tmp_path: 
     store = new_store(tmp_path)
 
     def swept(step: CommitStep) -> None:
-        if step is CommitStep.synced:
+        if step is CommitStep.folder_synced:
             with new_batch(store.path) as batch, Folder.open(store.path / "tmp") as tmp:
                 for name in tmp.names():
                     assert batch.take(tmp, name)

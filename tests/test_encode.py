@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from store_samples import new_store
 from tiny_checkpoint import Tiny
 
 from cache import pixel_index
+from cache.commit import build_aside
 from cache.errors import CheckpointError, StoreError
 from cache.home import Home
 from cache.manifest import Manifest, list_manifests
@@ -31,6 +33,7 @@ from checkpoint.identity import encoder_spec
 from precompute.encode import EncodeResult, Progress, encode_recording, plan
 from precompute.pass_one import EncodeOptions, encode
 from precompute.vision import VisionEncoder
+from precompute.writer import EntryWriter
 from sources import pixels
 from sources.folder import open_folder
 from verify.compare import as_float32
@@ -60,9 +63,14 @@ def store(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def _encode(
-    images: Path, checkpoint: Path, home: Path, lines: Lines | None = None, max_pixels: int | None = None
+    images: Path,
+    checkpoint: Path,
+    home: Path,
+    lines: Lines | None = None,
+    max_pixels: int | None = None,
+    durability: Durability = Durability.none,
 ) -> EncodeResult:
-    options = EncodeOptions(str(images), str(checkpoint), max_pixels, durability=Durability.none)
+    options = EncodeOptions(str(images), str(checkpoint), max_pixels, durability=durability)
     return encode(Home(home), options, lines or Lines())
 
 
@@ -294,15 +302,15 @@ def test_a_recording_that_was_moved_needs_no_space(
 def test_a_disk_that_fills_up_keeps_what_was_committed(
     plain: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, left = Store._commit, [2]
+    left = [2]
 
-    def filling_up(self: Store, entry: Any) -> None:
+    def filling_up(*arguments: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        commit(self, entry)
+        return build_aside(*arguments)
 
-    monkeypatch.setattr(Store, "_commit", filling_up)
+    monkeypatch.setattr("cache.batch.build_aside", filling_up)
     images = folder_of(tmp_path / "images", 6)
     with pytest.raises(StoreError, match=r"No space left on device; .* free some space"):
         _encode(images, plain, store.home.path)
@@ -334,7 +342,8 @@ def test_ctrl_c_keeps_the_frames_that_are_done_and_the_next_run_goes_on(
 
     class Stops(Lines):
         def progress(self, progress: Progress) -> None:
-            if progress.num_done == 3:
+            super().progress(progress)
+            if len(self.seen) == 3:
                 raise KeyboardInterrupt
 
     first = _encode(images, plain, store.home.path, Stops())
@@ -343,6 +352,38 @@ def test_ctrl_c_keeps_the_frames_that_are_done_and_the_next_run_goes_on(
     assert len(first.manifest.frames) == len(list(store.keys())) == 3
     second = _encode(images, plain, store.home.path)
     assert (second.progress.num_hits, second.progress.num_new, second.manifest.complete) == (3, 3, True)
+
+
+def test_a_manifest_never_names_an_entry_that_is_not_acknowledged(
+    plain: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C twice: the second one comes while the writer still works."""
+    finish = EntryWriter.__exit__
+
+    def stopped_before_the_last(self: EntryWriter, *_: Any) -> None:
+        finish(self, None)
+        last = list(self.acknowledged())[:-1]
+        monkeypatch.setattr(self, "acknowledged", lambda: iter(last))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EntryWriter, "__exit__", stopped_before_the_last)
+    durable = _encode(folder_of(tmp_path / "images", 5), plain, store.home.path)
+    assert durable.interrupted
+    assert [frame.index for frame in durable.manifest.frames] == [0, 1, 2, 3]
+    assert durable.progress.num_done == 4
+
+
+def test_a_hit_that_another_process_just_wrote_is_made_durable_before_it_is_named(
+    plain: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of(tmp_path / "images")
+    _encode(images, plain, store.home.path, durability=Durability.none)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    _encode(images, plain, store.home.path, durability=Durability.batch)
+    entries = [store.path / "frames" / key.hex[:2] / key.hex for key in store.keys()]  # noqa: SIM118
+    needed = {path.stat().st_ino for entry in entries for path in (entry.parent, entry, *entry.iterdir())}
+    assert needed <= set(synced)
 
 
 def test_an_interrupted_run_does_not_replace_a_manifest_that_has_more(
@@ -366,7 +407,7 @@ def test_the_cost_is_told_before_it_starts(plain: Path, store: Store, tmp_path: 
     result = _encode(folder_of(tmp_path / "images"), plain, store.home.path, lines := Lines())
     assert "3 frames to look at, about 6 tokens and 6.1 kB each; writes at most" in "\n".join(lines.lines)
     assert result.progress.num_bytes == 3 * 6 * 4 * 64 * 4
-    assert [progress.num_done for progress in lines.seen] == [1, 2, 3]
+    assert [progress.num_done for progress in lines.seen][-1] == 3
 
 
 def test_a_coarse_vision_tower_is_warned_about(vision_4bit: Path, store: Store, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_writer_killed_at_any_step_leaves_no_torn_entry(tmp_path: Path, step: 
         assert writer.wait() == -signal.SIGKILL
     store = new_store(tmp_path)
     key = entry_key(pixels(1), SPEC.encoder_id)
-    visible = step in (CommitStep.renamed, CommitStep.acknowledged)
+    visible = step in (CommitStep.renamed, CommitStep.groups_synced, CommitStep.acknowledged)
     assert set(store.keys()) == ({key} if visible else set())
     assert same(store.read(key), features(1)) == visible
 
