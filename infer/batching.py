@@ -1,49 +1,26 @@
 """The loop of pass two: requests in, answers out as they finish, never more in flight than allowed.
 
-Owns scheduling: features are read when a request is about to be prefilled, so memory does not grow with
-the number of frames. Does not own the model (``mlx_vlm_adapter``) or what is done with answers.
+Owns the turns: decode, prefill, join. Features are read when a request is about to be prefilled, so memory
+does not grow with the number of frames. Does not own who is next (``schedule``), how prompts lie side by
+side (``prefill``), the model (``mlx_vlm_adapter``) or what is done with answers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol
 
-from cache.entry import Features
-from cache.errors import InputError, SeeonceError
-from cache.key import EntryKey
-from cache.manifest import FrameEntry
+from cache.errors import SeeonceError
+from infer.engine_stats import EngineStats, Tally
 from infer.hooks import RowHooks, RowProcessor, TokenLogprobs
+from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import ContinuousBatch, LanguageHalf, Token
-from infer.sampling import Sampling, SeededDraw
-from infer.tokenizer import PromptTokens
+from infer.mlx_vlm_adapter import DecodeBatch, LanguageHalf, Token
+from infer.prefill import Prefill, PrefillRow
+from infer.prefix import SharedPrefix
+from infer.request import FeatureSource, Request
+from infer.sampling import SeededDraw
+from infer.schedule import Planned, Schedule
 
-
-class FeatureSource(Protocol):
-    """Where features come from: the store, or the live encoder when outputs are verified."""
-
-    def features(self, frame: FrameEntry) -> Features:
-        """Return the features of a frame.
-
-        Raises:
-            SeeonceError: there are none; the request gets this error, the others go on.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One prompt over one or several frames. ``id`` is the caller's own."""
-
-    id: int
-    prompt: PromptTokens
-    frames: tuple[FrameEntry, ...]
-    sampling: Sampling
-
-    @property
-    def keys(self) -> tuple[EntryKey, ...]:
-        """Keys of the frames, in the order in which the prompt shows them."""
-        return tuple(frame.key for frame in self.frames)
+__all__ = ["Answer", "FeatureSource", "HooksOf", "Request", "answer_all", "sampling_hooks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +56,29 @@ def answer_all(
     stop_ids: frozenset[int],
     limits: BatchLimits,
     hooks_of: HooksOf = sampling_hooks,
+    report: Callable[[EngineStats], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer ``requests``, yielding each as it finishes; which order that is depends on their lengths.
 
     A request that fails, before its prefill or while it is decoded, becomes an answer that says why, and
-    the others go on: nothing of theirs depends on it.
+    the others go on: nothing of theirs depends on it. ``report`` is told once, at the end, what was done,
+    also when the caller ends the run early.
     """
     loop = _Loop(half, source, stop_ids, limits, hooks_of)
-    try:
-        yield from loop.run(iter(requests))
-    finally:
-        loop.batch.close()
+    with half.wired():
+        try:
+            yield from loop.run(iter(requests))
+        finally:
+            if report is not None:
+                report(loop.tally.stats)
 
 
 class _Running:
     """One request in the batch: what it brought along, and its tokens so far."""
 
-    def __init__(self, request: Request, hooks: RowHooks) -> None:
+    def __init__(self, request: Request, hooks: RowHooks, max_tokens: int) -> None:
         self.request = request
+        self.num_to_come = max_tokens
         self.processor = RowProcessor(hooks) if hooks.touches_logits else None
         self._watch = hooks.watch
         self._tokens: list[int] = []
@@ -104,6 +86,7 @@ class _Running:
     def take(self, token: Token) -> Answer | None:
         """Take the next token; return the answer when it ends here."""
         finish_reason = token.finish_reason
+        self.num_to_come -= 1
         if finish_reason != "stop":
             self._tokens.append(token.token)
             if self.processor is not None:
@@ -125,7 +108,7 @@ class _Running:
 
 
 class _Loop:
-    """One run of ``answer_all``."""
+    """One run of ``answer_all``: each turn decodes a token of every row and prefills a chunk of others."""
 
     def __init__(
         self,
@@ -135,39 +118,91 @@ class _Loop:
         limits: BatchLimits,
         hooks_of: HooksOf,
     ) -> None:
-        self.batch = ContinuousBatch(half, limits, stop_ids)
-        self._half, self._source, self._hooks_of = half, source, hooks_of
+        self.tally = Tally()
+        self._half, self._source, self._limits, self._hooks_of = half, source, limits, hooks_of
+        max_bytes = limits.kv_memory_bytes or default_kv_bytes(half.weight_bytes)
+        self._memory = KVMemory(max_bytes, half.kv_token_bytes, half.config.text.max_context)
+        self._decoding = DecodeBatch(half.model, stop_ids)
         self._running: dict[int, _Running] = {}
+        self._prefill: Prefill | None = None
+        self._planned: list[Planned] = []
+        self._answers: list[Answer] = []  # found between two turns
+        self._num_uids = 0
 
-    def run(self, waiting: Iterator[Request]) -> Iterator[Answer]:
-        exhausted = False
-        while self._running or not exhausted:
-            wanted = self.batch.num_wanted
-            admitted = list(islice(waiting, wanted))
-            exhausted = exhausted or len(admitted) < wanted
-            for request in admitted:
-                try:
-                    self._insert(request)
-                except SeeonceError as error:
-                    yield Answer(request, (), "error", str(error))
-            for token in self.batch.step():
-                answer = self._running[token.uid].take(token)
-                if answer is not None:
-                    del self._running[token.uid]
-                    if token.finish_reason is None:
-                        self.batch.remove(token.uid)
-                    yield answer
+    def run(self, requests: Iterator[Request]) -> Iterator[Answer]:
+        schedule = Schedule(self._possible(requests), self._limits, self._memory)
+        while self._running or schedule.upcoming or self._answers:
+            # The caller's own work, between two answers, must not run in the stream of the engine.
+            with self._half.stream():
+                self._turn(schedule)
+            yield from self._answers
+            self._answers.clear()
 
-    def _insert(self, request: Request) -> None:
-        text = self._half.config.text
-        room = text.max_context - len(request.prompt.ids)
-        if room < 1:
-            raise InputError(
-                f"The prompt has {len(request.prompt.ids):,} tokens and the model's context "
-                f"{text.max_context:,}: shorten it, or encode with a lower --max-pixels."
-            )
-        running = _Running(request, self._hooks_of(request))
-        features = [self._source.features(frame) for frame in request.frames]
-        inputs = self._half.inputs(request.prompt, features)
-        max_tokens = min(request.sampling.max_tokens, room)
-        self._running[self.batch.insert(inputs, max_tokens, running.processor)] = running
+    def _possible(self, requests: Iterator[Request]) -> Iterator[Request]:
+        """Let through the requests that can be answered at all."""
+        for request in requests:
+            problem = self._memory.problem(request)
+            if problem is None:
+                yield request
+            else:
+                self._answers.append(Answer(request, (), "error", problem))
+
+    def _turn(self, schedule: Schedule) -> None:
+        if len(self._decoding):
+            for token in self._decoding.step():
+                self._take(token)
+        if self._prefill is None:
+            self._admit(schedule)
+        if self._prefill is not None:
+            self._prefill.step()
+            if self._prefill.is_done:
+                self._join(schedule, self._prefill)
+                self._prefill = None
+
+    def _take(self, token: Token) -> None:
+        answer = self._running[token.uid].take(token)
+        if answer is not None:
+            del self._running[token.uid]
+            if token.finish_reason is None:
+                self._decoding.remove(token.uid)
+            self._answers.append(answer)
+
+    def _admit(self, schedule: Schedule) -> None:
+        """Begin to prefill what the schedule gives, less those that fail."""
+        to_come = max((running.num_to_come for running in self._running.values()), default=0)
+        now = InFlight(len(self._decoding), self._decoding.num_columns, to_come)
+        rows, self._planned = [], []
+        for planned in schedule.next_batch(now):
+            try:
+                rows.append(self._row(planned))
+                self._planned.append(planned)
+            except SeeonceError as error:
+                self._answers.append(Answer(planned.request, (), "error", str(error)))
+        if rows:
+            self._prefill = Prefill(self._half.model, rows, self._limits.prefill_step_size)
+
+    def _row(self, planned: Planned) -> PrefillRow:
+        request = planned.request
+        _, max_tokens = self._memory.size(request)
+        running = _Running(request, self._hooks_of(request), max_tokens)
+        inputs = self._half.inputs(
+            request.prompt,
+            lambda number: self._source.features(request.frames[number]),
+            planned.num_shared,
+        )
+        uid = self._num_uids = self._num_uids + 1
+        self._running[uid] = running
+        self.tally.prefilled(request.keys, request.prompt, planned.num_shared)
+        return PrefillRow(uid, inputs, max_tokens, running.processor, planned.prefix, planned.num_shared)
+
+    def _join(self, schedule: Schedule, prefill: Prefill) -> None:
+        """Keep what others share of the prefilled rows, and let these decode."""
+        for index, planned in enumerate(self._planned):
+            if planned.num_kept:
+                kept = prefill.row_kv(index, planned.num_kept)
+                num_bytes = self._memory.prefix_bytes(planned.num_kept)
+                prefix = SharedPrefix(planned.request.prompt, kept, num_bytes)
+                schedule.prefixes.put(planned.request.keys, prefix)
+        self._planned = []
+        self._decoding.join(prefill.new_rows, prefill.logits, prefill.cache)
+        self.tally.held(len(self._decoding), schedule.prefixes.num_bytes)

@@ -2,24 +2,28 @@
 
 mlx-vlm 0.7.10 loses or swaps DeepStack features when it batches: they travel as a Python list, of
 which a merged batch keeps the first row's, and which chunked prefill does not slice. Here they travel
-as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, under a name that mlx-vlm
-pads, merges and slices along the sequence.
+as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and prefill is ours
+(``prefill``); decoding is mlx-vlm's.
 
-Relies on, each held by a contract test: ``deepstack_visual_embeds`` and ``position_ids`` are
-sequence-aligned prompt kwargs; decoder layers are called as ``layer(h, mask, cache, position_ids,
-position_embeddings)``; decoding passes ``rope_deltas`` and a batch cache whose ``offset`` counts each
-row's real tokens; ``BatchGenerator`` admits requests only when ``prefill_batch_size`` slots are free;
-a logits processor's ``process_last_token`` sees each row alone.
+Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
+position_ids, position_embeddings)`` and ask a cache for ``update_and_fetch`` alone; ``GenerationBatch``
+decodes with ``rope_deltas`` of each row, one step ahead of what it hands out, and asks a batch cache for
+``state``, ``filter`` and ``extend``; a logits processor's ``process_last_token`` sees each row alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_vlm.generate.ar import BatchGenerator
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_vlm.generate.ar import GenerationBatch
+from mlx_vlm.generate.common import generation_stream, wired_limit
 from mlx_vlm.models.base import LanguageModelOutput, create_attention_mask
+from numpy.typing import NDArray
 
 from cache.entry import Features
 from cache.errors import StoreError
@@ -27,16 +31,17 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
 from infer.hooks import RowProcessor
-from infer.limits import BatchLimits
-from infer.positions import mrope_positions
+from infer.kv_rows import RowsKVCache
+from infer.positions import ImageSpan, mrope_positions
 from infer.tokenizer import PromptTokens
+
+FeaturesOf = Callable[[int], Features]
 
 
 class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
-    """Qwen3-VL's decoder with sequence-aligned DeepStack, as ``BatchGenerator`` calls a model.
+    """Qwen3-VL's decoder with sequence-aligned DeepStack, as ``GenerationBatch`` calls a model.
 
-    Exposes neither ``config`` nor ``language_model``: with the first, mlx-vlm's prefix cache would drop
-    every prefix that holds image tokens; with the second, decoding would go past this class.
+    Exposes no ``language_model``: with it, decoding would go past this class.
     """
 
     def __init__(self, language_model: Any) -> None:
@@ -47,36 +52,44 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
 
     @property
     def layers(self) -> list[Any]:
-        """The decoder layers; mlx-vlm makes one KV cache for each."""
+        """The decoder layers, each of which has a KV cache."""
         return list(self.decoder.layers)
 
     def __call__(
-        self,
-        inputs: mx.array,
-        *,
-        cache: list[Any],
-        inputs_embeds: mx.array | None = None,
-        position_ids: mx.array | None = None,
-        rope_deltas: mx.array | None = None,
-        deepstack_visual_embeds: mx.array | None = None,
-        logits_to_keep: int = 0,
-        n_to_process: int = 0,  # noqa: ARG002 - mlx-vlm names the chunk's length in prefill
+        self, inputs: mx.array, *, cache: list[Any], rope_deltas: mx.array | None = None
     ) -> LanguageModelOutput:
-        """Run the decoder over ``inputs`` ``(batch, seq)`` and return logits ``(batch, kept, vocab)``."""
-        h = self.decoder.embed_tokens(inputs) if inputs_embeds is None else inputs_embeds
-        if position_ids is None:
-            position_ids = _decode_positions(cache[0].offset, rope_deltas, inputs.shape)
+        """Decode one token ``(batch, 1)`` of each row; return logits ``(batch, 1, vocab)``."""
+        position_ids = _decode_positions(cache[0].offset, rope_deltas, inputs.shape)
+        h = self.hidden(self.decoder.embed_tokens(inputs), cache, position_ids)
+        return LanguageModelOutput(logits=self.logits(h))
+
+    def hidden(
+        self,
+        h: mx.array,
+        cache: list[Any],
+        position_ids: mx.array,
+        deepstack: mx.array | None = None,
+    ) -> mx.array:
+        """Run embeddings ``(batch, seq, hidden)`` through the decoder; return its last hidden states.
+
+        ``position_ids`` ``(3, batch, seq)``; ``deepstack`` ``(batch, seq, num_deepstack, hidden)``.
+        """
         mask = create_attention_mask(h, cache[0])
         rotary = self.decoder.layers[0].self_attn.rotary_emb
         embeddings = None if rotary.fused_apply else rotary(h, position_ids)
-        deepstack = () if deepstack_visual_embeds is None else _layers_of(deepstack_visual_embeds)
+        added = () if deepstack is None else _layers_of(deepstack)
         for index, (layer, layer_cache) in enumerate(zip(self.decoder.layers, cache, strict=True)):
             h = layer(h, mask, layer_cache, position_ids, embeddings)
-            if index < len(deepstack):
-                h = h + deepstack[index]
-        h = self.decoder.norm(h)[:, -logits_to_keep:]
-        logits = self.decoder.embed_tokens.as_linear(h) if self.lm_head is None else self.lm_head(h)
-        return LanguageModelOutput(logits=logits)
+            if index < len(added):
+                h = h + added[index]
+        return h
+
+    def logits(self, h: mx.array) -> mx.array:
+        """Return logits ``(batch, seq, vocab)`` of last hidden states."""
+        h = self.decoder.norm(h)
+        head = self.decoder.embed_tokens.as_linear if self.lm_head is None else self.lm_head
+        logits: mx.array = head(h)
+        return logits
 
 
 def _layers_of(deepstack: mx.array) -> list[mx.array]:
@@ -92,17 +105,28 @@ def _decode_positions(offset: mx.array, rope_deltas: mx.array | None, shape: Seq
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptInputs:
-    """One prompt as the decoder takes it.
+    """A prompt's tokens as the decoder takes them, from some token to the last.
 
     ``inputs_embeds`` ``(1, seq, hidden)``, ``deepstack`` ``(1, seq, num_deepstack, hidden)``, both in
-    the compute dtype; ``position_ids`` int32 ``(3, 1, seq)``; ``rope_deltas`` int32 ``(1, 1)``.
+    the compute dtype; ``position_ids`` int32 ``(3, 1, seq)``; ``rope_delta`` is that of the whole prompt;
+    ``images`` are the ``[begin, end)`` of image tokens among these.
     """
 
     ids: tuple[int, ...]
     inputs_embeds: mx.array
     deepstack: mx.array
-    position_ids: mx.array
-    rope_deltas: mx.array
+    position_ids: NDArray[np.int32]
+    rope_delta: int
+    images: tuple[tuple[int, int], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are to be prefilled."""
+        return int(self.inputs_embeds.shape[1])
+
+    def has_image(self, begin: int, end: int) -> bool:
+        """Whether any of these tokens are an image's."""
+        return any(begin < image_end and image_begin < end for image_begin, image_end in self.images)
 
 
 class LanguageHalf:
@@ -119,46 +143,94 @@ class LanguageHalf:
         cast(language_model, dtype)
         mx.eval(language_model.parameters())
         self.model = DenseDeepstackModel(language_model)
+        embedded = self._embed((0,))
+        self._dtype, self._hidden = embedded.dtype, embedded.shape[-1]
 
-    def inputs(self, prompt: PromptTokens, features: Sequence[Features]) -> PromptInputs:
-        """Put features, one per image of ``prompt`` in order, between the embeddings of its text.
+    @staticmethod
+    def stream() -> AbstractContextManager[object]:
+        """Return a context in which everything is computed in mlx-vlm's own stream."""
+        return mx.stream(generation_stream)
+
+    def wired(self) -> AbstractContextManager[object]:
+        """Return a context in which the device keeps its memory wired (Metal; nothing elsewhere)."""
+        wired: AbstractContextManager[object] = wired_limit(self.model, [generation_stream])
+        return wired
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that are held."""
+        weights: Any = tree_flatten(self.model.parameters())
+        return sum(int(array.nbytes) for _, array in weights)
+
+    @property
+    def kv_token_bytes(self) -> int:
+        """Bytes of the keys and values of one token, all layers."""
+        text = self.config.text
+        return 2 * text.num_layers * text.num_kv_heads * text.head_dim * self._dtype.size
+
+    def inputs(self, prompt: PromptTokens, features_of: FeaturesOf, num_shared: int = 0) -> PromptInputs:
+        """Put features between the embeddings of a prompt's text, leaving out its first ``num_shared``.
+
+        ``features_of`` is given the number of an image, and asked for those only that are not left out.
 
         Raises:
             StoreError: an image has another number of tokens than its features.
         """
-        text = self.model.decoder.embed_tokens(mx.array([prompt.ids]))
-        hidden = text.shape[-1]
-        num_deepstack = len(self.config.vision.deepstack_visual_indexes)
-        embeds, deepstack, at = [], [], 0
-        for span, feature in zip(prompt.images, features, strict=True):
-            if feature.num_tokens != span.num_tokens:
-                raise StoreError(
-                    f"An image has {span.num_tokens} tokens in the manifest and {feature.num_tokens} in its "
-                    "entry: run seeonce encode again."
-                )
-            stacked = _to_mlx(feature).astype(text.dtype)
-            embeds += [text[:, at : span.start], stacked[None, 0]]
-            deepstack += [
-                mx.zeros((1, span.start - at, num_deepstack, hidden), text.dtype),
-                stacked[1:].transpose(1, 0, 2)[None],
-            ]
-            at = span.start + span.num_tokens
-        embeds.append(text[:, at:])
-        deepstack.append(mx.zeros((1, len(prompt.ids) - at, num_deepstack, hidden), text.dtype))
+        embeds, deepstack, images, at = [], [], [], num_shared
+        for number, span in enumerate(prompt.images):
+            end = span.start + span.num_tokens
+            if end <= num_shared:
+                continue
+            begin = max(span.start, num_shared)
+            stacked = self._features(features_of(number), span)[:, begin - span.start :]
+            embeds += [self._embed(prompt.ids[at:begin]), stacked[None, 0]]
+            deepstack += [self._no_deepstack(begin - at), stacked[1:].transpose(1, 0, 2)[None]]
+            images.append((begin - num_shared, end - num_shared))
+            at = end
+        embeds.append(self._embed(prompt.ids[at:]))
+        deepstack.append(self._no_deepstack(len(prompt.ids) - at))
         positions = mrope_positions(len(prompt.ids), prompt.images, self.config.vision.merge_size)
         return PromptInputs(
             ids=prompt.ids,
             inputs_embeds=mx.concatenate(embeds, axis=1),
             deepstack=mx.concatenate(deepstack, axis=1),
-            position_ids=mx.array(positions.position_ids),
-            rope_deltas=mx.array([[positions.rope_delta]], dtype=mx.int32),
+            position_ids=positions.position_ids[:, :, num_shared:],
+            rope_delta=positions.rope_delta,
+            images=tuple(images),
         )
+
+    def _features(self, features: Features, span: ImageSpan) -> mx.array:
+        if features.num_tokens != span.num_tokens:
+            raise StoreError(
+                f"An image has {span.num_tokens} tokens in the manifest and {features.num_tokens} in its "
+                "entry: run seeonce encode again."
+            )
+        return _to_mlx(features).astype(self._dtype)
+
+    def _embed(self, ids: tuple[int, ...]) -> mx.array:
+        embedded: mx.array = self.model.decoder.embed_tokens(mx.array([ids], dtype=mx.int32))
+        return embedded
+
+    def _no_deepstack(self, num_tokens: int) -> mx.array:
+        num_deepstack = len(self.config.vision.deepstack_visual_indexes)
+        return mx.zeros((1, num_tokens, num_deepstack, self._hidden), self._dtype)
 
 
 def _to_mlx(features: Features) -> mx.array:
     """Copy features bit for bit; bfloat16 comes as the uint16 of its bits."""
     array = mx.array(features.array)
     return array.view(mx.bfloat16) if features.dtype == "bfloat16" else array
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A prefilled prompt that begins to decode."""
+
+    uid: int
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    rope_delta: int
+    processor: RowProcessor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,77 +242,60 @@ class Token:
     finish_reason: str | None
 
 
-class ContinuousBatch:
-    """mlx-vlm's ``BatchGenerator`` over dense DeepStack: finished sequences leave, waiting ones join."""
+class DecodeBatch:
+    """mlx-vlm's ``GenerationBatch``: one token of every row a step; rows leave and join between steps."""
 
-    def __init__(self, half: LanguageHalf, limits: BatchLimits, stop_ids: frozenset[int]) -> None:
+    def __init__(self, model: DenseDeepstackModel, stop_ids: frozenset[int]) -> None:
         """Begin an empty batch."""
-        self._limits = limits
-        # More prefilled together than may decode would never be admitted, and spin for ever.
-        self.prefill_batch_size = min(limits.prefill_batch_size, limits.max_num_seqs)
-        self._generator = BatchGenerator(
-            half.model,
-            _Stopping(stop_ids),
-            completion_batch_size=limits.max_num_seqs,
-            prefill_batch_size=self.prefill_batch_size,
-            prefill_step_size=limits.prefill_step_size,
-            compute_logprobs=False,
-        )
-        self.num_in_flight = 0
+        self._model, self._stop = model, stop_ids.__contains__
+        self._batch = GenerationBatch.empty(model, _most_likely, self._stop, compute_logprobs=False)
 
-    @property
-    def num_wanted(self) -> int:
-        """How many requests to insert now, so that they are prefilled together and none waits long."""
-        free = self._limits.max_num_seqs - self.num_in_flight
-        return free if free >= self.prefill_batch_size else 0
+    def __len__(self) -> int:
+        return len(self._batch)
 
-    def insert(self, inputs: PromptInputs, max_tokens: int, processor: RowProcessor | None) -> int:
-        """Queue a prompt and return its uid."""
-        prompt_kwargs = {
-            "inputs_embeds": inputs.inputs_embeds,
-            "deepstack_visual_embeds": inputs.deepstack,
-            "position_ids": inputs.position_ids,
-            "rope_deltas": inputs.rope_deltas,
-        }
-        (uid,) = self._generator.insert(
-            [list(inputs.ids)],
-            max_tokens,
-            prompt_kwargs=[prompt_kwargs],
-            logits_processors=[[processor] if processor else None],
+    def join(self, rows: Sequence[NewRow], logits: mx.array, cache: list[RowsKVCache]) -> None:
+        """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
+        if any(row.processor for row in rows):
+            scored = [
+                row.processor(mx.array(row.prompt_ids), logits[index : index + 1])
+                if row.processor
+                else logits[index : index + 1]
+                for index, row in enumerate(rows)
+            ]
+            logits = mx.concatenate(scored)
+        first = _most_likely(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        joining = GenerationBatch(
+            model=self._model,
+            uids=[row.uid for row in rows],
+            inputs=first,
+            prompt_cache=list(cache),
+            sampler=_most_likely,
+            stop_criteria=self._stop,
+            max_tokens=[row.max_tokens for row in rows],
+            greedy_sampling=True,
+            logits_processors=[[row.processor] if row.processor else None for row in rows],
         )
-        self.num_in_flight += 1
-        return int(uid)
+        joining.compute_logprobs = False
+        joining._rope_deltas = mx.array([[row.rope_delta] for row in rows], dtype=mx.int32)
+        mx.eval(first, [layer.state for layer in cache])
+        if len(self._batch):
+            self._batch.extend(joining)
+        else:
+            self._batch = joining
 
     def step(self) -> list[Token]:
-        """Prefill a chunk or decode one token of every sequence; return the new tokens."""
-        _, responses = self._generator.next()
-        tokens = [Token(int(r.uid), int(r.token), r.finish_reason) for r in responses]
-        self.num_in_flight -= sum(token.finish_reason is not None for token in tokens)
-        return tokens
+        """Decode one token of every row; rows that end leave."""
+        return [Token(int(r.uid), int(r.token), r.finish_reason) for r in self._batch.next()]
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the KV cache that are in use: as many as the longest row has tokens, or more."""
+        return int(self._batch.prompt_cache[0].used) if len(self._batch) else 0
 
     def remove(self, uid: int) -> None:
-        """Take out a sequence that is to end before its time; the others go on as they were."""
-        if self._generator.remove(uid):
-            self.num_in_flight -= 1
-
-    def close(self) -> None:
-        """Give back what the generator holds of the device."""
-        self._generator.close()
+        """Take out a row that is to end before its time; the others go on as they were."""
+        self._batch.filter([index for index, other in enumerate(self._batch.uids) if other != uid])
 
 
-class _Stopping:
-    """What ``BatchGenerator`` asks of a tokenizer: when to stop."""
-
-    def __init__(self, stop_ids: frozenset[int]) -> None:
-        self.stopping_criteria = _StopAt(stop_ids)
-
-
-class _StopAt:
-    def __init__(self, stop_ids: frozenset[int]) -> None:
-        self._stop_ids = stop_ids
-
-    def add_eos_token_ids(self, ids: object = None) -> None:
-        """Take no more ids: the checkpoint's are complete."""
-
-    def __call__(self, token: int) -> bool:
-        return token in self._stop_ids
+def _most_likely(logprobs: mx.array) -> mx.array:
+    return mx.argmax(logprobs, axis=-1)

@@ -6,10 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from live_mlx_vlm import Live, draw_noise
-from mlx_vlm.generate.ar import BatchGenerator, _is_sequence_aligned_prompt_kwarg
+from mlx_vlm.generate.ar import GenerationBatch
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
+from infer.kv_rows import RowsKVCache
 from infer.mlx_vlm_adapter import DenseDeepstackModel
 from infer.positions import ImageSpan, mrope_positions
 
@@ -19,29 +20,82 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
     return Live(write_checkpoint(tmp_path_factory.mktemp("checkpoint"), Tiny(max_pixels=65536)))
 
 
-def test_deepstack_and_positions_are_padded_merged_and_sliced_along_the_sequence() -> None:
-    assert _is_sequence_aligned_prompt_kwarg("deepstack_visual_embeds", mx.zeros((1, 7, 3, 4)), 7)
-    assert _is_sequence_aligned_prompt_kwarg("position_ids", mx.zeros((3, 1, 7)), 7)
-    assert not _is_sequence_aligned_prompt_kwarg("rope_deltas", mx.zeros((1, 1)), 1)
+class SpyCache:
+    """A batch cache that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.cache = RowsKVCache([0])
+        self.asked: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.asked.add(name)
+        return getattr(self.cache, name)
+
+
+class Counting:
+    """A language model that gives the token after the last one, and notes its inputs."""
+
+    def __init__(self) -> None:
+        self.inputs: list[list[int]] = []
+
+    def __call__(self, inputs: mx.array, cache: list[object], rope_deltas: mx.array) -> mx.array:
+        assert rope_deltas.shape == inputs.shape
+        self.inputs.append(inputs.flatten().tolist())  # type: ignore[arg-type]
+        return mx.where(mx.arange(50)[None] == inputs + 1, 9.0, 0.0)[:, None]
+
+
+def _decoding(model: Counting, tokens: list[int], max_tokens: int = 4) -> GenerationBatch:
+    batch = GenerationBatch(
+        model=model,
+        uids=tokens,
+        inputs=mx.array(tokens),
+        prompt_cache=[],
+        sampler=lambda logprobs: mx.argmax(logprobs, axis=-1),
+        stop_criteria=lambda token: False,
+        max_tokens=[max_tokens] * len(tokens),
+    )
+    batch.compute_logprobs = False
+    batch._rope_deltas = mx.zeros((len(tokens), 1), mx.int32)
+    return batch
+
+
+def test_attention_asks_a_cache_for_its_update_and_no_more(live: Live) -> None:
+    model = DenseDeepstackModel(live.model.language_model)
+    caches = [SpyCache() for _ in model.layers]
+    model(mx.array([[1]]), cache=caches)
+    assert caches[0].asked <= {"offset", "make_mask", "update_and_fetch", "bits"}
+    assert caches[1].asked <= {"update_and_fetch", "bits"}
+
+
+def test_decoding_hands_out_a_token_after_the_step_that_follows_it() -> None:
+    model = Counting()
+    batch = _decoding(model, [10, 30])
+    assert [response.token for response in batch.next()] == [10, 30]
+    assert model.inputs == [[10, 30]]
+
+
+def test_a_row_taken_out_between_steps_leaves_the_others_as_they_were() -> None:
+    model = Counting()
+    batch = _decoding(model, [10, 20, 30])
+    batch.next()
+    batch.filter([0, 2])
+    assert [(response.uid, response.token) for response in batch.next()] == [(10, 11), (30, 31)]
+
+
+def test_rows_that_join_bring_their_next_token_and_rope_deltas() -> None:
+    model = Counting()
+    batch = _decoding(model, [10])
+    batch.next()
+    batch.extend(_decoding(model, [40]))
+    assert [(response.uid, response.token) for response in batch.next()] == [(10, 11), (40, 40)]
+    assert model.inputs[-1] == [11, 40]
 
 
 def test_the_adapter_hides_what_would_lead_mlx_vlm_past_it(live: Live) -> None:
     model = DenseDeepstackModel(live.model.language_model)
     assert not hasattr(model, "language_model")
-    assert not hasattr(model, "config")
-    assert not hasattr(model, "make_cache")
+    assert not hasattr(model, "fused_greedy_decode")
     assert len(model.layers) == len(live.model.language_model.layers)
-
-
-def test_a_prefill_batch_larger_than_the_free_slots_is_never_admitted(live: Live) -> None:
-    generator = BatchGenerator(
-        live.model.language_model, live.processor, completion_batch_size=1, prefill_batch_size=4
-    )
-    embeds = live.model.language_model.model.embed_tokens(mx.array([[1, 2, 3]]))
-    generator.insert([[1, 2, 3]], 4, prompt_kwargs=[{"inputs_embeds": embeds}])
-    assert all(generator.next() == ([], []) for _ in range(3))
-    assert generator.has_work
-    generator.close()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

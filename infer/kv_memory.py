@@ -1,0 +1,82 @@
+"""How much memory KV caches may take, and what a batch of sequences takes of it.
+
+Owns the arithmetic and the default. A batch is one array a layer, as wide as its longest row, so what
+counts is rows times columns; every sequence is counted as if it used all of its ``max_tokens``.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from infer.kv_rows import rounded_up
+from infer.request import Request
+
+_SHARE_OF_DEVICE = 0.6  # the rest is for activations, features, and what else runs
+_SHARE_OF_HOST = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """The sequences that decode now: their number, the columns in use, and the most that will follow."""
+
+    num_rows: int = 0
+    num_columns: int = 0
+    num_to_come: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KVMemory:
+    """A bound in bytes; ``token_bytes`` are keys and values of one token, all layers.
+
+    ``max_context`` is the model's: an answer ends there, whatever its ``max_tokens``.
+    """
+
+    max_bytes: int
+    token_bytes: int
+    max_context: int
+
+    def size(self, request: Request) -> tuple[int, int]:
+        """Return a request's tokens, and how many may follow."""
+        num_tokens = len(request.prompt.ids)
+        return num_tokens, min(request.sampling.max_tokens, self.max_context - num_tokens)
+
+    def problem(self, request: Request) -> str | None:
+        """Say why a request cannot be answered even alone, ``None`` if it can."""
+        num_tokens, to_come = self.size(request)
+        if to_come < 1:
+            return (
+                f"The prompt has {num_tokens:,} tokens and the model's context {self.max_context:,}: "
+                "shorten it, or encode with a lower --max-pixels."
+            )
+        needed = self.batch_bytes(InFlight(), [(num_tokens, to_come)])
+        if needed > self.max_bytes:
+            return (
+                f"The prompt's {num_tokens:,} tokens and {to_come:,} of an answer need {needed / 1e9:.3g} GB "
+                f"of KV cache, and it may take {self.max_bytes / 1e9:.3g} GB: raise --kv-memory, lower "
+                "--max-tokens, or show fewer frames."
+            )
+        return None
+
+    def batch_bytes(self, now: InFlight, new: list[tuple[int, int]]) -> int:
+        """Return what ``now`` and new prompts of (tokens, max_tokens) take together, at their longest."""
+        if not now.num_rows and not new:
+            return 0
+        columns = max([now.num_columns, *(prompt for prompt, _ in new)])
+        to_come = max([now.num_to_come, *(max_tokens for _, max_tokens in new)])
+        return (now.num_rows + len(new)) * rounded_up(columns + to_come) * self.token_bytes
+
+    def prefix_bytes(self, num_tokens: int) -> int:
+        """Return what a kept prefix takes."""
+        return num_tokens * self.token_bytes
+
+
+def default_kv_bytes(weight_bytes: int) -> int:
+    """Return a share of what the device recommends less the weights; on a CPU, of the host's memory."""
+    import mlx.core as mx
+
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    device: dict[str, Any] = {} if on_cpu else dict(mx.device_info())
+    recommended = device.get("max_recommended_working_set_size") or device.get("memory_size")
+    if recommended:
+        return max(0, int((int(recommended) - weight_bytes) * _SHARE_OF_DEVICE))
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_HOST)

@@ -1,0 +1,170 @@
+"""Requests of any shape over a recording of noise, and what mlx-vlm live answers to each, one at a time."""
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from live_mlx_vlm import Encoded, Live, draw_noise, encode_folder
+from mlx_vlm.generate import generate_step
+from mlx_vlm.utils import prepare_inputs
+
+from cache.manifest import FrameEntry
+from infer.batching import Answer, HooksOf, answer_all
+from infer.engine_stats import EngineStats
+from infer.hooks import RowHooks
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.prompt import Image, Segment, Text
+from infer.request import FeatureSource, Request
+from infer.sampling import Sampling
+from infer.stored import StoredFeatures
+from infer.tokenizer import ChatTokenizer
+
+WORDS = ("which", "window", "holds", "the", "cursor", "now", "and", "what", "does", "its", "title", "say")
+NO_STOP = frozenset[int]()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTrace:
+    """A greedy answer that never stops: per token its log-probability and live's winning margin."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    margins: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run gave: answers by request id, and what the engine counted."""
+
+    answers: dict[int, Answer]
+    stats: EngineStats
+
+    def tokens(self, requests: list[Request]) -> list[tuple[int, ...]]:
+        assert all(answer.error is None for answer in self.answers.values())
+        return [self.answers[request.id].tokens for request in requests]
+
+
+class Asked:
+    """A recording in a store, one language half, and the live model beside them."""
+
+    def __init__(self, checkpoint: Path, root: Path, num_images: int, dtype: str = "float32") -> None:
+        images = draw_noise(root / "images", num_images)
+        self.encoded: Encoded = encode_folder(checkpoint, images, root / "home")
+        self.frames = self.encoded.manifest.frames
+        self.tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
+        self.half = LanguageHalf(self.encoded.folder, self.encoded.config, dtype)
+        self.source = StoredFeatures(self.encoded.store, "images")
+        self._checkpoint, self._dtype = checkpoint, dtype
+        self._live: Live | None = None
+        self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...], int], LiveTrace] = {}
+
+    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 8) -> Request:
+        """Make a request of texts and frames, in the order given."""
+        segments: list[Segment] = [Text(part) if isinstance(part, str) else Image(part) for part in parts]
+        frames = tuple(part for part in parts if not isinstance(part, str))
+        return Request(number, self.tokenizer.encode(segments), frames, Sampling(max_tokens=max_tokens))
+
+    def questions(self, num_questions: int, frames: list[FrameEntry] | None = None) -> list[Request]:
+        """Ask questions of several lengths about every frame, frame by frame."""
+        texts = [" ".join(WORDS[: 1 + 2 * index]) + f" {index}?" for index in range(num_questions)]
+        asked = [(frame, text) for frame in frames or self.frames for text in texts]
+        return [self.request(number, frame, text) for number, (frame, text) in enumerate(asked)]
+
+    def run(
+        self,
+        requests: list[Request],
+        limits: BatchLimits,
+        hooks_of: HooksOf = lambda request: RowHooks(),
+        source: FeatureSource | None = None,
+    ) -> Ended:
+        """Answer from the store, batched; no token stops an answer."""
+        stats: list[EngineStats] = []
+        answers = answer_all(
+            requests, self.half, source or self.source, NO_STOP, limits, hooks_of, stats.append
+        )
+        return Ended({answer.request.id: answer for answer in answers}, stats[0])
+
+    def live(self, request: Request) -> LiveTrace:
+        """Let mlx-vlm encode and answer; asked twice, it answers once."""
+        self._live = self._live or Live(self._checkpoint, self._dtype)
+        known = (request.prompt.ids, tuple(key.raw for key in request.keys), request.sampling.max_tokens)
+        if known not in self._traces:
+            self._traces[known] = _trace(self._live, self.tokenizer, request)
+        return self._traces[known]
+
+    def want(self, requests: list[Request]) -> list[tuple[int, ...]]:
+        """Return live's tokens of each request."""
+        return [self.live(request).tokens for request in requests]
+
+
+def _trace(live: Live, tokenizer: ChatTokenizer, request: Request) -> LiveTrace:
+    text = live.processor.tokenizer.decode(list(_folded(request)))
+    inputs = prepare_inputs(
+        live.processor,
+        images=[frame.source for frame in request.frames] or None,
+        prompts=text,
+        add_special_tokens=False,
+        image_token_index=live.model.config.image_token_index,
+    )
+    assert tuple(inputs["input_ids"].tolist()[0]) == request.prompt.ids
+    steps = generate_step(
+        inputs["input_ids"],
+        live.model,
+        inputs.get("pixel_values"),
+        inputs["attention_mask"],
+        temperature=0.0,
+        max_tokens=request.sampling.max_tokens,
+        **({"image_grid_thw": inputs["image_grid_thw"]} if request.frames else {}),
+    )
+    tokens, logprobs, margins = [], [], []
+    for token, row in steps:
+        second, best = (float(value) for value in np.sort(np.array(row.astype(mx.float32)))[-2:])
+        tokens.append(int(token))
+        logprobs.append(best)
+        margins.append(best - second)
+    return LiveTrace(tuple(tokens), tuple(logprobs), tuple(margins))
+
+
+def _folded(request: Request) -> list[int]:
+    """Return the prompt's ids with one image token for each image, as mlx-vlm's processor takes them."""
+    ids: list[int] = []
+    at = 0
+    for span in request.prompt.images:
+        ids += request.prompt.ids[at : span.start + 1]
+        at = span.start + span.num_tokens
+    return [*ids, *request.prompt.ids[at:]]
+
+
+def mixed_parts(rng: random.Random, frames: list[FrameEntry]) -> list[str | FrameEntry]:
+    """Draw a prompt: no, one or several frames, with text before, between and after them, or without."""
+    parts: list[str | FrameEntry] = []
+    if rng.random() < 0.4:
+        parts.append(_text(rng, 6))
+    for number in range(rng.choice([0, 1, 1, 1, 1, 2, 2, 3])):
+        if number and rng.random() < 0.6:
+            parts.append(f"Frame {number + 1}: ")
+        parts.append(rng.choice(frames))
+    parts.append(_text(rng, 30))
+    return parts
+
+
+def variant(rng: random.Random, parts: list[str | FrameEntry]) -> list[str | FrameEntry]:
+    """Ask something else over the same beginning: another ending, or more text after it."""
+    last = parts[-1]
+    assert isinstance(last, str)
+    return [
+        *parts[:-1],
+        rng.choice([_text(rng, 12), last + " " + _text(rng, 4), last[: len(last) // 2] + "?"]),
+    ]
+
+
+def _text(rng: random.Random, most: int) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, most))) + rng.choice("?.! ")
+
+
+def renumbered(requests: list[Request], order: list[int]) -> list[Request]:
+    """Return some of the requests, in another order, with ids of their own."""
+    return [replace(requests[which], id=number) for number, which in enumerate(order)]

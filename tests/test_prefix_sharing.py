@@ -1,0 +1,222 @@
+"""An image is prefilled once however many questions follow, and no answer changes by that."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asked_live import Asked, renumbered
+
+from cache.entry import Features
+from cache.errors import StoreError
+from cache.manifest import FrameEntry
+from infer.batching import answer_all
+from infer.engine_stats import EngineStats
+from infer.hooks import RowHooks
+from infer.limits import BatchLimits
+from infer.request import Request
+from infer.sampling import Sampling, SeededDraw
+
+SHARED = BatchLimits(16, 4, 2048)
+ALONE = BatchLimits(1, 1, 2048, share_prefixes=False)
+
+
+@pytest.fixture(scope="module")
+def asked(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return Asked(plain, tmp_path_factory.mktemp("sharing"), 9)
+
+
+class SeenByDecoder:
+    """Stands before the first decoder layer and counts positions that hold an image's token."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._layers = asked.half.model.decoder.layers
+        self._layer: Any = self._layers[0]
+        self.self_attn = self._layer.self_attn
+        features = [asked.source.features(frame).array[0] for frame in asked.frames]
+        self._tokens = {row.tobytes() for layer in features for row in np.asarray(layer)}
+        self.num_image_positions = 0
+
+    def __enter__(self) -> "SeenByDecoder":
+        self._layers[0] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._layers[0] = self._layer
+
+    def __call__(self, h: Any, *more: Any) -> Any:
+        positions = np.array(h).reshape(-1, h.shape[-1])
+        self.num_image_positions += sum(row.tobytes() in self._tokens for row in positions)
+        return self._layer(h, *more)
+
+
+def _image_tokens(asked: Asked) -> int:
+    return sum(frame.num_tokens for frame in asked.frames)
+
+
+@pytest.mark.parametrize("limits", [SHARED, BatchLimits(3, 8, 33), BatchLimits(1, 1, 2048)], ids=str)
+def test_eight_questions_prefill_a_frame_once(asked: Asked, limits: BatchLimits) -> None:
+    requests = asked.questions(8)
+    with SeenByDecoder(asked) as seen:
+        ended = asked.run(requests, limits)
+    assert seen.num_image_positions == _image_tokens(asked)
+    assert ended.tokens(requests) == asked.want(requests)
+    assert ended.stats.num_image_tokens == _image_tokens(asked)
+    assert (ended.stats.num_images, ended.stats.num_images_again) == (len(asked.frames), 0)
+
+
+def test_without_sharing_every_question_prefills_it(asked: Asked) -> None:
+    requests = asked.questions(3)
+    with SeenByDecoder(asked) as seen:
+        ended = asked.run(requests, replace(SHARED, share_prefixes=False))
+    assert seen.num_image_positions == 3 * _image_tokens(asked) == ended.stats.num_image_tokens
+    assert ended.stats.num_images_again == 2 * len(asked.frames)
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_one_question_a_frame_keeps_nothing(asked: Asked) -> None:
+    ended = asked.run(asked.questions(1), SHARED)
+    assert (ended.stats.max_prefix_bytes, ended.stats.num_shared_tokens) == (0, 0)
+
+
+def test_frames_asked_in_turn_share_too(asked: Asked) -> None:
+    requests = asked.questions(4)
+    order = [frame * 4 + question for question in range(4) for frame in range(len(asked.frames))]
+    by_question = renumbered(requests, order)
+    ended = asked.run(by_question, SHARED)
+    assert ended.stats.num_images == len(asked.frames)
+    assert ended.tokens(by_question) == asked.want(by_question)
+
+
+def test_an_image_that_comes_back_much_later_is_counted(asked: Asked) -> None:
+    requests = asked.questions(8)
+    late = renumbered(requests, [*range(72), *range(8, 72), *range(8)])
+    ended = asked.run(late, SHARED)
+    assert ended.stats.num_images_again >= 1
+    assert ended.stats.num_images == len(asked.frames) + ended.stats.num_images_again
+
+
+def test_frames_of_one_size_and_one_prompt_never_meet(asked: Asked) -> None:
+    alike = [asked.frames[0], asked.frames[8]]
+    assert alike[0].grid_thw == alike[1].grid_thw
+    requests = asked.questions(5, alike)
+    assert requests[0].prompt == requests[5].prompt
+    assert asked.run(requests, SHARED).tokens(requests) == asked.want(requests)
+
+
+def test_the_order_of_frames_is_part_of_a_prefix(asked: Asked) -> None:
+    one, other = asked.frames[0], asked.frames[8]
+    pairs = [(one, other), (other, one), (one, one)]
+    requests = [
+        asked.request(3 * pair + question, *pairs[pair], f"What changed {question}?")
+        for pair in range(3)
+        for question in range(3)
+    ]
+    with SeenByDecoder(asked) as seen:
+        ended = asked.run(requests, SHARED)
+    assert seen.num_image_positions == 6 * one.num_tokens
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_text_between_frames_ends_what_is_shared(asked: Asked) -> None:
+    one, other = asked.frames[1], asked.frames[2]
+    requests = [asked.request(n, one, f"then {n} ", other, "What changed?") for n in range(4)]
+    with SeenByDecoder(asked) as seen:
+        ended = asked.run(requests, SHARED)
+    assert seen.num_image_positions == one.num_tokens + 4 * other.num_tokens
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_an_image_after_different_text_is_not_shared(asked: Asked) -> None:
+    requests = [asked.request(n, f"{n}. Look: ", asked.frames[3], "Which app?") for n in range(3)]
+    ended = asked.run(requests, SHARED)
+    assert (ended.stats.num_images, ended.stats.num_shared_tokens) == (3, 0)
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+@pytest.mark.parametrize("limits", [SHARED, BatchLimits(4, 4, 5)], ids=str)
+def test_the_same_question_again_runs_its_last_token_only(asked: Asked, limits: BatchLimits) -> None:
+    requests = [asked.request(n, asked.frames[4], "Which app is open?") for n in range(3)]
+    ended = asked.run(requests, limits)
+    assert ended.stats.num_prefilled_tokens == len(requests[0].prompt.ids) + 2
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_the_shared_part_may_end_inside_a_text(asked: Asked) -> None:
+    texts = ["Which app is in front now?", "Which app is in front, and why?", "Which app", "Whichever"]
+    requests = [asked.request(n, asked.frames[5], text) for n, text in enumerate(texts)]
+    ended = asked.run(requests, SHARED)
+    assert ended.stats.num_shared_tokens > 3 * asked.frames[5].num_tokens
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_answers_of_one_token_share_too(asked: Asked) -> None:
+    requests = [replace(request, sampling=Sampling(max_tokens=1)) for request in asked.questions(4)]
+    ended = asked.run(requests, SHARED)
+    assert ended.stats.num_images == len(asked.frames)
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+@pytest.mark.parametrize("num_sequences", [1.05, 2.5, 6])
+def test_a_tight_bound_costs_prefills_and_no_answer(asked: Asked, num_sequences: float) -> None:
+    requests = asked.questions(4)
+    longest = 256 * asked.half.kv_token_bytes
+    bound = int(num_sequences * longest)
+    ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound))
+    assert ended.stats.max_in_flight <= num_sequences
+    assert ended.stats.max_prefix_bytes <= bound
+    assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_a_leader_that_ends_at_once_leaves_its_prefix(asked: Asked) -> None:
+    class Ends:
+        def seen(self, token: int) -> str | None:
+            return "enough"
+
+    requests = asked.questions(4)
+    ended = asked.run(
+        requests, SHARED, lambda request: RowHooks(watch=Ends() if request.id % 4 == 0 else None)
+    )
+    assert ended.stats.num_images == len(asked.frames)
+    want = [tokens[: 1 if number % 4 == 0 else None] for number, tokens in enumerate(asked.want(requests))]
+    assert ended.tokens(requests) == want
+
+
+def test_a_leader_that_fails_leaves_the_others_their_picture(asked: Asked) -> None:
+    class Failing:
+        def __init__(self) -> None:
+            self.failed = False
+
+        def features(self, frame: FrameEntry) -> Features:
+            if frame == asked.frames[0] and not self.failed:
+                self.failed = True
+                raise StoreError("the disk failed once")
+            return asked.source.features(frame)
+
+    requests = asked.questions(4)
+    ended = asked.run(requests, SHARED, source=Failing())
+    assert ended.answers[0].error == "the disk failed once"
+    assert [ended.answers[r.id].tokens for r in requests[1:]] == asked.want(requests[1:])
+
+
+def test_sampled_answers_do_not_depend_on_sharing(asked: Asked) -> None:
+    sampling = Sampling(temperature=0.9, top_p=0.9, seed=3, max_tokens=8)
+    requests = [replace(request, sampling=sampling) for request in asked.questions(4)]
+
+    def hooks_of(request: Request) -> RowHooks:
+        return RowHooks((SeededDraw(sampling, request.keys, request.prompt.ids),))
+
+    alone = asked.run(requests, ALONE, hooks_of).tokens(requests)
+    assert asked.run(requests, SHARED, hooks_of).tokens(requests) == alone
+    assert asked.run(requests[::-1], BatchLimits(5, 2, 16), hooks_of).tokens(requests) == alone
+
+
+def test_an_abandoned_run_reports_what_it_did(asked: Asked) -> None:
+    stats: list[EngineStats] = []
+    answers = answer_all(
+        asked.questions(4), asked.half, asked.source, frozenset(), SHARED, report=stats.append
+    )
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert stats[0].num_requests >= 1
