@@ -49,6 +49,9 @@ def encode_command(
     durability: Annotated[
         Durability, typer.Option(help="What a committed entry survives: a kill, a crash, a power cut.")
     ] = Durability.batch,
+    no_thumbnails: Annotated[
+        bool, typer.Option("--no-thumbnails", help="Keep no small pictures of the frames for reports.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
 ) -> None:
     """Run the vision encoder once over every frame that the store lacks.
@@ -57,7 +60,7 @@ def encode_command(
     """
     selectors = recordings or []
     listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
-    options = EncodeOptions("", model, max_pixels, every, limit, durability)
+    options = EncodeOptions("", model, max_pixels, every, limit, durability, thumbnails=not no_thumbnails)
     with Terminal() as listener:
         wanted = wanted_of(selectors, listed, since)
         each = encode_each(Home.locate(), wanted, options, listener)

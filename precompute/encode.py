@@ -23,6 +23,7 @@ from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_diges
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
 from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
+from cache.thumbs import Thumbnails
 from precompute.writer import EntryWriter
 from sources.pixels import pixels_array
 from sources.recording import Frame, Recording
@@ -127,18 +128,19 @@ def encode_recording(
     index: PixelIndex,
     load_encoder: Callable[[], Encoder],
     on_progress: Callable[[Progress], None] = lambda _: None,
+    thumbnails: Thumbnails | None = None,
 ) -> EncodeResult:
     """Encode what the store lacks of ``recording`` and return its manifest, not yet written.
 
     ``load_encoder`` is called when a frame misses, in this thread, and not at all when none does. A
     frame that cannot be read is skipped and named in the manifest. On Ctrl-C the frames done so far
-    are returned with ``interrupted`` set.
+    are returned with ``interrupted`` set. Of each picture that is decoded, ``thumbnails`` gets a small copy.
 
     Raises:
         StoreError: the disk is full or refuses; what was committed before stays.
         CheckpointError: the encoder does not load.
     """
-    run = _Run(spec, store, index, load_encoder, len(recording.frames()), on_progress)
+    run = _Run(spec, store, index, load_encoder, len(recording.frames()), on_progress, thumbnails)
     with suppress(KeyboardInterrupt):
         run.go(recording)
         run.complete = True
@@ -165,8 +167,10 @@ class _Run:
         load_encoder: Callable[[], Encoder],
         num_frames: int,
         on_progress: Callable[[Progress], None],
+        thumbnails: Thumbnails | None,
     ) -> None:
         self._spec, self._store, self._index = spec, store, index
+        self._thumbnails = thumbnails
         self._load_encoder = load_encoder
         self._encoder: Encoder | None = None
         self._num_frames, self._on_progress = num_frames, on_progress
@@ -229,6 +233,8 @@ class _Run:
         image = frame.read()
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
         self._index.put_many([(frame.stamp, known)])
+        if self._thumbnails is not None and not self._thumbnails.has(known.pixels):
+            self._thumbnails.write(known.pixels, image)
         hit = self._entry(known)
         encoder = self._encoder if hit is None else None
         return _Prepared(frame, known, hit, encoder.preprocess(image) if encoder else None)

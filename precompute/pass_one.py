@@ -16,6 +16,7 @@ from cache.leases import held_lease
 from cache.pixel_index import PixelIndex
 from cache.sizes import megabytes
 from cache.store import Durability, Store
+from cache.thumbs import Thumbnails
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
@@ -51,6 +52,7 @@ class EncodeOptions:
     limit: int | None = None
     durability: Durability = Durability.batch
     images: tuple[Path, ...] = ()
+    thumbnails: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ def encode(
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         encoder = _Encoder(folder, config, encoder_spec(folder, config, index, options.max_pixels))
         try:
-            result = _encode(recording, encoder, store, index, listener, loaded or _Loaded())
+            thumbnails = Thumbnails(home) if options.thumbnails else None
+            result = _encode(recording, encoder, store, index, listener, loaded or _Loaded(), thumbnails)
         finally:
             recording.close()
         leave_manifest(store, result, listener.say)
@@ -150,6 +153,7 @@ def _encode(
     index: PixelIndex,
     listener: Listener,
     loaded: _Loaded,
+    thumbnails: Thumbnails | None,
 ) -> EncodeResult:
     for remark in recording.remarks:
         listener.say(f"warning: {remark}")
@@ -159,9 +163,12 @@ def _encode(
         _prepare_for(others, recording, encoder, store, index, listener)
     else:
         listener.say(f"{recording.info.id}: all {len(frames)} frames are encoded already; nothing to do.")
-    return encode_recording(
-        recording, encoder.spec, store, index, lambda: loaded.get(encoder), listener.progress
+    result = encode_recording(
+        recording, encoder.spec, store, index, lambda: loaded.get(encoder), listener.progress, thumbnails
     )
+    if thumbnails is not None and thumbnails.problem is not None:
+        listener.say(f"warning: no thumbnails, so reports lack pictures: {thumbnails.problem}")
+    return result
 
 
 def _prepare_for(
