@@ -10,14 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
+from cache.checking import Subset, check_store
 from cache.collecting import Collection, collect
+from cache.errors import EXIT_INTERRUPTED
 from cache.home import Home
 from cache.inventory import stored_entries
 from cache.listing import stored_recordings, time_text
 from cache.progress import LateBar
 from cache.stats import StoreStats, store_stats
 from cache.store import Store
-from cache.store_text import collection_text, entries_table, recordings_table, stats_table
+from cache.store_text import check_text, collection_text, entries_table, recordings_table, stats_table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
@@ -89,6 +91,33 @@ def gc(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     with LateBar("entry", "gc") as bar:
         found = collect(opened, dry_run=dry_run, on_progress=bar.show)
     typer.echo(collection_as_json(found) if as_json else collection_text(found))
+
+
+@app.command()
+def check(
+    read_data: Annotated[bool, typer.Option("--read-data", help="Read every byte of every entry.")] = False,
+    subset: Annotated[str, typer.Option(help="Check only one part of several, as in 2/5.")] = "1/1",
+    restart: Annotated[bool, typer.Option("--restart", help="Do not go on where it was stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find every problem of the store, and change nothing: exit 0 none, 1 some, 130 interrupted.
+
+    Example: seeonce store check --read-data --subset 1/7
+    """
+    opened = Store.open(Home.locate(), create=False)
+    with LateBar("B", "check") as bar:
+        found = check_store(
+            opened,
+            read_data=read_data,
+            subset=Subset.from_text(subset),
+            restart=restart,
+            on_progress=bar.show,
+        )
+    typer.echo(json.dumps(asdict(found)) if as_json else check_text(found))
+    if found.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 def collection_as_json(found: Collection) -> str:

@@ -12,7 +12,8 @@ def progress_bar(total: int, unit: str, what: str) -> "tqdm[None]":
     from tqdm import tqdm
 
     interval_s = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit=unit, file=sys.stderr, desc=what, mininterval=interval_s)
+    scaled = unit == "B"  # bytes are shown as MB and MB/s
+    return tqdm(total=total, unit=unit, unit_scale=scaled, file=sys.stderr, desc=what, mininterval=interval_s)
 
 
 class LateBar:

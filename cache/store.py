@@ -28,7 +28,7 @@ from cache.files import Durability, Folder
 from cache.home import Home
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, create_layout, group_name, read_header, require_header, sync_layout
-from cache.quarantine import quarantine
+from cache.quarantine import quarantine, why_quarantined
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
 from cache.refusal import refused
 from cache.trash import sweep_tmp
@@ -121,18 +121,26 @@ class Store:
 
         return self._hit(key, checked)
 
-    def check(self, key: EntryKey) -> EntryProblem | None:
-        """Check every byte of an entry, by BLAKE3 as well; None when all is right. Nothing is moved."""
+    def check(self, key: EntryKey, *, payload: bool = True) -> EntryProblem | None:
+        """Check every byte of an entry, by BLAKE3 as well; None when all is right. Nothing is moved.
+
+        Without ``payload`` its metadata and length alone. Of an entry that lies in quarantine it says why.
+        """
 
         def scanned(entry: Folder) -> bool:
-            scan_payload(entry, read_info(entry, key))
+            info = read_info(entry, key)
+            if payload:
+                scan_payload(entry, info)
             return True
 
         try:
             found = self._visit(key, scanned)
         except _EntryDamageError as damage:
             return EntryProblem(key, damage.reason)
-        return None if found else EntryProblem(key, "there is no such entry", missing=True)
+        if found:
+            return None
+        reason = why_quarantined(self.path, key) or "there is no such entry"
+        return EntryProblem(key, reason, missing=True)
 
     def write(
         self, pixels: PixelDigest, spec: EncoderSpec, features: Features, provenance: Provenance

@@ -6,6 +6,7 @@ Owns: the words. Does not own: the numbers, nor their JSON (``cache.commands``).
 import time
 from collections.abc import Mapping, Sequence
 
+from cache.checking import CheckReport
 from cache.collecting import Collection
 from cache.home import Home
 from cache.inventory import StoredEntry
@@ -71,6 +72,20 @@ def collection_text(found: Collection) -> str:
         lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
     lines += [f"held off by: {lease.purpose}, {_since(lease.since_s)}" for lease in found.leases]
     return "\n".join(lines)
+
+
+def check_text(found: CheckReport) -> str:
+    """Say what a check found, a line for each problem."""
+    lines = [f"{problem.kind:<8} {problem.what}: {problem.reason}" for problem in found.problems]
+    how = "every byte" if found.read_data else "metadata and length"
+    before = f", {found.num_resumed:,} before" if found.num_resumed else ""
+    verdict = (
+        f"{len(found.problems):,} problems; see seeonce store repair" if found.problems else "no problem"
+    )
+    if found.interrupted:
+        verdict += "; interrupted, the same command goes on" if found.read_data else "; interrupted"
+    size = f" ({megabytes(found.num_bytes)})" if found.read_data else ""
+    return "\n".join([*lines, f"checked {how} of {found.num_entries:,} entries{size}{before}: {verdict}."])
 
 
 def _since(since_s: float) -> str:
