@@ -13,6 +13,7 @@ from cache.entry import Provenance
 from cache.errors import CheckpointError
 
 DTYPES = ("float32", "bfloat16", "float16")
+_BLAS_LIBRARIES = ("libopenblas", "libmkl_rt", "libblis", "libflexiblas", "libatlas")
 _CUDA_DISTRIBUTIONS = ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda")
 
 
@@ -64,9 +65,27 @@ def provenance() -> Provenance:
         mlx_vlm=installed_version("mlx-vlm"),
         seeonce=installed_version("seeonce"),
         device=str(device),
-        chip=str(info.get("device_name") or platform.processor() or platform.machine()),
+        chip=str(info.get("device_name") or platform.processor() or platform.machine()) + _blas_in_front(),
         host_os=f"{platform.system()} {platform.release()}",
     )
+
+
+def _blas_in_front() -> str:
+    """Name a matrix library that was loaded before MLX's own, as with LD_PRELOAD: it rounds otherwise."""
+    if not computes_on_cpu():
+        return ""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123
+            paths = {line.split(maxsplit=5)[-1].strip() for line in maps if ".so" in line}
+    except OSError:
+        return ""
+    found = {
+        os.path.basename(path)  # noqa: PTH119
+        for path in paths
+        if os.path.basename(path).startswith(_BLAS_LIBRARIES)  # noqa: PTH119
+        and not os.path.dirname(path).endswith(".libs")  # noqa: PTH120 - a wheel's own
+    }
+    return "".join(f", {name}" for name in sorted(found))
 
 
 def installed_version(distribution: str) -> str:

@@ -18,7 +18,7 @@ class LiveFrames:
     """Reads a manifest's frames again, from where they were, and encodes them with its encoder."""
 
     def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> None:
-        """Find the frames and load the encoder.
+        """Find the frames; the encoder is loaded when it is first needed.
 
         Raises:
             CannotCheckError: the recording is gone.
@@ -32,7 +32,18 @@ class LiveFrames:
                 f"verify-cache {info.id} --level bytes."
             ) from error
         self._frames: dict[str, Frame] = {frame.source: frame for frame in recording.frames()}
-        self._encoder = VisionEncoder(folder, config, manifest.encoder)
+        self._folder, self._config, self._spec = folder, config, manifest.encoder
+        self._encoder: VisionEncoder | None = None
+
+    def misplaced(self, frame: FrameEntry) -> str | None:
+        """Say how a frame's index or time is not the one that the manifest names, or ``None``."""
+        found = self._frames.get(frame.source)
+        if found is None or (found.index, found.timestamp_s) == (frame.index, frame.timestamp_s):
+            return None
+        return (
+            f"the manifest has {frame.source} at {frame.timestamp_s:g} s, in the recording it is frame "
+            f"{found.index} at {found.timestamp_s:g} s: run seeonce encode again"
+        )
 
     def image(self, frame: FrameEntry) -> Image.Image:
         """Return the RGB picture of a frame.
@@ -54,6 +65,8 @@ class LiveFrames:
             )
         return image
 
-    def features(self, frame: FrameEntry) -> Features:
-        """Encode the picture of a frame now. Raises as ``image``."""
-        return self._encoder.encode(self._encoder.preprocess(self.image(frame)))
+    def encode(self, image: Image.Image) -> Features:
+        """Encode a picture now, with pass one's own encoder."""
+        if self._encoder is None:
+            self._encoder = VisionEncoder(self._folder, self._config, self._spec)
+        return self._encoder.encode(self._encoder.preprocess(image))

@@ -19,7 +19,10 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from precompute.live import LiveFrames
+from precompute.vision import VisionEncoder
+from verify.reference import LiveReference, Picture
 from verify.report import Level, Report
+from verify.report_text import terminal_lines
 from verify.verifier import VerifyOptions, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")
@@ -56,9 +59,11 @@ class Recorded:
         shutil.copytree(self.home, place)
         return dataclasses.replace(self, home=place)
 
-    def verify(self, level: Level = Level.outputs, sample: str = "all") -> Report:
+    def verify(
+        self, level: Level = Level.outputs, sample: str = "all", tolerance: float | None = None
+    ) -> Report:
         """Run the verifier over the home."""
-        options = VerifyOptions(str(self.images), level, sample, str(self.checkpoint))
+        options = VerifyOptions(str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance)
         return verify(Home(self.home), options, lambda: None, LiveFrames, Quiet())
 
     def manifest(self) -> Manifest:
@@ -218,8 +223,67 @@ def test_another_encoder_in_the_live_side_is_objected_to(recorded: Recorded) -> 
         preprocessing = dataclasses.replace(manifest.encoder.preprocessing, image_mean=(0.4, 0.5, 0.5))
         spec: EncoderSpec = dataclasses.replace(manifest.encoder, preprocessing=preprocessing)
         live = LiveFrames(folder, config, dataclasses.replace(manifest, encoder=spec))
+        live._encoder = VisionEncoder(folder, config, spec)
         live._encoder.preprocessor._processor.image_mean = [0.4, 0.5, 0.5]
         return live
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
     assert not verify(Home(recorded.home), options, lambda: None, other_limits, Quiet()).equal
+
+
+def test_a_damaged_entry_is_reported_again_and_stays_where_it_is(recorded: Recorded, tmp_path: Path) -> None:
+    copy = recorded.copy(tmp_path / "home")
+    path = next((copy.home / "store" / "frames").rglob(f"{copy.manifest().frames[0].key.hex}/c.0.0.0"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    before = sorted(copy.home.rglob("*"))
+    reports = [copy.verify(Level.outputs) for _ in range(2)]
+    assert [report.checks[0].problems for report in reports] == [reports[0].checks[0].problems] * 2
+    assert "crc32c" in reports[1].checks[1].problems[0]
+    assert set(copy.home.rglob("*")) - set(before) <= {copy.home / "verify"}
+
+
+def test_another_place_in_the_recording_is_objected_to(recorded: Recorded, tmp_path: Path) -> None:
+    copy = recorded.copy(tmp_path / "home")
+    manifest = copy.manifest()
+    moved = dataclasses.replace(manifest.frames[1], timestamp_s=manifest.frames[1].timestamp_s + 3)
+    frames = (manifest.frames[0], moved, *manifest.frames[2:])
+    write_manifest(Home(copy.home), dataclasses.replace(manifest, frames=frames))
+    report = copy.verify(Level.embeddings, sample="1")
+    assert not report.equal
+    assert "4 s" in report.checks[1].problems[0]
+
+
+def test_entries_of_other_provenance_are_named_in_the_report(recorded: Recorded, tmp_path: Path) -> None:
+    copy = recorded.copy(tmp_path / "home")
+    copy.rewrite(lambda index, stored: stored[index], dataclasses.replace(OTHER, chip=""))
+    report = copy.verify(Level.embeddings)
+    found = {difference.field: difference for difference in report.provenance}
+    assert set(found) == {"mlx", "mlx_vlm", "seeonce", "device", "chip"}
+    assert found["chip"].stored == ""
+    assert "5 entries were computed with chip not recorded" in "\n".join(terminal_lines(report))
+
+
+@pytest.mark.parametrize(("tolerance", "equal"), [(None, False), (1e-3, True)])
+def test_a_tolerance_changes_what_counts_as_equal_and_is_printed(
+    recorded: Recorded, tmp_path: Path, tolerance: float | None, equal: bool
+) -> None:
+    copy = recorded.copy(tmp_path / "home")
+    copy.rewrite(_one_bit)
+    report = copy.verify(Level.embeddings, tolerance=tolerance)
+    assert report.equal is equal
+    assert ("features within 0.001" in "\n".join(terminal_lines(report))) is equal
+
+
+def test_one_live_encoding_serves_features_and_answers(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[LiveReference] = []
+    right = LiveReference.features
+
+    def seen(self: LiveReference, picture: Picture) -> Features:
+        made.append(self)
+        return right(self, picture)
+
+    monkeypatch.setattr(LiveReference, "features", seen)
+    assert recorded.verify(Level.outputs).equal
+    assert {reference.encoded.num_encoded for reference in made} == {5}

@@ -1,28 +1,25 @@
-"""``verify-cache``: options, progress and the printed form.
+"""``verify-cache``: options and progress.
 
-Owns no work: that is ``verify.verifier``. What only pass one knows (which recording is the newest, what
-live encoding gives) comes in as ``Wiring``, set by the front door.
+Owns no work (``verify.verifier``) and no words of the report (``verify.report_text``). What only pass one
+knows (which recording is the newest, what live encoding gives) comes in as ``Wiring``, set by the front door.
 """
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cache.errors import InputError
 from cache.home import Home
+from infer.limits import BatchLimits
 from infer.selection import NewestId
 from infer.terminal import Terminal
 from verify.live_side import LiveSideOf
-from verify.report import Check, Level, Report
-from verify.verifier import VerifyOptions, verify
-
-_PROBLEMS_SHOWN = 12
-_PROVEN = {
-    Level.bytes: "every stored byte is as it was written; live encoding was not asked",
-    Level.embeddings: "the features checked are those of live encoding; answers were not asked",
-    Level.outputs: "the features and answers checked are those of live encoding",
-}
+from verify.report import Level, Report
+from verify.report_text import markdown, terminal_lines
+from verify.verifier import VerifyOptions, verify, verify_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,41 +33,63 @@ class Wiring:
 def verify_command(
     context: typer.Context,
     recording: Annotated[
-        str, typer.Argument(help="demo, latest, an id, the start of one, or the path.")
-    ] = "latest",
-    level: Annotated[Level, typer.Option(help="How much to prove; each level includes those before.")] = (
-        Level.outputs
-    ),
-    sample: Annotated[str, typer.Option(help="How many frames to compare with live encoding, or all.")] = "8",
+        str | None, typer.Argument(help="demo, latest (the default), an id, the start of one, or the path.")
+    ] = None,
+    level: Annotated[
+        Level | None, typer.Option(help="How much to prove, each with those before; outputs by default.")
+    ] = None,
+    sample: Annotated[
+        str, typer.Option(help="How many entries to compare with live encoding, or all.")
+    ] = "8",
     model: Annotated[
         str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which frames a sample takes.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    whole_store: Annotated[bool, typer.Option("--all", help="Check the bytes of the whole store.")] = False,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Relative difference of features that counts as equal.")
+    ] = None,
+    logprob_tolerance: Annotated[
+        float | None, typer.Option(help="Difference of log-probabilities that counts as equal.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
+    report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Prove that the store gives what live encoding gives. Exit 0 equal, 1 different, 2 could not check.
 
     Example: verify-cache demo --level outputs --sample all
     """
     wiring: Wiring = context.obj
-    options = VerifyOptions(recording, level, sample, model, seed)
+    if whole_store and (recording is not None or level not in (None, Level.bytes)):
+        raise InputError("--all checks the bytes of the whole store: leave RECORDING and --level out.")
+    options = VerifyOptions(
+        recording=recording if recording is not None else "latest",
+        level=level or Level.outputs,
+        sample=sample,
+        model=model,
+        seed=seed,
+        tolerance=tolerance,
+        logprob_tolerance=logprob_tolerance,
+        limits=BatchLimits(max_num_seqs=max_num_seqs),
+    )
+    home = Home.locate()
     with Terminal() as terminal:
-        report = verify(Home.locate(), options, wiring.newest_recording_id, wiring.live_side_of, terminal)
-    typer.echo(json.dumps(asdict(report)) if as_json else _verdict(report))
-    raise typer.Exit(0 if report.equal and report.complete else 1 if not report.equal else 2)
+        if whole_store:
+            found = verify_store(home, terminal)
+        else:
+            found = verify(home, options, wiring.newest_recording_id, wiring.live_side_of, terminal)
+    _write(report, found)
+    typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(terminal_lines(found)))
+    raise typer.Exit(found.exit_code)
 
 
-def _word(check: Check) -> str:
-    if not check.equal:
-        return "DIFFERS"
-    return "equal" if check.num_checked else "unknown"
-
-
-def _verdict(report: Report) -> str:
-    lines = [f"{check.name:<11} {_word(check)}: {check.words}" for check in report.checks]
-    lines += [f"  {problem}" for check in report.checks for problem in check.problems[:_PROBLEMS_SHOWN]]
-    lines += [f"  not checked: {reason}" for check in report.checks for reason in check.unchecked]
-    verdict = _PROVEN[Level(report.level)] if report.equal else "NOT equal; see above"
-    if report.equal and not report.complete:
-        verdict = "nothing found to differ, but not all could be checked; see above"
-    return "\n".join([*lines, f"{report.recording}: {verdict}."])
+def _write(path: Path | None, report: Report) -> None:
+    if path is None:
+        return
+    try:
+        path.expanduser().write_text(markdown(report), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"--report {path} cannot be written ({error.strerror}): give another file."
+        ) from error

@@ -1,60 +1,86 @@
 """How two features or two answers compare, in numbers and in words. Arrays in, verdicts out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.entry import Features
+from cache.entry_json import layer_names
+from verify.report import LayerFigures
 
-LOGPROB_TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2.5e-1}
-"""How far batched log-probabilities may lie from one request at a time: batch shape changes rounding."""
-
-RELATIVE_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
-"""How far features may lie from those of other versions or another device, relative to their norm."""
+_WORST_TOKEN = 10
+"""A token may lie this many times further away than its layer: one wrong token hides in a large layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerDifference:
-    """One layer of stored features against live ones."""
+    """One layer of stored features against live ones; ``exact`` when every bit agrees."""
 
     layer: str
+    exact: bool
     max_abs: float
+    mean_abs: float
     relative: float
     worst_token: float
     cosine: float
 
+    def within(self, tolerance: float) -> bool:
+        """Tell whether the layer as a whole and each of its tokens is near enough."""
+        if tolerance == 0:
+            return self.exact
+        return self.relative <= tolerance and self.worst_token <= _WORST_TOKEN * tolerance
+
 
 def feature_differences(stored: Features, live: Features) -> list[LayerDifference] | None:
-    """Return the differing layers, merged first; empty when every bit agrees, ``None`` for other shapes."""
+    """Return every layer, merged first; ``None`` for another shape, dtype or grid."""
     if (stored.array.shape, stored.dtype, stored.grid_thw) != (live.array.shape, live.dtype, live.grid_thw):
         return None
-    names = ["merged", *(f"deepstack.{index}" for index in range(len(stored.deepstack)))]
     return [
-        _difference(name, as_float32(mine), as_float32(theirs))
-        for name, mine, theirs in zip(names, stored.array, live.array, strict=True)
-        if mine.tobytes() != theirs.tobytes()
+        _difference(name, mine, theirs)
+        for name, mine, theirs in zip(layer_names(len(stored.array)), stored.array, live.array, strict=True)
     ]
 
 
-def feature_problem(stored: Features, live: Features, *, same_provenance: bool) -> str | None:
-    """Say how stored features differ from live ones more than their provenance explains, or ``None``.
-
-    The same versions and device give the same bits. Others may round otherwise, within the tolerance for
-    each layer as a whole and ten times that for each token: one wrong token hides in a large layer.
-    """
-    differences = feature_differences(stored, live)
+def feature_problem(
+    stored: Features, live: Features, differences: list[LayerDifference] | None, tolerance: float
+) -> str | None:
+    """Say how stored features differ from live ones by more than ``tolerance``, or ``None``."""
     if differences is None:
-        return f"{stored.array.shape} {stored.dtype}, live {live.array.shape} {live.dtype}"
-    tolerance = 0.0 if same_provenance else RELATIVE_TOLERANCE[stored.dtype]
-    beyond = [d for d in differences if not (d.relative <= tolerance and d.worst_token <= 10 * tolerance)]
+        return (
+            f"{stored.array.shape} {stored.dtype}, grid {stored.grid_thw}; "
+            f"live {live.array.shape} {live.dtype}, grid {live.grid_thw}"
+        )
+    beyond = [difference for difference in differences if not difference.within(tolerance)]
     if not beyond:
         return None
     first = beyond[0]
     return (
-        f"{len(beyond)} layers differ, first {first.layer}: max |difference| {first.max_abs:.3g}, relative "
-        f"{first.relative:.3g}, of one token {first.worst_token:.3g}, cosine {first.cosine:.6f}; "
-        f"tolerance {tolerance:g}"
+        f"{len(beyond)} of {len(differences)} layers differ, first {first.layer}: max |difference| "
+        f"{first.max_abs:.3g}, relative {first.relative:.3g}, of one token {first.worst_token:.3g}, "
+        f"cosine {first.cosine:.6f}; tolerance {tolerance:g}"
+    )
+
+
+def layer_figures(entries: Iterable[list[LayerDifference]]) -> tuple[LayerFigures, ...]:
+    """Sum up the layers of all compared entries, in the order of an entry's layers."""
+    by_layer: dict[str, list[LayerDifference]] = {}
+    for differences in entries:
+        for difference in differences:
+            by_layer.setdefault(difference.layer, []).append(difference)
+    return tuple(
+        LayerFigures(
+            layer=layer,
+            num_entries=len(found),
+            num_exact=sum(difference.exact for difference in found),
+            max_abs=max(difference.max_abs for difference in found),
+            mean_abs=sum(difference.mean_abs for difference in found) / len(found),
+            relative=max(difference.relative for difference in found),
+            worst_token=max(difference.worst_token for difference in found),
+            cosine=min(difference.cosine for difference in found),
+        )
+        for layer, found in by_layer.items()
     )
 
 
@@ -65,7 +91,10 @@ def as_float32(layer: NDArray[np.generic]) -> NDArray[np.float32]:
     return layer.astype(np.float32)
 
 
-def _difference(name: str, stored: NDArray[np.float32], live: NDArray[np.float32]) -> LayerDifference:
+def _difference(name: str, mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> LayerDifference:
+    if mine.tobytes() == theirs.tobytes():
+        return LayerDifference(name, True, 0.0, 0.0, 0.0, 0.0, 1.0)
+    stored, live = as_float32(mine), as_float32(theirs)
     difference = stored - live
     norm = float(np.linalg.norm(live)) or 1.0
     cosine = float(np.vdot(stored, live)) / ((float(np.linalg.norm(stored)) or 1.0) * norm)
@@ -73,31 +102,50 @@ def _difference(name: str, stored: NDArray[np.float32], live: NDArray[np.float32
     by_token = np.linalg.norm(difference, axis=-1) / np.maximum(tokens, tokens.mean() or 1.0)
     return LayerDifference(
         layer=name,
+        exact=False,
         max_abs=float(np.abs(difference).max()),
+        mean_abs=float(np.abs(difference).mean()),
         relative=float(np.linalg.norm(difference)) / norm,
         worst_token=float(by_token.max()),
         cosine=cosine,
     )
 
 
-def unexplained(
+@dataclass(frozen=True, slots=True)
+class TraceDifference:
+    """How batched decoding under live's tokens compares with live, position by position.
+
+    ``problem`` says where it parts from live beyond rounding, ``None`` if nowhere. ``distances`` are those
+    of the log-probabilities; ``num_other_tokens`` counts explained divergences.
+    """
+
+    problem: str | None
+    distances: tuple[float, ...] = ()
+    num_other_tokens: int = 0
+
+
+def trace_difference(
     live_tokens: tuple[int, ...],
     live_logprobs: tuple[float, ...],
     live_margins: tuple[float, ...],
     logprobs: tuple[float, ...],
     best_tokens: tuple[int, ...],
     tolerance: float,
-) -> str | None:
-    """Say where batched decoding under live's tokens parts from live beyond rounding, ``None`` if nowhere.
+) -> TraceDifference:
+    """Compare position by position.
 
     Another best token is explained only when live's own winning margin there is within the tolerance.
     """
     if len(logprobs) != len(live_tokens):
-        return f"{len(logprobs)} positions against {len(live_tokens)} live"
-    for position, live_logprob in enumerate(live_logprobs):
-        distance = abs(logprobs[position] - live_logprob)
+        return TraceDifference(f"{len(logprobs)} positions against {len(live_tokens)} live")
+    problem = None
+    distances = tuple(abs(mine - live) for mine, live in zip(logprobs, live_logprobs, strict=True))
+    others = [at for at, best in enumerate(best_tokens) if best != live_tokens[at]]
+    for at, distance in enumerate(distances):
         if not distance <= tolerance:
-            return f"token {position}: log-probability {distance:.3g} away from live"
-        if best_tokens[position] != live_tokens[position] and live_margins[position] > tolerance:
-            return f"token {position}: another token wins, live's margin is {live_margins[position]:.3g}"
-    return None
+            problem = f"token {at}: log-probability {distance:.3g} away from live"
+        elif at in others and live_margins[at] > tolerance:
+            problem = f"token {at}: another token wins, live's margin is {live_margins[at]:.3g}"
+        if problem is not None:
+            break
+    return TraceDifference(problem, distances, len(others))

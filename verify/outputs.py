@@ -3,7 +3,7 @@
 Per entry of the sample and question: mlx-vlm answers live, one at a time, from the picture itself. Then
 pass two answers from the store, batched as ``seeonce describe`` does by default, and what it hands out is
 compared; and with live's answer forced on the batch, log-probabilities are compared at every position,
-from the store and from live features under the same schedule.
+from the store and, where every bit of the features agrees, from live features under the same schedule.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,14 @@ from infer.sampling import Sampling
 from infer.selection import Selected
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
-from verify.compare import LOGPROB_TOLERANCE, feature_problem, unexplained
-from verify.live_side import LiveFeatures
-from verify.reference import LiveAnswer, LiveReference
-from verify.report import Check, Listener
+from verify.compare import TraceDifference, trace_difference
+from verify.embeddings import EmbeddingCheck, ProvenLive
+from verify.reference import LiveAnswer, LiveReference, Picture
+from verify.report import Check, Listener, LogprobFigures, Tolerances
 from verify.teacher import Trace, Watcher
 
 _MAX_TOKENS = 64
 _PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))
-_LIMITS = BatchLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,91 +39,154 @@ class _Asked:
     live: LiveAnswer
 
 
-def check_outputs(
-    store: Store,
-    selected: Selected,
-    frames: list[FrameEntry],
-    live_features: LiveFeatures,
-    same_provenance: bool,
-    listener: Listener,
-) -> Check:
-    """Ask two questions about each of ``frames`` and compare the answers."""
-    dtype = selected.manifest.encoder.compute_dtype
-    tokenizer = ChatTokenizer(selected.folder, selected.config)
-    stored = StoredFeatures(store, selected.manifest.recording.id)
-    problems: list[str] = []
-    asked = _ask_live(selected, frames, tokenizer, stored, live_features, same_provenance, problems, listener)
-    half = LanguageHalf(selected.folder, selected.config, dtype)
-    tolerance = LOGPROB_TOLERANCE[dtype]
-    requests = [item.request for item in asked]
-    answers = {a.request.id: a for a in answer_all(requests, half, stored, tokenizer.stop_ids, _LIMITS)}
-    from_store = _forced(asked, half, stored)
-    from_live = _forced(asked, half, live_features)
-    for item in asked:
-        number = item.request.id
-        problem = _answer_problem(item, answers[number], tokenizer, tolerance) or _trace_problem(
-            item, from_store[number], from_live[number], same_provenance, tolerance
-        )
-        line = f"frame {item.frame.index}: {problem}"
-        if problem is not None and line not in problems:
-            problems.append(line)
-    num_total = len({frame.key for frame in selected.manifest.frames})
-    words = (
-        f"{len(frames)} of {num_total} entries, {len(_PROMPTS)} questions each, "
-        f"{min(len(asked), _LIMITS.max_num_seqs)} in flight: "
-    ) + (
-        f"{len(problems)} unlike live; tolerance {tolerance:g}"
-        if problems
-        else f"answers of mlx-vlm live, one at a time (log-probabilities within {tolerance:g})"
-    )
-    return Check("outputs", not problems, words, len(frames), num_total, tuple(problems))
+class OutputCheck:
+    """Answers two questions about each entry whose features were compared, and holds them against live."""
 
+    def __init__(
+        self, store: Store, selected: Selected, limits: BatchLimits, allowed: Tolerances, listener: Listener
+    ) -> None:
+        """Answer from ``store`` with the limits that pass two would have."""
+        self._selected, self._limits, self._allowed, self._listener = selected, limits, allowed, listener
+        self._store = store
+        self._tokenizer = ChatTokenizer(selected.folder, selected.config)
+        self._asked: list[_Asked] = []
+        self._problems: list[str] = []
 
-def _ask_live(
-    selected: Selected,
-    frames: list[FrameEntry],
-    tokenizer: ChatTokenizer,
-    stored: StoredFeatures,
-    live_features: LiveFeatures,
-    same_provenance: bool,
-    problems: list[str],
-    listener: Listener,
-) -> list[_Asked]:
-    """Let mlx-vlm encode and answer; repeat what is asked until a batch is full."""
-    reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder)
-    listener.begin(len(frames) * len(_PROMPTS), "outputs", "answer")
-    asked: list[_Asked] = []
-    for frame in frames:
-        picture = reference.picture(frame.source, live_features.image(frame))
-        problem = feature_problem(
-            stored.features(frame), reference.features(picture), same_provenance=same_provenance
-        )
-        if problem is not None:
-            problems.append(f"frame {frame.index}: not the features of mlx-vlm's own vision tower: {problem}")
+    def ask_live(self, frame: FrameEntry, picture: Picture, reference: LiveReference) -> None:
+        """Let mlx-vlm answer about a picture, right after its features were compared: it is encoded once."""
         for prompt in _PROMPTS:
-            tokens = tokenizer.encode(prompt.segments(frame))
-            request = Request(len(asked), tokens, (frame,), Sampling(max_tokens=_MAX_TOKENS))
-            asked.append(_Asked(request, frame, reference.answer(picture, prompt.text, _MAX_TOKENS)))
-            listener.advance()
-    copies = -(-_LIMITS.max_num_seqs // max(1, len(asked)))
-    repeated = asked * copies
-    return [replace(item, request=replace(item.request, id=number)) for number, item in enumerate(repeated)]
+            tokens = self._tokenizer.encode(prompt.segments(frame))
+            request = Request(len(self._asked), tokens, (frame,), Sampling(max_tokens=_MAX_TOKENS))
+            answer = reference.answer(picture, prompt.text, _MAX_TOKENS)
+            self._asked.append(_Asked(request, frame, answer))
+
+    def run(self, embeddings: EmbeddingCheck) -> Check:
+        """Answer from the store what live was asked, and compare."""
+        num_answers = len(self._asked)
+        asked = self._fill_a_batch(self._asked)
+        self._listener.begin(len(asked) * (3 if embeddings.all_exact else 2), "outputs", "answer")
+        half = LanguageHalf(
+            self._selected.folder, self._selected.config, self._selected.manifest.encoder.compute_dtype
+        )
+        self._compare_answers(asked, half)
+        source = StoredFeatures(self._store, self._selected.manifest.recording.id)
+        from_store = self._forced(asked, half, source)
+        if embeddings.all_exact:
+            from_live = self._forced(asked, half, ProvenLive(self._store, embeddings.digests))
+            self._compare_schedules(asked, from_store, from_live)
+        figures = self._compare_traces(asked, from_store)
+        return self._verdict(replace(figures, num_answers=num_answers), len(asked))
+
+    def _fill_a_batch(self, asked: list[_Asked]) -> list[_Asked]:
+        """Repeat what is asked until a batch is full: faults of full batches show in full batches only."""
+        copies = -(-self._limits.max_num_seqs // max(1, len(asked)))
+        return [
+            replace(item, request=replace(item.request, id=number))
+            for number, item in enumerate(asked * copies)
+        ]
+
+    def _compare_answers(self, asked: Sequence[_Asked], half: LanguageHalf) -> None:
+        """Hold what pass two hands out against live's answers."""
+        source = StoredFeatures(self._store, self._selected.manifest.recording.id)
+        requests = [item.request for item in asked]
+        answers: dict[int, Answer] = {}
+        for answer in answer_all(requests, half, source, self._tokenizer.stop_ids, self._limits):
+            answers[answer.request.id] = answer
+            self._listener.advance()
+        for item in asked:
+            self._object(
+                item, _answer_problem(item, answers.get(item.request.id), self._tokenizer, self._allowed)
+            )
+
+    def _forced(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
+        """Decode live's answers, each to its end, and return what the batch thought of every token."""
+        watchers = {item.request.id: Watcher(item.live.tokens) for item in asked}
+        requests = [
+            replace(item.request, sampling=Sampling(max_tokens=len(item.live.tokens))) for item in asked
+        ]
+        never = frozenset[int]()  # a stop token of live is compared like any other
+        traces = {}
+        answers = answer_all(
+            requests, half, source, never, self._limits, lambda request: RowHooks((watchers[request.id],))
+        )
+        for answer in answers:
+            traces[answer.request.id] = watchers[answer.request.id].trace(len(answer.tokens))
+            self._listener.advance()
+        return traces
+
+    def _compare_schedules(
+        self, asked: Sequence[_Asked], stored: dict[int, Trace], live: dict[int, Trace]
+    ) -> None:
+        for item in asked:
+            if stored[item.request.id] != live[item.request.id]:
+                self._object(
+                    item, "log-probabilities from the store are not exactly those from live features"
+                )
+
+    def _compare_traces(self, asked: Sequence[_Asked], stored: dict[int, Trace]) -> LogprobFigures:
+        """Hold what the batch thought of live's tokens against what live itself thought."""
+        found = []
+        for item in asked:
+            difference = _trace(item, stored[item.request.id], self._allowed.logprob)
+            self._object(item, difference.problem)
+            found.append(difference)
+        distances = [distance for difference in found for distance in difference.distances]
+        figures = LogprobFigures(
+            num_answers=len(asked),
+            num_positions=len(distances),
+            num_other_tokens=sum(difference.num_other_tokens for difference in found),
+            max_abs=max(distances, default=0.0),
+            mean_abs=sum(distances) / len(distances) if distances else 0.0,
+        )
+        if not figures.mean_abs <= self._allowed.mean_logprob:
+            self._problems.append(
+                f"log-probabilities lie {figures.mean_abs:.3g} away from live in the mean over "
+                f"{figures.num_positions} positions; tolerance {self._allowed.mean_logprob:g}"
+            )
+        return figures
+
+    def _object(self, item: _Asked, problem: str | None) -> None:
+        line = f"frame {item.frame.index}: {problem}"
+        if problem is not None and line not in self._problems:
+            self._problems.append(line)
+
+    def _verdict(self, figures: LogprobFigures, num_asked: int) -> Check:
+        num_entries = len({item.frame.key for item in self._asked})
+        num_total = len({frame.key for frame in self._selected.manifest.frames})
+        words = (
+            f"{figures.num_answers} answers about {num_entries} of {num_total} entries, "
+            f"{min(num_asked, self._limits.max_num_seqs)} in flight, "
+        )
+        if self._problems:
+            words += f"unlike those of mlx-vlm live, one at a time: {len(self._problems)} problems"
+        else:
+            words += (
+                "are those of mlx-vlm live, one at a time; log-probabilities within "
+                f"{figures.max_abs:.2g} at each of {figures.num_positions} positions, "
+                f"{figures.mean_abs:.2g} in the mean"
+            )
+            if figures.num_other_tokens:
+                words += (
+                    f"; at {figures.num_other_tokens} another token would have won, each a near-tie of live"
+                )
+        return Check(
+            name="outputs",
+            equal=not self._problems,
+            words=words,
+            num_checked=num_entries,
+            num_total=num_total,
+            problems=tuple(self._problems),
+            logprobs=figures,
+        )
 
 
-def _forced(asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
-    """Decode live's answers, each to its end, and return what the batch thought of every token."""
-    watchers = {item.request.id: Watcher(item.live.tokens) for item in asked}
-    requests = [replace(item.request, sampling=Sampling(max_tokens=len(item.live.tokens))) for item in asked]
-    never = frozenset[int]()  # a stop token of live is compared like any other
-    answers = answer_all(
-        requests, half, source, never, _LIMITS, lambda request: RowHooks((watchers[request.id],))
-    )
-    return {a.request.id: watchers[a.request.id].trace(len(a.tokens)) for a in answers}
-
-
-def _answer_problem(item: _Asked, answer: Answer, tokenizer: ChatTokenizer, tolerance: float) -> str | None:
+def _answer_problem(
+    item: _Asked, answer: Answer | None, tokenizer: ChatTokenizer, allowed: Tolerances
+) -> str | None:
     """Say how the answer that pass two hands out is not live's, up to a near-tie of live itself."""
     live = item.live
+    if answer is None:
+        return "pass two gave no answer"
     if answer.error is not None:
         return answer.error
     if item.request.prompt.ids != live.prompt_ids:
@@ -133,11 +195,11 @@ def _answer_problem(item: _Asked, answer: Answer, tokenizer: ChatTokenizer, tole
     for position, (token, live_token) in enumerate(zip(answer.tokens, want, strict=False)):
         if token != live_token:
             margin = live.margins[position]
-            near_tie = margin <= tolerance
+            near_tie = margin <= allowed.logprob
             return None if near_tie else f"token {position} is another one, live's margin is {margin:.3g}"
     shorter = min(len(answer.tokens), len(want))
     if len(answer.tokens) != len(want):
-        near_tie = live.margins[min(shorter, len(live.margins) - 1)] <= tolerance
+        near_tie = live.margins[min(shorter, len(live.margins) - 1)] <= allowed.logprob
         return None if near_tie else f"{len(answer.tokens)} tokens, live gives {len(want)}"
     if (answer.finish_reason == "stop") != live.stopped:
         return f"it ends by {answer.finish_reason!r}, live {'does' if live.stopped else 'does not'} stop"
@@ -146,12 +208,8 @@ def _answer_problem(item: _Asked, answer: Answer, tokenizer: ChatTokenizer, tole
     return None
 
 
-def _trace_problem(
-    item: _Asked, stored: Trace, live: Trace, same_provenance: bool, tolerance: float
-) -> str | None:
-    if same_provenance and stored != live:
-        return "log-probabilities from the store are not exactly those from live features, same schedule"
-    answer = item.live
-    return unexplained(
-        answer.tokens, answer.logprobs, answer.margins, stored.logprobs, stored.best_tokens, tolerance
+def _trace(item: _Asked, stored: Trace, tolerance: float) -> TraceDifference:
+    live = item.live
+    return trace_difference(
+        live.tokens, live.logprobs, live.margins, stored.logprobs, stored.best_tokens, tolerance
     )

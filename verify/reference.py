@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from PIL import Image
 
@@ -37,8 +38,31 @@ class LiveAnswer:
     text: str
 
 
+class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
+    """A vision tower that remembers what it made of the last picture: several questions, one encoding."""
+
+    def __init__(self, tower: Any) -> None:
+        """Stand before ``tower``."""
+        super().__init__()
+        self.patch_embed = tower.patch_embed  # mlx-vlm asks it for the dtype
+        self._tower = tower
+        self._last: tuple[mx.array, mx.array, Any] | None = None
+        self.num_encoded = 0
+
+    def __call__(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
+        """Return merged tokens and DeepStack features of the same input as before, or encode another."""
+        if self._last is None or not (_same(self._last[0], pixel_values) and _same(self._last[1], grid_thw)):
+            self._last = (pixel_values, grid_thw, self._tower(pixel_values, grid_thw))
+            self.num_encoded += 1
+        return self._last[2]
+
+
+def _same(left: mx.array, right: mx.array) -> bool:
+    return left.dtype == right.dtype and bool(np.array(mx.array_equal(left, right)))
+
+
 class LiveReference:
-    """mlx-vlm's model and processor, in the compute dtype of ``spec``."""
+    """mlx-vlm's model and processor, in the compute dtype of ``spec``; each picture is encoded once."""
 
     def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
         """Load both halves.
@@ -52,6 +76,8 @@ class LiveReference:
         self._model = load_model(folder, config)
         cast(self._model, spec.compute_dtype)
         mx.eval(self._model.parameters())
+        self.encoded = _EncodedOnce(self._model.vision_tower)
+        self._model.vision_tower = self.encoded
         with readable_folder(folder, config) as path:
             self._processor: Any = load_processor(path, True, eos_token_ids=self._model.config.eos_token_id)
         limits = self._processor.image_processor

@@ -1,8 +1,15 @@
-"""What verify-cache reports: levels, checks, and who is told meanwhile. Types only."""
+"""What verify-cache reports: levels, checks, figures, and who is told meanwhile. Types only.
+
+``docs/verify.md`` and ``docs/verify-report.schema.json`` say the same for programs that read ``--json``.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from cache.entry import Provenance
+
+REPORT_SCHEMA = "seeonce verify-cache report, version 1"
 
 
 class Level(StrEnum):
@@ -27,6 +34,49 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Confidence:
+    """What a sample without a fault says of the whole: fewer than ``fewer_than`` are wrong."""
+
+    percent: int
+    num_checked: int
+    num_total: int
+    fewer_than: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFigures:
+    """One layer of all compared entries, stored against live; differences are of float32 values.
+
+    ``relative`` and ``worst_token`` are norms of differences over norms of live values, the largest of
+    any entry; ``cosine`` is the smallest of any entry.
+    """
+
+    layer: str
+    num_entries: int
+    num_exact: int
+    max_abs: float
+    mean_abs: float
+    relative: float
+    worst_token: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobFigures:
+    """Log-probabilities of live's tokens, batched from the store against live one at a time.
+
+    ``num_other_tokens`` counts positions at which another token would have won, each within live's margin.
+    """
+
+    num_answers: int
+    num_positions: int
+    num_other_tokens: int
+    max_abs: float
+    mean_abs: float
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One level: whether everything looked at was equal, in words, and each problem in a line.
 
@@ -40,14 +90,76 @@ class Check:
     num_total: int
     problems: tuple[str, ...]
     unchecked: tuple[str, ...] = ()
+    confidence: Confidence | None = None
+    layers: tuple[LayerFigures, ...] = ()
+    logprobs: LogprobFigures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenanceDifference:
+    """One field of what computed the entries that is not what computes here; empty means not recorded."""
+
+    field: str
+    stored: str
+    here: str
+    num_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """How far apart still counts as equal. ``given`` tells whether the user changed any of them.
+
+    ``features_same`` holds for entries that were computed by what computes here, ``features_other`` for
+    all others, both relative to the norm of a layer; ``logprob`` for each position of an answer, and
+    ``mean_logprob`` for the mean over all positions.
+    """
+
+    features_same: float
+    features_other: float
+    logprob: float
+    mean_logprob: float
+    given: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ControlResult:
+    """One fault that was put into a copy of the store, and which levels objected to it.
+
+    ``applied`` is false where the recording or the checkpoint leaves no room for it; ``words`` says why.
+    """
+
+    name: str
+    applied: bool
+    caught: bool
+    caught_by: tuple[str, ...]
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was checked of a recording, and whether all of it was equal."""
+    """What was checked of a recording or of the whole store, and whether all of it was equal."""
 
     recording: str
     level: str
     equal: bool
     complete: bool
     checks: tuple[Check, ...]
+    model: str | None = None
+    encoder_id: str | None = None
+    here: Provenance | None = None
+    provenance: tuple[ProvenanceDifference, ...] = ()
+    tolerances: Tolerances | None = None
+    controls: tuple[ControlResult, ...] = ()
+    schema: str = REPORT_SCHEMA
+
+    @property
+    def controls_caught(self) -> bool:
+        """Whether every control that could be applied was objected to."""
+        return all(control.caught for control in self.controls if control.applied)
+
+    @property
+    def exit_code(self) -> int:
+        """0 equal, 1 something differs or a control was not caught, 2 not all could be checked."""
+        if not (self.equal and self.controls_caught):
+            return 1
+        return 0 if self.complete else 2

@@ -1,34 +1,51 @@
 """verify-cache: holds the store against live encoding, at three levels, and says what was checked.
 
-Owns what is compared and the words of the report. Live features and pictures come from pass one as a
-``LiveSide``; live answers from mlx-vlm itself (``verify.reference``).
+Owns the order of the levels and what is looked at. The store is only read: nothing is moved, repaired or
+remembered as used. Live pictures come from pass one as a ``LiveSide``; live answers from mlx-vlm itself
+(``verify.reference``).
 """
 
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from cache.errors import CannotCheckError, InputError
+from cache.entry import Features
+from cache.errors import CannotCheckError
 from cache.home import Home
-from cache.key import EntryKey
 from cache.leases import held_lease
-from cache.manifest import FrameEntry, Manifest, read_manifest
+from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
+from checkpoint import backend
+from infer.limits import BatchLimits
 from infer.selection import NewestId, Selected, find_recording, select
+from verify.byte_check import check_recording_bytes, check_store_bytes
 from verify.embeddings import EmbeddingCheck
-from verify.live_side import LiveFeatures, LiveSideOf
-from verify.report import Check, Level, Listener, Report
+from verify.live_side import LiveSide, LiveSideOf
+from verify.provenance import provenance_differences
+from verify.report import Check, Level, Listener, Report, Tolerances
+from verify.sampling import Group, draw, entry_groups, sample_size
+from verify.tolerance import tolerances
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """The options of ``verify-cache``. ``sample`` is a number of frames, or ``all``."""
+    """The options of ``verify-cache``.
+
+    ``sample`` is a number of entries, or ``all``; ``tolerance`` and ``logprob_tolerance`` replace those of
+    the compute dtype; ``limits`` are pass two's, which answers are given under.
+    """
 
     recording: str = "latest"
     level: Level = Level.outputs
     sample: str = "8"
     model: str | None = None
     seed: int = 0
+    tolerance: float | None = None
+    logprob_tolerance: float | None = None
+    limits: BatchLimits = field(default_factory=BatchLimits)
 
 
 def verify(
@@ -39,12 +56,13 @@ def verify(
     Raises:
         CannotCheckError: the recording has no encoded frame.
         NotEncodedError: it is not encoded, or not by this model's vision tower.
-        InputError: ``sample`` is neither a number nor ``all``.
+        InputError: ``sample`` is neither a number nor ``all``, or a tolerance is none.
     """
-    num_sample = _sample_size(options.sample)
+    num_sample = sample_size(options.sample)
+    tolerances("float32", options.tolerance, options.logprob_tolerance)
     store = Store.open(home, create=False)
     with held_lease(store, f"verify-cache {options.recording}"):
-        return _verify(home, store, options, num_sample, newest_id, live_side_of, listener)
+        return _verify(home, _only_read(store), options, num_sample, newest_id, live_side_of, listener)
 
 
 def _verify(
@@ -59,92 +77,103 @@ def _verify(
     if options.level is Level.bytes and options.model is None:
         refs = find_recording(home, options.recording, newest_id)
         manifests = [read_manifest(ref.path) for ref in refs]
-        checks = [_check_bytes(store, manifests, listener)]
-    else:
-        selected = select(home, options.recording, options.model, newest_id, listener.say)
-        manifests = [selected.manifest]
-        checks = [_check_bytes(store, manifests, listener)]
-        if options.level is not Level.bytes:
-            sample = _sample(selected.manifest, num_sample, options.seed)
-            checks += _check_live(store, selected, sample, options.level, live_side_of, listener)
+        check = check_recording_bytes(home, store, manifests, listener)
+        return _report(refs[0].recording.id, options.level, (check,))
+    selected = select(home, options.recording, options.model, newest_id, listener.say)
+    manifest = selected.manifest
+    checks = [check_recording_bytes(home, store, [manifest], listener)]
+    allowed = tolerances(manifest.encoder.compute_dtype, options.tolerance, options.logprob_tolerance)
+    if options.level is not Level.bytes:
+        sample = draw(entry_groups(manifest), num_sample, options.seed)
+        checks += _check_live(store, selected, sample, options, allowed, live_side_of, listener)
+    report = _report(manifest.recording.id, options.level, tuple(checks))
+    return _with_provenance(report, selected, store, allowed)
+
+
+def verify_store(home: Home, listener: Listener) -> Report:
+    """Check every byte of every entry and manifest of the store.
+
+    Raises:
+        CannotCheckError: there is nothing in it.
+        NotEncodedError: there is no store.
+    """
+    store = Store.open(home, create=False)
+    with held_lease(store, "verify-cache --all"):
+        check = check_store_bytes(home, _only_read(store), listener)
+    return _report("the whole store", Level.bytes, (check,))
+
+
+def _only_read(store: Store) -> Store:
+    """Return the store as one in which damaged entries stay, and that remembers no use."""
+    return replace(store, writable=False)
+
+
+def _report(recording: str, level: Level, checks: tuple[Check, ...]) -> Report:
     return Report(
-        recording=manifests[0].recording.id,
-        level=options.level.value,
+        recording=recording,
+        level=level.value,
         equal=all(check.equal for check in checks),
         complete=not any(check.unchecked for check in checks),
-        checks=tuple(checks),
+        checks=checks,
     )
 
 
-def _sample_size(sample: str) -> int | None:
-    if sample == "all":
-        return None
-    if sample.isascii() and sample.isdigit() and int(sample) > 0:
-        return int(sample)
-    raise InputError(f"--sample is {sample!r}; expected a number of frames above 0, or all.")
-
-
-def _sample(manifest: Manifest, size: int | None, seed: int) -> list[list[FrameEntry]]:
-    """Draw entries, every size of picture among them first; return the frames that name each."""
-    by_key: dict[EntryKey, list[FrameEntry]] = {}
-    for frame in manifest.frames:
-        by_key.setdefault(frame.key, []).append(frame)
-    groups = list(by_key.values())
-    if size is None or size >= len(groups):
-        return groups
-    shuffled = random.Random(seed).sample(groups, len(groups))  # noqa: S311 - a sample, no secret
-    firsts = {group[0].grid_thw: group for group in reversed(shuffled)}
-    rest = [group for group in shuffled if group not in firsts.values()]
-    return sorted([*firsts.values(), *rest][:size], key=lambda group: group[0].index)
-
-
-def _check_bytes(store: Store, manifests: list[Manifest], listener: Listener) -> Check:
-    frames = {frame.key: frame for manifest in manifests for frame in manifest.frames}
-    if not frames:
-        raise CannotCheckError(f"{manifests[0].recording.id} has no encoded frame: run seeonce encode.")
-    problems = [problem for manifest in manifests for problem in _manifest_problems(manifest)]
-    listener.begin(len(frames), "bytes", "entry")
-    for key, frame in frames.items():
-        problem, info = store.check(key), store.peek(key)
-        if problem is not None:
-            problems.append(f"entry {key.hex[:12]}: {problem.reason}")
-        elif info is None or (info.grid_thw, info.num_tokens) != (frame.grid_thw, frame.num_tokens):
-            problems.append(f"entry {key.hex[:12]}: another grid than the manifest names")
-        listener.advance()
-    words = f"every byte of {len(frames)} entries against its digests"
-    return Check("bytes", not problems, words, len(frames), len(frames), tuple(problems))
-
-
-def _manifest_problems(manifest: Manifest) -> list[str]:
-    num_named = len(manifest.frames) + len(manifest.skipped)
-    if manifest.complete and num_named != manifest.recording.num_frames:
-        missing = f"the manifest names {num_named} frames of {manifest.recording.num_frames}"
-        return [missing, *manifest.problems()]
-    return manifest.problems()
+def _with_provenance(report: Report, selected: Selected, store: Store, allowed: Tolerances) -> Report:
+    named = replace(report, model=selected.model, encoder_id=selected.manifest.encoder.encoder_id.hex)
+    if report.level == Level.bytes:
+        return named
+    here = backend.provenance()
+    infos = [store.peek(group[0].key) for group in entry_groups(selected.manifest)]
+    differences = provenance_differences([info for info in infos if info is not None], here)
+    return replace(named, here=here, provenance=differences, tolerances=allowed)
 
 
 def _check_live(
     store: Store,
     selected: Selected,
-    sample: list[list[FrameEntry]],
-    level: Level,
+    sample: list[Group],
+    options: VerifyOptions,
+    allowed: Tolerances,
     live_side_of: LiveSideOf,
     listener: Listener,
 ) -> Iterator[Check]:
     try:
-        live = LiveFeatures(live_side_of(selected.folder, selected.config, selected.manifest))
+        live = live_side_of(selected.folder, selected.config, selected.manifest)
     except CannotCheckError as error:
         yield Check("embeddings", True, "not checked", 0, len(sample), (), (str(error),))
         return
-    embeddings = EmbeddingCheck(store, live)
-    yield embeddings.run(selected.manifest, sample, listener)
-    if level is Level.outputs:
-        from verify.outputs import check_outputs
+    if options.level is Level.embeddings:
+        check = EmbeddingCheck(store, live, lambda _, image: live.encode(image), allowed)
+        yield check.run(selected.manifest, sample, "pass one's encoder", listener)
+    else:
+        yield from _check_answers(store, selected, sample, options, allowed, live, listener)
 
-        if embeddings.readable:
-            same = all(map(embeddings.same_provenance, embeddings.readable))
-            yield check_outputs(store, selected, embeddings.readable, live, same, listener)
-        else:
-            yield Check(
-                "outputs", True, "not checked", 0, len(sample), (), ("no frame is left to ask about",)
-            )
+
+def _check_answers(
+    store: Store,
+    selected: Selected,
+    sample: list[Group],
+    options: VerifyOptions,
+    allowed: Tolerances,
+    live: LiveSide,
+    listener: Listener,
+) -> Iterator[Check]:
+    """Compare features with mlx-vlm's own, then answers; each picture is encoded for both at once."""
+    from verify.outputs import OutputCheck
+    from verify.reference import LiveReference
+
+    reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder)
+    outputs = OutputCheck(store, selected, options.limits, allowed, listener)
+
+    def encode_and_ask(frame: FrameEntry, image: "Image.Image") -> Features:
+        picture = reference.picture(frame.source, image)
+        features = reference.features(picture)
+        outputs.ask_live(frame, picture, reference)
+        return features
+
+    embeddings = EmbeddingCheck(store, live, encode_and_ask, allowed)
+    yield embeddings.run(selected.manifest, sample, "mlx-vlm itself", listener)
+    if embeddings.digests:
+        yield outputs.run(embeddings)
+    else:
+        yield Check("outputs", True, "not checked", 0, len(sample), (), ("no frame is left to ask about",))
