@@ -32,7 +32,8 @@ class Frame:
     `index` is zero-based and dense over what the recording lists, after sampling and limit.
     `timestamp_s` is in seconds from the recording's start. `source` is the file's path, for a
     video with the position, as in ``/path/video.mp4#pts=12345``. `stamp` identifies the file
-    (and the position), so that its pixel digest can be remembered.
+    (and the position), so that its pixel digest can be remembered. ``perceptual_hash`` is the one
+    of 64 bits that the source has of this picture, if it has one.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Frame:
     source: str
     stamp: FileStamp
     _decode: "Callable[[], Image.Image] | None" = field(default=None, repr=False, compare=False)
+    perceptual_hash: int | None = None
 
     def read(self) -> "Image.Image":
         """Decode the picture as the live path sees it: upright, RGB.

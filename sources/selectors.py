@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import InputError
+from sources.escribano import EscribanoSource
 from sources.folder import FolderRecording, FolderSource, open_folder
 from sources.recording import Recording, printable, recording_id, resolve
 from sources.source import FrameChoice, RecordingListing, Say, Source
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 # The first that holds a path opens it: those that are folders of a special kind come before folders.
-SOURCES: tuple[Source, ...] = (VideoSource(), FolderSource())
+SOURCES: tuple[Source, ...] = (EscribanoSource(), VideoSource(), FolderSource())
 
 _NUM_NAMED = 5  # recordings that an error message names
 _warn = logging.getLogger("seeonce.sources").warning
@@ -127,7 +128,7 @@ def _find(selector: str, environ: Mapping[str, str]) -> Path:
         return latest.path
     if selector and "\0" not in selector:
         path = resolve(Path(selector))
-        if _exists(path) or _source_of(path) is not None:
+        if _source_of(path) is not None or _exists(path):
             return path
     return _match(selector, list_recordings(environ)).path
 

@@ -72,7 +72,7 @@ class Source(Protocol):
         """List what lies at this source's own places; nothing where it has none."""
 
     def holds(self, path: Path) -> bool:
-        """Tell by name and kind of file, opening nothing, whether this source would open a path."""
+        """Tell by name and kind of file whether this source would open a path; opens and raises nothing."""
 
     def listing(self, path: Path) -> RecordingListing | None:
         """Describe what lies at a path that it holds; None when that is no recording or unreadable."""

@@ -1,0 +1,253 @@
+"""The source of recordings that lie in Escribano's database, read only.
+
+Owns where the database is, how its recordings are named (``<database>#recording=<id>``,
+``<database>#day=2026-11-21``), and frames of their rows: from the image that a row names, else from the
+recording's video at the row's time. Does not own queries (``escribano_rows``) or which paths may be
+opened (``foreign_paths``). A row that cannot be read is a frame whose reading says why.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from blake3 import blake3
+
+from cache.errors import InputError
+from cache.manifest import RecordingInfo
+from cache.pixel_index import FileStamp
+from sources.escribano_db import is_database_name, reading
+from sources.escribano_rows import (
+    DAY,
+    RECORDING,
+    Group,
+    Row,
+    captured_at,
+    count_untimed_frames,
+    day_bounds,
+    list_groups,
+    list_rows,
+)
+from sources.foreign_paths import UsersFolders
+from sources.recording import Frame, Recording, printable, resolve
+from sources.source import FrameChoice, RecordingListing, Say
+from sources.video import open_video
+
+KIND = "escribano"
+
+_PLACE = re.compile(rf"(?P<database>.+)#(?P<kind>{RECORDING}|{DAY})=(?P<id>[^/#]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class EscribanoRecording:
+    """The visual observations of one recording, or the recorder's frames of one day."""
+
+    info: RecordingInfo
+    remarks: tuple[str, ...]
+    max_readers: int
+    _frames: tuple[Frame, ...]
+    _video: Recording | None
+
+    def frames(self) -> Sequence[Frame]:
+        """List the frames in order of time."""
+        return self._frames
+
+    def close(self) -> None:
+        """Close the video, when there is one; the database is closed since the listing."""
+        if self._video is not None:
+            self._video.close()
+
+
+@dataclass(frozen=True, slots=True)
+class EscribanoSource:
+    """Escribano's database: ESCRIBANO_DB, else ``~/.escribano/escribano.db`` where that is."""
+
+    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
+        """List the recordings and the recorder's days; what is wrong with the database is said."""
+        database = default_database(environ)
+        if database is None:
+            return []
+        try:
+            return _listings(database, UsersFolders.of(environ, database), say)
+        except InputError as error:
+            say(str(error))
+            return []
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path is a database, or names a recording in one."""
+        return is_database_name(path) or (
+            _PLACE.fullmatch(str(path)) is not None and not os.path.lexists(path)
+        )
+
+    def listing(self, path: Path) -> RecordingListing | None:  # noqa: ARG002
+        """Describe nothing: a database is listed where it is named, as many recordings."""
+        return None
+
+    def open(self, path: Path, choice: FrameChoice) -> Recording:
+        """Open a recording in a database; of a database alone the newest that is there."""
+        match = _PLACE.fullmatch(str(path))
+        if match is None:
+            found = _listings(resolve(path), UsersFolders.of(os.environ, resolve(path)), lambda _: None)
+            there = [listing for listing in found if listing.is_there]
+            if not there:
+                raise InputError(f"{printable(path)}: no recording in it whose frames are there")
+            newest = max(there, key=lambda listing: listing.captured_at)
+            match = _PLACE.fullmatch(str(newest.path))
+        assert match is not None
+        id_ = os.fsdecode(unquote_to_bytes(match["id"]))
+        return open_escribano(Path(match["database"]), match["kind"], id_, choice, os.environ)
+
+
+def default_database(environ: Mapping[str, str]) -> Path | None:
+    """Return the database that is looked at without being told, or None when there is none."""
+    if chosen := environ.get("ESCRIBANO_DB", ""):
+        return resolve(Path(chosen))
+    home = environ.get("HOME", "")
+    usual = Path(home) / ".escribano" / "escribano.db"
+    return resolve(usual) if home and usual.is_file() else None
+
+
+def open_escribano(
+    database: Path, kind: str, id_: str, choice: FrameChoice, environ: Mapping[str, str]
+) -> Recording:
+    """Open one recording (``kind`` recording) or one day of the recorder (``kind`` day).
+
+    Raises:
+        InputError: the database cannot be read, or has no such recording.
+    """
+    place = f"{printable(database)}#{kind}={_quoted(id_)}"
+    with reading(database) as connection:
+        try:
+            group = _group(list_groups(connection), kind, id_)
+            rows = list_rows(connection, group)
+        except InputError as error:
+            raise InputError(f"{printable(database)}: {error}") from error
+        except ValueError as error:
+            raise InputError(f"{printable(place)}: {error}; expected a day as in 2026-11-21") from error
+    folders = UsersFolders.of(environ, database)
+    if not rows:
+        return _only_video(database, group, folders, choice)
+    info = _info(database, group, len(rows[: choice.limit]), None, choice.limit)
+    return _with_frames(info, rows[: choice.limit], folders)
+
+
+def _listings(database: Path, folders: UsersFolders, say: Say) -> list[RecordingListing]:
+    with reading(database) as connection:
+        try:
+            groups, num_untimed = list_groups(connection), count_untimed_frames(connection)
+        except InputError as error:
+            raise InputError(f"{printable(database)}: {error}") from error
+    if num_untimed:
+        say(
+            f"{printable(database)}: {num_untimed} frames have no time in Unix seconds, so they are of no day"
+        )
+    found = []
+    for group in groups:
+        there = any(map(_is_file(folders), (*group.images, group.video)))
+        if group.num_rows or there:  # a recording without frames and video is nothing to see
+            found.append(_listing(database, group, is_there=there))
+    return found
+
+
+def _is_file(folders: UsersFolders) -> Callable[[object], bool]:
+    def is_file(path: object) -> bool:
+        try:
+            return folders.locate(path).is_file()
+        except (InputError, OSError):
+            return False
+
+    return is_file
+
+
+def _listing(database: Path, group: Group, *, is_there: bool) -> RecordingListing:
+    info = _info(database, group, group.num_rows, None, None)
+    return RecordingListing(
+        id=info.id,
+        name=info.name,
+        kind=KIND,
+        path=Path(info.path),
+        captured_at=info.captured_at,
+        num_frames=group.num_rows or None,
+        length_s=group.length_s,
+        is_there=is_there,
+    )
+
+
+def _info(
+    database: Path, group: Group, num_frames: int, every_s: float | None, limit: int | None
+) -> RecordingInfo:
+    ascii_id = unicodedata.normalize("NFKD", group.id).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9._-]+", "-", ascii_id.lower())[:48].strip("-._") or group.kind
+    named = (os.fsencode(part) for part in (str(database), group.kind, group.id))
+    digest = blake3(b"\0".join(named)).hexdigest()[:8]
+    return RecordingInfo(
+        id=f"{slug.replace('..', '.')}-{digest}",
+        name=printable(group.id)[:200],
+        kind=KIND,
+        path=f"{printable(database)}#{group.kind}={_quoted(group.id)}",
+        captured_at=captured_at(group),
+        num_frames=num_frames,
+        every_s=every_s,
+        limit=limit,
+    )
+
+
+def _group(groups: Sequence[Group], kind: str, id_: str) -> Group:
+    for group in groups:
+        if (group.kind, group.id) == (kind, id_):
+            return group
+    if kind == DAY:
+        day_bounds(id_)
+    raise InputError(f"no {kind} {printable(id_)[:80]!r} in it (any more): see seeonce recordings")
+
+
+def _only_video(database: Path, group: Group, folders: UsersFolders, choice: FrameChoice) -> Recording:
+    """Open the video of a recording that Escribano has not looked at yet: it has no observations."""
+    try:
+        video = open_video(folders.locate(group.video), every_s=choice.every_s, limit=choice.limit)
+    except InputError as error:
+        raise InputError(
+            f"{printable(database)}: recording {printable(group.id)[:80]} has no visual observations and no "
+            f"video that can be read ({error})"
+        ) from error
+    info = _info(database, group, len(video.frames()), choice.every_s, choice.limit)
+    return replace(video, info=info)
+
+
+def _with_frames(info: RecordingInfo, rows: Sequence[Row], folders: UsersFolders) -> EscribanoRecording:
+    frames = tuple(_frame(index, row, folders) for index, row in enumerate(rows))
+    return EscribanoRecording(info, (), os.cpu_count() or 1, frames, None)
+
+
+def _frame(index: int, row: Row, folders: UsersFolders) -> Frame:
+    """Make a frame of a row; one glance at its file, which is not opened."""
+    name = f"{row.kind}={_quoted(row.id)}"
+    try:
+        if row.problem is not None:
+            raise InputError(row.problem)
+        image = folders.locate(row.image)
+    except InputError as error:
+        return _unreadable(index, row, name, str(error))
+    source = f"{printable(image)}#{name}"
+    try:
+        stamp = FileStamp.of(image)
+    except OSError as error:
+        return _unreadable(index, row, name, f"{printable(image)}: {error.strerror}")
+    return Frame(index, row.timestamp_s, source, stamp, perceptual_hash=row.perceptual_hash)
+
+
+def _unreadable(index: int, row: Row, name: str, reason: str) -> Frame:
+    """Give a frame whose reading says what is wrong with its row."""
+
+    def refuse() -> NoReturn:
+        raise InputError(f"{row.kind} {printable(row.id)[:80]}: {reason}")
+
+    return Frame(index, row.timestamp_s, f"#{name}", FileStamp("", 0, 0, 0, name), refuse)
+
+
+def _quoted(id_: str) -> str:
+    return quote_from_bytes(os.fsencode(id_), safe="")

@@ -1,0 +1,232 @@
+"""What the rows of Escribano's database say: recordings, visual observations, the recorder's frames.
+
+Owns the queries and what is taken for a time, a path, a hash. Types in SQLite are the writer's wish, so
+every value is looked at. Does not own the connection (``escribano_db``) or files (``escribano``).
+"""
+
+import math
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from cache.errors import InputError
+from sources.escribano_db import IMAGE_COLUMNS, Shape, rows
+from sources.recording import iso_utc, printable
+
+RECORDING, DAY = "recording", "day"
+OBSERVATION, FRAME = "observation", "frame"
+
+MAX_LENGTH_S = 30 * 86_400.0  # nothing is recorded for longer in one go
+MIN_UNIX_S, MAX_UNIX_S = 315_532_800.0, 4_102_444_800.0  # 1980 to 2100; milliseconds lie beyond
+_SLACK = 1.5  # of a recording's length: durations are rounded, videos are cut
+_QUARTER_S = 900  # every time zone in use is a multiple of a quarter of an hour from UTC
+_NUMBER = "typeof({0}.timestamp) IN ('integer', 'real')"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One recording in the database, without its rows: a row of ``recordings``, or a day of frames.
+
+    ``images`` are two of its image paths, as they stand there. ``started_s`` is in POSIX seconds.
+    """
+
+    kind: str
+    id: str
+    started_s: float | None
+    length_s: float | None
+    num_rows: int
+    images: tuple[object, ...]
+    video: object
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One visual observation or one frame of the recorder. ``problem`` says why its time is no time."""
+
+    kind: str
+    id: str
+    timestamp_s: float
+    image: object
+    perceptual_hash: int | None
+    problem: str | None
+
+
+def list_groups(connection: sqlite3.Connection) -> list[Group]:
+    """List recordings and days, one query for each table.
+
+    Raises:
+        InputError: the database is not Escribano's.
+    """
+    shape = Shape(connection)
+    if not shape.has("recordings", "id") and not shape.has("frames", "id", "timestamp"):
+        raise InputError(
+            "has no table recordings and no table frames: not Escribano's, or copied without its -wal file"
+        )
+    return [*_recordings(connection, shape), *_days(connection, shape)]
+
+
+def list_rows(connection: sqlite3.Connection, group: Group) -> list[Row]:
+    """List the frames of a recording or a day, in order of time, equal times as they were written."""
+    shape = Shape(connection)
+    if group.kind == DAY:
+        start_s, end_s = day_bounds(group.id)
+        columns = (
+            f"id, timestamp, {shape.column('frames', *IMAGE_COLUMNS)}, {shape.column('frames', 'phash')}"
+        )
+        query = f"SELECT {columns} FROM frames WHERE timestamp >= ? AND timestamp < ?"  # noqa: S608
+        order = f"timestamp, {shape.column('frames', 'display_id')}, id"
+        found = rows(connection, f"{query} AND {_NUMBER.format('frames')} ORDER BY {order}", (start_s, end_s))
+        listed = list(found)
+        first_s = _float(listed[0][1]) if listed else start_s
+        return [_frame(row, first_s) for row in listed]
+    if not shape.has("observations", "id", "recording_id", "type", "timestamp"):
+        return []
+    linked = shape.has("observations", "frame_id") and shape.has("frames", "id", "phash")
+    phash, join = ("frames.phash", "LEFT JOIN frames ON frames.id = frame_id") if linked else ("NULL", "")
+    image = shape.column("observations", *IMAGE_COLUMNS)
+    query = (
+        f"SELECT observations.id, observations.timestamp, {image}, {phash} FROM observations {join} "  # noqa: S608
+        "WHERE recording_id = CAST(? AS TEXT) AND type = 'visual' "
+        "ORDER BY observations.timestamp, observations.rowid"
+    )
+    limit_s = group.length_s * _SLACK + 60 if group.length_s else MAX_LENGTH_S
+    return [
+        _observation(row, min(limit_s, MAX_LENGTH_S)) for row in rows(connection, query, (_bytes(group.id),))
+    ]
+
+
+def day_bounds(day: str) -> tuple[float, float]:
+    """Return when a local day begins and ends, in POSIX seconds.
+
+    Raises:
+        ValueError: no such day.
+    """
+    first = date.fromisoformat(day)
+    start, end = (datetime(d.year, d.month, d.day).astimezone() for d in (first, first + timedelta(1)))
+    return start.timestamp(), end.timestamp()
+
+
+def _recordings(connection: sqlite3.Connection, shape: Shape) -> list[Group]:
+    if not shape.has("recordings", "id"):
+        return []
+    seen = _observed(connection, shape)
+    columns = ", ".join(
+        shape.column("recordings", name) for name in ("id", "captured_at", "duration", "video_path")
+    )
+    groups = []
+    for id_, captured_at, duration, video in rows(connection, f"SELECT {columns} FROM recordings"):  # noqa: S608
+        num_rows, last_s, images = seen.pop(str(id_), (0, None, ()))
+        length_s = _seconds(duration, MAX_LENGTH_S) or _seconds(last_s, MAX_LENGTH_S)
+        groups.append(Group(RECORDING, str(id_), _moment(captured_at), length_s, num_rows, images, video))
+    for orphan, (num_rows, last_s, images) in seen.items():  # their row of recordings is gone
+        groups.append(Group(RECORDING, orphan, None, _seconds(last_s, MAX_LENGTH_S), num_rows, images, None))
+    return groups
+
+
+def _observed(
+    connection: sqlite3.Connection, shape: Shape
+) -> dict[str, tuple[int, object, tuple[object, ...]]]:
+    """Count the visual observations of each recording, with the last time and two of the images."""
+    if not shape.has("observations", "id", "recording_id", "type", "timestamp"):
+        return {}
+    image, number = shape.column("observations", *IMAGE_COLUMNS), _NUMBER.format("observations")
+    query = (
+        f"SELECT recording_id, COUNT(*), MAX(CASE WHEN {number} THEN timestamp END), "  # noqa: S608
+        f"MIN({image}), MAX({image}) "
+        "FROM observations WHERE type = 'visual' AND recording_id IS NOT NULL GROUP BY recording_id"
+    )
+    found = {}
+    for id_, count, last_s, *images in rows(connection, query):
+        found[str(id_)] = (_integer(count), last_s, tuple(images))
+    return found
+
+
+def _days(connection: sqlite3.Connection, shape: Shape) -> list[Group]:
+    """Gather the recorder's frames by local day."""
+    if not shape.has("frames", "id", "timestamp"):
+        return []
+    image = shape.column("frames", *IMAGE_COLUMNS)
+    query = (
+        f"SELECT COUNT(*), MIN(timestamp), MAX(timestamp), MIN({image}), MAX({image}) FROM frames "  # noqa: S608
+        f"WHERE {_NUMBER.format('frames')} AND timestamp BETWEEN ? AND ? "
+        f"GROUP BY CAST(timestamp / {_QUARTER_S} AS INTEGER) ORDER BY 2"
+    )
+    days: dict[str, Group] = {}
+    for count, first, last, *images in rows(connection, query, (MIN_UNIX_S, MAX_UNIX_S)):
+        start_s, end_s = _float(first), _float(last)
+        day = datetime.fromtimestamp(start_s).astimezone().date().isoformat()
+        known = days.get(day, Group(DAY, day, start_s, 0.0, 0, tuple(images[:1]), None))
+        begun_s = start_s if known.started_s is None else known.started_s
+        shown = (*known.images[:1], *images[1:])
+        days[day] = Group(DAY, day, begun_s, end_s - begun_s, known.num_rows + _integer(count), shown, None)
+    return list(days.values())
+
+
+def count_untimed_frames(connection: sqlite3.Connection) -> int:
+    """Count the recorder's frames whose time is no time, so that they belong to no day."""
+    if not Shape(connection).has("frames", "id", "timestamp"):
+        return 0
+    query = (
+        f"SELECT COUNT(*) FROM frames WHERE NOT ({_NUMBER.format('frames')} AND timestamp BETWEEN ? AND ?)"  # noqa: S608
+    )
+    return sum(_integer(count) for (count,) in rows(connection, query, (MIN_UNIX_S, MAX_UNIX_S)))
+
+
+def _observation(row: tuple[object, ...], limit_s: float) -> Row:
+    id_, timestamp, image, phash = row
+    seconds = _seconds(timestamp, limit_s)
+    problem = None if seconds is not None else f"its timestamp {_shown(timestamp)} is no time in seconds"
+    if problem and isinstance(timestamp, int | float) and timestamp > limit_s:
+        problem = f"its timestamp {_shown(timestamp)} lies far beyond the recording's end (milliseconds?)"
+    return Row(OBSERVATION, str(id_), seconds or 0.0, image, _hash(phash), problem)
+
+
+def _frame(row: tuple[object, ...], first_s: float) -> Row:
+    id_, timestamp, image, phash = row
+    return Row(FRAME, str(id_), _float(timestamp) - first_s, image, _hash(phash), None)
+
+
+def _seconds(value: object, limit_s: float) -> float | None:
+    if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= limit_s:
+        return float(value)
+    return None
+
+
+def _moment(value: object) -> float | None:
+    """Read ISO 8601, UTC unless it says otherwise; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if MIN_UNIX_S <= seconds <= MAX_UNIX_S else None
+
+
+def captured_at(group: Group) -> str:
+    """Return when a recording began, ISO 8601 in UTC, or an empty text."""
+    return "" if group.started_s is None else iso_utc(group.started_s)
+
+
+def _hash(value: object) -> int | None:
+    """Read 64 bits as hexadecimal digits, without leading zeros as Escribano's recorder writes them."""
+    text = value if isinstance(value, str) else ""
+    try:
+        return int(text, 16) if 0 < len(text) <= 16 and text.isalnum() else None
+    except ValueError:
+        return None
+
+
+def _shown(value: object) -> str:
+    return printable(repr(value))[:60]
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _float(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
