@@ -70,8 +70,10 @@ def open_wanted(home: Home, wanted: Wanted) -> Recording:
         return open_list(wanted.images, limit=choice.limit)
     selector = wanted.selector
     known = list_manifests(home) if home.store.is_dir() else []
-    if selector == "latest" and known and latest_recording(os.environ) is None:
-        selector = known[0].recording.id
+    if selector == "latest":
+        if (latest := latest_recording(os.environ)) is not None:
+            return open_recording(str(latest.path), wanted.choice())
+        selector = known[0].recording.id if known else selector
     earlier = None
     if selector not in ("demo", "latest", "") and not Path(selector).exists():
         earlier = _earlier(known, selector)
