@@ -76,9 +76,11 @@ def _told(result: EncodeResult | Refusal, as_json: bool) -> int:
     typer.echo(_as_json(result) if as_json else _summary(result))
     for skipped in result.manifest.skipped:
         typer.echo(f"skipped frame {skipped.index}: {skipped.reason}", err=True)
+    if result.stopped:
+        typer.echo(f"stopped: {result.stopped}", err=True)
     if result.interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_PARTLY if result.manifest.skipped else 0
+    return EXIT_PARTLY if result.manifest.skipped or result.stopped else 0
 
 
 def _exit_code(ends: list[int]) -> int:
@@ -121,6 +123,7 @@ def _summary(result: EncodeResult) -> str:
     manifest, progress = result.manifest, result.progress
     num_entries = len({frame.key for frame in manifest.frames})
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
+    state = "stopped at the limit of the store" if result.stopped else state
     return (
         f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
         f"entries, {progress.num_hits} already there, {progress.num_new} new "
@@ -142,5 +145,6 @@ def _as_json(result: EncodeResult) -> str:
             "num_bytes": progress.num_bytes,
             "skipped": [asdict(skipped) for skipped in manifest.skipped],
             "interrupted": result.interrupted,
+            "stopped": result.stopped,
         }
     )

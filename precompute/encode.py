@@ -11,7 +11,6 @@ import queue
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from cache.entry import EntryInfo, Features, Provenance
 from cache.errors import InputError
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_digest
+from cache.limit import LimitReachedError, StoreLimit
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
 from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
@@ -66,11 +66,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """What pass one did: the manifest that it leaves, and how it went."""
+    """What pass one did: the manifest that it leaves, and how it went.
+
+    ``stopped`` says why it ended early, when the store became as large as it may be.
+    """
 
     manifest: Manifest
     progress: Progress
     interrupted: bool
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,21 +133,28 @@ def encode_recording(
     load_encoder: Callable[[], Encoder],
     on_progress: Callable[[Progress], None] = lambda _: None,
     thumbnails: Thumbnails | None = None,
+    limit: StoreLimit | None = None,
 ) -> EncodeResult:
     """Encode what the store lacks of ``recording`` and return its manifest, not yet written.
 
     ``load_encoder`` is called when a frame misses, in this thread, and not at all when none does. A
     frame that cannot be read is skipped and named in the manifest. On Ctrl-C the frames done so far
-    are returned with ``interrupted`` set. Of each picture that is decoded, ``thumbnails`` gets a small copy.
+    are returned with ``interrupted`` set, at the limit of the store with ``stopped``. Of each picture
+    that is decoded, ``thumbnails`` gets a small copy.
 
     Raises:
         StoreError: the disk is full or refuses; what was committed before stays.
         CheckpointError: the encoder does not load.
     """
-    run = _Run(spec, store, index, load_encoder, len(recording.frames()), on_progress, thumbnails)
-    with suppress(KeyboardInterrupt):
+    run = _Run(spec, store, index, load_encoder, len(recording.frames()), on_progress, thumbnails, limit)
+    interrupted, stopped = False, ""
+    try:
         run.go(recording)
         run.complete = True
+    except KeyboardInterrupt:
+        interrupted = True
+    except LimitReachedError as error:
+        stopped = str(error)
     frames = run.acknowledged_frames()
     manifest = Manifest(
         recording=recording.info,
@@ -153,7 +164,7 @@ def encode_recording(
         complete=run.complete,
         created_at=now(),
     )
-    return EncodeResult(manifest, run.progress(), interrupted=not run.complete)
+    return EncodeResult(manifest, run.progress(), interrupted, stopped)
 
 
 class _Run:
@@ -168,7 +179,9 @@ class _Run:
         num_frames: int,
         on_progress: Callable[[Progress], None],
         thumbnails: Thumbnails | None,
+        limit: StoreLimit | None,
     ) -> None:
+        self._limit = limit
         self._spec, self._store, self._index = spec, store, index
         self._thumbnails = thumbnails
         self._load_encoder = load_encoder
@@ -280,6 +293,8 @@ class _Run:
         """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
         encoder = self._encoder = self._encoder or self._load_encoder()
         features = encoder.encode(ready.patches or encoder.preprocess(_read_again(ready)))
+        if self._limit is not None:
+            self._limit.take(features.nbytes)
         self._waiting[ready.known.pixels] = 0
         writer.put(ready.known.pixels, features, encoder.provenance)
         self._encoded[ready.known.pixels] = (features.grid_thw, features.num_tokens)

@@ -23,13 +23,14 @@ def leave_manifest(store: Store, result: EncodeResult, say: Callable[[str], None
     record_use(
         store, "encode", manifest.recording.id, progress.num_hits, progress.num_new, progress.num_bytes
     )
+    cut_short = result.interrupted or bool(result.stopped)
     if not manifest.frames:
-        if not result.interrupted:
+        if not cut_short:
             raise InputError(f"No frame of {manifest.recording.id} can be read: {manifest.skipped[0].reason}")
         return
     earlier = _earlier(store, manifest)
     if earlier is not None and len(earlier.frames) > len(manifest.frames):
-        if result.interrupted or _is_part_of(manifest, earlier):
+        if cut_short or _is_part_of(manifest, earlier):
             say(f"The manifest of {len(earlier.frames)} frames stays: it names more than these.")
             return
         say(

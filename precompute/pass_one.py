@@ -13,6 +13,7 @@ from cache.errors import InputError, StoreError
 from cache.home import Home
 from cache.key import EncoderSpec
 from cache.leases import held_lease
+from cache.limit import StoreLimit
 from cache.pixel_index import PixelIndex
 from cache.sizes import megabytes
 from cache.store import Durability, Store
@@ -113,7 +114,7 @@ def encode_each(
             yield Refusal(one.selector, str(error))
             continue
         yield result
-        if result.interrupted:
+        if result.interrupted or result.stopped:
             return
 
 
@@ -158,13 +159,21 @@ def _encode(
     for remark in recording.remarks:
         listener.say(f"warning: {remark}")
     frames = recording.frames()
+    limit = StoreLimit.of(store)
     others = plan(frames, encoder.spec, store, index).others
     if others:
-        _prepare_for(others, recording, encoder, store, index, listener)
+        _prepare_for(others, recording, encoder, store, index, listener, limit)
     else:
         listener.say(f"{recording.info.id}: all {len(frames)} frames are encoded already; nothing to do.")
     result = encode_recording(
-        recording, encoder.spec, store, index, lambda: loaded.get(encoder), listener.progress, thumbnails
+        recording,
+        encoder.spec,
+        store,
+        index,
+        lambda: loaded.get(encoder),
+        listener.progress,
+        thumbnails,
+        limit,
     )
     if thumbnails is not None and thumbnails.problem is not None:
         listener.say(f"warning: no thumbnails, so reports lack pictures: {thumbnails.problem}")
@@ -178,8 +187,9 @@ def _prepare_for(
     store: Store,
     index: PixelIndex,
     listener: Listener,
+    limit: StoreLimit,
 ) -> None:
-    """Say what the frames will cost, and refuse what the disk cannot hold.
+    """Say what the frames will cost, and refuse what the disk or the limit of the store cannot hold.
 
     Frames that were moved or repeat themselves have entries already: before a refusal they are looked at.
     """
@@ -195,11 +205,12 @@ def _prepare_for(
     preprocessor = Preprocessor(encoder.folder, encoder.config, encoder.spec)
     cost = estimate(others, encoder.spec, preprocessor)
     listener.say(f"{recording.info.id}: {cost}")
-    if store.free_bytes() < cost.num_bytes:
-        listener.say("The disk may not hold that: looking which of these pictures are new.")
+    if store.free_bytes() < cost.num_bytes or not limit.fits(cost.num_bytes, cost.num_frames):
+        listener.say("The store may not hold that: looking which of these pictures are new.")
         cost = estimate(list(new_pictures(others, encoder.spec, store, index)), encoder.spec, preprocessor)
     if (free := store.free_bytes()) < cost.num_bytes:
         raise StoreError(
             f"Encoding needs up to {megabytes(cost.num_bytes)}, {megabytes(free)} are free in {store.path}: "
             "free space, lower --max-pixels or --limit, or set SEEONCE_HOME to another disk."
         )
+    limit.require(cost.num_bytes, cost.num_frames)
