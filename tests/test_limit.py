@@ -1,5 +1,6 @@
 """The size that a store may have: respected before pass one starts and while it writes."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +110,10 @@ def test_the_message_names_what_would_free_space(tmp_path: Path) -> None:
     with pytest.raises(LimitReachedError) as raised:
         StoreLimit(store, 7000).require(5000, 1)
     line = str(raised.value)
-    assert line.startswith(
-        "Encoding needs up to 5.0 kB more: the store has 6.0 kB and SEEONCE_STORE_MAX allows 7.0 kB"
+    assert re.match(
+        r"Encoding needs up to 5.0 kB more: the store has 6.\d kB and SEEONCE_STORE_MAX allows", line
     )
-    assert "seeonce store gc frees 0 kB; least recently used: a-recording (4.0 kB, last used 20" in line
+    assert re.search(r"gc frees 0 kB; least recently used: a-recording \(4.\d kB, last used 20", line)
     assert pixels(1).hex not in line
 
 
