@@ -129,6 +129,8 @@ def sync_layout(store: Path, durability: Durability) -> None:
         root.folder(FRAMES) as frames,
         Folder.open_root(store.parent) as home,
     ):
+        with root.open_file(STORE_FILE) as header:
+            sync_fd(header, durability)
         sync_fd(frames.fd, durability)
         sync_fd(root.fd, durability)
         home.sync(durability)

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from store_samples import (
@@ -150,3 +153,44 @@ def test_a_writer_whose_disk_breaks_says_so_and_does_not_hang(
         put(writer, *range(num_entries))
     assert list(writer.acknowledged()) == []
     assert left_under_tmp(store) == []
+
+
+@pytest.mark.parametrize(
+    ("durability", "expected"),
+    [
+        (Durability.none, []),
+        (Durability.batch, [*["barrier"] * 6, "flush"]),
+        (Durability.full, ["flush"] * 7),
+    ],
+)
+def test_on_macos_a_batch_keeps_its_order_and_empties_the_drives_cache_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Durability, expected: list[str]
+) -> None:
+    store = new_store(tmp_path)
+    commands = {85: "barrier", 51: "flush"}
+    asked: list[str] = []
+    one_group = [number for number in range(3000) if key_of(number).hex.startswith("00")][:2]
+    write(store, one_group[0])
+    shutil.rmtree(store.path / "frames" / "00" / key_of(one_group[0]).hex)
+    monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(
+        "cache.files.fcntl",
+        SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda _, what: asked.append(commands[what])),
+    )
+    with replace(store, durability=durability).batch() as batch:
+        for number in one_group:
+            add(batch, number)
+        batch.commit()
+    assert asked == expected
+
+
+def test_on_a_disk_that_knows_no_barrier_fsync_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    synced: list[int] = []
+    monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("cache.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_full))
+    monkeypatch.setattr(os, "fsync", synced.append)
+    write(replace(store, durability=Durability.full))
+    assert len(synced) >= 4
