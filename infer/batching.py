@@ -6,9 +6,12 @@ side (``prefill``), the model (``mlx_vlm_adapter``) or what is done with answers
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 from cache.errors import SeeonceError
+from cache.manifest import FrameEntry
 from infer.engine_stats import EngineStats, Tally
 from infer.hooks import RowHooks, RowProcessor, TokenLogprobs
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
@@ -16,9 +19,13 @@ from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import DecodeBatch, LanguageHalf, Token
 from infer.prefill import Prefill, PrefillRow
 from infer.prefix import SharedPrefix
+from infer.read_ahead import ReadAhead
 from infer.request import FeatureSource, Request
 from infer.sampling import SeededDraw
 from infer.schedule import Planned, Schedule
+from infer.stored import StoredFeatures
+
+_READ_AHEAD = 2  # frames beyond those of the next prefill
 
 __all__ = ["Answer", "FeatureSource", "HooksOf", "Request", "answer_all", "sampling_hooks"]
 
@@ -64,8 +71,11 @@ def answer_all(
     the others go on: nothing of theirs depends on it. ``report`` is told once, at the end, what was done,
     also when the caller ends the run early.
     """
-    loop = _Loop(half, source, stop_ids, limits, hooks_of)
-    with half.wired():
+    # Others may compute features, which only the thread of the model may do.
+    reads_only = isinstance(source, StoredFeatures)
+    ahead = ReadAhead(source, limits.prefill_batch_size + _READ_AHEAD) if reads_only else None
+    loop = _Loop(half, ahead or source, stop_ids, limits, hooks_of)
+    with half.wired(), ahead or nullcontext():
         try:
             yield from loop.run(iter(requests))
         finally:
@@ -172,14 +182,25 @@ class _Loop:
         to_come = max((running.num_to_come for running in self._running.values()), default=0)
         now = InFlight(len(self._decoding), self._decoding.num_columns, to_come)
         rows, self._planned = [], []
-        for planned in schedule.next_batch(now):
+        batch = schedule.next_batch(now)
+        if not batch:
+            return
+        own = [frame for planned in batch if planned.prefix is None for frame in planned.request.frames]
+        self._expect(own, schedule)
+        for planned in batch:
             try:
                 rows.append(self._row(planned))
                 self._planned.append(planned)
             except SeeonceError as error:
                 self._answers.append(Answer(planned.request, (), "error", str(error)))
+        self._expect([], schedule)
         if rows:
             self._prefill = Prefill(self._half.model, rows, self._limits.prefill_step_size)
+
+    def _expect(self, now: list[FrameEntry], schedule: Schedule) -> None:
+        """Have the frames read that are needed now, then those of the prefills after it."""
+        if isinstance(self._source, ReadAhead):
+            self._source.expect(chain(now, schedule.next_frames))
 
     def _row(self, planned: Planned) -> PrefillRow:
         request = planned.request

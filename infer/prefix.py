@@ -5,7 +5,6 @@ tokens depend on those tokens alone: any other prompt that begins with them, ove
 same order, may start from a copy. Who goes first is ``schedule``'s.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,12 +57,12 @@ def _first_difference(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 
 class PrefixPool:
-    """Prefixes that are kept, at most ``max_bytes``; the least recently used goes first."""
+    """Prefixes that are kept, at most ``max_bytes``. To make room the newest goes: its turn is last."""
 
     def __init__(self, max_bytes: int) -> None:
         """Begin with nothing kept."""
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Keys, SharedPrefix] = OrderedDict()
+        self._kept: dict[Keys, SharedPrefix] = {}
 
     @property
     def num_bytes(self) -> int:
@@ -82,20 +81,18 @@ class PrefixPool:
         count = min(common, prefix.num_tokens, len(prompt.ids) - 1)
         if not common or count <= prompt.images[0].start:
             return None
-        self._kept.move_to_end(keys)
         return prefix, count
 
     def put(self, keys: Keys, prefix: SharedPrefix) -> None:
-        """Keep a prefix, if it is no larger than all that may be kept; others make way for it."""
+        """Keep a prefix if there is room for it."""
         self._kept.pop(keys, None)
-        self.shrink(self._max_bytes - prefix.num_bytes)
-        if prefix.num_bytes <= self._max_bytes:
+        if self.num_bytes + prefix.num_bytes <= self._max_bytes:
             self._kept[keys] = prefix
 
     def shrink(self, max_bytes: int) -> None:
-        """Drop prefixes, least recently used first, until at most so much is held."""
+        """Drop prefixes, the newest first, until at most so much is held."""
         while self._kept and self.num_bytes > max_bytes:
-            self._kept.popitem(last=False)
+            self._kept.popitem()
 
     def keep_only(self, wanted: Sequence[Keys]) -> None:
         """Drop what no waiting request asks for."""

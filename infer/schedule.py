@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from cache.manifest import FrameEntry
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
 from infer.prefix import Keys, PrefixPool, SharedPrefix, num_common
@@ -55,6 +56,7 @@ class Schedule:
         """Plan for ``requests``, each of which fits into ``memory`` alone; they are drawn as needed."""
         self._requests, self._limits, self._memory = requests, limits, memory
         self._waiting: list[Request] = []
+        self._led: set[Keys] = set()
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
@@ -62,6 +64,12 @@ class Schedule:
         """The waiting requests that are known, in order; empty when all have been handed out."""
         self._waiting += islice(self._requests, LOOK_AHEAD - len(self._waiting))
         return self._waiting
+
+    @property
+    def next_frames(self) -> Iterator[FrameEntry]:
+        """Frames of the waiting requests that start from nothing, in order: these must be read."""
+        starting = (r for r in self._waiting if r.keys not in self._led and self._prefix_of(r) is None)
+        return (frame for request in starting for frame in request.frames)
 
     def next_batch(self, now: InFlight) -> list[Planned]:
         """Return the requests to prefill together now; none while too few slots or bytes are free.
@@ -84,6 +92,7 @@ class Schedule:
                 continue
             if not (self._follow(batch, request) if is_follower else self._lead(batch, request)):
                 break
+        self._led = batch.leading
         chosen = {id(planned.request) for planned in batch.planned}
         self._waiting = [request for request in waiting if id(request) not in chosen]
         return batch.planned
@@ -129,6 +138,6 @@ class Schedule:
         return needed <= self._memory.max_bytes
 
     def _make_room(self, request: Request) -> None:
-        """Drop kept prefixes, least recently used first, until a request fits that is alone."""
+        """Drop kept prefixes until a request fits that is alone."""
         alone = self._memory.batch_bytes(InFlight(), [self._memory.size(request)])
         self.prefixes.shrink(self._memory.max_bytes - alone)

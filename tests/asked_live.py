@@ -1,8 +1,10 @@
 """Requests of any shape over a recording of noise, and what mlx-vlm live answers to each, one at a time."""
 
+import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
@@ -52,7 +54,9 @@ class Asked:
 
     def __init__(self, checkpoint: Path, root: Path, num_images: int, dtype: str = "float32") -> None:
         images = draw_noise(root / "images", num_images)
-        self.encoded: Encoded = encode_folder(checkpoint, images, root / "home")
+        with patch.dict(os.environ, SEEONCE_DTYPE=dtype):
+            self.encoded: Encoded = encode_folder(checkpoint, images, root / "home")
+        assert self.encoded.spec.compute_dtype == dtype
         self.frames = self.encoded.manifest.frames
         self.tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
         self.half = LanguageHalf(self.encoded.folder, self.encoded.config, dtype)
@@ -110,21 +114,28 @@ def _trace(live: Live, tokenizer: ChatTokenizer, request: Request) -> LiveTrace:
         image_token_index=live.model.config.image_token_index,
     )
     assert tuple(inputs["input_ids"].tolist()[0]) == request.prompt.ids
+    rows: list[np.ndarray] = []
+
+    def noted(tokens: mx.array, logits: mx.array) -> mx.array:
+        # mlx-vlm's own log-probabilities are rounded to the compute type; in bfloat16 that is 0.1 and more.
+        rows.append(np.array(logits[0].astype(mx.float32)))
+        return logits
+
     steps = generate_step(
         inputs["input_ids"],
         live.model,
         inputs.get("pixel_values"),
         inputs["attention_mask"],
         temperature=0.0,
+        logits_processors=[noted],
         max_tokens=request.sampling.max_tokens,
         **({"image_grid_thw": inputs["image_grid_thw"]} if request.frames else {}),
     )
-    tokens, logprobs, margins = [], [], []
-    for token, row in steps:
-        second, best = (float(value) for value in np.sort(np.array(row.astype(mx.float32)))[-2:])
-        tokens.append(int(token))
-        logprobs.append(best)
-        margins.append(best - second)
+    tokens = [int(token) for token, _ in steps]
+    logprobs = [
+        float(row[token] - np.logaddexp.reduce(row)) for token, row in zip(tokens, rows, strict=False)
+    ]
+    margins = [float(np.diff(np.sort(row)[-2:])[0]) for row in rows[: len(tokens)]]
     return LiveTrace(tuple(tokens), tuple(logprobs), tuple(margins))
 
 

@@ -1,56 +1,160 @@
-"""Random mixes of requests and limits against mlx-vlm live: a few always, many in the campaign."""
+"""Random mixes of requests and limits against mlx-vlm live: a few always, many in the campaign.
+
+A mix draws prompts with no, one or several frames, text before, between and after them, families of
+prompts with a common beginning, lengths, answers that are ended early, and how the engine is set.
+"""
 
 import random
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from live_mlx_vlm import PROMPTS, Encoded, Live, draw_noise, encode_folder
+from asked_live import Asked, LiveTrace, mixed_parts, variant
+from conftest import MAX_PIXELS
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from infer.batching import Request
+from infer.hooks import RowHooks
 from infer.limits import BatchLimits
+from infer.request import Request
 from infer.sampling import Sampling
+from verify.compare import LOGPROB_TOLERANCE, unexplained
+from verify.teacher import Watcher
 
-MAX_TOKENS = 12
-ALWAYS, CAMPAIGN = range(4), range(4, 200)
+MAX_TOKENS = 10
+NUM_FAMILIES, NUM_VARIANTS = 24, 4
+ALWAYS, CAMPAIGN = range(5), range(5, 200)
+Checkpoints = Callable[[str], "Pool"]
+TINY = {
+    "plain": Tiny(max_pixels=MAX_PIXELS),
+    "text4": Tiny(max_pixels=MAX_PIXELS, text_bits=4),
+    "moe": Tiny(max_pixels=MAX_PIXELS, moe=True),
+    "bfloat16": Tiny(max_pixels=MAX_PIXELS, dtype="bfloat16"),
+}
 
 
-class Asked:
-    """Every prompt of every frame, with live's answer to each."""
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Requests, what live answers to each, where an answer is ended early, and the engine's settings."""
 
-    def __init__(self, root: Path) -> None:
-        checkpoint = write_checkpoint(root / "checkpoint", Tiny(max_pixels=65536))
-        self.encoded: Encoded = encode_folder(checkpoint, draw_noise(root / "images", 8), root / "home")
-        self.requests = self.encoded.requests(PROMPTS, Sampling(max_tokens=MAX_TOKENS))
-        live = Live(checkpoint)
-        frames = self.encoded.manifest.frames
-        self.want = [
-            live.tokens(prompt, Path(frame.source), MAX_TOKENS) for frame in frames for prompt in PROMPTS
+    requests: list[Request]
+    live: dict[int, LiveTrace]
+    ended_after: dict[int, int]
+    limits: BatchLimits
+    with_logprobs: bool
+
+    def want(self, request: Request) -> tuple[int, ...]:
+        most = min(request.sampling.max_tokens, self.ended_after.get(request.id, MAX_TOKENS))
+        return self.live[request.id].tokens[:most]
+
+
+class EndsAfter:
+    def __init__(self, num_tokens: int) -> None:
+        self._left = num_tokens
+
+    def seen(self, token: int) -> str | None:
+        self._left -= 1
+        return None if self._left else "ended"
+
+
+class Pool:
+    """Prompts in families; live answers to those that are drawn."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        dtype = TINY[name].dtype
+        checkpoint = write_checkpoint(root / "checkpoint", TINY[name])
+        self.asked = Asked(checkpoint, root, 8, dtype)
+        rng = random.Random(name)
+        families = [mixed_parts(rng, list(self.asked.frames)) for _ in range(NUM_FAMILIES)]
+        self.families = [
+            [parts, *(variant(rng, parts) for _ in range(NUM_VARIANTS - 1))] for parts in families
         ]
 
-    def mix(self, rng: random.Random) -> tuple[list[Request], list[tuple[int, ...]], BatchLimits]:
-        """Draw requests with lengths of their own, in any order, some of them twice, and limits."""
-        chosen = rng.choices(range(len(self.requests)), k=rng.randint(1, 24))
-        lengths = [rng.randint(1, MAX_TOKENS) for _ in chosen]
+    def mix(self, rng: random.Random, most: int = 24) -> Mix:
+        families = rng.sample(self.families, k=rng.randint(1, 8))
         requests = [
-            replace(self.requests[which], id=number, sampling=Sampling(max_tokens=length))
-            for number, (which, length) in enumerate(zip(chosen, lengths, strict=True))
+            self.asked.request(number, *rng.choice(rng.choice(families)), max_tokens=MAX_TOKENS)
+            for number in range(rng.randint(1, most))
         ]
-        want = [self.want[which][:length] for which, length in zip(chosen, lengths, strict=True)]
-        step = rng.choice([5, 16, 33, 64, 100, 512, 2048])
-        return requests, want, BatchLimits(rng.randint(1, 16), rng.randint(1, 8), step)
+        live = {request.id: self.asked.live(request) for request in requests}
+        requests = [replace(r, sampling=Sampling(max_tokens=rng.randint(1, MAX_TOKENS))) for r in requests]
+        ended = {r.id: rng.randint(1, MAX_TOKENS) for r in requests if rng.random() < 0.2}
+        longest = max(len(request.prompt.ids) for request in requests) + MAX_TOKENS
+        row_bytes = -(-longest // 256) * 256 * self.asked.half.kv_token_bytes
+        limits = BatchLimits(
+            max_num_seqs=rng.randint(1, 16),
+            prefill_batch_size=rng.randint(1, 8),
+            prefill_step_size=rng.choice([16, 17, 33, 64, 100, 256, 512, 2048]),
+            kv_memory_bytes=rng.choice([None, None, int(row_bytes * rng.uniform(1, 8))]),
+            share_prefixes=rng.random() < 0.7,
+        )
+        return Mix(requests, live, ended, limits, rng.random() < 0.5)
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    return Asked(tmp_path_factory.mktemp("mixes"))
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    made: dict[str, Pool] = {}
+
+    def pool(name: str) -> Pool:
+        if name not in made:
+            made[name] = Pool(tmp_path_factory.mktemp(name), name)
+        return made[name]
+
+    return pool
+
+
+def _seeds(name: str, always: range, campaign: range) -> list[object]:
+    long = [pytest.param(name, seed, marks=pytest.mark.campaign) for seed in campaign]
+    return [*(pytest.param(name, seed) for seed in always), *long]
 
 
 @pytest.mark.parametrize(
-    "seed", [*ALWAYS, *(pytest.param(seed, marks=pytest.mark.campaign) for seed in CAMPAIGN)]
+    ("name", "seed"),
+    [
+        *_seeds("plain", ALWAYS, CAMPAIGN),
+        *_seeds("text4", range(1), range(1, 30)),
+        *_seeds("moe", range(1), range(1, 30)),
+    ],
 )
-def test_a_random_mix_gives_the_tokens_of_one_at_a_time_live(asked: Asked, seed: int) -> None:
-    requests, want, limits = asked.mix(random.Random(seed))
-    answers = asked.encoded.answers(requests, limits)
-    assert [answers[request.id].tokens for request in requests] == want
+def test_a_random_mix_gives_the_tokens_of_one_at_a_time_live(
+    pools: Checkpoints, name: str, seed: int
+) -> None:
+    pool = pools(name)
+    mix = pool.mix(random.Random(seed))
+
+    def hooks_of(request: Request) -> RowHooks:
+        ended = mix.ended_after.get(request.id)
+        return RowHooks(
+            watch=EndsAfter(ended) if ended else None, top_logprobs=0 if mix.with_logprobs else None
+        )
+
+    ended = pool.asked.run(mix.requests, mix.limits, hooks_of)
+    assert ended.tokens(mix.requests) == [mix.want(request) for request in mix.requests]
+    for request in mix.requests if mix.with_logprobs else ():
+        first = ended.answers[request.id].logprobs[0].logprob
+        assert first == pytest.approx(mix.live[request.id].logprobs[0], abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "seed"), _seeds("bfloat16", range(1), range(1, 12)))
+def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(pools: Checkpoints, name: str, seed: int) -> None:
+    pool = pools(name)
+    mix = pool.mix(random.Random(seed), most=8)
+    requests = [replace(request, sampling=Sampling(max_tokens=MAX_TOKENS)) for request in mix.requests]
+    teachers = {request.id: Watcher(mix.live[request.id].tokens) for request in requests}
+    pool.asked.run(requests, mix.limits, lambda request: RowHooks((teachers[request.id],)))
+    for request in requests:
+        live, trace = mix.live[request.id], teachers[request.id].trace(MAX_TOKENS)
+        tolerance = LOGPROB_TOLERANCE["bfloat16"]
+        problem = unexplained(
+            live.tokens, live.logprobs, live.margins, trace.logprobs, trace.best_tokens, tolerance
+        )
+        assert problem is None
+
+
+def test_the_mixes_are_as_mixed_as_they_should_be(pools: Checkpoints) -> None:
+    """The control: what the campaign is to cover is drawn."""
+    families = pools("plain").families
+    counts = {sum(not isinstance(part, str) for part in family[0]) for family in families}
+    starts = {isinstance(family[0][0], str) for family in families}
+    assert {0, 1, 2, 3} <= counts
+    assert starts == {True, False}
