@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
 
 _TEXT_SPREAD = 2.0  # of a weight, times the root of its fan-in: large enough that a picture sways the answer
@@ -85,7 +87,7 @@ def write_checkpoint(folder: Path, dims: Dims) -> Path:
     config = _config(shape, configuration(ids, shape.vocabulary))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _allow_large_pictures(folder / "preprocessor_config.json")
-    weights = dict(_random_weights(shape, config, tokenizer.get_vocab_size()))
+    weights = dict(_random_weights(shape, config, _sayable(tokenizer)))
     fresh = folder / ".model.new.safetensors"
     mx.save_safetensors(str(fresh), weights, {"format": "mlx"})
     fresh.replace(folder / "model.safetensors")
@@ -129,8 +131,15 @@ def _allow_large_pictures(path: Path) -> None:
     path.write_text(json.dumps(settings | limits, indent=2) + "\n", encoding="utf-8")
 
 
-def _random_weights(shape: Shape, config: dict[str, Any], num_words: int) -> Iterator[tuple[str, Any]]:
-    """Yield mlx-vlm's parameters by name, drawn one by one. Words that the tokenizer lacks are never said."""
+def _sayable(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of words of plain letters: parts of characters would read differently when streamed."""
+    ids = range(tokenizer.get_vocab_size())
+    words = {number: tokenizer.decode([number], skip_special_tokens=True) for number in ids}
+    return [number for number, word in words.items() if word.isascii() and word.strip().isalnum()]
+
+
+def _random_weights(shape: Shape, config: dict[str, Any], sayable: list[int]) -> Iterator[tuple[str, Any]]:
+    """Yield mlx-vlm's parameters by name, drawn one by one. Only ``sayable`` words are ever the likeliest."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_vlm.models import qwen3_vl
@@ -146,7 +155,7 @@ def _random_weights(shape: Shape, config: dict[str, Any], num_words: int) -> Ite
         fan_in = value.size // value.shape[0]
         drawn = mx.random.normal(value.shape, scale=spread / fan_in**0.5, key=mx.random.key(number))
         if "embed_tokens" in name or "lm_head" in name:
-            drawn = drawn * (mx.arange(value.shape[0]) < num_words)[:, None]
+            drawn = drawn * mx.zeros((value.shape[0], 1)).at[mx.array(sayable)].add(1.0)
         drawn = drawn.astype(dtype)
         mx.eval(drawn)
         yield name, drawn
