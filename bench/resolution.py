@@ -1,0 +1,76 @@
+"""Workload 3: one frame at the sizes of vLLM-MLX's published table, live against stored.
+
+Takes the sizes in order and stops when the next would not end within what is left of its time; which ones
+were left out is said.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+
+from bench.measure import Contestant, alternate
+from bench.peers import LiveModel
+from bench.stage import QUESTIONS, Model, draw_frames, encode_frames
+from bench.table import Cell, Table
+from cache.home import Home
+from infer.batching import answer_all
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.stored import StoredFeatures
+
+SIZES = (
+    (224, 224), (336, 336), (448, 448), (512, 512), (672, 672),
+    (768, 768), (896, 896), (1024, 1024), (1280, 720), (1920, 1080),
+)  # fmt: skip
+_LIMITS = BatchLimits(max_num_seqs=1, prefill_batch_size=1)
+_GROWTH = 4.0  # how much longer a size may take than the one before it
+_HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", "load ms")
+
+
+def measure(model: Model, scratch: Path, num_repetitions: int, budget_s: float) -> Table:
+    """Measure seconds to the first token of one question, live and from the store, per size."""
+    live = LiveModel(model)
+    half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
+    sizes = sorted(SIZES, key=lambda size: size[0] * size[1])
+    rows: list[tuple[Cell, ...]] = []
+    ends_at, last_s = time.perf_counter() + budget_s, 0.0
+    for size in sizes:
+        started = time.perf_counter()
+        if started + _GROWTH * last_s > ends_at:
+            break
+        rows.append(_row(model, live, half, size, scratch, num_repetitions))
+        last_s = time.perf_counter() - started
+    left_out = [f"{width}x{height}" for width, height in sizes[len(rows) :]]
+    remarks = ["Seconds from the picture, or from its entry, to the first token of one question."]
+    if left_out:
+        remarks.append(f"Left out, for they would not end in time here: {', '.join(left_out)}.")
+    return Table("resolution", "Resolution: one frame, one question", _HEADER, tuple(rows), tuple(remarks))
+
+
+def _row(
+    model: Model,
+    live: LiveModel,
+    half: LanguageHalf,
+    size: tuple[int, int],
+    scratch: Path,
+    num_repetitions: int,
+) -> tuple[Cell, ...]:
+    name = f"{size[0]}x{size[1]}"
+    images = draw_frames(scratch / name, 1, size)
+    encoded = encode_frames(model, images, Home(scratch / f"{name}-home"))
+    requests = encoded.requests(QUESTIONS[:1], max_tokens=1)
+    frame = encoded.manifest.frames[0]
+
+    def stored() -> object:
+        source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
+        return list(answer_all(requests, half, source, frozenset(), _LIMITS))
+
+    contestants: list[Contestant[object]] = [
+        Contestant("live", partial(live.one_by_one, [(Path(frame.source), QUESTIONS[0])], 1)),
+        Contestant("stored", stored),
+        Contestant("load", partial(encoded.store.read, frame.key)),
+    ]
+    live_s, stored_s, load_s = (found.timing.median_s for found in alternate(contestants, num_repetitions))
+    info = encoded.store.peek(frame.key)
+    num_bytes = 0 if info is None else info.nbytes
+    return name, frame.num_tokens, live_s, stored_s, live_s / stored_s, num_bytes / 1e6, load_s * 1e3
