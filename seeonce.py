@@ -8,11 +8,13 @@ the command line and for Python, and is the only place that knows both passes.
     run = describe(DescribeOptions((Prompt("Which applications are open?"),), "demo"))
 """
 
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import typer
@@ -37,11 +39,12 @@ from precompute.pass_one import encode as pass_one
 from results.run import Result
 from sources.commands import recordings_command
 from sources.listing import newest_listed_id
-from verify.commands import Wiring as VerifyWiring
 from verify.commands import verify_command
+from verify.controls import CommandEnded
 from verify.live_side import LiveSide
 from verify.report import Level, Report
 from verify.verifier import VerifyOptions
+from verify.verifier import Wiring as VerifyWiring
 from verify.verifier import verify as check_store
 
 __all__ = [
@@ -77,7 +80,7 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
     """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
     with AnswerTerminal() as terminal:
-        return check_store(home or Home.locate(), options, _newest_id, _live_side, terminal)
+        return check_store(home or Home.locate(), options, _VERIFY, terminal)
 
 
 def _newest_id() -> str | None:
@@ -88,6 +91,22 @@ def _live_side(folder: CheckpointFolder, config: CheckpointConfig, manifest: Man
     from precompute.live import LiveFrames
 
     return LiveFrames(folder, config, manifest)
+
+
+def _verify_cache(arguments: Sequence[str], home: Home) -> CommandEnded:
+    """Run ``verify-cache`` over another home, in this process, as it is run from the command line."""
+    out, err = io.StringIO(), io.StringIO()
+    before = os.environ.get("SEEONCE_HOME")
+    os.environ["SEEONCE_HOME"] = str(home.path)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = run(verify_app, list(arguments), error_code=2)
+    finally:
+        os.environ.pop("SEEONCE_HOME")
+        os.environ.update({} if before is None else {"SEEONCE_HOME": before})
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    return CommandEnded(code, out.getvalue(), err.getvalue())
 
 
 def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
@@ -102,7 +121,7 @@ def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
 
 
 _DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge)
-_VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side)
+_VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 

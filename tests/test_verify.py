@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,11 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from precompute.live import LiveFrames
 from precompute.vision import VisionEncoder
+from verify.controls import CommandEnded
 from verify.reference import LiveReference, Picture
 from verify.report import Level, Report
 from verify.report_text import terminal_lines
-from verify.verifier import VerifyOptions, verify
+from verify.verifier import VerifyOptions, Wiring, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")
 CHECKPOINTS = {
@@ -31,6 +32,13 @@ CHECKPOINTS = {
     "moe": Tiny(max_pixels=65536, moe=True),
     "text4": Tiny(max_pixels=65536, text_bits=4),
 }
+
+
+def _no_command(arguments: Sequence[str], home: Home) -> CommandEnded:
+    raise AssertionError("only controls run the command")
+
+
+WIRING = Wiring(lambda: None, LiveFrames, _no_command)
 
 
 class Quiet:
@@ -64,7 +72,7 @@ class Recorded:
     ) -> Report:
         """Run the verifier over the home."""
         options = VerifyOptions(str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance)
-        return verify(Home(self.home), options, lambda: None, LiveFrames, Quiet())
+        return verify(Home(self.home), options, WIRING, Quiet())
 
     def manifest(self) -> Manifest:
         """Return the one manifest."""
@@ -96,10 +104,8 @@ def _with(features: Features, array: np.ndarray[tuple[int, ...], np.dtype[np.flo
     return dataclasses.replace(features, array=np.ascontiguousarray(array, dtype=np.float32))
 
 
-@pytest.fixture(scope="module", params=list(CHECKPOINTS))
-def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    root = tmp_path_factory.mktemp("verify")
-    checkpoint = write_checkpoint(root / "checkpoint", CHECKPOINTS[request.param])
+def _encoded(name: str, root: Path) -> Recorded:
+    checkpoint = write_checkpoint(root / "checkpoint", CHECKPOINTS[name])
     images = draw_noise(root / "images", 4)
     shutil.copy(images / "000.png", images / "010.png")
     image = np.random.default_rng(9).integers(0, 255, (96, 128, 3), dtype=np.uint8)
@@ -111,8 +117,14 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Recorded(checkpoint, images, root / "home")
 
 
-def test_a_right_store_passes_and_says_how_much_was_checked(recorded: Recorded) -> None:
-    report = recorded.verify()
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return _encoded("plain", tmp_path_factory.mktemp("verify"))
+
+
+@pytest.mark.parametrize("name", list(CHECKPOINTS))
+def test_a_right_store_passes_and_says_how_much_was_checked(name: str, tmp_path: Path) -> None:
+    report = _encoded(name, tmp_path).verify()
     assert report.equal
     assert [check.name for check in report.checks] == ["bytes", "embeddings", "outputs"]
     assert [check.num_checked for check in report.checks] == [5, 5, 5]
@@ -228,7 +240,8 @@ def test_another_encoder_in_the_live_side_is_objected_to(recorded: Recorded) -> 
         return live
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
-    assert not verify(Home(recorded.home), options, lambda: None, other_limits, Quiet()).equal
+    wiring = dataclasses.replace(WIRING, live_side_of=other_limits)
+    assert not verify(Home(recorded.home), options, wiring, Quiet()).equal
 
 
 def test_a_damaged_entry_is_reported_again_and_stays_where_it_is(recorded: Recorded, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ knows (which recording is the newest, what live encoding gives) comes in as ``Wi
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +14,10 @@ import typer
 from cache.errors import InputError
 from cache.home import Home
 from infer.limits import BatchLimits
-from infer.selection import NewestId
 from infer.terminal import Terminal
-from verify.live_side import LiveSideOf
 from verify.report import Level, Report
 from verify.report_text import markdown, terminal_lines
-from verify.verifier import VerifyOptions, verify, verify_store
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What the verifier needs of pass one, as functions."""
-
-    newest_recording_id: NewestId
-    live_side_of: LiveSideOf
+from verify.verifier import VerifyOptions, Wiring, verify, verify_store
 
 
 def verify_command(
@@ -51,6 +41,9 @@ def verify_command(
     logprob_tolerance: Annotated[
         float | None, typer.Option(help="Difference of log-probabilities that counts as equal.")
     ] = None,
+    controls: Annotated[
+        bool, typer.Option(help="Put faults into a copy as well: the check must object to each.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
@@ -61,8 +54,10 @@ def verify_command(
     Example: verify-cache demo --level outputs --sample all
     """
     wiring: Wiring = context.obj
-    if whole_store and (recording is not None or level not in (None, Level.bytes)):
-        raise InputError("--all checks the bytes of the whole store: leave RECORDING and --level out.")
+    if whole_store and (recording is not None or controls or level not in (None, Level.bytes)):
+        raise InputError(
+            "--all checks bytes of the whole store: leave RECORDING, --level and --controls out."
+        )
     options = VerifyOptions(
         recording=recording if recording is not None else "latest",
         level=level or Level.outputs,
@@ -72,13 +67,11 @@ def verify_command(
         tolerance=tolerance,
         logprob_tolerance=logprob_tolerance,
         limits=BatchLimits(max_num_seqs=max_num_seqs),
+        controls=controls,
     )
     home = Home.locate()
     with Terminal() as terminal:
-        if whole_store:
-            found = verify_store(home, terminal)
-        else:
-            found = verify(home, options, wiring.newest_recording_id, wiring.live_side_of, terminal)
+        found = verify_store(home, terminal) if whole_store else verify(home, options, wiring, terminal)
     _write(report, found)
     typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(terminal_lines(found)))
     raise typer.Exit(found.exit_code)

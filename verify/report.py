@@ -137,7 +137,10 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was checked of a recording or of the whole store, and whether all of it was equal."""
+    """What was checked of a recording or of the whole store, and whether all of it was equal.
+
+    ``controls_problem`` says why controls prove nothing: they were not run, or their unchanged twin failed.
+    """
 
     recording: str
     level: str
@@ -150,12 +153,15 @@ class Report:
     provenance: tuple[ProvenanceDifference, ...] = ()
     tolerances: Tolerances | None = None
     controls: tuple[ControlResult, ...] = ()
+    controls_problem: str | None = None
     schema: str = REPORT_SCHEMA
 
     @property
     def controls_caught(self) -> bool:
-        """Whether every control that could be applied was objected to."""
-        return all(control.caught for control in self.controls if control.applied)
+        """Whether every control that could be applied was objected to, and their unchanged twin was not."""
+        return self.controls_problem is None and all(
+            control.caught for control in self.controls if control.applied
+        )
 
     @property
     def exit_code(self) -> int:

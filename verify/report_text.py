@@ -18,7 +18,7 @@ def verdict_words(report: Report) -> str:
     if not report.equal:
         return "NOT equal; see above"
     if not report.controls_caught:
-        return "nothing found to differ, but a control was NOT caught: this check proves nothing"
+        return "nothing found to differ, but the controls FAILED: what they would have shown is not proved"
     if not report.complete:
         return "nothing found to differ, but not all could be checked; see above"
     proven = _PROVEN[Level(report.level)]
@@ -99,11 +99,14 @@ def _shown(check: Check) -> list[str]:
 
 
 def _control_lines(report: Report) -> list[str]:
+    if report.controls_problem is not None:
+        return [f"controls    FAILED: {report.controls_problem}"]
     if not report.controls:
         return []
     applied = [control for control in report.controls if control.applied]
     num_caught = sum(control.caught for control in applied)
-    lines = [f"controls    {num_caught} of {len(applied)} faults that were put into a copy were caught"]
+    caught = f"{num_caught} of {len(applied)} faults put into a copy were caught"
+    lines = [f"controls    {caught}; the unchanged copy passes"]
     lines += [
         f"  {_control_word(control):<11} {control.name}: {control.words}" for control in report.controls
     ]

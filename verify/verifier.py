@@ -19,6 +19,7 @@ from checkpoint import backend
 from infer.limits import BatchLimits
 from infer.selection import NewestId, Selected, find_recording, select
 from verify.byte_check import check_recording_bytes, check_store_bytes
+from verify.controls import RunCommand, run_controls
 from verify.embeddings import EmbeddingCheck
 from verify.live_side import LiveSide, LiveSideOf
 from verify.provenance import provenance_differences
@@ -46,11 +47,19 @@ class VerifyOptions:
     tolerance: float | None = None
     logprob_tolerance: float | None = None
     limits: BatchLimits = field(default_factory=BatchLimits)
+    controls: bool = False
 
 
-def verify(
-    home: Home, options: VerifyOptions, newest_id: NewestId, live_side_of: LiveSideOf, listener: Listener
-) -> Report:
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the verifier needs of others, as functions: pass one's, and its own command for controls."""
+
+    newest_recording_id: NewestId
+    live_side_of: LiveSideOf
+    command: RunCommand
+
+
+def verify(home: Home, options: VerifyOptions, wiring: Wiring, listener: Listener) -> Report:
     """Check a recording at a level. What cannot be checked is named in the report.
 
     Raises:
@@ -62,7 +71,7 @@ def verify(
     tolerances("float32", options.tolerance, options.logprob_tolerance)
     store = Store.open(home, create=False)
     with held_lease(store, f"verify-cache {options.recording}"):
-        return _verify(home, _only_read(store), options, num_sample, newest_id, live_side_of, listener)
+        return _verify(home, _only_read(store), options, num_sample, wiring, listener)
 
 
 def _verify(
@@ -70,24 +79,24 @@ def _verify(
     store: Store,
     options: VerifyOptions,
     num_sample: int | None,
-    newest_id: NewestId,
-    live_side_of: LiveSideOf,
+    wiring: Wiring,
     listener: Listener,
 ) -> Report:
-    if options.level is Level.bytes and options.model is None:
-        refs = find_recording(home, options.recording, newest_id)
+    if options.level is Level.bytes and options.model is None and not options.controls:
+        refs = find_recording(home, options.recording, wiring.newest_recording_id)
         manifests = [read_manifest(ref.path) for ref in refs]
         check = check_recording_bytes(home, store, manifests, listener)
         return _report(refs[0].recording.id, options.level, (check,))
-    selected = select(home, options.recording, options.model, newest_id, listener.say)
+    selected = select(home, options.recording, options.model, wiring.newest_recording_id, listener.say)
     manifest = selected.manifest
     checks = [check_recording_bytes(home, store, [manifest], listener)]
     allowed = tolerances(manifest.encoder.compute_dtype, options.tolerance, options.logprob_tolerance)
+    sample = draw(entry_groups(manifest), num_sample, options.seed)
     if options.level is not Level.bytes:
-        sample = draw(entry_groups(manifest), num_sample, options.seed)
-        checks += _check_live(store, selected, sample, options, allowed, live_side_of, listener)
+        checks += _check_live(store, selected, sample, options, allowed, wiring.live_side_of, listener)
     report = _report(manifest.recording.id, options.level, tuple(checks))
-    return _with_provenance(report, selected, store, allowed)
+    report = _with_provenance(report, selected, store, allowed)
+    return _with_controls(report, store, selected, sample, options, wiring, listener)
 
 
 def verify_store(home: Home, listener: Listener) -> Report:
@@ -126,6 +135,31 @@ def _with_provenance(report: Report, selected: Selected, store: Store, allowed: 
     infos = [store.peek(group[0].key) for group in entry_groups(selected.manifest)]
     differences = provenance_differences([info for info in infos if info is not None], here)
     return replace(named, here=here, provenance=differences, tolerances=allowed)
+
+
+def _with_controls(
+    report: Report,
+    store: Store,
+    selected: Selected,
+    sample: list[Group],
+    options: VerifyOptions,
+    wiring: Wiring,
+    listener: Listener,
+) -> Report:
+    if not options.controls:
+        return report
+    if not report.equal:
+        return replace(
+            report, controls_problem="not run: the store itself differs, so no copy of it can pass"
+        )
+    more = ["--max-num-seqs", str(options.limits.max_num_seqs)]
+    for name, value in (
+        ("--tolerance", options.tolerance),
+        ("--logprob-tolerance", options.logprob_tolerance),
+    ):
+        more += [] if value is None else [name, repr(value)]
+    found = run_controls(store, selected, sample, options.level, more, options.seed, wiring.command, listener)
+    return replace(report, controls=found.results, controls_problem=found.twin_problem)
 
 
 def _check_live(

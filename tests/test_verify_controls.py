@@ -1,0 +1,128 @@
+"""Controls through the public command: each fault put into a copy is objected to."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import MAX_PIXELS, MakeCheckpoint, Run
+from live_mlx_vlm import draw_noise
+from tiny_checkpoint import Tiny
+
+import seeonce
+from cache.home import Home
+from verify import controls
+from verify.controls import CommandEnded
+from verify.faults import FAULTS, Fault
+
+CHECKPOINTS = {
+    "plain": Tiny(max_pixels=MAX_PIXELS),
+    "moe": Tiny(max_pixels=MAX_PIXELS, moe=True),
+    "text4": Tiny(max_pixels=MAX_PIXELS, text_bits=4),
+    "vision8": Tiny(max_pixels=MAX_PIXELS, vision_bits=8),
+    "mlx": Tiny(max_pixels=MAX_PIXELS, layout="mlx"),
+    "bfloat16": Tiny(max_pixels=MAX_PIXELS, dtype="bfloat16"),
+}
+ALWAYS = [("plain", "float32")]
+CAMPAIGN = [(name, dtype) for name in CHECKPOINTS for dtype in ("float32", "bfloat16")]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Nine pictures; the first and the last are of one size."""
+    return draw_noise(tmp_path / "images", 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "level"),
+    [
+        *((name, dtype, "embeddings") for name, dtype in ALWAYS),
+        *(pytest.param(*case, "outputs", marks=pytest.mark.campaign) for case in CAMPAIGN),
+    ],
+)
+def test_every_control_is_caught(
+    name: str, dtype: str, level: str, run: Run, images: Path, checkpoint_of: MakeCheckpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SEEONCE_DTYPE", dtype)
+    checkpoint = checkpoint_of(CHECKPOINTS[name])
+    assert run("seeonce encode", images, "--model", checkpoint).code == 0
+    ended = run(f"verify-cache --controls --sample all --json --level {level}", images, "--model", checkpoint)
+    results = ended.json["controls"]
+    assert [result["name"] for result in results if not (result["applied"] and result["caught"])] == []
+    assert (ended.code, len(results)) == (0, len(FAULTS) + 2)
+    by = {result["name"]: result["caught_by"] for result in results}
+    assert by["one bit flipped in a payload"] == ["bytes"]
+    assert by["weights changed under the same name"][:2] == ["encoder id", "embeddings"]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_control_is_caught_on_the_demo(
+    dtype: str, seed: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEONCE_DTYPE", dtype)
+    assert run("seeonce encode demo").code == 0
+    ended = run(f"verify-cache demo --controls --seed {seed} --json")
+    print(dtype, seed, {result["name"]: result["caught_by"] for result in ended.json["controls"]})
+    assert (ended.code, all(result["caught"] for result in ended.json["controls"])) == (0, True)
+
+
+@pytest.fixture
+def encoded(run: Run, images: Path, plain: Path) -> Path:
+    assert run("seeonce encode", images, "--model", plain).code == 0
+    return images
+
+
+def test_a_verifier_that_does_not_object_is_told_on(
+    run: Run, encoded: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harmless = Fault("nothing at all", FAULTS[0].level, lambda copy, rng: "nowhere")
+    monkeypatch.setattr(controls, "FAULTS", (harmless,))
+    ended = run("verify-cache --controls --level embeddings --sample 2", encoded, "--model", plain)
+    assert ended.code == 1
+    assert "NOT CAUGHT  nothing at all: nowhere; objected: nobody" in ended.out
+    assert "the controls FAILED" in ended.out
+
+
+def test_controls_leave_the_store_and_nothing_else(
+    run: Run, encoded: Path, home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    before = {path: path.read_bytes() for path in home.rglob("c.0.0.0")}
+    assert run("verify-cache --controls --level bytes", encoded, "--model", plain).code == 0
+    assert {path: path.read_bytes() for path in home.rglob("c.0.0.0")} == before
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_one_entry_alone_has_nothing_to_be_swapped_with(run: Run, tmp_path: Path, plain: Path) -> None:
+    folder = draw_noise(tmp_path / "one", 1)
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    ended = run("verify-cache --controls --level embeddings --json", folder, "--model", plain)
+    left = {result["name"]: result["words"] for result in ended.json["controls"] if not result["applied"]}
+    assert ended.code == 0
+    assert left["two frames' entries swapped"] == "no two entries of one size are in the sample"
+    assert left["manifest names the wrong key"] == "there is one entry only"
+
+
+def test_a_store_that_differs_has_no_controls(run: Run, encoded: Path, home: Path, plain: Path) -> None:
+    chunk = next(home.rglob("c.0.0.0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
+    ended = run("verify-cache --controls --level bytes", encoded, "--model", plain)
+    assert ended.code == 1
+    assert "the store itself differs" in ended.out
+
+
+def test_a_twin_that_does_not_pass_makes_controls_void(
+    run: Run, encoded: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(arguments: Sequence[str], home: Home) -> CommandEnded:
+        return CommandEnded(2, "", "error: no such thing\n")
+
+    monkeypatch.setattr(seeonce, "_VERIFY", dataclasses.replace(seeonce._VERIFY, command=broken))
+    monkeypatch.setitem(seeonce.verify_app.info.context_settings or {}, "obj", seeonce._VERIFY)
+    ended = run("verify-cache --controls --level bytes", encoded, "--model", plain)
+    assert ended.code == 1
+    assert "the unchanged copy does not pass (exit code 2): error: no such thing" in ended.out
