@@ -42,6 +42,12 @@ def encode_command(
     every: Annotated[
         float | None, typer.Option(help="Of a video, take a frame every so many seconds; 10, or as before.")
     ] = None,
+    scene_change: Annotated[
+        float | None,
+        typer.Option(
+            help="Look every second or --every, take what differs so much: 0.01 a menu, 0.2 an app."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
     since: Annotated[
         str | None, typer.Option(help="Encode all recordings since: 2d, 12h, or a date.")
@@ -60,7 +66,10 @@ def encode_command(
     """
     selectors = recordings or []
     listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
-    options = EncodeOptions("", model, max_pixels, every, limit, durability, thumbnails=not no_thumbnails)
+    options = EncodeOptions(
+        "", model, max_pixels, every, limit, durability,
+        thumbnails=not no_thumbnails, scene_change=scene_change,
+    )  # fmt: skip
     with Terminal() as listener:
         wanted = wanted_of(selectors, listed, since)
         each = encode_each(Home.locate(), wanted, options, listener)

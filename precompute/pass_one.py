@@ -54,6 +54,7 @@ class EncodeOptions:
     durability: Durability = Durability.batch
     images: tuple[Path, ...] = ()
     thumbnails: bool = True
+    scene_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +129,10 @@ def encode(
         CheckpointError: the model is missing or not supported.
         StoreError: the disk is full, or the store cannot be written.
     """
-    wanted = Wanted(options.recording, options.images, options.every_s, options.limit)
-    recording = open_wanted(home, wanted)
+    store = Store.open(home, durability=options.durability)
+    recording = _open(home, options, listener)
     folder = find_folder(options.model or default_model(recording.info.id), listener.say)
     config = read_config(folder.path)
-    store = Store.open(home, durability=options.durability)
     store.sweep_tmp()
     for warning in home.warnings():
         listener.say(f"warning: {warning}")
@@ -145,6 +145,17 @@ def encode(
             recording.close()
         leave_manifest(store, result, listener.say)
     return result
+
+
+def _open(home: Home, options: EncodeOptions, listener: Listener) -> Recording:
+    """Open the recording; with a scene change its pictures are looked at, unless they were before."""
+    if options.scene_change is not None:
+        listener.say("Looking for pictures that differ, which decodes a video that is new.")
+    with PixelIndex(home) as notes:
+        wanted = Wanted(
+            options.recording, options.images, options.every_s, options.limit, options.scene_change, notes
+        )
+        return open_wanted(home, wanted)
 
 
 def _encode(

@@ -17,26 +17,34 @@ from sources.path_list import is_image_path, open_list
 from sources.recording import Recording
 from sources.selectors import latest_recording, list_recordings, open_recording
 from sources.since import is_since, parse_since
-from sources.source import DEFAULT_EVERY_S, FrameChoice
+from sources.source import DEFAULT_EVERY_S, DEFAULT_LOOK_S, FrameChoice, Notes
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One recording as it was asked for: a selector, or images that together are one.
 
-    ``every_s`` and ``limit`` are None where nothing was said: then they are as before, or the default.
+    ``every_s``, ``limit`` and ``scene_change`` are None where nothing was said: then they are as before,
+    or the default.
     """
 
     selector: str = "latest"
     images: tuple[Path, ...] = ()
     every_s: float | None = None
     limit: int | None = None
+    scene_change: float | None = None
+    notes: Notes | None = None
 
-    def choice(self, every_s: float | None = None, limit: int | None = None) -> FrameChoice:
+    def choice(self, earlier: RecordingInfo | None = None) -> FrameChoice:
         """Give the frames that are wanted, with earlier values where nothing was said."""
-        step = self.every_s if self.every_s is not None else every_s
-        most = self.limit if self.limit is not None else limit
-        return FrameChoice(DEFAULT_EVERY_S if step is None else step, most)
+        every_s, limit, scene_change = self.every_s, self.limit, self.scene_change
+        if earlier is not None:
+            every_s = earlier.every_s if every_s is None else every_s
+            limit = earlier.limit if limit is None else limit
+            scene_change = earlier.scene_change if scene_change is None else scene_change
+        if every_s is None:
+            every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_LOOK_S
+        return FrameChoice(every_s, limit, scene_change, self.notes)
 
 
 def wanted_of(selectors: Sequence[str], listed: Sequence[str], since: str | None) -> list[Wanted]:
@@ -81,7 +89,7 @@ def open_wanted(home: Home, wanted: Wanted) -> Recording:
         return open_recording(selector, wanted.choice())
     # Named by its id: the same frames as before, unless the options say otherwise.
     info = earlier.recording
-    choice = wanted.choice(info.every_s, info.limit)
+    choice = wanted.choice(info)
     if info.kind == LIST:
         return _list_again(read_manifest(earlier.path), choice)
     return open_recording(info.path, choice)
@@ -94,7 +102,9 @@ def reopen(manifest: Manifest) -> Recording:
         InputError: it is gone or cannot be read.
     """
     info: RecordingInfo = manifest.recording
-    choice = Wanted().choice(info.every_s, info.limit)
+    choice = Wanted().choice(info)
+    if choice.scene_change is not None:  # its frames are among all that were looked at: nothing is decoded
+        choice = replace(choice, scene_change=None, limit=None)
     if info.kind == LIST:
         return _list_again(manifest, choice)
     return open_recording("demo" if info.kind == "demo" else info.path, choice)

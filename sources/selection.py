@@ -6,36 +6,17 @@ decoding. Does not own the moments (``sampling``) or the measure (``scene_change
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 from cache.errors import InputError
 from sources.decoder import Player
 from sources.picture_times import Keyframe, Pick
 from sources.sampling import Chosen, Timeline, Track
 from sources.scene_change import changes
+from sources.source import FrameChoice
 
 _NOTE = "chosen pictures, format 1"
-
-
-class Notes(Protocol):
-    """A memory for small texts; ``cache.pixel_index.PixelIndex`` is one."""
-
-    def get_note(self, name: str) -> str | None:
-        """Return the text last put under a name, or None."""
-
-    def put_note(self, name: str, text: str) -> None:
-        """Remember a small text under a name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which pictures are wanted: one every so many seconds, those that differ, the first so many."""
-
-    every_s: float = 10.0
-    limit: int | None = None
-    scene_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +27,13 @@ class Selection:
     remarks: tuple[str, ...]
 
 
-def select(tracks: Sequence[Track], choice: Choice, player: Player, notes: Notes | None) -> Selection:
-    """Choose the pictures; those that had to be decoded for it are remembered in ``notes``.
+def select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
+    """Choose the pictures; those that had to be decoded for it are remembered in its ``notes``.
 
     Raises:
         InputError: None of the videos has a picture.
     """
+    notes = choice.notes
     if choice.scene_change is None or notes is None:
         return _select(tracks, choice, player)
     name = _note_name(tracks, choice)
@@ -63,7 +45,7 @@ def select(tracks: Sequence[Track], choice: Choice, player: Player, notes: Notes
     return known
 
 
-def _select(tracks: Sequence[Track], choice: Choice, player: Player) -> Selection:
+def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
     timeline = Timeline(tracks, choice.every_s)
     pictures = iter(timeline)
     if choice.scene_change is not None:
@@ -76,12 +58,12 @@ def _select(tracks: Sequence[Track], choice: Choice, player: Player) -> Selectio
     return Selection(chosen, tuple(timeline.remarks))
 
 
-def _note_name(tracks: Sequence[Track], choice: Choice) -> str:
+def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:
     stamps = [
         (stamp.path, stamp.size, stamp.mtime_ns, stamp.inode, stamp.ctime_ns)
         for stamp in (track.stamp for track in tracks)
     ]
-    return f"{_NOTE}: {json.dumps([astuple(choice), stamps])}"
+    return f"{_NOTE}: {json.dumps([choice.every_s, choice.limit, choice.scene_change, stamps])}"
 
 
 def _to_note(selection: Selection) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import InputError
+from sources.cap import CapSource
 from sources.escribano import EscribanoSource
 from sources.folder import FolderRecording, FolderSource, open_folder
 from sources.recording import Recording, printable, recording_id, resolve
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # The first that holds a path opens it: those that are folders of a special kind come before folders.
-SOURCES: tuple[Source, ...] = (EscribanoSource(), VideoSource(), FolderSource())
+SOURCES: tuple[Source, ...] = (EscribanoSource(), VideoSource(), CapSource(), FolderSource())
 
 _NUM_NAMED = 5  # recordings that an error message names
 _warn = logging.getLogger("seeonce.sources").warning

@@ -15,7 +15,8 @@ from sources.container import read_header
 from sources.decoder import Player
 from sources.recording import Frame, printable, recording_id, resolve
 from sources.sampling import Chosen, Track
-from sources.selection import Choice, Notes, Selection, select
+from sources.selection import Selection, select
+from sources.source import FrameChoice
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 
@@ -43,19 +44,12 @@ class VideoRecording:
         self._player.close()
 
 
-def open_video(
-    path: Path,
-    *,
-    every_s: float = 10.0,
-    limit: int | None = None,
-    scene_change: float | None = None,
-    notes: Notes | None = None,
-) -> VideoRecording:
+def open_video(path: Path, choice: FrameChoice) -> VideoRecording:
     """List a video's frames: for k = 0, 1, 2, … the first picture at or after `k * every_s` seconds.
 
     Seconds count from the first picture. A picture that stands for longer than `every_s` is
-    listed once. With `scene_change`, only those that differ so much from the last one listed,
-    from 0 to 1; that decodes them, and is remembered in `notes`. At most `limit` frames if given.
+    listed once. With a `scene_change`, only those that differ so much from the last one listed:
+    that decodes them.
 
     Raises:
         InputError: No such file, no permission, no video in it, or no picture in that.
@@ -68,11 +62,11 @@ def open_video(
         path=printable(video),
         captured_at=read_header(video).captured_at,
         num_frames=0,
-        every_s=every_s,
-        limit=limit,
-        scene_change=scene_change,
+        every_s=choice.every_s,
+        limit=choice.limit,
+        scene_change=choice.scene_change,
     )
-    return open_tracks([track_of(video)], info, notes)
+    return open_tracks([track_of(video)], info, choice)
 
 
 def track_of(video: Path) -> Track:
@@ -84,16 +78,15 @@ def track_of(video: Path) -> Track:
 
 
 def open_tracks(
-    tracks: Sequence[Track], info: RecordingInfo, notes: Notes | None, remarks: tuple[str, ...] = ()
+    tracks: Sequence[Track], info: RecordingInfo, choice: FrameChoice, remarks: tuple[str, ...] = ()
 ) -> VideoRecording:
-    """Make one recording of videos, the frames chosen as `info` says; it is given their number.
+    """Make one recording of videos; `info` is given the number of its frames.
 
     Raises:
         InputError: None of them has a picture.
     """
     player = Player()
-    wanted = Choice(10.0 if info.every_s is None else info.every_s, info.limit, info.scene_change)
-    selection = select(tracks, wanted, player, notes)
+    selection = select(tracks, choice, player)
     frames = _frames(tracks, selection, player)
     info = replace(info, num_frames=len(frames))
     return VideoRecording(info, remarks + selection.remarks, frames, player)

@@ -1,6 +1,6 @@
 """The source of recordings that are video files: which paths are videos, and what a listing tells.
 
-Does not own what is inside one (``sources.video``); a listing opens none.
+Does not own what is inside one (``sources.video``); a listing reads its header alone.
 """
 
 import os
@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.errors import InputError
+from sources.container import VideoHeader, read_header
 from sources.recording import Recording, iso_utc, printable, recording_id, resolve
 from sources.source import FrameChoice, RecordingListing, Say
 from sources.video import VIDEO_SUFFIXES, open_video
@@ -27,10 +29,10 @@ class VideoSource:
         return there and path.suffix.lower() in VIDEO_SUFFIXES
 
     def listing(self, path: Path) -> RecordingListing | None:
-        """Describe a video by its file alone."""
+        """Describe a video by its header; one that cannot be read by its file alone."""
         video = resolve(path)
         try:
-            modified_s = video.stat().st_mtime
+            header = _header(video)
         except OSError:
             return None
         return RecordingListing(
@@ -38,11 +40,18 @@ class VideoSource:
             name=printable(video.name),
             kind="video",
             path=video,
-            captured_at=iso_utc(modified_s),
+            captured_at=header.captured_at,
             num_frames=None,
-            length_s=None,
+            length_s=None if header.length_s is None else float(header.length_s),
         )
 
     def open(self, path: Path, choice: FrameChoice) -> Recording:
         """Open a video; ``InputError`` when it cannot be read."""
-        return open_video(path, every_s=choice.every_s, limit=choice.limit)
+        return open_video(path, choice)
+
+
+def _header(video: Path) -> VideoHeader:
+    try:
+        return read_header(video)
+    except InputError:
+        return VideoHeader(iso_utc(video.stat().st_mtime), None)

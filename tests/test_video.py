@@ -6,61 +6,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from av.container import OutputContainer
-from av.video.stream import VideoStream
-from numpy.typing import NDArray
+from videos import Pixels, add_stream, make_video, number_of, picture
 
 from cache.errors import InputError
 from sources.container import open_container, read_header
 from sources.pixels import read_image
 from sources.recording import Frame
-from sources.video import open_video
-
-Pixels = NDArray[np.uint8]
-
-
-def _picture(number: int, width: int = 64, height: int = 48) -> Pixels:
-    """Draw a picture that tells its number: its rows are light where the number's bits are set."""
-    rows = np.repeat([60 + 120 * (number >> bit & 1) for bit in range(12)], height // 12)
-    return np.broadcast_to(rows[:, None, None], (height, width, 3)).astype(np.uint8)
+from sources.source import FrameChoice
+from sources.video import VideoRecording, open_video
 
 
-def _number(pixels: Pixels) -> int:
-    rows = pixels.reshape(12, -1).mean(axis=1) > 120
-    return int(sum(int(bit) << place for place, bit in enumerate(rows)))
-
-
-def _add_stream(output: OutputContainer, codec: str) -> VideoStream:
-    stream = output.add_stream(codec, rate=1000)
-    assert isinstance(stream, VideoStream)
-    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-    stream.codec_context.gop_size = 12
-    stream.codec_context.time_base = Fraction(1, 1000)
-    return stream
-
-
-def _make(
-    path: Path, times_ms: Sequence[int], *, codec: str = "libx264", turn: int = 0, mirror: bool = False
-) -> Path:
-    """Write a video whose i-th picture has number i and is shown at `times_ms[i]`."""
-    with av.open(
-        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
-    ) as output:
-        stream = _add_stream(output, codec)
-        if turn or mirror:
-            stream.set_display_rotation(turn, hflip=mirror)
-        for number, time_ms in enumerate(times_ms):
-            frame = av.VideoFrame.from_ndarray(_picture(number), "rgb24")
-            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return path
+def _open(path: Path, every_s: float = 10.0, limit: int | None = None) -> VideoRecording:
+    return open_video(path, FrameChoice(every_s, limit))
 
 
 def _plainly_decoded(path: Path) -> list[tuple[float, Pixels]]:
@@ -90,9 +52,9 @@ CONTAINERS = [
 def test_every_picture_is_that_of_a_plain_decode_at_its_time(name: str, codec: str, tmp_path: Path) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no {codec}")
-    video = _make(tmp_path / name, range(0, 4000, 40), codec=codec)
+    video = make_video(tmp_path / name, range(0, 4000, 40), codec=codec)
     plain = _plainly_decoded(video)
-    frames = open_video(video, every_s=0.04).frames()
+    frames = _open(video, every_s=0.04).frames()
     assert [frame.timestamp_s for frame in frames] == pytest.approx([time for time, _ in plain])
     assert all(np.array_equal(_pixels(frame), plain[frame.index][1]) for frame in frames)
 
@@ -101,46 +63,46 @@ def test_every_picture_is_that_of_a_plain_decode_at_its_time(name: str, codec: s
 def test_going_back_and_skipping_ahead_find_the_same_pictures(name: str, codec: str, tmp_path: Path) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no {codec}")
-    frames = open_video(_make(tmp_path / name, range(0, 4000, 40), codec=codec), every_s=0.04).frames()
+    frames = _open(make_video(tmp_path / name, range(0, 4000, 40), codec=codec), every_s=0.04).frames()
     for index in (70, 71, 3, 3, 99, 0, 50, 13, 98):
-        assert _number(_pixels(frames[index])) == index
+        assert number_of(_pixels(frames[index])) == index
 
 
 def test_a_picture_is_taken_every_so_many_seconds(tmp_path: Path) -> None:
-    recording = open_video(_make(tmp_path / "a.mp4", range(0, 7000, 100)), every_s=2.5)
+    recording = _open(make_video(tmp_path / "a.mp4", range(0, 7000, 100)), every_s=2.5)
     assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 2.5, 5.0]
-    assert [_number(_pixels(frame)) for frame in recording.frames()] == [0, 25, 50]
+    assert [number_of(_pixels(frame)) for frame in recording.frames()] == [0, 25, 50]
     assert read_header(tmp_path / "a.mp4").length_s == pytest.approx(6.901)
 
 
 def test_variable_frame_rates_keep_their_true_times(tmp_path: Path) -> None:
     times_ms = [0, 40, 80, 9_990, 10_030, 35_000, 35_040, 39_999, 40_000, 41_000]
-    recording = open_video(_make(tmp_path / "vfr.mkv", times_ms), every_s=10)
+    recording = _open(make_video(tmp_path / "vfr.mkv", times_ms), every_s=10)
     assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 10.03, 35.0, 40.0]
-    assert [_number(_pixels(frame)) for frame in recording.frames()] == [0, 4, 5, 8]
+    assert [number_of(_pixels(frame)) for frame in recording.frames()] == [0, 4, 5, 8]
 
 
 def test_times_count_from_the_first_picture(tmp_path: Path) -> None:
-    recording = open_video(_make(tmp_path / "late.mkv", range(5000, 8000, 100)), every_s=1)
+    recording = _open(make_video(tmp_path / "late.mkv", range(5000, 8000, 100)), every_s=1)
     assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 1.0, 2.0]
-    assert [_number(_pixels(frame)) for frame in recording.frames()] == [0, 10, 20]
+    assert [number_of(_pixels(frame)) for frame in recording.frames()] == [0, 10, 20]
 
 
 def test_steps_that_floats_cannot_hold_hit_every_mark(tmp_path: Path) -> None:
-    frames = open_video(_make(tmp_path / "a.mkv", range(0, 5000, 100)), every_s=0.1).frames()
+    frames = _open(make_video(tmp_path / "a.mkv", range(0, 5000, 100)), every_s=0.1).frames()
     assert [round(frame.timestamp_s * 10) for frame in frames] == list(range(50))
 
 
 def test_the_limit_takes_the_first_frames(tmp_path: Path) -> None:
-    recording = open_video(_make(tmp_path / "a.mp4", range(0, 4000, 100)), every_s=1, limit=2)
+    recording = _open(make_video(tmp_path / "a.mp4", range(0, 4000, 100)), every_s=1, limit=2)
     assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 1.0]
     assert (recording.info.num_frames, recording.info.every_s, recording.info.limit) == (2, 1, 2)
     assert (recording.info.kind, recording.max_readers) == ("video", 1)
 
 
 def test_frames_name_their_position_in_the_file(tmp_path: Path) -> None:
-    video = _make(tmp_path / "a.mkv", range(0, 3000, 100))
-    frame = open_video(video, every_s=1).frames()[2]
+    video = make_video(tmp_path / "a.mkv", range(0, 3000, 100))
+    frame = _open(video, every_s=1).frames()[2]
     assert frame.source.endswith("a.mkv#pts=2000")
     assert frame.stamp.position == "pts=2000"
     assert frame.stamp.size == video.stat().st_size
@@ -149,7 +111,7 @@ def test_frames_name_their_position_in_the_file(tmp_path: Path) -> None:
 def test_listing_decodes_nothing_and_opens_no_decoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video = _make(tmp_path / "a.mp4", range(0, 3000, 100))
+    video = make_video(tmp_path / "a.mp4", range(0, 3000, 100))
     opened: list[Path] = []
 
     def count(file: Path) -> object:
@@ -157,7 +119,7 @@ def test_listing_decodes_nothing_and_opens_no_decoder(
         return open_container(file)
 
     monkeypatch.setattr("sources.decoder.open_container", count)
-    recording = open_video(video, every_s=1)
+    recording = _open(video, every_s=1)
     assert len(recording.frames()) == 3
     assert not opened
     recording.frames()[0].read()
@@ -165,7 +127,7 @@ def test_listing_decodes_nothing_and_opens_no_decoder(
 
 
 def test_a_closed_recording_opens_again_when_it_is_read(tmp_path: Path) -> None:
-    recording = open_video(_make(tmp_path / "a.mp4", range(0, 3000, 100)), every_s=1)
+    recording = _open(make_video(tmp_path / "a.mp4", range(0, 3000, 100)), every_s=1)
     first = _pixels(recording.frames()[1])
     recording.close()
     recording.close()
@@ -175,8 +137,8 @@ def test_a_closed_recording_opens_again_when_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_turned_and_mirrored_videos_come_upright(turn: int, mirror: bool, tmp_path: Path) -> None:
-    flat = _pixels(open_video(_make(tmp_path / "flat.mp4", [0, 100])).frames()[0])
-    frame = open_video(_make(tmp_path / "turned.mp4", [0, 100], turn=turn, mirror=mirror)).frames()[0]
+    flat = _pixels(_open(make_video(tmp_path / "flat.mp4", [0, 100])).frames()[0])
+    frame = _open(make_video(tmp_path / "turned.mp4", [0, 100], turn=turn, mirror=mirror)).frames()[0]
     upright = np.rot90(flat, turn // 90)
     assert np.array_equal(_pixels(frame), upright[:, ::-1] if mirror else upright)
 
@@ -184,28 +146,28 @@ def test_turned_and_mirrored_videos_come_upright(turn: int, mirror: bool, tmp_pa
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg command")
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_rotation_is_applied_as_ffmpeg_does(turn: int, tmp_path: Path) -> None:
-    video = _make(tmp_path / "turned.mp4", [0, 100], turn=turn)
+    video = make_video(tmp_path / "turned.mp4", [0, 100], turn=turn)
     shown_at = tmp_path / "f.png"
     command = ["ffmpeg", "-v", "error", "-i", str(video), "-frames:v", "1", str(shown_at)]
     subprocess.run(command, check=True, capture_output=True)
     shown = np.asarray(read_image(shown_at)).astype(int)
-    ours = _pixels(open_video(video).frames()[0]).astype(int)
+    ours = _pixels(_open(video).frames()[0]).astype(int)
     assert shown.shape == ours.shape
     assert np.abs(shown - ours).max() <= 4  # the command converts colours by another path
 
 
 def test_a_broken_tail_leaves_what_came_before(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    video = _make(tmp_path / "cut.mkv", range(0, 8000, 40))
+    video = make_video(tmp_path / "cut.mkv", range(0, 8000, 40))
     video.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10])
-    frames = open_video(video, every_s=0.04).frames()
+    frames = _open(video, every_s=0.04).frames()
     assert 50 < len(frames) < 200
-    assert [_number(_pixels(frame)) for frame in frames[:50]] == list(range(50))
+    assert [number_of(_pixels(frame)) for frame in frames[:50]] == list(range(50))
     assert capfd.readouterr() == ("", "")
 
 
 def _damaged(path: Path) -> Path:
     """Overwrite the packets of pictures 40 to 44, which stand between keyframes."""
-    _make(path, range(0, 4000, 40), codec="mpeg4")
+    make_video(path, range(0, 4000, 40), codec="mpeg4")
     with av.open(str(path)) as container:
         spans = [(p.pos, p.size) for p in container.demux(video=0) if p.size and p.pos is not None]
     content = bytearray(path.read_bytes())
@@ -218,13 +180,13 @@ def _damaged(path: Path) -> Path:
 def _read_all(frames: Sequence[Frame]) -> Iterator[int | None]:
     for frame in frames:
         try:
-            yield _number(_pixels(frame))
+            yield number_of(_pixels(frame))
         except InputError:
             yield None
 
 
 def test_damage_costs_the_damaged_pictures_alone(tmp_path: Path) -> None:
-    frames = open_video(_damaged(tmp_path / "damaged.mp4"), every_s=0.04).frames()
+    frames = _open(_damaged(tmp_path / "damaged.mp4"), every_s=0.04).frames()
     numbers = list(_read_all(frames))
     assert None in numbers[38:46]
     assert numbers[:38] == list(range(38))
@@ -232,7 +194,7 @@ def test_damage_costs_the_damaged_pictures_alone(tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
-    frames = open_video(_damaged(tmp_path / "damaged.mp4"), every_s=0.04).frames()
+    frames = _open(_damaged(tmp_path / "damaged.mp4"), every_s=0.04).frames()
     damaged = frames[list(_read_all(frames)).index(None)]
     with pytest.raises(InputError, match=r"damaged\.mp4#pts=\d+: damaged picture"):
         damaged.read()
@@ -259,42 +221,42 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         ("gone.mp4", "cannot be read"),
     ]:
         with pytest.raises(InputError, match=said):
-            open_video(tmp_path / name)
+            _open(tmp_path / name)
     with pytest.raises(InputError, match="no video stream"):
-        open_video(_audio_only(tmp_path / "sound.mp4"))
+        _open(_audio_only(tmp_path / "sound.mp4"))
 
 
 def test_a_recording_that_lost_its_index_says_what_to_do(tmp_path: Path) -> None:
-    video = _make(tmp_path / "cut.mov", range(0, 2000, 40))  # the index is written last
+    video = make_video(tmp_path / "cut.mov", range(0, 2000, 40))  # the index is written last
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(InputError, match="cut off may lack its index"):
-        open_video(video)
+        _open(video)
 
 
 def test_a_playlist_that_calls_itself_a_video_opens_nothing_else(tmp_path: Path) -> None:
-    _make(tmp_path / "real.mp4", [0, 100])
+    make_video(tmp_path / "real.mp4", [0, 100])
     (tmp_path / "list.mp4").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://localhost:1/a.ts\n"
     )
     (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/real.mp4\n")
     for name in ("list.mp4", "concat.mp4"):
         with pytest.raises(InputError):
-            open_video(tmp_path / name)
+            _open(tmp_path / name)
 
 
 def test_the_containers_date_wins_over_the_files(tmp_path: Path) -> None:
     for name, made in [("dated.mp4", "2026-03-01T08:30:00.000000Z"), ("undated.mp4", "1904-01-01T00:00:00Z")]:
         with av.open(str(tmp_path / name), "w") as output:
             output.metadata["creation_time"] = made
-            stream = _add_stream(output, "mpeg4")
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(_picture(0), "rgb24")))
+            stream = add_stream(output, "mpeg4")
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), "rgb24")))
             output.mux(stream.encode(None))
-    assert open_video(tmp_path / "dated.mp4").info.captured_at == "2026-03-01T08:30:00.000+00:00"
-    assert open_video(tmp_path / "undated.mp4").info.captured_at > "2026"
+    assert _open(tmp_path / "dated.mp4").info.captured_at == "2026-03-01T08:30:00.000+00:00"
+    assert _open(tmp_path / "undated.mp4").info.captured_at > "2026"
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
-    frames = open_video(_make(tmp_path / "long.mp4", range(0, 2000 * 40, 40)), every_s=0.04).frames()
+    frames = _open(make_video(tmp_path / "long.mp4", range(0, 2000 * 40, 40)), every_s=0.04).frames()
     assert len(frames) == 2000
     for frame in frames[:200]:
         frame.read()
@@ -302,7 +264,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     gc.collect()
     gc.disable()  # a picture that only the collector can free is held for too long
     try:
-        assert all(_number(_pixels(frame)) == frame.index for frame in frames[200:])
+        assert all(number_of(_pixels(frame)) == frame.index for frame in frames[200:])
         num_held = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
     finally:
         gc.enable()
@@ -326,7 +288,7 @@ def test_neither_pyav_nor_pillow_is_imported_before_it_is_needed() -> None:
 def test_vp8_pictures_that_are_never_shown_are_no_frames(tmp_path: Path) -> None:
     if "libvpx" not in av.codecs_available:
         pytest.skip("this build of PyAV has no libvpx")
-    shown = _make(tmp_path / "shown.webm", range(0, 400, 40), codec="libvpx")
+    shown = make_video(tmp_path / "shown.webm", range(0, 400, 40), codec="libvpx")
     with av.open(str(shown)) as source, av.open(str(tmp_path / "hidden.webm"), "w") as output:
         stream = output.add_stream_from_template(source.streams.video[0])
         for number, packet in enumerate(source.demux(video=0)):
@@ -338,5 +300,5 @@ def test_vp8_pictures_that_are_never_shown_are_no_frames(tmp_path: Path) -> None
                 copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
                 copy.is_keyframe, copy.stream = packet.is_keyframe, stream
                 output.mux(copy)
-    frames = open_video(tmp_path / "hidden.webm", every_s=0.04).frames()
-    assert [_number(_pixels(frame)) for frame in frames] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    frames = _open(tmp_path / "hidden.webm", every_s=0.04).frames()
+    assert [number_of(_pixels(frame)) for frame in frames] == [0, 1, 2, 3, 5, 6, 7, 8, 9]

@@ -1,0 +1,57 @@
+"""Small videos for recordings: each picture tells its number."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+def picture(number: int, width: int = 64, height: int = 48) -> Pixels:
+    """Draw a picture that tells its number: its rows are light where the number's bits are set."""
+    rows = np.repeat([60 + 120 * (number >> bit & 1) for bit in range(12)], height // 12)
+    return np.broadcast_to(rows[:, None, None], (height, width, 3)).astype(np.uint8)
+
+
+def number_of(pixels: Pixels) -> int:
+    rows = pixels.reshape(12, -1).mean(axis=1) > 120
+    return int(sum(int(bit) << place for place, bit in enumerate(rows)))
+
+
+def add_stream(output: OutputContainer, codec: str, size: tuple[int, int] = (64, 48)) -> VideoStream:
+    stream = output.add_stream(codec, rate=1000)
+    assert isinstance(stream, VideoStream)
+    (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
+    stream.codec_context.gop_size = 12
+    stream.codec_context.time_base = Fraction(1, 1000)
+    return stream
+
+
+def make_video(
+    path: Path,
+    times_ms: Sequence[int],
+    *,
+    codec: str = "libx264",
+    turn: int = 0,
+    mirror: bool = False,
+    size: tuple[int, int] = (64, 48),
+) -> Path:
+    """Write a video whose i-th picture has number i and is shown at `times_ms[i]`."""
+    with av.open(
+        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    ) as output:
+        stream = add_stream(output, codec, size)
+        if turn or mirror:
+            stream.set_display_rotation(turn, hflip=mirror)
+        for number, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
