@@ -45,7 +45,7 @@ def encode_command(
     scene_change: Annotated[
         float | None,
         typer.Option(
-            help="Look every second or --every, take what differs so much: 0.01 a menu, 0.2 an app."
+            help="Look every second or --every, take what differs so much: 0.005 a menu, 0.02 a window."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,

@@ -23,7 +23,7 @@ from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
 from precompute.leaving import leave_manifest
-from precompute.selection import Wanted, open_wanted
+from precompute.selection import NotesToKeep, Wanted, open_wanted
 from sources.recording import Frame, Recording
 
 _LEAST_VISION_BITS = 8
@@ -129,14 +129,16 @@ def encode(
         CheckpointError: the model is missing or not supported.
         StoreError: the disk is full, or the store cannot be written.
     """
-    store = Store.open(home, durability=options.durability)
-    recording = _open(home, options, listener)
+    notes = NotesToKeep(home)
+    recording = _open(home, options, notes, listener)
     folder = find_folder(options.model or default_model(recording.info.id), listener.say)
     config = read_config(folder.path)
+    store = Store.open(home, durability=options.durability)
     store.sweep_tmp()
     for warning in home.warnings():
         listener.say(f"warning: {warning}")
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
+        notes.keep(index)
         encoder = _Encoder(folder, config, encoder_spec(folder, config, index, options.max_pixels))
         try:
             thumbnails = Thumbnails(home) if options.thumbnails else None
@@ -147,15 +149,14 @@ def encode(
     return result
 
 
-def _open(home: Home, options: EncodeOptions, listener: Listener) -> Recording:
+def _open(home: Home, options: EncodeOptions, notes: NotesToKeep, listener: Listener) -> Recording:
     """Open the recording; with a scene change its pictures are looked at, unless they were before."""
     if options.scene_change is not None:
         listener.say("Looking for pictures that differ, which decodes a video that is new.")
-    with PixelIndex(home) as notes:
-        wanted = Wanted(
-            options.recording, options.images, options.every_s, options.limit, options.scene_change, notes
-        )
-        return open_wanted(home, wanted)
+    wanted = Wanted(
+        options.recording, options.images, options.every_s, options.limit, options.scene_change, notes
+    )
+    return open_wanted(home, wanted)
 
 
 def _encode(

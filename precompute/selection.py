@@ -12,12 +12,38 @@ from pathlib import Path
 from cache.errors import InputError
 from cache.home import Home
 from cache.manifest import Manifest, ManifestRef, RecordingInfo, list_manifests, read_manifest
+from cache.pixel_index import PixelIndex
 from sources.path_list import KIND as LIST
 from sources.path_list import is_image_path, open_list
 from sources.recording import Recording
 from sources.selectors import latest_recording, list_recordings, open_recording
 from sources.since import is_since, parse_since
 from sources.source import DEFAULT_EVERY_S, DEFAULT_LOOK_S, FrameChoice, Notes
+
+
+class NotesToKeep:
+    """Notes made before it is known whether there is anything to encode: a refusal leaves no store behind."""
+
+    def __init__(self, home: Home) -> None:
+        """Read from the index of ``home``, if it is there; write to it only in ``keep``."""
+        self._home = home
+        self._made: dict[str, str] = {}
+
+    def get_note(self, name: str) -> str | None:
+        """Return the text last put under a name, or None."""
+        if name in self._made or not self._home.store.is_dir():
+            return self._made.get(name)
+        with PixelIndex(self._home) as index:
+            return index.get_note(name)
+
+    def put_note(self, name: str, text: str) -> None:
+        """Hold a small text until ``keep``."""
+        self._made[name] = text
+
+    def keep(self, index: PixelIndex) -> None:
+        """Write down what was put."""
+        for name, text in self._made.items():
+            index.put_note(name, text)
 
 
 @dataclass(frozen=True, slots=True)

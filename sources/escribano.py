@@ -208,14 +208,14 @@ def _group(groups: Sequence[Group], kind: str, id_: str) -> Group:
 def _only_video(database: Path, group: Group, folders: UsersFolders, choice: FrameChoice) -> Recording:
     """Open the video of a recording that Escribano has not looked at yet: it has no observations."""
     try:
-        video = open_video(folders.locate(group.video), every_s=choice.every_s, limit=choice.limit)
+        video = open_video(folders.locate(group.video), choice)
     except InputError as error:
         raise InputError(
             f"{printable(database)}: recording {printable(group.id)[:80]} has no visual observations and no "
             f"video that can be read ({error})"
         ) from error
     info = _info(database, group, len(video.frames()), choice.every_s, choice.limit)
-    return replace(video, info=info)
+    return replace(video, info=replace(info, scene_change=choice.scene_change))
 
 
 def _with_frames(info: RecordingInfo, rows: Sequence[Row], folders: UsersFolders) -> EscribanoRecording:

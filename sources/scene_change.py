@@ -3,12 +3,13 @@
 Owns the measure and the filter. Does not choose the pictures that are looked at (``sampling``).
 
 The measure is the mean absolute difference of luma between two pictures, both shrunk to
-128 x 72 by averaging, from 0 (the same) to 1 (black against white). On a 1920 x 1080 screen:
+128 x 72 by averaging, from 0 (the same) to 1 (black against white). On a drawn light screen of
+1920 x 1080:
 
-    0.001    a line of text is typed
-    0.01     a menu or a small dialog opens
-    0.05     a window of a quarter of the screen opens, or a page is scrolled
-    0.2      another application fills the screen; light changes to dark
+    0.0001   a word is typed            0.014   a page of text is scrolled
+    0.001    a line is typed            0.026   a light window over a quarter of it opens
+    0.006    a menu opens               0.17    a dark window over a quarter of it opens
+    0.011    a dialog opens             0.73    a dark application takes the place of a light one
 """
 
 from collections.abc import Callable, Iterable, Iterator

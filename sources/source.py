@@ -60,7 +60,7 @@ class FrameChoice:
             )
         if self.scene_change is not None and not 0 <= self.scene_change <= 1:
             raise InputError(
-                f"--scene-change is {self.scene_change}; expected 0 to 1, as in --scene-change 0.01"
+                f"--scene-change is {self.scene_change}; expected 0 to 1, as in --scene-change 0.005"
             )
 
 

@@ -43,14 +43,27 @@ def make_video(
     size: tuple[int, int] = (64, 48),
 ) -> Path:
     """Write a video whose i-th picture has number i and is shown at `times_ms[i]`."""
-    with av.open(
-        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
-    ) as output:
-        stream = add_stream(output, codec, size)
+    shown = [(time_ms, picture(number, *size)) for number, time_ms in enumerate(times_ms)]
+    return write_video(path, shown, codec=codec, turn=turn, mirror=mirror)
+
+
+def write_video(
+    path: Path,
+    shown: Sequence[tuple[int, Pixels]],
+    *,
+    codec: str = "libx264",
+    turn: int = 0,
+    mirror: bool = False,
+) -> Path:
+    """Write a video of pictures of one size, each with the milliseconds at which it is shown."""
+    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    height, width = shown[0][1].shape[:2]
+    with av.open(str(path), "w", options=options) as output:
+        stream = add_stream(output, codec, (width, height))
         if turn or mirror:
             stream.set_display_rotation(turn, hflip=mirror)
-        for number, time_ms in enumerate(times_ms):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24")
+        for time_ms, pixels in shown:
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
             frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
