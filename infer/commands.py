@@ -15,6 +15,7 @@ import typer
 
 from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
+from cache.sizes import parse_size
 from infer.describe import DescribeOptions, DescribeResult, describe
 from infer.limits import BatchLimits
 from infer.prompt import collect_prompts
@@ -55,6 +56,10 @@ def describe_command(
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
     prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
     prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask questions about every encoded frame, from the store; no image is opened.
@@ -67,7 +72,12 @@ def describe_command(
         model=model,
         output=output,
         sampling=Sampling(temperature, top_p, seed, max_tokens),
-        limits=BatchLimits(max_num_seqs, prefill_batch_size, prefill_step_size),
+        limits=BatchLimits(
+            max_num_seqs,
+            prefill_batch_size,
+            prefill_step_size,
+            parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+        ),
     )
     wiring: Wiring = context.obj
     with Terminal() as terminal:

@@ -18,8 +18,9 @@ from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.request import Request
 from infer.sampling import Sampling
-from verify.compare import LOGPROB_TOLERANCE, unexplained
+from verify.compare import trace_difference
 from verify.teacher import Watcher
+from verify.tolerance import LOGPROB
 
 MAX_TOKENS = 10
 NUM_FAMILIES, NUM_VARIANTS = 24, 4
@@ -144,11 +145,15 @@ def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(pools: Checkpoints, 
     pool.asked.run(requests, mix.limits, lambda request: RowHooks((teachers[request.id],)))
     for request in requests:
         live, trace = mix.live[request.id], teachers[request.id].trace(MAX_TOKENS)
-        tolerance = LOGPROB_TOLERANCE["bfloat16"]
-        problem = unexplained(
-            live.tokens, live.logprobs, live.margins, trace.logprobs, trace.best_tokens, tolerance
+        difference = trace_difference(
+            live.tokens,
+            live.logprobs,
+            live.margins,
+            trace.logprobs,
+            trace.best_tokens,
+            LOGPROB["bfloat16"],
         )
-        assert problem is None
+        assert difference.problem is None
 
 
 def test_the_mixes_are_as_mixed_as_they_should_be(pools: Checkpoints) -> None:
