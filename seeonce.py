@@ -36,6 +36,7 @@ from precompute.commands import Terminal, encode_command
 from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
+from results.export_command import export_command
 from results.run import Result
 from sources.commands import recordings_command
 from sources.listing import newest_listed_id
@@ -136,6 +137,7 @@ app = typer.Typer(
 app.command("encode")(encode_command)
 app.command("describe")(describe_command)
 app.command("recordings")(recordings_command)
+app.command("export")(export_command)
 app.add_typer(store_app, name="store")
 
 

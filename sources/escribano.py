@@ -43,6 +43,15 @@ _PLACE = re.compile(rf"(?P<database>.+)#(?P<kind>{RECORDING}|{DAY})=(?P<id>[^/#]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A recording in a database: ``kind`` is ``recording`` or ``day``."""
+
+    database: Path
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EscribanoRecording:
     """The visual observations of one recording, or the recorder's frames of one day."""
 
@@ -89,17 +98,27 @@ class EscribanoSource:
 
     def open(self, path: Path, choice: FrameChoice) -> Recording:
         """Open a recording in a database; of a database alone the newest that is there."""
-        match = _PLACE.fullmatch(str(path))
-        if match is None:
-            found = _listings(resolve(path), UsersFolders.of(os.environ, resolve(path)), lambda _: None)
+        place = path
+        if _PLACE.fullmatch(str(path)) is None:
+            database = resolve(path)
+            found = _listings(database, UsersFolders.of(os.environ, database), lambda _: None)
             there = [listing for listing in found if listing.is_there]
             if not there:
                 raise InputError(f"{printable(path)}: no recording in it whose frames are there")
-            newest = max(there, key=lambda listing: listing.captured_at)
-            match = _PLACE.fullmatch(str(newest.path))
-        assert match is not None
-        id_ = os.fsdecode(unquote_to_bytes(match["id"]))
-        return open_escribano(Path(match["database"]), match["kind"], id_, choice, os.environ)
+            place = max(there, key=lambda listing: listing.captured_at).path
+        return open_escribano(split_place(str(place)), choice, os.environ)
+
+
+def split_place(path: str) -> Place:
+    """Take apart the path of a recording in a database.
+
+    Raises:
+        InputError: it is none.
+    """
+    match = _PLACE.fullmatch(path)
+    if match is None:
+        raise InputError(f"{path}: expected <database>#recording=<id> or <database>#day=2026-11-21")
+    return Place(Path(match["database"]), match["kind"], os.fsdecode(unquote_to_bytes(match["id"])))
 
 
 def default_database(environ: Mapping[str, str]) -> Path | None:
@@ -111,23 +130,21 @@ def default_database(environ: Mapping[str, str]) -> Path | None:
     return resolve(usual) if home and usual.is_file() else None
 
 
-def open_escribano(
-    database: Path, kind: str, id_: str, choice: FrameChoice, environ: Mapping[str, str]
-) -> Recording:
-    """Open one recording (``kind`` recording) or one day of the recorder (``kind`` day).
+def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]) -> Recording:
+    """Open one recording, or one day of the recorder.
 
     Raises:
         InputError: the database cannot be read, or has no such recording.
     """
-    place = f"{printable(database)}#{kind}={_quoted(id_)}"
+    database = place.database
     with reading(database) as connection:
         try:
-            group = _group(list_groups(connection), kind, id_)
+            group = _group(list_groups(connection), place.kind, place.id)
             rows = list_rows(connection, group)
         except InputError as error:
             raise InputError(f"{printable(database)}: {error}") from error
         except ValueError as error:
-            raise InputError(f"{printable(place)}: {error}; expected a day as in 2026-11-21") from error
+            raise InputError(f"{printable(database)}: no day {printable(place.id)[:80]} ({error})") from error
     folders = UsersFolders.of(environ, database)
     if not rows:
         return _only_video(database, group, folders, choice)

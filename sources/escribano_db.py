@@ -60,7 +60,7 @@ def reading(database: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("BEGIN")
             yield connection
     except sqlite3.Error as error:
-        raise InputError(_words(database, error)) from error
+        raise InputError(words(database, error, BUSY_TIMEOUT_S)) from error
 
 
 def _require_file(database: Path) -> None:
@@ -115,14 +115,14 @@ def _unshared(database: Path) -> Iterator[tuple[Path, str]]:
         yield Path(folder) / database.name, "mode=rw"
 
 
-def _words(database: Path, error: sqlite3.Error) -> str:
+def words(database: Path, error: sqlite3.Error, timeout_s: float) -> str:
     """Say in one line what is wrong with a database, and what helps."""
     reason, name = str(error), printable(database)
     if "locked" in reason or "busy" in reason:
-        return f"{name}: locked by another program for more than {BUSY_TIMEOUT_S:g} s; close it or try again"
+        return f"{name}: locked by another program for more than {timeout_s:g} s; close it or try again"
     if "not a database" in reason:
         return f"{name}: not a SQLite database; ESCRIBANO_DB names Escribano's"
-    return f"{name}: cannot be read ({printable(reason)}); check it with sqlite3, PRAGMA integrity_check"
+    return f"{name}: SQLite refuses ({printable(reason)}); check it with sqlite3, PRAGMA integrity_check"
 
 
 def rows(

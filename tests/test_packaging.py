@@ -101,6 +101,7 @@ def _modules_after(tmp_path: Path, statements: str, *arguments: str) -> set[str]
         ("verify_cache_main", ["--help"]),
         ("main", ["describe", "--help"]),
         ("main", ["recordings"]),
+        ("main", ["export", "--help"]),
         ("main", ["store", "stats"]),
     ],
 )

@@ -1,0 +1,170 @@
+"""``seeonce export``: options and the printed form. Owns no work (``export_escribano``, ``export_table``)."""
+
+import json
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from secrets import token_hex
+from typing import Annotated
+
+import typer
+
+from cache.errors import EXIT_PARTLY, InputError
+from cache.home import Home
+from results.export_escribano import Exported, export, preview, target_of
+from results.export_plan import RowChange
+from results.export_table import as_csv, as_parquet
+from results.stored_answers import Answer, find_run, read_answers
+from sources.recording import printable
+
+_LINES_SHOWN = 20
+_WIDTH = 60
+
+
+class Format(StrEnum):
+    """Where answers go."""
+
+    escribano = "escribano"
+    csv = "csv"
+    parquet = "parquet"
+
+
+def export_command(
+    run: Annotated[str, typer.Argument(help="latest, the id of a run, or the start of one.")] = "latest",
+    to: Annotated[Format, typer.Option(help="Escribano's database, or a file.")] = Format.csv,
+    output: Annotated[
+        Path | None, typer.Option(help="The file for csv or parquet; beside the run's results.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Which prompt of several, by its text or the start of it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, write nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace descriptions that are there already.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Bring the answers of a run to where they are wanted.
+
+    Example: seeonce export latest --to escribano --dry-run
+    """
+    home = Home.locate()
+    folder = find_run(home, run)
+    answers = _of_prompt(read_answers(folder, _warn), prompt, one_only=to is Format.escribano)
+    if to is not Format.escribano:
+        if dry_run or overwrite:
+            raise InputError("--dry-run and --overwrite are for --to escribano; a file is written as it is")
+        path = output or folder / f"results.{to.value}"
+        _write(path, as_csv(answers) if to is Format.csv else as_parquet(answers))
+        summary = {"output": str(path), "num_answers": len(answers)}
+        typer.echo(json.dumps(summary) if as_json else f"{len(answers)} answers in {path}")
+        return
+    if output is not None:
+        raise InputError("--output is for csv and parquet; --to escribano writes to the recording's database")
+    if not answers:
+        raise InputError(f"{folder.name} has no answers: see its results.jsonl")
+    target = target_of(home, answers[0].recording)
+    if dry_run:
+        done = Exported(preview(target, answers, overwrite=overwrite), target.database, None)
+    else:
+        done = export(target, answers, overwrite=overwrite)
+    typer.echo(_as_json(done, dry_run=dry_run) if as_json else _in_words(done, dry_run=dry_run))
+    if done.plan.problems:
+        raise typer.Exit(EXIT_PARTLY)
+
+
+def _of_prompt(answers: Sequence[Answer], prompt: str | None, *, one_only: bool) -> list[Answer]:
+    """Return the answers to the prompt that is wanted; where only one may be, the one that there is."""
+    asked = list(dict.fromkeys(answer.prompt for answer in answers))
+    if prompt is not None:
+        asked = [text for text in asked if text == prompt] or [t for t in asked if t.startswith(prompt)]
+    if not asked and answers:
+        raise InputError(f"no prompt of the run begins with {prompt!r}")
+    if one_only and len(asked) > 1:
+        described = {answer.prompt for answer in answers if answer.parsed is not None}
+        asked = [text for text in asked if text in described] if len(described) == 1 else asked
+    if one_only and len(asked) > 1:
+        named = ", ".join(repr(text[:40]) for text in asked)
+        raise InputError(f"the run asked several prompts ({named}); say which with --prompt")
+    return [answer for answer in answers if answer.prompt in asked]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a private file at once: the old content or the new, nothing between."""
+    path = path.expanduser()
+    fresh = path.with_name(f".{path.name}.{token_hex(4)}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written ({error.strerror}): give another file") from error
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"warning: {line}", err=True)
+
+
+def _in_words(done: Exported, *, dry_run: bool) -> str:
+    plan = done.plan
+    lines = [_change(change) for change in plan.changes[:_LINES_SHOWN]] if dry_run else []
+    lines += _more(len(plan.changes)) if dry_run else []
+    lines += [f"not written: {problem}" for problem in plan.problems[:_LINES_SHOWN]] + _more(
+        len(plan.problems)
+    )
+    if plan.missing_columns:
+        lines.append(f"this database has no column {', '.join(plan.missing_columns)}: left out")
+    verb = "would be written" if dry_run else "written"
+    kept = f", {plan.num_kept} keep another description (--overwrite replaces them)" if plan.num_kept else ""
+    lines.append(
+        f"{printable(done.database)}: {len(plan.changes)} observations {verb}, "
+        f"{plan.num_same} say so already{kept}, {len(plan.problems)} not reached."
+    )
+    if done.backup is not None:
+        lines.append(f"As it was before: {printable(done.backup)}")
+    return "\n".join(lines)
+
+
+def _more(number: int) -> list[str]:
+    return [f"… and {number - _LINES_SHOWN} more"] if number > _LINES_SHOWN else []
+
+
+def _change(change: RowChange) -> str:
+    columns = "; ".join(
+        f"{column.name} {_shown(column.old)} -> {_shown(column.new)}" for column in change.columns
+    )
+    return f"observation {printable(os.fsdecode(change.id))} (frame {change.frame}): {columns}"
+
+
+def _shown(value: object) -> str:
+    text = "NULL" if value is None else printable(repr(value))
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def _as_json(done: Exported, *, dry_run: bool) -> str:
+    plan = done.plan
+    changes = [
+        {
+            "observation": os.fsdecode(change.id),
+            "frame": change.frame,
+            "columns": {column.name: column.new for column in change.columns},
+        }
+        for change in plan.changes
+    ]
+    return json.dumps(
+        {
+            "database": str(done.database),
+            "dry_run": dry_run,
+            "backup": None if done.backup is None else str(done.backup),
+            "changes": changes,
+            "num_same": plan.num_same,
+            "num_kept": plan.num_kept,
+            "missing_columns": plan.missing_columns,
+            "problems": plan.problems,
+        }
+    )

@@ -1,0 +1,415 @@
+"""Answers go back: into Escribano's database, no row but those asked for, and into tables."""
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import Run
+from escribano_samples import PLANNED, VERSIONS, add_frame, add_recording, change, dump, sample
+from screens import python
+from store_samples import frame, manifest
+
+from cache.home import Home
+from cache.manifest import write_manifest
+from cache.store import Store
+from results import export_escribano, export_plan
+
+PARSED = {"description": "Writing tests", "activity": "coding", "apps": ["Code", "A \"b\" 'ü'"], "topics": []}
+NEW = ("Writing tests", "coding", '["Code", "A \\"b\\" \'ü\'"]', "[]", None)
+COLUMNS = export_plan.COLUMNS
+
+Answered = Callable[..., None]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A database of today's version with three visual observations and one of sound."""
+    return sample(tmp_path / "user" / ".escribano")
+
+
+@pytest.fixture
+def answered(home: Path, database: Path) -> Answered:
+    """Return a function that leaves a manifest of observations and a run that answered about them."""
+    Store.open(Home(home))
+
+    def leave(
+        *lines: dict[str, Any],
+        rows: tuple[str, ...] = ("observation=obs-0", "observation=obs-1", "observation=obs-2"),
+        place: str = "recording=rec",
+        run: str = "20261121-100000-abcd",
+    ) -> None:
+        frames = tuple(replace(frame(i), source=f"/tmp/{i}.jpg#{row}") for i, row in enumerate(rows))
+        made = manifest(len(rows), "rec-1")
+        recording = replace(made.recording, kind="escribano", path=f"{database}#{place}")
+        write_manifest(Home(home), replace(made, frames=frames, recording=recording))
+        folder = home / "runs" / run
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+        whole = [
+            {
+                "recording": "rec-1", "frame": i, "timestamp_s": 10.0 * i, "source": frames[i].source,
+                "key": "k", "prompt_id": "p", "prompt": "What?", "text": "text", "finish_reason": "stop",
+                "usage": {"prompt_tokens": 5, "completion_tokens": 7}, "parsed": PARSED, "error": None,
+            } | line
+            for i, line in enumerate(lines)
+        ]  # fmt: skip
+        (folder / "results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in whole))
+
+    return leave
+
+
+def _values(database: Path, id_: str) -> tuple[object, ...]:
+    with closing(sqlite3.connect(database)) as connection:
+        columns = ", ".join(COLUMNS)
+        found = connection.execute(f"SELECT {columns} FROM observations WHERE id = ?", (id_,)).fetchone()
+    return tuple(found)
+
+
+def _changed_lines(before: list[str], after: list[str]) -> list[str]:
+    return [line for line in after if line not in before and "observations_fts" not in line]
+
+
+# --- what is written
+
+
+def test_descriptions_are_written_and_nothing_else_changes(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    answered({}, {"parsed": None, "text": "I see a screen"}, {"error": "no entry"})
+    before = dump(database)
+    ended = run("seeonce export --to escribano")
+    assert ended.code == 3
+    assert _values(database, "obs-0") == NEW
+    assert _values(database, "obs-1") == (None, None, None, None, "I see a screen")
+    assert _values(database, "obs-2") == (None,) * 5
+    assert "not written: frame 2: there is no answer (no entry)" in ended.out
+    after = dump(database)
+    changed = _changed_lines(before, after)
+    assert [line.partition("VALUES('")[2][:5] for line in changed] == ["obs-0", "obs-1"]
+    assert len(after) - len([line for line in after if "fts" in line]) == len(before) - len(
+        [line for line in before if "fts" in line]
+    )
+
+
+def test_the_full_text_index_of_escribano_finds_what_was_written(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    change(database, "UPDATE observations SET vlm_description = 'reading mail' WHERE id = 'obs-0'")
+    answered({})
+    assert run("seeonce export --to escribano --overwrite").code == 0
+    with closing(sqlite3.connect(database)) as connection:
+        query = "SELECT rowid FROM observations_fts WHERE observations_fts MATCH ?"
+        assert connection.execute(query, ("write",)).fetchall() != []
+        assert connection.execute(query, ("mail",)).fetchall() == []
+        connection.execute("INSERT INTO observations_fts(observations_fts) VALUES ('integrity-check')")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_exporting_twice_changes_and_copies_nothing_more(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    answered({}, {"parsed": None})
+    assert run("seeonce export --to escribano").code == 0
+    before, files = dump(database), sorted(database.parent.iterdir())
+    ended = run("seeonce export --to escribano --json")
+    assert (ended.code, ended.json["changes"], ended.json["num_same"]) == (0, [], 2)
+    assert ended.json["backup"] is None
+    assert (dump(database), sorted(database.parent.iterdir())) == (before, files)
+
+
+def test_a_description_that_is_there_is_kept_unless_it_may_be_overwritten(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    mine = ("mine", "reading", None, None, "raw of mine")
+    names = ", ".join(f"{name} = ?" for name in COLUMNS)
+    change(database, f"UPDATE observations SET {names} WHERE id = 'obs-0'", *mine)
+    answered({}, {})
+    ended = run("seeonce export --to escribano")
+    assert "1 observations written, 0 say so already, 1 keep another description" in ended.out
+    assert (_values(database, "obs-0"), _values(database, "obs-1")) == (mine, NEW)
+    assert run("seeonce export --to escribano --overwrite").code == 0
+    assert _values(database, "obs-0") == NEW
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_dry_run_says_what_would_change_and_writes_nothing(
+    overwrite: bool, run: Run, answered: Answered, database: Path
+) -> None:
+    change(database, "UPDATE observations SET vlm_description = 'mine' WHERE id = 'obs-0'")
+    answered({}, {})
+    before, files = dump(database), {path.name for path in database.parent.iterdir()}
+    ended = run("seeonce export --to escribano --dry-run", *["--overwrite"] * overwrite)
+    assert ended.code == 0
+    assert "observation obs-1 (frame 1): vlm_description NULL -> 'Writing tests'; activity_type" in ended.out
+    assert ("vlm_description 'mine' -> 'Writing tests'" in ended.out) == overwrite
+    assert dump(database) == before
+    assert {path.name for path in database.parent.iterdir()} - files <= {
+        "escribano.db-wal",
+        "escribano.db-shm",
+    }
+
+
+@pytest.mark.parametrize("version", [PLANNED, *VERSIONS])
+def test_a_database_of_every_version_takes_the_columns_that_it_has(
+    version: int, run: Run, answered: Answered, database: Path
+) -> None:
+    fresh = sample(database.parent / "older", version)
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(f"{database.name}{suffix}").unlink(missing_ok=True)
+    fresh.replace(database)
+    answered({}, {"parsed": None})
+    ended = run("seeonce export --to escribano")
+    assert ended.code == 0
+    with closing(sqlite3.connect(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        row = dict(connection.execute("SELECT * FROM observations WHERE id = 'obs-0'").fetchone())
+    there = {name: row[name] for name in COLUMNS if name in row}
+    assert there == {name: value for name, value in zip(COLUMNS, NEW, strict=True) if name in there}
+    assert ("left out" in ended.out) == (len(there) < len(COLUMNS))
+
+
+def test_frames_of_the_recorder_reach_the_observations_that_escribano_made_of_them(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    for name in ("f0", "f1"):
+        add_frame(database, name, 1_795_262_400.0, "/tmp/1.jpg")
+    change(database, "UPDATE observations SET recording_id = NULL, frame_id = 'f0' WHERE id = 'obs-2'")
+    answered({}, {}, rows=("frame=f0", "frame=f1"), place="day=2026-11-21")
+    ended = run("seeonce export --to escribano")
+    assert ended.code == 3
+    assert "no visual observation of frame f1: Escribano has not looked at that frame" in ended.out
+    assert _values(database, "obs-2") == NEW
+
+
+def test_rows_that_are_gone_or_now_of_another_recording_are_told_and_the_rest_is_written(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    add_recording(database, "other")
+    answered({}, {}, {}, {}, rows=("observation=obs-0", "observation=obs-1", "observation=obs-2", "pts=5"))
+    change(database, "DELETE FROM observations WHERE id = 'obs-0'")
+    change(database, "UPDATE observations SET recording_id = 'other' WHERE id = 'obs-1'")
+    ended = run("seeonce export --to escribano --json")
+    assert ended.code == 3
+    assert [change["observation"] for change in ended.json["changes"]] == ["obs-2"]
+    problems = ended.json["problems"]
+    assert ["obs-0: it is no longer there" in problems[0], "obs-1" in problems[1]] == [True, True]
+    assert "names no row" in problems[2]
+    assert _values(database, "obs-1") == (None,) * 5
+
+
+def test_sound_is_never_written_to(run: Run, answered: Answered, database: Path) -> None:
+    answered({}, rows=("observation=heard",))
+    assert run("seeonce export --to escribano").code == 3
+    assert _values(database, "heard") == (None,) * 5
+
+
+def test_ids_and_texts_with_quotes_and_half_characters_are_values_not_sql(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    odd = "'; DROP TABLE observations; -- ü#&="
+    change(database, "UPDATE observations SET id = ? WHERE id = 'obs-0'", odd)
+    quoted = "observation=%27%3B%20DROP%20TABLE%20observations%3B%20--%20%C3%BC%23%26%3D"
+    answered({"parsed": PARSED | {"description": "'); DELETE \ud800 \0"}}, rows=(quoted,))
+    assert run("seeonce export --to escribano").code == 0
+    assert _values(database, odd)[0] == "'); DELETE ? \0"
+
+
+# --- all or nothing, beside others
+
+
+def test_the_copy_is_the_database_as_it_was_with_what_only_the_wal_held(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    answered({})
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("PRAGMA wal_autocheckpoint = 0")
+        other.execute("UPDATE recordings SET status = 'processed' WHERE id = 'rec'")
+        other.commit()
+        before = dump(database)
+        backup = Path(run("seeonce export --to escribano --json").json["backup"])
+    assert backup.parent == database.parent
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert dump(backup) == before
+    assert not backup.with_name(f"{backup.name}-wal").exists()
+
+
+def test_a_write_lock_of_another_process_is_waited_for_and_then_said(
+    run: Run, answered: Answered, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_escribano, "WRITE_TIMEOUT_S", 0.2)
+    answered({})
+    before, files = dump(database), sorted(database.parent.iterdir())
+    holder = python(
+        "import sqlite3, sys, time\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('BEGIN IMMEDIATE'); print('held', flush=True); time.sleep(60)\n",
+        database,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        ended = run("seeonce export --to escribano")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert "locked by another program for more than 0.2 s" in ended.error
+    assert "nothing was written" in ended.error
+    assert (dump(database), sorted(database.parent.iterdir())) == (before, files)
+    assert run("seeonce export --to escribano").code == 0
+
+
+def test_rows_that_another_process_writes_meanwhile_all_stay(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    answered({}, {}, {})
+    writer = python(
+        "import sqlite3, sys, itertools\n"
+        "c = sqlite3.connect(sys.argv[1], timeout=30)\n"
+        "for n in itertools.count():\n"
+        "    with c: c.execute('INSERT INTO observations (id, recording_id, type, timestamp, '\n"
+        '        \'vlm_description) VALUES (?, "rec", "visual", 1, "theirs")\', (str(n),))\n'
+        "    print(n, flush=True)\n",
+        database,
+    )
+    try:
+        assert writer.stdout is not None
+        for _ in range(2):
+            writer.stdout.readline()
+            assert run("seeonce export --to escribano --overwrite").code == 0
+        last = int(writer.stdout.readline())
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert _values(database, "obs-2") == NEW
+    with closing(sqlite3.connect(database)) as connection:
+        theirs = connection.execute("SELECT COUNT(*) FROM observations WHERE vlm_description = 'theirs'")
+        assert theirs.fetchone()[0] >= last + 1
+
+
+@pytest.mark.parametrize("fault", ["copy", "row"])
+def test_a_failure_in_the_middle_leaves_every_row_as_it_was(
+    fault: str, run: Run, answered: Answered, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered({}, {}, {})
+    if fault == "row":
+        change(
+            database,
+            "CREATE TRIGGER refuses BEFORE UPDATE ON observations WHEN OLD.id = 'obs-2' "
+            "BEGIN SELECT RAISE(ABORT, 'no more'); END",
+        )
+    else:
+        monkeypatch.setattr(
+            "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
+    before = dump(database)
+    ended = run("seeonce export --to escribano")
+    assert "nothing was written" in ended.error
+    assert dump(database) == before
+    assert not list(database.parent.glob("*.part")) + list(database.parent.glob(".*.part"))
+
+
+# --- which run, which prompt, which database
+
+
+def test_of_several_prompts_the_one_that_describes_is_taken_else_it_must_be_named(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    lines = [{"frame": 0, "prompt": text, "parsed": parsed} for text, parsed in (("Q?", None), ("D", PARSED))]
+    answered(*lines, {"frame": 1, "prompt": "Q?", "parsed": None}, rows=("observation=obs-0",) * 3)
+    assert run("seeonce export --to escribano --json").json["changes"][0]["columns"]["apps"] == NEW[2]
+    ended = run("seeonce export --to escribano --dry-run --json --overwrite --prompt Q")
+    assert {tuple(change["columns"]) for change in ended.json["changes"]} == {("vlm_raw_response",)}
+    assert "no prompt of the run begins with 'X'" in run("seeonce export --to escribano --prompt X").error
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("seeonce export 2025", "No run '2025'; the newest are 20261121-100001-abcd"),
+        ("seeonce export 20261121", "fits 20261121-100001-abcd, 20261121-100000-abcd"),
+        ("seeonce export --to escribano --output x.csv", "--output is for csv and parquet"),
+        ("seeonce export --dry-run", "--dry-run and --overwrite are for --to escribano"),
+        ("seeonce export --output /nowhere/x.csv", "/nowhere/x.csv cannot be written"),
+    ],
+)
+def test_what_an_export_refuses(line: str, said: str, run: Run, answered: Answered) -> None:
+    answered({})
+    answered({}, run="20261121-100001-abcd")
+    assert said in run(line).error
+
+
+def test_a_recording_that_is_not_escribanos_names_the_other_formats(run: Run, answered: Answered) -> None:
+    answered({"recording": "gone"})
+    assert "is not encoded any more" in run("seeonce export --to escribano").error
+
+
+def test_a_database_that_is_gone_or_none_is_said_in_one_line(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    answered({})
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(f"{database.name}{suffix}").unlink(missing_ok=True)
+    assert "no such database" in run("seeonce export --to escribano").error
+    assert not database.exists()
+    database.write_bytes(b"no database at all, but long enough to be looked at" * 40)
+    for words in ("", " --dry-run"):
+        assert "not a SQLite database" in run(f"seeonce export --to escribano{words}").error
+
+
+def test_without_runs_the_command_that_makes_one_is_named(run: Run, home: Path) -> None:
+    assert "run seeonce describe first" in run("seeonce export").error
+
+
+# --- tables
+
+
+ODD = '=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", " \t=1", 'a,b\n"c" ü', "1-2"
+
+
+def test_a_csv_holds_every_answer_and_no_formula(run: Run, answered: Answered, tmp_path: Path) -> None:
+    answered(*({"text": text, "parsed": None} for text in ODD), {}, rows=("observation=x",) * 8)
+    assert run("seeonce export --output", tmp_path / "a.csv").code == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text(encoding="utf-8"), newline="")))
+    assert [row["text"] for row in rows[:7]] == [f"'{text}" for text in ODD[:5]] + list(ODD[5:])
+    assert json.loads(rows[7]["apps"]) == PARSED["apps"]
+    assert (rows[7]["frame"], rows[7]["description"], rows[0]["description"]) == ("7", "Writing tests", "")
+    assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_parquet_file_holds_every_answer_as_it_is(run: Run, answered: Answered, home: Path) -> None:
+    answered({"text": ODD[0]}, {"parsed": None, "error": "no \ud800"})
+    assert "2 answers in" in run("seeonce export latest --to parquet").out
+    rows = pq.read_table(home / "runs" / "20261121-100000-abcd" / "results.parquet").to_pylist()
+    assert (rows[0]["text"], rows[0]["apps"], rows[0]["topics"]) == (ODD[0], PARSED["apps"], [])
+    assert (rows[1]["apps"], rows[1]["error"], rows[1]["timestamp_s"]) == (None, "no ?", 10.0)
+
+
+def test_without_pyarrow_parquet_says_what_to_install(
+    run: Run, answered: Answered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    answered({})
+    assert "pip install 'seeonce[parquet]'" in run("seeonce export --to parquet").error
+
+
+def test_lines_that_are_no_results_are_told_and_the_rest_is_exported(
+    run: Run, answered: Answered, home: Path
+) -> None:
+    answered({}, {"timestamp_s": float("nan")}, {"frame": "one"})
+    with (home / "runs" / "20261121-100000-abcd" / "results.jsonl").open("a") as file:
+        file.write('{"recording": "cut of')
+    ended = run("seeonce export --json")
+    assert ended.json["num_answers"] == 1
+    assert [line.split(",")[1].split(":")[0] for line in ended.err.splitlines()] == [
+        " line 2",
+        " line 3",
+        " line 4",
+    ]
