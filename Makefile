@@ -127,7 +127,7 @@ test: $(DEV)
 	$(RUN) $(VENV_PYTHON) -m pytest -m "not campaign"
 
 campaign: $(DEV)
-	$(RUN) $(VENV_PYTHON) -m pytest -m campaign
+	$(RUN) $(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
 
 train-demo: $(TRAIN)
 	$(VENV_PYTHON) -m demo.train --out "$(OUT)" $(TRAIN_ARGS)

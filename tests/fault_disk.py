@@ -25,6 +25,7 @@ REFUSABLE = ("open", "mkdir", "posix_fallocate", "write", "preadv", "fsync", "re
 _REAL: dict[str, Callable[..., Any]] = {
     name: getattr(os, name) for name in (*REFUSABLE, "unlink", "rmdir") if hasattr(os, name)
 }
+_REAL["fsync"] = lambda _: None  # it is recorded; a real one only takes time
 # macOS has no posix_fallocate; there the tests take the way of Linux all the same.
 _REAL.setdefault("posix_fallocate", lambda fd, _, size: os.ftruncate(fd, max(size, os.fstat(fd).st_size)))
 
@@ -75,7 +76,8 @@ class Kept(Enum):
 
 @dataclass(slots=True)
 class Disk:
-    """What happened below one folder, and what shall fail: the ``fail_at``-th refusable call.
+    """What happened below one folder, and what shall fail: the ``fail_at``-th refusable call,
+    and all after it when it fails for good.
 
     ``watched`` is for its user: the number of the first event that he is interested in.
     """
@@ -85,6 +87,7 @@ class Disk:
     folders: set[int] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     fail_at: int | None = None
+    fails_for_good: bool = False
     error: int = 0
     watched: int = 0
     _ids: dict[int, int] = field(default_factory=dict)
@@ -116,7 +119,7 @@ class Disk:
         def call(*args: Any, **kwargs: Any) -> Any:
             if name in REFUSABLE:
                 self.calls.append(name)
-                if len(self.calls) - 1 == self.fail_at:
+                if self._fails(len(self.calls) - 1):
                     raise OSError(self.error, os.strerror(self.error))
             seen = before(*args, **kwargs) if before else None
             result = real(*args, **kwargs)
@@ -125,6 +128,11 @@ class Disk:
             return result
 
         return call
+
+    def _fails(self, call: int) -> bool:
+        if self.fail_at is None:
+            return False
+        return call >= self.fail_at if self.fails_for_good else call == self.fail_at
 
     def _new(self, inode: int) -> int:
         self._num_ids += 1

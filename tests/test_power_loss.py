@@ -25,7 +25,7 @@ from cache.store import Durability, Store
 
 NUM_ENTRIES = 3
 KEYS = {entry_key(pixels(number), SPEC.encoder_id): number for number in range(NUM_ENTRIES)}
-DURABLE = (Durability.batch, Durability.full)
+DURABLE = (Durability.batch, pytest.param(Durability.full, marks=pytest.mark.campaign))
 
 Chance = tuple[Callable[[], bool], Callable[[], Kept]]
 
