@@ -19,6 +19,7 @@ from pathlib import Path
 
 import typer
 
+from cache.commands import Wiring as StoreWiring
 from cache.commands import app as store_app
 from cache.errors import EXIT_INTERRUPTED, SeeonceError
 from cache.home import Home
@@ -37,6 +38,7 @@ from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
 from results.export_command import export_command
+from results.removal import remove_runs
 from results.run import Result
 from sources.commands import recordings_command
 from sources.listing import newest_listed_id
@@ -123,6 +125,7 @@ def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
 
 _DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge)
 _VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
+_STORE = StoreWiring(remove_runs=remove_runs)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 
@@ -138,7 +141,7 @@ app.command("encode")(encode_command)
 app.command("describe")(describe_command)
 app.command("recordings")(recordings_command)
 app.command("export")(export_command)
-app.add_typer(store_app, name="store")
+app.add_typer(store_app, name="store", context_settings={"obj": _STORE})
 
 
 @app.callback()

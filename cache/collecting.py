@@ -11,6 +11,7 @@ the collection, which puts the entry back, or he, who then has a miss.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,12 +23,13 @@ from pathlib import Path
 from cache.errors import StoreError
 from cache.files import Folder
 from cache.inventory import StoredEntry, stored_entries
-from cache.key import EntryKey
-from cache.layout import FRAMES, TRASH, group_name
+from cache.key import EntryKey, PixelDigest
+from cache.layout import FRAMES, THUMBS, TRASH, group_name
 from cache.leases import Lease, living_leases
 from cache.references import References
 from cache.store import Store
 from cache.sweeping import Leftovers, find_leftovers, remove_leftovers
+from cache.thumbs import Thumbnails
 from cache.tmp import leftovers
 from cache.trash import TrashBatch, new_batch, old_batch
 
@@ -58,6 +60,7 @@ class Collection:
     num_trash: int
     num_quarantined: int
     num_files: int
+    num_thumbnails: int
     leases: tuple[Lease, ...]
     dry_run: bool
 
@@ -93,14 +96,19 @@ def _collect(
     judge = _Judge(store, only)
     found = [entry for entry in stored_entries(store.path) if judge.condemns(entry.key, entry.used_s)]
     leases = tuple(living_leases(store.path))
+    pictures: list[PixelDigest] = []
     left, num_trash, removed = Leftovers((), (), ()), 0, found
     if dry_run:
         left, num_trash = find_leftovers(store.path), len(leftovers(store.path / TRASH))
+        pictures = judge.unneeded_thumbnails()
     else:
         on_step(CollectStep.planned)
         removed = list(_remove_entries(store.path, found, judge, on_step, on_progress))
         if only is None:
             left, num_trash = remove_leftovers(store.path), _empty_old_batches(store.path, judge)
+            pictures = [
+                digest for digest in judge.unneeded_thumbnails() if Thumbnails(store.home).remove(digest)
+            ]
     return Collection(
         num_entries=len(removed),
         num_bytes=sum(entry.num_bytes for entry in removed),
@@ -109,6 +117,7 @@ def _collect(
         num_trash=num_trash,
         num_quarantined=len(left.quarantined),
         num_files=len(left.files),
+        num_thumbnails=len(pictures),
         leases=leases,
         dry_run=dry_run,
     )
@@ -136,6 +145,16 @@ class _Judge:
     def condemns(self, key: EntryKey, used_s: float) -> bool:
         chosen = self._only is None or key in self._only
         return chosen and used_s < self._before_s and key not in self._references
+
+    def unneeded_thumbnails(self) -> list[PixelDigest]:
+        """Return the old pictures that no manifest names. Only reports miss one that is needed again."""
+        folder, found = self._store.path / THUMBS, []
+        for digest in Thumbnails(self._store.home).digests():
+            with suppress(FileNotFoundError):
+                is_old = os.lstat(folder / digest.hex).st_mtime < self._before_s
+                if is_old and digest not in self._references.pixels:
+                    found.append(digest)
+        return found
 
     def _look_at_leases(self) -> None:
         """Set the time before which an entry must have been used last: a lease stops this clock."""

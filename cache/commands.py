@@ -5,7 +5,8 @@ Owns: options, progress and exit codes. Does not own: the work, nor the words (`
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -13,13 +14,31 @@ import typer
 from cache.checking import Subset, check_store
 from cache.collecting import Collection, collect
 from cache.errors import EXIT_INTERRUPTED
+from cache.forgetting import RemoveRuns, ToForget, find_recording_id, forget, forget_all, least_used
 from cache.home import Home
 from cache.inventory import stored_entries
 from cache.listing import stored_recordings, time_text
 from cache.progress import LateBar
+from cache.sizes import parse_age_s, parse_size
 from cache.stats import StoreStats, store_stats
 from cache.store import Store
-from cache.store_text import check_text, collection_text, entries_table, recordings_table, stats_table
+from cache.store_text import (
+    check_text,
+    collection_text,
+    entries_table,
+    forgetting_text,
+    forgotten_text,
+    recordings_table,
+    stats_table,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the upkeep of the store needs of others, as functions."""
+
+    remove_runs: RemoveRuns
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
@@ -82,15 +101,57 @@ def list_command(
 
 
 @app.command()
-def gc(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def gc(
+    dry_run: DryRun = False,
+    max_size: Annotated[
+        str | None, typer.Option(help="List the recordings to forget so that entries take at most 50GB.")
+    ] = None,
+    max_age: Annotated[
+        str | None, typer.Option(help="List the recordings not used for 30d, to forget.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Forget the recordings that are listed.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Remove entries that no recording names and nobody used for 24 hours, and what killed processes left.
 
-    Example: seeonce store gc --dry-run
+    Example: seeonce store gc --max-size 50GB --yes
     """
     opened = Store.open(Home.locate(), create=False)
+    max_bytes = None if max_size is None else parse_size(max_size, "--max-size")
+    max_age_s = None if max_age is None else parse_age_s(max_age, "--max-age")
+    chosen = least_used(opened, max_bytes=max_bytes, max_age_s=max_age_s)
+    forgets = yes and not dry_run
+    if forgets:
+        forget_all(opened, chosen)
     with LateBar("entry", "gc") as bar:
         found = collect(opened, dry_run=dry_run, on_progress=bar.show)
-    typer.echo(collection_as_json(found) if as_json else collection_text(found))
+    if as_json:
+        typer.echo(collection_as_json(found, chosen, forgotten=forgets))
+        return
+    if max_bytes is not None or max_age_s is not None:
+        typer.echo(forgetting_text(chosen, done=forgets))
+    typer.echo(collection_text(found))
+
+
+@app.command("forget")
+def forget_command(
+    context: typer.Context,
+    recording: Annotated[str, typer.Argument(help="An id, the start of one, a name or a path.")],
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Remove its entries, thumbnails and runs now, if nothing needs them."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a recording: its entries are collected when nobody has used them for 24 hours.
+
+    Example: seeonce store forget monday --purge
+    """
+    opened = Store.open(Home.locate(), create=False)
+    wiring: Wiring = context.obj
+    recording_id = find_recording_id(opened.home, recording)
+    found = forget(opened, recording_id, purge=purge, remove_runs=wiring.remove_runs)
+    typer.echo(json.dumps(asdict(found)) if as_json else forgotten_text(found, purge=purge))
 
 
 @app.command()
@@ -120,13 +181,18 @@ def check(
         raise typer.Exit(1)
 
 
-def collection_as_json(found: Collection) -> str:
+def collection_as_json(found: Collection, chosen: Sequence[ToForget], *, forgotten: bool) -> str:
     """Return a collection as one line of JSON; a lease whose start is not known has null."""
     leases = [
         {"purpose": lease.purpose, "since": None if math.isinf(lease.since_s) else time_text(lease.since_s)}
         for lease in found.leases
     ]
-    return json.dumps({**asdict(found), "leases": leases})
+    recordings = [
+        {"recording": one.recording, "used_at": time_text(one.used_s), "num_bytes": one.num_bytes}
+        for one in chosen
+    ]
+    more = {"leases": leases, "least_used": recordings, "forgotten": forgotten}
+    return json.dumps({**asdict(found), **more})
 
 
 def stats_as_json(stats: StoreStats) -> str:

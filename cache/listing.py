@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from cache.errors import StoreError
 from cache.home import Home
 from cache.key import EntryKey
-from cache.manifest import ManifestRef, list_manifests, manifest_keys
+from cache.manifest import ManifestRef, list_manifests, manifest_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def stored_recordings(home: Home) -> list[StoredRecording]:
     for ref in list_manifests(home):
         with suppress(StoreError):  # forgotten meanwhile; what is damaged was told by list_manifests
             by_id.setdefault(ref.recording.id, []).append(
-                StoredManifest(ref, manifest_keys(ref.path), last_use_s(ref))
+                StoredManifest(ref, manifest_names(ref.path).keys, last_use_s(ref))
             )
     found = [StoredRecording(id_, tuple(manifests)) for id_, manifests in by_id.items()]
     return sorted(found, key=lambda recording: (recording.used_s, recording.id))

@@ -15,7 +15,7 @@ from cache.errors import StoreError
 from cache.files import Durability, Folder
 from cache.home import Home
 from cache.inventory import names_in
-from cache.key import EncoderId, EncoderSpec, EntryKey
+from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest
 from cache.layout import RECORDINGS, now
 from cache.manifest_json import (
     MANIFEST_FORMAT,
@@ -24,17 +24,18 @@ from cache.manifest_json import (
     recording_from_json,
     skipped_from_json,
 )
-from cache.recording import FrameEntry, Manifest, ManifestRef, RecordingInfo, SkippedFrame
+from cache.recording import FrameEntry, Manifest, ManifestNames, ManifestRef, RecordingInfo, SkippedFrame
 
 __all__ = [
     "FrameEntry",
     "Manifest",
+    "ManifestNames",
     "ManifestRef",
     "RecordingInfo",
     "SkippedFrame",
     "list_manifests",
     "manifest_files",
-    "manifest_keys",
+    "manifest_names",
     "manifest_path",
     "now",
     "read_manifest",
@@ -44,6 +45,7 @@ __all__ = [
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 512 << 20
 _MAX_ID_BYTES = 200
+_TRIES = 4
 
 _log = logging.getLogger("seeonce.cache")
 
@@ -70,17 +72,29 @@ def write_manifest(home: Home, manifest: Manifest, durability: Durability = Dura
     path = manifest_path(home, manifest.recording.id, manifest.encoder.encoder_id)
     raw = seal(manifest_to_json(manifest))
     try:
-        with (
-            Folder.open(home.store / RECORDINGS) as recordings,
-            _made(recordings, manifest.recording.id, durability) as recording,
-            _made(recording, manifest.encoder.encoder_id.hex, durability) as folder,
-        ):
-            folder.replace(MANIFEST_FILE, raw, durability)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                _replace(home, manifest, raw, durability)
+                break
+            except (
+                FileNotFoundError
+            ):  # its folder was just made, and removed by a forget of the same recording
+                if not tries_left:
+                    raise
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror}; check the disk, its space and permissions"
         ) from error
     return path
+
+
+def _replace(home: Home, manifest: Manifest, raw: bytes, durability: Durability) -> None:
+    with (
+        Folder.open(home.store / RECORDINGS) as recordings,
+        _made(recordings, manifest.recording.id, durability) as recording,
+        _made(recording, manifest.encoder.encoder_id.hex, durability) as folder,
+    ):
+        folder.replace(MANIFEST_FILE, raw, durability)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -125,15 +139,18 @@ def manifest_files(home: Home) -> list[Path]:
     ]
 
 
-def manifest_keys(path: Path) -> frozenset[EntryKey]:
-    """Return the keys that a manifest names.
+def manifest_names(path: Path) -> ManifestNames:
+    """Return which entries and pictures a manifest names.
 
     Raises:
         StoreError: it is missing, damaged or of a newer format.
     """
     frames = _read_document(path).children("frames")
     try:
-        return frozenset(EntryKey.from_hex(frame.text("key")) for frame in frames)
+        return ManifestNames(
+            frozenset(EntryKey.from_hex(frame.text("key")) for frame in frames),
+            frozenset(PixelDigest.from_hex(frame.text("pixels")) for frame in frames),
+        )
     except ValueError as error:
         raise StoreError(f"manifest {path}: {error}; run seeonce encode again") from None
 

@@ -106,3 +106,11 @@ class ManifestRef:
     def encoder_id(self) -> EncoderId:
         """The encoder of all its frames."""
         return self.encoder.encoder_id
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestNames:
+    """What a manifest keeps from being collected: entries, and the pictures whose thumbnails stay."""
+
+    keys: frozenset[EntryKey]
+    pixels: frozenset[PixelDigest]

@@ -10,21 +10,22 @@ from pathlib import Path
 
 from cache.errors import StoreError
 from cache.home import Home
-from cache.key import EntryKey
+from cache.key import EntryKey, PixelDigest
 from cache.layout import RECORDINGS
-from cache.manifest import manifest_files, manifest_keys
+from cache.manifest import ManifestNames, manifest_files, manifest_names
 
 _Stamp = tuple[int, int, int]
 
 
 class References:
-    """The keys that all manifests of a home name."""
+    """The keys, and the pictures as ``pixels``, that all manifests of a home name."""
 
     def __init__(self, home: Home) -> None:
         """Read every manifest. Raises as ``refresh``."""
         self._home = home
-        self._known: dict[Path, tuple[_Stamp, frozenset[EntryKey]]] = {}
+        self._known: dict[Path, tuple[_Stamp, ManifestNames]] = {}
         self._keys: frozenset[EntryKey] = frozenset()
+        self.pixels: frozenset[PixelDigest] = frozenset()
         self.refresh()
 
     def refresh(self) -> None:
@@ -43,17 +44,18 @@ class References:
             ) from error
         if found != self._known:
             self._known = found
-            self._keys = frozenset().union(*(keys for _, keys in found.values()))
+            self._keys = frozenset().union(*(names.keys for _, names in found.values()))
+            self.pixels = frozenset().union(*(names.pixels for _, names in found.values()))
 
     def __contains__(self, key: EntryKey) -> bool:
         """Say whether a manifest names the entry."""
         return key in self._keys
 
-    def _look(self, path: Path) -> tuple[Path, tuple[_Stamp, frozenset[EntryKey]]] | None:
+    def _look(self, path: Path) -> tuple[Path, tuple[_Stamp, ManifestNames]] | None:
         try:
             stamp = _stamp(path)
             known = self._known.get(path)
-            return path, known if known and known[0] == stamp else (stamp, manifest_keys(path))
+            return path, known if known and known[0] == stamp else (stamp, manifest_names(path))
         except (OSError, StoreError):
             if os.path.lexists(path):
                 raise

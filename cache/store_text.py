@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from cache.checking import CheckReport
 from cache.collecting import Collection
+from cache.forgetting import Forgotten, ToForget
 from cache.home import Home
 from cache.inventory import StoredEntry
 from cache.key import EntryKey
@@ -66,12 +67,40 @@ def collection_text(found: Collection) -> str:
     lines = [
         f"{verb} {found.num_entries:,} entries ({megabytes(found.num_bytes)}), {found.num_tmp:,} unfinished, "
         f"{found.num_trash:,} in trash, {found.num_quarantined:,} in quarantine for 30 days, "
-        f"{found.num_files:,} other files."
+        f"{found.num_thumbnails:,} thumbnails, {found.num_files:,} other files."
     ]
     if found.num_kept:
         lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
     lines += [f"held off by: {lease.purpose}, {_since(lease.since_s)}" for lease in found.leases]
     return "\n".join(lines)
+
+
+def forgetting_text(chosen: Sequence[ToForget], *, done: bool) -> str:
+    """Say which recordings go, the least recently used first."""
+    verb = "forgot" if done else "would forget"
+    lines = [
+        f"{verb} {one.recording}, last used {time_text(one.used_s)}, {megabytes(one.num_bytes)}"
+        for one in chosen
+    ]
+    size = megabytes(sum(one.num_bytes for one in chosen))
+    what = "go once nobody has used them for 24 hours" if done else "would be free; --yes forgets them"
+    return "\n".join(
+        [*lines, f"{len(chosen):,} recordings, {size}: {what}."] if chosen else ["no recording to forget."]
+    )
+
+
+def forgotten_text(found: Forgotten, *, purge: bool) -> str:
+    """Say what of a recording is gone."""
+    line = f"{found.recording}: {found.num_manifests:,} manifests removed"
+    if not purge:
+        return f"{line}; of its {found.num_left:,} entries, those that nothing else needs go with a later gc."
+    left = ""
+    if found.num_left:
+        left = f" {found.num_left:,} entries stay: others name them, or a running command uses them."
+    return (
+        f"{line}, {found.num_entries:,} entries ({megabytes(found.num_bytes)}), {found.num_thumbnails:,} "
+        f"thumbnails, {found.num_quarantined:,} in quarantine, {found.num_runs:,} runs.{left}"
+    )
 
 
 def check_text(found: CheckReport) -> str:

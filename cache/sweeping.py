@@ -1,9 +1,11 @@
 """What processes that died left in a store, and its removal; entries are not looked at.
 
-Owns: leftovers under ``tmp/``, old ``quarantine/``, unfinished manifests, dead leases. Does not own: when
-work is unfinished (``cache.tmp``), ``trash/``, which may hold entries that are needed (``cache.collecting``).
+Owns: leftovers under ``tmp/``, old ``quarantine/``, files that were not renamed into place, dead leases.
+Does not own: when work is unfinished (``cache.tmp``), ``trash/``, which may hold entries that are needed
+(``cache.collecting``).
 """
 
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,13 +13,14 @@ from pathlib import Path
 
 from cache.files import Folder
 from cache.inventory import names_in
-from cache.layout import LEASES, RECORDINGS, TMP
+from cache.layout import INDEX, LEASES, RECORDINGS, THUMBS, TMP, USAGE
 from cache.leases import dead_leases
 from cache.quarantine import old_quarantined, remove_quarantined
 from cache.tmp import LEFTOVER_AGE_S, leftovers
 from cache.trash import sweep_tmp
 
 QUARANTINE_S = 30 * 24 * 3600
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")  # as cache.files names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Leftovers:
 
 def find_leftovers(store: Path) -> Leftovers:
     """Return what can be removed without a look at any entry."""
-    files = [*_unfinished_manifests(store), *(f"{LEASES}/{name}" for name in dead_leases(store))]
+    files = [*_unfinished_files(store), *(f"{LEASES}/{name}" for name in dead_leases(store))]
     return Leftovers(tuple(leftovers(store / TMP)), tuple(old_quarantined(store, QUARANTINE_S)), tuple(files))
 
 
@@ -47,19 +50,20 @@ def remove_leftovers(store: Path) -> Leftovers:
     return found
 
 
-def _unfinished_manifests(store: Path) -> list[str]:
-    """Return temporary files of manifests that killed writers left more than a day ago."""
-    return [
-        f"{RECORDINGS}/{recording}/{encoder}/{name}"
+def _unfinished_files(store: Path) -> list[str]:
+    """Return temporary files that killed writers left more than a day ago."""
+    folders = ["", THUMBS, INDEX, USAGE]
+    folders += [
+        f"{RECORDINGS}/{recording}/{encoder}"
         for recording in names_in(store / RECORDINGS)
         for encoder in names_in(store / RECORDINGS / recording)
-        for name in _old_names(store / RECORDINGS / recording / encoder, LEFTOVER_AGE_S)
-        if name.startswith(".manifest.json.")
     ]
+    return [str(Path(folder) / name) for folder in folders for name in _old_temporaries(store / folder)]
 
 
-def _old_names(path: Path, min_age_s: float) -> list[str]:
-    oldest = time.time() - min_age_s
-    with suppress(OSError), Folder.open(path) as folder:
-        return [name for name in folder.names() if folder.modified_s(name) < oldest]
+def _old_temporaries(path: Path) -> list[str]:
+    oldest = time.time() - LEFTOVER_AGE_S
+    with suppress(OSError), Folder.open_root(path) as folder:
+        names = [name for name in folder.names() if _TEMPORARY.fullmatch(name)]
+        return [name for name in names if folder.modified_s(name) < oldest]
     return []

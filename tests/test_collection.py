@@ -275,17 +275,20 @@ def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     folder = write_manifest(store.home, manifest(1)).parent
     left = [
-        folder / ".manifest.json.0123",
-        store.path / "leases" / ".x.json.0123",
+        folder / ".manifest.json.0123456789abcdef",
+        store.path / "leases" / ".x.json.0123456789abcdef",
         store.path / "tmp" / "1.2.3",
     ]
     for path in left:
         path.touch()
         os.utime(path, (1, 1))
-    (folder / ".manifest.json.young").touch()
+    (folder / ".manifest.json.fedcba9876543210").touch()
     found = collect(store)
     assert (found.num_files, found.num_tmp) == (2, 1)
-    assert sorted(path.name for path in folder.iterdir()) == [".manifest.json.young", "manifest.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".manifest.json.fedcba9876543210",
+        "manifest.json",
+    ]
     assert not any(path.exists() for path in left)
 
 
