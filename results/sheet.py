@@ -1,0 +1,148 @@
+"""Runs laid side by side: a row a frame, a column for each prompt of each run.
+
+Owns which answers stand in one row and one column. Reads no file, prints nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from results.answers import Description
+from results.run import Result, RunInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run read back. ``state`` is "done", "running", "interrupted" or "failed"."""
+
+    info: RunInfo
+    state: str
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one prompt of one run said of one frame."""
+
+    text: str
+    description: Description | None
+    error: str | None
+    finish_reason: str
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One prompt of one run; ``label`` tells it from the others of its sheet."""
+
+    label: str
+    run: RunInfo
+    state: str
+    prompt_id: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One frame, with a cell for each column, ``None`` where a run has no answer."""
+
+    recording: str
+    frame: int
+    timestamp_s: float
+    source: str
+    key: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Rows in the order of recording and frame."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    def cells(self, column: int) -> Iterator[Cell]:
+        """Yield the answers of one column, from top to bottom."""
+        for row in self.rows:
+            cell = row.cells[column]
+            if cell is not None:
+                yield cell
+
+
+def make_sheet(runs: Sequence[Run]) -> Sheet:
+    """Lay runs side by side; a frame is the same frame when recording and index are."""
+    columns: list[Column] = []
+    cells: dict[tuple[str, int], dict[int, Cell]] = {}
+    first: dict[tuple[str, int], Result] = {}
+    for run in runs:
+        own: dict[str, int] = {}
+        for result in run.results:
+            if result.prompt_id not in own:
+                own[result.prompt_id] = len(columns)
+                columns.append(Column("", run.info, run.state, result.prompt_id, result.prompt))
+            place = (result.recording, result.frame)
+            first.setdefault(place, result)
+            row = cells.setdefault(place, {})
+            number = own[result.prompt_id]
+            row[number] = _joined(row.get(number), _cell(result))
+    rows = tuple(_row(first[place], cells[place], len(columns)) for place in sorted(cells))
+    return Sheet(_labelled(columns), rows)
+
+
+def described(parsed: object) -> Description | None:
+    """Return what is described when an answer was taken apart: by the line's form, or by such a schema."""
+    if isinstance(parsed, Description):
+        return parsed
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("description"), str):
+        return None
+    activity = parsed.get("activity")
+    return Description(
+        parsed["description"],
+        activity if isinstance(activity, str) else "",
+        _texts(parsed.get("apps")),
+        _texts(parsed.get("topics")),
+    )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _cell(result: Result) -> Cell:
+    return Cell(
+        result.text,
+        described(result.parsed),
+        result.error,
+        result.finish_reason,
+        result.usage.completion_tokens,
+    )
+
+
+def _joined(earlier: Cell | None, cell: Cell) -> Cell:
+    """Put two answers about one frame into one cell: a frame may stand in several requests of a prompt."""
+    if earlier is None or earlier.text == cell.text:
+        return cell
+    return Cell(
+        f"{earlier.text}\n\n{cell.text}".strip(),
+        earlier.description or cell.description,
+        earlier.error or cell.error,
+        cell.finish_reason,
+        earlier.answer_tokens + cell.answer_tokens,
+    )
+
+
+def _row(result: Result, found: dict[int, Cell], num_columns: int) -> Row:
+    cells = tuple(found.get(number) for number in range(num_columns))
+    return Row(result.recording, result.frame, result.timestamp_s, result.source, result.key, cells)
+
+
+def _labelled(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Name columns A, B, …, Z, AA, AB, …: short enough for a heading and for a sentence."""
+    return tuple(
+        Column(_letters(number), column.run, column.state, column.prompt_id, column.prompt)
+        for number, column in enumerate(columns)
+    )
+
+
+def _letters(number: int) -> str:
+    rest, letter = divmod(number, 26)
+    return (_letters(rest - 1) if rest else "") + chr(ord("A") + letter)

@@ -1,0 +1,101 @@
+"""Runs made by hand: answers about imagined frames, for the tests of what is made of runs."""
+
+from collections.abc import Callable, Sequence
+
+from results.answers import parse_description
+from results.run import Result, RunInfo, Totals, Usage
+from results.sheet import Run
+
+VERSIONS = {"seeonce": "0.1.0", "mlx": "0.32.4"}
+
+
+def answer(
+    frame: int,
+    text: str,
+    prompt: str = "What is it?",
+    *,
+    error: str | None = None,
+    key: str = "",
+    source: str = "",
+    finish_reason: str = "stop",
+    recording: str = "monday",
+) -> Result:
+    """Return what a prompt said of a frame."""
+    return Result(
+        recording=recording,
+        frame=frame,
+        timestamp_s=frame * 10.0,
+        source=source or f"/frames/{frame:04}.png",
+        key=key or f"{frame:064x}",
+        prompt_id=prompt.casefold(),
+        prompt=prompt,
+        text=text,
+        finish_reason="error" if error else finish_reason,
+        usage=Usage(100, len(text.split())),
+        parsed=parse_description(text),
+        error=error,
+    )
+
+
+def line(description: str, activity: str = "reading", apps: str = "mail", topics: str = "billing") -> str:
+    """Return a description line."""
+    return f"description: {description} | activity: {activity} | apps: [{apps}] | topics: [{topics}]"
+
+
+def run_of(results: Sequence[Result], run_id: str = "20261121-100000-aaaa") -> Run:
+    """Return a finished run."""
+    totals = Totals(
+        num_results=len(results),
+        num_errors=sum(result.error is not None for result in results),
+        num_parsed=sum(result.parsed is not None for result in results),
+        prompt_tokens=sum(result.usage.prompt_tokens for result in results),
+        completion_tokens=sum(result.usage.completion_tokens for result in results),
+        seconds=4.0,
+    )
+    info = RunInfo(
+        id=run_id,
+        recording=results[0].recording if results else "monday",
+        encoder_id="e" * 64,
+        model="a-model",
+        model_path="/models/a-model",
+        revision="",
+        prompts=tuple(dict.fromkeys(result.prompt for result in results)),
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+        max_tokens=256,
+        max_num_seqs=8,
+        prefill_batch_size=4,
+        prefill_step_size=2048,
+        compute_dtype="float32",
+        versions=VERSIONS,
+        started_at="2026-11-21T10:00:00Z",
+        ended_at="2026-11-21T10:01:00Z",
+        status="done",
+        totals=totals,
+    )
+    return Run(info, "done", tuple(results))
+
+
+def big_run(num_frames: int, num_prompts: int, key_of: Callable[[int], str]) -> Run:
+    """Return a run whose prompts agree on most frames, with a few failures."""
+    activities = ("answering mail", "writing code", "reading a page", "planning the week")
+    apps = ("mail", "editor, terminal", "browser", "calendar, notes")
+    results = []
+    for frame in range(num_frames):
+        at = frame // 9 % 4
+        for number in range(num_prompts):
+            extra = " in the light of the afternoon" if (frame + number) % 5 == 0 else ""
+            about = f"the screen shows {apps[at]} side by side, with a page about billing {frame // 3}{extra}"
+            text = line(about, activities[(at + (number == 5)) % 4], apps[at], "billing, hiring")
+            failed = frame == 17 and number == 2
+            results.append(
+                answer(
+                    frame,
+                    "" if failed else text,
+                    f"Describe this screenshot in way {number}.",
+                    error="the context is full" if failed else None,
+                    key=key_of(frame),
+                )
+            )
+    return run_of(results)

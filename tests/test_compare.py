@@ -1,0 +1,72 @@
+"""Two columns of answers against each other."""
+
+import time
+
+import pytest
+from run_samples import answer, line, run_of
+
+from results.compare import Answers, Said, compare
+from results.sheet import make_sheet
+from results.similarity import similarity
+
+
+def _answers(name: str, *texts: str | None) -> Answers:
+    said = {("monday", frame): Said.of(text) for frame, text in enumerate(texts) if text is not None}
+    return Answers(name, said)
+
+
+def test_equal_answers_agree_whatever_their_white_space() -> None:
+    found = compare(_answers("A", "one two", "three"), _answers("B", " one\ntwo ", "four"))
+    assert (found.num_frames, found.agreement, found.match_rate) == (2, 0.5, 0.5)
+    assert [change.frame for change in found.changed_most] == [1]
+
+
+def test_similarity_is_difflibs_and_the_same_in_both_directions() -> None:
+    left, right = "the mail about billing", "a mail about the billing"
+    assert similarity(left, right) == similarity(right, left)
+    assert similarity("abcd", "bcde") == 0.75
+
+
+def test_an_answer_with_one_letter_changed_matches_but_does_not_agree() -> None:
+    found = compare(_answers("A", "a mail about billing"), _answers("B", "a mail about killing"))
+    assert (found.agreement, found.match_rate) == (0, 1)
+    assert 0.9 < found.mean_similarity < 1
+
+
+def test_frames_that_one_side_lacks_are_counted_and_not_compared() -> None:
+    found = compare(_answers("A", "one", None, "three"), _answers("B", "one", "two", None))
+    assert (found.num_frames, found.num_left_only, found.num_right_only) == (1, 1, 1)
+
+
+def test_nothing_in_common_is_no_error() -> None:
+    found = compare(_answers("A"), _answers("B"))
+    assert (found.num_frames, found.agreement, found.changed_most) == (0, 0.0, ())
+
+
+def test_applications_that_one_side_names_alone_are_counted_by_frames() -> None:
+    left = _answers("A", line("x", apps="Mail, chat"), line("x", apps="mail, Chat"))
+    right = _answers("B", line("x", apps="mail"), line("x", apps="mail, editor"))
+    found = compare(left, right)
+    assert [(one.app, one.num_frames) for one in found.apps_left_only] == [("chat", 2)]
+    assert [(one.app, one.num_frames) for one in found.apps_right_only] == [("editor", 1)]
+
+
+def test_a_plain_sentence_is_compared_with_the_description_of_a_line() -> None:
+    found = compare(_answers("A", "a mail about billing"), _answers("B", line("a mail about billing")))
+    assert found.mean_similarity == 1
+
+
+@pytest.mark.parametrize("piece", ["x", "word ", "ab"])
+def test_long_answers_are_compared_quickly(piece: str) -> None:
+    started = time.monotonic()
+    assert similarity(piece * 50_000, piece * 49_000 + "y") < 1
+    assert time.monotonic() - started < 5
+
+
+def test_a_sheet_has_a_row_a_frame_and_a_column_for_each_prompt_of_each_run() -> None:
+    first = run_of([answer(1, "b", "P?"), answer(0, "a", "P?"), answer(0, "c", "Q?")], "20261121-100000-aaaa")
+    second = run_of([answer(0, "d", "P?")], "20261121-110000-bbbb")
+    sheet = make_sheet([first, second])
+    assert [column.label for column in sheet.columns] == ["A", "B", "C"]
+    texts = [[cell and cell.text for cell in row.cells] for row in sheet.rows]
+    assert texts == [["a", "c", "d"], ["b", None, None]]

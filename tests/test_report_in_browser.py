@@ -1,0 +1,217 @@
+"""The report in a real browser: it opens fast, filters, searches, is driven by keys, and asks nobody."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser
+from PIL import Image
+from run_samples import answer, big_run, line, run_of
+from screens import noise
+
+from cache.thumbs import shrink
+from results.report import render_report
+from results.sheet import Run, make_sheet
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+
+NUM_FRAMES, NUM_PROMPTS = 182, 6
+HOSTILE = (
+    "</script><script>document.title = 'owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\"> & <b>bold</b>",
+    "a\u202egnp.exe\u202c \u2067rtl\u2069 \x00\x1b[31m\x07",
+    "{{ 7 * 7 }} {% raw %} '\" onload=alert(1) \ud800",
+    "x" * 100_000,
+    "word " * 20_000,
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of 182 frames and 6 prompts, each frame with a picture of its own, as large as they get."""
+    screen = noise(0, 480, 300)
+    pictures = [shrink(Image.blend(screen, noise(number, 480, 300), 0.5)) for number in range(8)]
+
+    def picture_of(key: str) -> bytes:
+        number = int(key, 16)
+        return pictures[number % 8] + f"{number:08}".encode()  # distinct, as real ones are
+
+    sheet = make_sheet([big_run(NUM_FRAMES, NUM_PROMPTS, lambda frame: f"{frame:064x}")])
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(render_report(sheet, picture_of, lambda _: 400), encoding="utf-8")
+    return file
+
+
+def _written(tmp_path: Path, runs: list[Run], picture: bytes | None = None) -> Path:
+    file = tmp_path / "report.html"
+    file.write_text(render_report(make_sheet(runs), lambda _: picture, lambda _: 10), encoding="utf-8")
+    return file
+
+
+def _set(browser: Browser, name: str, value: str | bool) -> None:
+    what = "checked" if isinstance(value, bool) else "value"
+    browser.evaluate(
+        f"(() => {{ const control = document.getElementById({json.dumps(name)}); "
+        f"control.{what} = {json.dumps(value)}; "
+        "control.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+
+
+def _count(browser: Browser) -> str:
+    return str(browser.evaluate("document.getElementById('count').textContent"))
+
+
+def test_a_report_of_182_frames_and_6_prompts_opens_in_two_seconds_and_fits_a_mail(
+    browser: Browser, big: Path
+) -> None:
+    assert 5_000_000 < big.stat().st_size < 15_000_000
+    browser.look(1400, 1000)
+    assert min(browser.open(big) for _ in range(3)) < 2
+    assert browser.evaluate("document.querySelectorAll('#rows tbody tr').length") == NUM_FRAMES
+
+
+def test_every_picture_of_the_report_is_shown(browser: Browser, tmp_path: Path) -> None:
+    results = [answer(frame, "same", key="1" * 64) for frame in range(3)]
+    file = _written(tmp_path, [run_of(results)], shrink(noise(1, 480, 300)))
+    browser.open(file)
+    widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert (widths, file.read_text().count("data:image/webp;base64,")) == ([480] * 3, 1)
+
+
+def test_the_report_asks_nobody_for_anything(browser: Browser, big: Path) -> None:
+    browser.open(big)
+    assert browser.requests
+    assert {address.partition(":")[0] for address in browser.requests} <= {"file", "data"}
+    blocked = browser.evaluate(
+        "new Promise(done => { document.addEventListener('securitypolicyviolation', "
+        "e => done(e.effectiveDirective)); new Image().src = 'http://127.0.0.1:9/x.png'; })"
+    )
+    assert blocked == "img-src"
+    browser.problems.clear()
+
+
+def test_search_keeps_the_rows_with_all_the_words(browser: Browser, big: Path) -> None:
+    browser.open(big)
+    browser.press("/")
+    browser.type("Afternoon 0021.png")
+    assert _count(browser) == f"1 of {NUM_FRAMES} frames"
+    browser.press("Escape")
+    assert _count(browser) == f"{NUM_FRAMES} of {NUM_FRAMES} frames"
+    _set(browser, "search", "no such word")
+    assert not browser.evaluate("document.getElementById('none').hidden")
+
+
+def test_filters_keep_failures_applications_and_differences(browser: Browser, big: Path) -> None:
+    browser.open(big)
+    _set(browser, "failed", True)
+    assert _count(browser) == f"1 of {NUM_FRAMES} frames"
+    browser.open(big)
+    _set(browser, "app", "terminal")
+    assert _count(browser) == f"45 of {NUM_FRAMES} frames"
+    _set(browser, "activity", "reading a page")
+    assert _count(browser) == f"45 of {NUM_FRAMES} frames"
+    browser.open(big)
+    _set(browser, "pair", "1,0")
+    _set(browser, "differs", True)
+    assert _count(browser) == f"{37 + 36} of {NUM_FRAMES} frames"
+
+
+def test_words_that_changed_between_two_runs_are_marked(browser: Browser, tmp_path: Path) -> None:
+    before = run_of([answer(0, line("a mail about money"))], "20261121-100000-aaaa")
+    after = run_of([answer(0, line("a long mail about"))], "20261121-100001-bbbb")
+    browser.open(_written(tmp_path, [before, after]))
+    changes = "[...document.querySelectorAll('.part ins, .part del')]"
+    marked = f"{changes}.map(e => e.tagName + ' ' + e.textContent.trim())"
+    browser.wait(f"{changes}.length == 2")
+    assert browser.evaluate(marked) == ["INS long", "DEL money"]
+    _set(browser, "pair", "")
+    assert browser.evaluate(marked) == []
+
+
+def test_the_order_by_difference_puts_the_most_different_first(browser: Browser, tmp_path: Path) -> None:
+    texts = [("same", "same"), ("one two three four", "one two three five"), ("one", "two")]
+    runs = [
+        run_of([answer(frame, pair[side]) for frame, pair in enumerate(texts)], f"20261121-10000{side}-aaaa")
+        for side in range(2)
+    ]
+    browser.open(_written(tmp_path, runs))
+    _set(browser, "order", "difference")
+    order = "[...document.querySelectorAll('#rows tbody tr')].map(row => row.dataset.order).join()"
+    assert browser.evaluate(order) == "2,1,0"
+    _set(browser, "order", "time")
+    assert browser.evaluate(order) == "0,1,2"
+
+
+def test_keys_walk_through_the_frames_that_are_shown(browser: Browser, big: Path) -> None:
+    browser.open(big)
+    focused = "document.activeElement.dataset.place"
+    for key in "jjjk":
+        browser.press(key)
+    assert browser.evaluate(focused) == "monday/1"
+    browser.press("ArrowDown")
+    assert browser.evaluate(focused) == "monday/2"
+    assert browser.evaluate("document.querySelectorAll('tbody tr[tabindex=\"0\"]').length") == 1
+
+
+def test_every_control_has_a_label_and_every_picture_says_what_it_is(browser: Browser, big: Path) -> None:
+    browser.open(big)
+    unlabelled = "[...document.querySelectorAll('input, select')].filter(e => !e.labels.length).length"
+    assert browser.evaluate(unlabelled) == 0
+    assert browser.evaluate("[...document.images].filter(image => !image.alt).length") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_the_contrast_that_reading_needs(dark: bool, browser: Browser, big: Path) -> None:
+    browser.look(1000, 800, dark=dark)
+    browser.open(big)
+    worst = browser.evaluate("""(() => {
+      const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+      const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .03928 ? v / 12.92
+        : ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+      const behind = (e) => { for (; e; e = e.parentElement) {
+        const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0) return c; }
+        return [255, 255, 255]; };
+      return Math.min(...[...document.querySelectorAll(
+        'p, td, th, label, h1, h2, .part, .label, .number, .name, .failure, strong, li, output')]
+        .map(e => [light(parse(getComputedStyle(e).color)), light(behind(e))])
+        .map(([a, b]) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05)));
+    })()""")
+    assert worst >= 4.5
+
+
+def test_nothing_is_wider_than_a_phone(browser: Browser, big: Path) -> None:
+    browser.look(390, 844, mobile=True)
+    browser.open(big)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_hostile_text_is_shown_as_text(number: int, browser: Browser, tmp_path: Path) -> None:
+    text = HOSTILE[number]
+    results = [answer(0, text, text[:300]), answer(1, line(text, text[:80], text[:80]), text[:300])]
+    results.append(answer(2, "", error=text[:500], source=f"/frames/{text[:200]}"))
+    browser.look(390, 844, mobile=True)
+    browser.open(_written(tmp_path, [run_of(results)]))
+    assert browser.evaluate("document.title").startswith("seeonce: monday")
+    assert browser.evaluate("document.querySelectorAll('script, td img, td b').length") == 1
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    shown = browser.evaluate("document.querySelector('.part').textContent")
+    assert not set(shown) & set("\u202e\u2067\x00\x1b\x07\ud800")
+    assert shown[:40] == text[:40] or "[U+" in shown
+
+
+def test_a_screenshot_can_be_looked_at(browser: Browser, big: Path, tmp_path: Path) -> None:
+    browser.look(1400, 1000)
+    browser.open(big)
+    browser.screenshot(tmp_path / "report.png")
+    with Image.open(tmp_path / "report.png") as image:
+        assert image.size == (1400, 1000)
+        colours = image.convert("RGB").getcolors(1 << 24) or []
+    assert len(colours) > 100
