@@ -36,6 +36,7 @@ from sources.foreign_paths import UsersFolders
 from sources.recording import Frame, Recording, printable, resolve
 from sources.source import FrameChoice, RecordingListing, Say
 from sources.video import open_video
+from sources.video_moments import MomentPictures, open_moments
 
 KIND = "escribano"
 
@@ -59,7 +60,7 @@ class EscribanoRecording:
     remarks: tuple[str, ...]
     max_readers: int
     _frames: tuple[Frame, ...]
-    _video: Recording | None
+    _video: MomentPictures | None
 
     def frames(self) -> Sequence[Frame]:
         """List the frames in order of time."""
@@ -149,7 +150,7 @@ def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]
     if not rows:
         return _only_video(database, group, folders, choice)
     info = _info(database, group, len(rows[: choice.limit]), None, choice.limit)
-    return _with_frames(info, rows[: choice.limit], folders)
+    return _with_frames(info, rows[: choice.limit], group.video, folders)
 
 
 def _listings(database: Path, folders: UsersFolders, say: Say) -> list[RecordingListing]:
@@ -235,26 +236,62 @@ def _only_video(database: Path, group: Group, folders: UsersFolders, choice: Fra
     return replace(video, info=replace(info, scene_change=choice.scene_change))
 
 
-def _with_frames(info: RecordingInfo, rows: Sequence[Row], folders: UsersFolders) -> EscribanoRecording:
-    frames = tuple(_frame(index, row, folders) for index, row in enumerate(rows))
-    return EscribanoRecording(info, (), os.cpu_count() or 1, frames, None)
+def _with_frames(
+    info: RecordingInfo, rows: Sequence[Row], video: object, folders: UsersFolders
+) -> EscribanoRecording:
+    """Make frames of rows: from their images, else from the recording's video at their times."""
+    frames: list[Frame | None] = []
+    reasons: dict[int, str] = {}
+    for index, row in enumerate(rows):
+        try:
+            frames.append(_of_image(index, row, folders))
+        except InputError as error:
+            frames.append(None)
+            reasons[index] = str(error)
+    lost = [index for index in reasons if rows[index].problem is None]
+    pictures, remarks = _moments([rows[index].timestamp_s for index in lost], video, folders)
+    for index, reason in reasons.items():
+        frames[index] = _of_video(index, rows[index], reason, pictures if index in lost else None)
+    there = tuple(frame for frame in frames if frame is not None)
+    return EscribanoRecording(info, remarks, 1 if pictures else os.cpu_count() or 1, there, pictures)
 
 
-def _frame(index: int, row: Row, folders: UsersFolders) -> Frame:
-    """Make a frame of a row; one glance at its file, which is not opened."""
-    name = f"{row.kind}={_quoted(row.id)}"
+def _moments(
+    moments_s: Sequence[float], video: object, folders: UsersFolders
+) -> tuple[MomentPictures | None, tuple[str, ...]]:
+    """Open the video for rows whose images are gone, and say that it stands in for them."""
+    if not moments_s or not video:
+        return None, ()
     try:
-        if row.problem is not None:
-            raise InputError(row.problem)
-        image = folders.locate(row.image)
+        place = folders.locate(video)
+        pictures = open_moments(place, moments_s)
     except InputError as error:
-        return _unreadable(index, row, name, str(error))
-    source = f"{printable(image)}#{name}"
+        return None, (f"{len(moments_s)} images cannot be read, nor the video instead ({error})",)
+    return pictures, (f"{len(moments_s)} images cannot be read; {printable(place)} is read at their times",)
+
+
+def _of_image(index: int, row: Row, folders: UsersFolders) -> Frame:
+    """Make a frame of the image that a row names; one glance at its file, which is not opened."""
+    if row.problem is not None:
+        raise InputError(row.problem)
+    image = folders.locate(row.image)
     try:
         stamp = FileStamp.of(image)
     except OSError as error:
-        return _unreadable(index, row, name, f"{printable(image)}: {error.strerror}")
+        raise InputError(f"{printable(image)[:200]}: {error.strerror}") from error
+    source = f"{printable(image)}#{row.kind}={_quoted(row.id)}"
     return Frame(index, row.timestamp_s, source, stamp, perceptual_hash=row.perceptual_hash)
+
+
+def _of_video(index: int, row: Row, reason: str, pictures: MomentPictures | None) -> Frame:
+    name = f"{row.kind}={_quoted(row.id)}"
+    try:
+        if pictures is None:
+            raise InputError(reason)
+        frame = pictures.frame(index, row.timestamp_s, name)
+    except InputError as error:
+        return _unreadable(index, row, name, str(error))
+    return replace(frame, perceptual_hash=row.perceptual_hash)
 
 
 def _unreadable(index: int, row: Row, name: str, reason: str) -> Frame:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Run
 from escribano_samples import (
@@ -23,6 +24,7 @@ from escribano_samples import (
     sample,
 )
 from screens import noise, python
+from videos import make_video, number_of
 
 from cache.errors import InputError
 from sources import escribano_db
@@ -398,6 +400,65 @@ def test_recordings_whose_frames_are_gone_are_listed_but_not_the_latest(tmp_path
     add_observation(database, "n", 0, "/tmp/gone.jpg", "newer")
     assert [(found.name, found.is_there) for found in _listed(database)] == [("newer", False), ("rec", True)]
     assert _open(database).info.name == "rec"
+
+
+# --- images that are gone
+
+
+@pytest.fixture
+def filmed(tmp_path: Path) -> Path:
+    """A database whose recording has a video of ten pictures a second, from its beginning on."""
+    database = sample(tmp_path)
+    video = make_video(tmp_path / "video of 'rec'.mp4", range(0, 26_000, 100))
+    change(database, "UPDATE recordings SET video_path = ? WHERE id = 'rec'", str(video))
+    return database
+
+
+def test_images_that_are_gone_are_read_from_the_video_at_their_times(filmed: Path) -> None:
+    for index in (0, 2):
+        (filmed.parent / f"frame_{index}.jpg").unlink()
+    for id_, timestamp in (("between", 10.04), ("same", 20.0), ("last", 25.9), ("behind", 26.5)):
+        add_observation(filmed, id_, timestamp, None)
+    recording = _open(filmed, "rec")
+    *frames, behind = recording.frames()
+    assert [frame.timestamp_s for frame in frames] == [0.0, 10.0, 10.04, 20.0, 20.0, 25.9]
+    shown = [number_of(np.asarray(frame.read())) for frame in frames if frame.index != 1]
+    assert shown == [0, 101, 200, 200, 259]
+    assert frames[1].read().size == noise(1).size
+    assert frames[3].source.endswith("video of 'rec'.mp4#pts=320000&observation=obs-2")
+    assert "ends before that moment" in _problem(behind)
+    assert "6 images cannot be read; " in recording.remarks[0]
+    assert recording.max_readers == 1
+    recording.close()
+
+
+def test_two_recordings_of_one_video_are_two_recordings(filmed: Path) -> None:
+    add_recording(filmed, "twin", "2026-11-19", video=str(filmed.parent / "video of 'rec'.mp4"))
+    add_observation(filmed, "t", 5, "/tmp/gone.jpg", "twin")
+    assert [found.name for found in _listed(filmed)] == ["rec", "twin"]
+    (frame,) = _open(filmed, "twin").frames()
+    assert number_of(np.asarray(frame.read())) == 50
+
+
+def test_a_recording_that_escribano_has_not_looked_at_is_its_video(filmed: Path) -> None:
+    change(filmed, "DELETE FROM observations")
+    recording = _open(filmed, "rec", FrameChoice(every_s=10))
+    assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 10.0, 20.0]
+    assert (recording.info.kind, recording.info.name) == ("escribano", "rec")
+    change(filmed, "UPDATE recordings SET video_path = '/etc/video.mp4'")
+    assert _listed(filmed) == []
+    with pytest.raises(InputError, match="no visual observations and no video that can be read"):
+        _open(filmed, f"{filmed}#recording=rec")
+
+
+def test_without_images_and_video_every_row_says_so_and_the_video_is_named_once(filmed: Path) -> None:
+    for file in filmed.parent.glob("*.jpg"):
+        file.unlink()
+    next(filmed.parent.glob("*.mp4")).write_bytes(b"no video")
+    recording = _open(filmed, f"{filmed}#recording=rec")
+    assert len(recording.remarks) == 1
+    assert "nor the video instead" in recording.remarks[0]
+    assert all("No such file" in _problem(frame) for frame in recording.frames())
 
 
 # --- many
