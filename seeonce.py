@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from cache.commands import Wiring as StoreWiring
 from cache.commands import app as store_app
 from cache.errors import EXIT_INTERRUPTED, SeeonceError
 from cache.home import Home
-from cache.manifest import Manifest
+from cache.manifest import FrameEntry, Manifest
+from cache.store import Store
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
 from infer.commands import Wiring as DescribeWiring
@@ -112,6 +113,18 @@ def _verify_cache(arguments: Sequence[str], home: Home) -> CommandEnded:
     return CommandEnded(code, out.getvalue(), err.getvalue())
 
 
+def _encode_again(
+    store: Store,
+    manifest: Manifest,
+    frames: Sequence[FrameEntry],
+    model: str | None,
+    say: Callable[[str], None],
+) -> Iterator[tuple[FrameEntry, str | None]]:
+    from precompute.again import encode_again  # imports mlx-vlm, which takes seconds
+
+    yield from encode_again(store, manifest, frames, model, say)
+
+
 def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
     """Say how many answers about the demo recording are true; of others the truth is not known."""
     if recording_id != DEMO:
@@ -125,7 +138,7 @@ def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
 
 _DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge)
 _VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
-_STORE = StoreWiring(remove_runs=remove_runs)
+_STORE = StoreWiring(remove_runs=remove_runs, encode_again=_encode_again)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 

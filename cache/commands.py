@@ -13,12 +13,13 @@ import typer
 
 from cache.checking import Subset, check_store
 from cache.collecting import Collection, collect
-from cache.errors import EXIT_INTERRUPTED
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.forgetting import RemoveRuns, ToForget, find_recording_id, forget, forget_all, least_used
 from cache.home import Home
 from cache.inventory import stored_entries
 from cache.listing import stored_recordings, time_text
 from cache.progress import LateBar
+from cache.repairing import EncodeAgain, repair
 from cache.sizes import parse_age_s, parse_size
 from cache.stats import StoreStats, store_stats
 from cache.store import Store
@@ -29,6 +30,7 @@ from cache.store_text import (
     forgetting_text,
     forgotten_text,
     recordings_table,
+    repair_text,
     stats_table,
 )
 
@@ -38,6 +40,7 @@ class Wiring:
     """What the upkeep of the store needs of others, as functions."""
 
     remove_runs: RemoveRuns
+    encode_again: EncodeAgain
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -179,6 +182,37 @@ def check(
         raise typer.Exit(EXIT_INTERRUPTED)
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command("repair")
+def repair_command(
+    context: typer.Context,
+    read_data: Annotated[bool, typer.Option("--read-data", help="Read every byte of every entry.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="The checkpoint that encoded: a folder or hub id; else as for encode.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put damaged entries away and encode again what is missing: exit 0 all right, 3 something remains.
+
+    Example: seeonce store repair --read-data --model ~/models/Qwen3-VL-4B
+    """
+    opened = Store.open(Home.locate(), create=False)
+    wiring: Wiring = context.obj
+    with LateBar("B", "check") as bar:
+        found = repair(
+            opened,
+            wiring.encode_again,
+            read_data=read_data,
+            model=model,
+            on_progress=bar.show,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    typer.echo(json.dumps(asdict(found)) if as_json else repair_text(found))
+    if found.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if found.remaining:
+        raise typer.Exit(EXIT_PARTLY)
 
 
 def collection_as_json(found: Collection, chosen: Sequence[ToForget], *, forgotten: bool) -> str:

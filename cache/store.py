@@ -126,21 +126,23 @@ class Store:
 
         Without ``payload`` its metadata and length alone. Of an entry that lies in quarantine it says why.
         """
-
-        def scanned(entry: Folder) -> bool:
-            info = read_info(entry, key)
-            if payload:
-                scan_payload(entry, info)
-            return True
-
         try:
-            found = self._visit(key, scanned)
+            found = self._visit(key, lambda entry: _scanned(entry, key, payload))
         except _EntryDamageError as damage:
             return EntryProblem(key, damage.reason)
         if found:
             return None
         reason = why_quarantined(self.path, key) or "there is no such entry"
         return EntryProblem(key, reason, missing=True)
+
+    def put_away(self, key: EntryKey) -> bool:
+        """Move an entry to ``quarantine/`` if a full check finds it damaged; say whether it was."""
+        try:
+            self._visit(key, lambda entry: _scanned(entry, key, payload=True))
+        except _EntryDamageError as damage:
+            quarantine(self.path, key, damage.identity, damage.reason)
+            return True
+        return False
 
     def write(
         self, pixels: PixelDigest, spec: EncoderSpec, features: Features, provenance: Provenance
@@ -275,6 +277,13 @@ class _EntryDamageError(Exception):
         super().__init__(reason)
         self.identity = identity
         self.reason = reason
+
+
+def _scanned(entry: Folder, key: EntryKey, payload: bool) -> bool:
+    info = read_info(entry, key)
+    if payload:
+        scan_payload(entry, info)
+    return True
 
 
 def _keys_of_group(group: "os.DirEntry[str]") -> Iterator[EntryKey]:

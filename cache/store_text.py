@@ -13,6 +13,7 @@ from cache.home import Home
 from cache.inventory import StoredEntry
 from cache.key import EntryKey
 from cache.listing import StoredRecording, time_text
+from cache.repairing import RepairReport
 from cache.sizes import megabytes
 from cache.stats import StoreStats
 
@@ -115,6 +116,14 @@ def check_text(found: CheckReport) -> str:
         verdict += "; interrupted, the same command goes on" if found.read_data else "; interrupted"
     size = f" ({megabytes(found.num_bytes)})" if found.read_data else ""
     return "\n".join([*lines, f"checked {how} of {found.num_entries:,} entries{size}{before}: {verdict}."])
+
+
+def repair_text(found: RepairReport) -> str:
+    """Say what was repaired, a line for each problem that remains."""
+    lines = [f"{problem.kind:<8} {problem.what}: {problem.reason}" for problem in found.remaining]
+    done = f"{found.num_put_away:,} damaged entries put away, {found.num_encoded:,} encoded again"
+    end = "; interrupted, the same command goes on" if found.interrupted else ""
+    return "\n".join([*lines, f"{done}, {len(found.remaining):,} problems remain{end}."])
 
 
 def _since(since_s: float) -> str:

@@ -103,6 +103,7 @@ def _modules_after(tmp_path: Path, statements: str, *arguments: str) -> set[str]
         ("main", ["recordings"]),
         ("main", ["export", "--help"]),
         ("main", ["store", "stats"]),
+        ("main", ["store", "repair", "--help"]),
     ],
 )
 def test_a_command_that_needs_no_model_imports_nothing_of_mlx(

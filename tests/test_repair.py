@@ -1,0 +1,134 @@
+"""Repair: damaged entries are put away, and what is missing is encoded again when its frames exist."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from screens import folder_of, noise
+from store_samples import (
+    PROVENANCE,
+    SPEC,
+    entry_files,
+    entry_folder,
+    features,
+    flip_bit,
+    frame,
+    manifest,
+    new_store,
+    write,
+)
+
+from cache.errors import StoreError
+from cache.home import Home
+from cache.manifest import FrameEntry, Manifest, list_manifests, manifest_path, read_manifest, write_manifest
+from cache.repairing import repair
+from cache.store import Store
+
+
+def encode_again(
+    store: Store,
+    manifest: Manifest,
+    frames: Sequence[FrameEntry],
+    model: str | None,
+    say: Callable[[str], None],
+) -> Iterator[tuple[FrameEntry, str | None]]:
+    """Encode all frames but the last of a recording, whose picture is gone."""
+    for one in frames:
+        if one == manifest.frames[-1]:
+            yield one, "its picture is gone"
+        else:
+            store.write(one.pixels, SPEC, features(one.index), PROVENANCE)
+            yield one, None
+
+
+def filled(tmp_path: Path) -> Store:
+    store = new_store(tmp_path)
+    for number in range(4):
+        write(store, number)
+    write_manifest(store.home, manifest(4))
+    return store
+
+
+def test_a_sound_store_is_left_as_it_is(tmp_path: Path) -> None:
+    report = repair(filled(tmp_path), encode_again, read_data=True)
+    assert (report.num_put_away, report.num_encoded, report.remaining) == (0, 0, ())
+
+
+def test_damaged_and_missing_entries_are_encoded_again(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    flip_bit(entry_files(store, frame(0).key)[0], 40)
+    flip_bit(entry_files(store, frame(1).key)[1], 40)
+    shutil.rmtree(entry_folder(store, frame(2).key))
+    report = repair(store, encode_again, read_data=True)
+    assert (report.num_put_away, report.num_encoded, report.remaining) == (2, 3, ())
+    assert [store.check(frame(number).key) for number in range(4)] == [None] * 4
+    assert len(list((store.path / "quarantine").glob("*.reason.json"))) == 2
+
+
+def test_what_is_in_quarantine_already_is_encoded_again(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    flip_bit(entry_files(store, frame(0).key)[1], 40)
+    assert store.read(frame(0).key) is None
+    assert repair(store, encode_again).num_encoded == 1
+    assert store.check(frame(0).key) is None
+
+
+def test_what_cannot_be_encoded_is_listed_with_the_reason(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for number in (0, 3):
+        shutil.rmtree(entry_folder(store, frame(number).key))
+    report = repair(store, encode_again)
+    assert report.num_encoded == 1
+    [problem] = report.remaining
+    assert (problem.kind, problem.what) == ("missing", frame(3).key.hex)
+    assert problem.reason == "frame 3 of a-recording: its picture is gone"
+
+
+def test_a_damaged_manifest_remains(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    flip_bit(manifest_path(store.home, "a-recording", SPEC.encoder_id), 999)
+    assert [problem.kind for problem in repair(store, encode_again).remaining] == ["manifest"]
+
+
+def test_a_read_only_store_is_not_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StoreError, match="read-only"):
+        repair(new_store(tmp_path), encode_again)
+
+
+@pytest.fixture
+def encoded(run: Run, home: Path, plain: Path, tmp_path: Path) -> Store:
+    """A recording of three frames, encoded by ``plain``."""
+    assert run("seeonce encode", folder_of(tmp_path / "monday"), "--model", plain).code == 0
+    return Store.open(Home(home))
+
+
+def test_the_command_encodes_again_bit_for_bit(run: Run, encoded: Store, plain: Path) -> None:
+    frames = read_manifest(list_manifests(encoded.home)[0].path).frames
+    before = [entry_files(encoded, one.key)[1].read_bytes() for one in frames]
+    flip_bit(entry_files(encoded, frames[0].key)[1], 40)
+    shutil.rmtree(entry_folder(encoded, frames[1].key))
+    ended = run("seeonce store repair --read-data --json --model", plain)
+    assert (ended.code, ended.json["num_put_away"], ended.json["num_encoded"]) == (0, 1, 2)
+    assert [entry_files(encoded, one.key)[1].read_bytes() for one in frames] == before
+    assert run("seeonce store check --read-data").code == 0
+
+
+def test_the_command_says_why_frames_cannot_be_encoded(
+    run: Run, encoded: Store, plain: Path, moe: Path, tmp_path: Path
+) -> None:
+    for one in read_manifest(list_manifests(encoded.home)[0].path).frames:
+        shutil.rmtree(entry_folder(encoded, one.key))
+    assert "give the same checkpoint with --model" in run("seeonce store repair --model", moe).out
+    noise(99).save(tmp_path / "monday" / "000_0.0s.png")
+    (tmp_path / "monday" / "001_10.0s.png").unlink()
+    ended = run("seeonce store repair --model", plain)
+    assert ended.code == 3
+    assert "000_0.0s.png is another picture now" in ended.out
+    assert "001_10.0s.png is gone or cannot be read" in ended.out
+    assert ended.out.endswith("0 damaged entries put away, 1 encoded again, 2 problems remain.\n")
+    shutil.rmtree(tmp_path / "monday")
+    assert "monday is gone or cannot be read" in run("seeonce store repair --model", plain).out
