@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from store_samples import (
     GRID_THW,
     PROVENANCE,
@@ -72,24 +71,6 @@ def test_an_entry_larger_than_a_slice_comes_back(tmp_path: Path) -> None:
     assert found is not None
     assert np.array_equal(found.array, array)
     assert np.shares_memory(found.array, buffer)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_zarr_reads_an_entry_and_agrees(tmp_path: Path, dtype: str) -> None:
-    store = new_store(tmp_path)
-    stored = features(1, dtype)
-    key = store.write(pixels(1), SPEC, stored, PROVENANCE)
-    array = zarr.open_array(str(entry_folder(store, key)), mode="r")
-    assert np.asarray(array[:]).tobytes() == stored.array.tobytes()
-    assert (array.shape, array.dtype) == (stored.array.shape, stored.array.dtype)
-    assert array.metadata.attributes["seeonce"]["key"] == key.hex  # type: ignore[index, call-overload]
-
-
-def test_zarr_walks_from_the_root_of_the_store_to_an_entry(tmp_path: Path) -> None:
-    store = Store.open(Home(tmp_path / "home"))
-    key = write(store)
-    root = zarr.open_group(str(store.path), mode="r")
-    assert root[f"frames/{key.hex[:2]}/{key.hex}"].shape == (4, 6, 8)  # type: ignore[union-attr]
 
 
 def test_a_missing_entry_is_a_miss(tmp_path: Path) -> None:
