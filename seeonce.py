@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -27,10 +28,12 @@ from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
+from infer.canary import sound_limits
 from infer.commands import Wiring as DescribeWiring
 from infer.commands import describe_command
 from infer.describe import DescribeOptions, DescribeResult
 from infer.describe import describe as pass_two
+from infer.limits import BatchLimits
 from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.terminal import Terminal as AnswerTerminal
@@ -77,8 +80,10 @@ def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
 
 def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
+    home = home or Home.locate()
     with AnswerTerminal() as terminal:
-        return pass_two(home or Home.locate(), options, _newest_id, terminal)
+        limits = _sound_limits(home, options.limits, terminal.say)
+        return pass_two(home, replace(options, limits=limits), _newest_id, terminal)
 
 
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
@@ -136,7 +141,23 @@ def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:
     return [f"{score.num_true} of {score.num_asked} answers ({score.question}) are true." for score in scores]
 
 
-_DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge)
+def _sound_limits(home: Home, limits: BatchLimits, say: Callable[[str], None]) -> BatchLimits:
+    return sound_limits(home, limits, _trial, say)
+
+
+def _trial(limits: BatchLimits) -> str | None:
+    """Let the demo checkpoint answer about drawn screens, batched and live."""
+    import demo
+    from demo.questions import QUESTIONS
+    from verify.canary_trial import TrialCase, run_trial
+
+    folder = Path(demo.__file__).parent
+    pictures = sorted((folder / "recording").glob("*.png"))[::8]
+    questions = tuple(QUESTIONS[name][0] for name in ("apps", "activity", "windows"))
+    return run_trial(TrialCase(folder / "checkpoint", tuple(pictures), questions), limits)
+
+
+_DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge, sound_limits=_sound_limits)
 _VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
 _STORE = StoreWiring(remove_runs=remove_runs, encode_again=_encode_again)
 _USAGE_CODE = 2

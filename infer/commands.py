@@ -7,7 +7,7 @@ true of it) comes in as ``Wiring``, set by the front door.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,16 +25,21 @@ from infer.terminal import Terminal
 from results.run import Result
 from results.table import answer_table
 
+SoundLimits = Callable[[Home, BatchLimits, Callable[[str], None]], BatchLimits]
+
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What pass two needs of others, as functions.
+
+    ``sound_limits`` returns limits under which answers are right here.
 
     ``judge`` is given a recording's id and its answers, and says in lines how many of them are true.
     """
 
     newest_recording_id: NewestId
     judge: Callable[[str, Sequence[Result]], list[str]]
+    sound_limits: SoundLimits
 
 
 Recording = Annotated[str, typer.Argument(help="demo, latest, an id, the start of one, or the path.")]
@@ -81,6 +86,8 @@ def describe_command(
     )
     wiring: Wiring = context.obj
     with Terminal() as terminal:
+        limits = wiring.sound_limits(Home.locate(), options.limits, terminal.say)
+        options = replace(options, limits=limits)
         done = describe(Home.locate(), options, wiring.newest_recording_id, terminal)
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))

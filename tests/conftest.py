@@ -91,6 +91,12 @@ def mlx_layout(checkpoint_of: MakeCheckpoint) -> Path:
     return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, layout="mlx"))
 
 
+@pytest.fixture(autouse=True)
+def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
+    monkeypatch.setattr(seeonce, "_trial", lambda limits: None)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty SEEONCE_HOME, no network, and none of the user's settings and recordings."""
