@@ -1,6 +1,6 @@
 """How two features or two answers compare, in numbers and in words. Arrays in, verdicts out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,20 +115,30 @@ def _difference(name: str, mine: NDArray[np.generic], theirs: NDArray[np.generic
 class TraceDifference:
     """How batched decoding under live's tokens compares with live, position by position.
 
-    ``problem`` says where it parts from live beyond rounding, ``None`` if nowhere. ``distances`` are those
-    of the log-probabilities; ``num_other_tokens`` counts explained divergences.
+    ``problem`` says where it parts from live beyond rounding, ``None`` if nowhere. ``distances`` are the
+    mean distance, over live's most likely tokens, of each position; ``largest`` that of the token taken.
+    ``num_other_tokens`` counts explained divergences.
     """
 
     problem: str | None
     distances: tuple[float, ...] = ()
+    largest: float = 0.0
     num_other_tokens: int = 0
+
+
+def rounding_noise(one: Sequence[tuple[float, ...]], other: Sequence[tuple[float, ...]]) -> float:
+    """Return the mean distance of log-probabilities that two runs of live give the same positions."""
+    apart = [
+        float(np.abs(np.subtract(mine, theirs)).mean()) for mine, theirs in zip(one, other, strict=False)
+    ]
+    return sum(apart) / len(apart) if apart else 0.0
 
 
 def trace_difference(
     live_tokens: tuple[int, ...],
-    live_logprobs: tuple[float, ...],
+    live_logprobs: tuple[tuple[float, ...], ...],
     live_margins: tuple[float, ...],
-    logprobs: tuple[float, ...],
+    logprobs: tuple[tuple[float, ...], ...],
     best_tokens: tuple[int, ...],
     tolerance: float,
 ) -> TraceDifference:
@@ -139,13 +149,15 @@ def trace_difference(
     if len(logprobs) != len(live_tokens):
         return TraceDifference(f"{len(logprobs)} positions against {len(live_tokens)} live")
     problem = None
-    distances = tuple(abs(mine - live) for mine, live in zip(logprobs, live_logprobs, strict=True))
+    apart = [np.abs(np.subtract(mine, live)) for mine, live in zip(logprobs, live_logprobs, strict=True)]
+    taken = [float(distances[0]) for distances in apart]
     others = [at for at, best in enumerate(best_tokens) if best != live_tokens[at]]
-    for at, distance in enumerate(distances):
+    for at, distance in enumerate(taken):
         if not distance <= tolerance:
             problem = f"token {at}: log-probability {distance:.3g} away from live"
         elif at in others and live_margins[at] > tolerance:
             problem = f"token {at}: another token wins, live's margin is {live_margins[at]:.3g}"
         if problem is not None:
             break
-    return TraceDifference(problem, distances, len(others))
+    means = tuple(float(distances.mean()) for distances in apart)
+    return TraceDifference(problem, means, max(taken, default=0.0), len(others))

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cache.entry import STORED_DTYPES, Features
@@ -20,22 +21,34 @@ from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model, readable_folder
 
 Picture = Image.Image | str
+NUM_TOP_TOKENS = 8
+"""Tokens compared at each position: where the winner is certain, its own log-probability tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAnswer:
-    """A greedy answer, stop token included: per position its log-probability and its winning margin.
+    """A greedy answer, stop token included: per position its most likely tokens and its winning margin.
 
-    ``margins`` are differences of log-probability between the best and the second best token;
-    ``text`` leaves the stop token out.
+    ``top_tokens`` are the most likely tokens of each position, the one taken first, ``top_logprobs`` theirs;
+    ``margins`` are differences of log-probability between the best and the second best token; ``text``
+    leaves the stop token out.
     """
 
     prompt_ids: tuple[int, ...]
     tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    top_tokens: tuple[tuple[int, ...], ...]
+    top_logprobs: tuple[tuple[float, ...], ...]
     margins: tuple[float, ...]
     stopped: bool
     text: str
+
+
+def most_likely(logprobs: NDArray[np.float32], taken: int) -> tuple[int, ...]:
+    """Return the most likely tokens of ``(vocab,)`` log-probabilities, best first, behind the one taken."""
+    num = min(NUM_TOP_TOKENS, len(logprobs))
+    best = np.argpartition(logprobs, len(logprobs) - num)[-num:]
+    ordered = best[np.argsort(-logprobs[best], kind="stable")]
+    return (taken, *(int(token) for token in ordered if token != taken))[:num]
 
 
 class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
@@ -101,8 +114,19 @@ class LiveReference:
         array = np.ascontiguousarray(raw, dtype=STORED_DTYPES[name])
         return Features(array, name, (time, height, width), self._spec.preprocessing.merge_size)
 
-    def answer(self, picture: Picture, prompt: str, max_tokens: int) -> LiveAnswer:
-        """Answer one prompt about one picture, greedily, encoding the picture live."""
+    def answer(
+        self,
+        picture: Picture,
+        prompt: str,
+        max_tokens: int,
+        num_chunks: int = 1,
+        asked: tuple[tuple[int, ...], ...] = (),
+    ) -> LiveAnswer:
+        """Answer one prompt about one picture, greedily, encoding the picture live.
+
+        With several chunks the prompt is prefilled by mlx-vlm in as many parts: the same but for rounding.
+        ``asked`` are the tokens to look at in place of the most likely ones, position by position.
+        """
         from mlx_vlm.generate import generate_step
 
         inputs = self._inputs(picture, prompt)
@@ -113,17 +137,22 @@ class LiveReference:
             inputs["attention_mask"],
             temperature=0.0,
             max_tokens=max_tokens,
+            prefill_step_size=-(-inputs["input_ids"].shape[1] // num_chunks),
             image_grid_thw=inputs["image_grid_thw"],
         )
         tokens: list[int] = []
-        logprobs: list[float] = []
+        top_tokens: list[tuple[int, ...]] = []
+        top_logprobs: list[tuple[float, ...]] = []
         margins: list[float] = []
         stopped = False
         for token, row in steps:
-            second, best = (float(value) for value in np.sort(np.array(row.astype(mx.float32)))[-2:])
+            logprobs = np.array(row.astype(mx.float32))
             tokens.append(int(token))
-            logprobs.append(best)
-            margins.append(best - second)
+            best = most_likely(logprobs, int(token))
+            top = asked[len(tokens) - 1] if len(tokens) <= len(asked) else best
+            top_tokens.append(top)
+            top_logprobs.append(tuple(float(logprobs[which]) for which in top))
+            margins.append(float(logprobs[best[0]] - logprobs[best[1]]))
             stopped = bool(self._processor.tokenizer.stopping_criteria(int(token)))
             if stopped:
                 break
@@ -131,7 +160,9 @@ class LiveReference:
             tokens[:-1] if stopped else tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         ids = tuple(inputs["input_ids"].tolist()[0])
-        return LiveAnswer(ids, tuple(tokens), tuple(logprobs), tuple(margins), stopped, text)
+        return LiveAnswer(
+            ids, tuple(tokens), tuple(top_tokens), tuple(top_logprobs), tuple(margins), stopped, text
+        )
 
     def _inputs(self, picture: Picture, prompt: str) -> Any:
         from mlx_vlm.prompt_utils import apply_chat_template

@@ -64,9 +64,11 @@ class LayerFigures:
 
 @dataclass(frozen=True, slots=True)
 class LogprobFigures:
-    """Log-probabilities of live's tokens, batched from the store against live one at a time.
+    """Log-probabilities of live's most likely tokens, batched from the store against live one at a time.
 
-    ``num_other_tokens`` counts positions at which another token would have won, each within live's margin.
+    ``num_other_tokens`` counts positions at which another token would have won. ``max_abs`` is of the token
+    taken; ``mean_abs`` over all positions and the eight tokens that live finds most likely at each, with
+    ``mean_allowed`` its tolerance.
     """
 
     num_answers: int
@@ -74,6 +76,7 @@ class LogprobFigures:
     num_other_tokens: int
     max_abs: float
     mean_abs: float
+    mean_allowed: float
 
 
 @dataclass(frozen=True, slots=True)

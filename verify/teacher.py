@@ -1,4 +1,4 @@
-"""Logits processors that watch a batch decode: what it gave each token, free or under a teacher.
+"""Logits processors that watch a batch decode: what it thought of each token under a teacher.
 
 Owns recording log-probabilities inside the real batched schedule. What they are compared with is
 ``verify.compare``'s.
@@ -13,19 +13,19 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One position after another: the token taken, its log-probability, and the most likely token."""
+    """Per position the token taken, log-probabilities of the tokens asked for, the best token."""
 
     tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[tuple[float, ...], ...]
     best_tokens: tuple[int, ...]
 
 
 class Watcher:
-    """Records each step of one row; with ``teacher``, makes it take the teacher's tokens."""
+    """Makes a row take the teacher's tokens; records what it thinks of those asked for at each step."""
 
-    def __init__(self, teacher: Sequence[int] | None = None) -> None:
-        """Watch a row that decodes greedily, or one that follows ``teacher``."""
-        self._teacher = teacher
+    def __init__(self, teacher: Sequence[int], asked: Sequence[Sequence[int]]) -> None:
+        """Watch a row that follows ``teacher``; ``asked`` are tokens for each of its steps."""
+        self._teacher, self._asked = teacher, asked
         self._steps: list[tuple[mx.array, mx.array, mx.array]] = []
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:  # noqa: ARG002
@@ -34,15 +34,13 @@ class Watcher:
 
     def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:  # noqa: ARG002
         """Record a step of ``(1, vocab)`` logits and return those that choose the token."""
-        step = len(self._steps)
+        # One step is decoded ahead of the last token; what it takes is never looked at.
+        step = min(len(self._steps), len(self._teacher) - 1)
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         best = mx.argmax(logits, axis=-1)
-        taken = best
-        if self._teacher is not None:
-            # One step is decoded ahead of the last token; what it takes is never looked at.
-            taken = mx.array([self._teacher[min(step, len(self._teacher) - 1)]])
-        self._steps.append((taken, mx.take_along_axis(logprobs, taken[:, None], axis=-1)[0, 0], best))
+        taken = mx.array([self._teacher[step]])
+        self._steps.append((taken, logprobs[0, mx.array(list(self._asked[step]))], best))
         mx.async_eval(list(self._steps[-1]))  # type: ignore[no-untyped-call]
         return mx.where(mx.arange(logits.shape[-1])[None] == taken[:, None], 0.0, -mx.inf)
 
@@ -51,7 +49,7 @@ class Watcher:
         steps = self._steps[:num_tokens]
         return Trace(
             tuple(_int(taken) for taken, _, _ in steps),
-            tuple(float(np.array(logprob)) for _, logprob, _ in steps),
+            tuple(tuple(map(float, np.array(logprobs))) for _, logprobs, _ in steps),
             tuple(_int(best) for _, _, best in steps),
         )
 
