@@ -64,6 +64,8 @@ class PictureTimes:
         """
         self._video = video
         self._last = self._end = _BEFORE_ALL  # when the last picture read begins, and ends
+        self._read_to = _BEFORE_ALL  # the furthest packet read, in decoding order
+        self._lost: tuple[int, int] | None = None  # where damage has swallowed keyframes
         self._first_delay: int | None = None  # by which keyframes are shown after they are decoded
         self._most_delay = 0
         self._container = open_container(video)
@@ -116,11 +118,21 @@ class PictureTimes:
     def missing(self) -> str:
         """Say what a broken tail has cost, once the end was reached; empty when nothing."""
         missing_s = self._missing_s()
-        if missing_s <= 0:
+        if missing_s > 0:
+            return (
+                f"{printable(self._video)}: breaks off {float(self._read_s()):.1f} s after its start, "
+                f"{float(missing_s):.1f} s before the end that it promises; what is there is used"
+            )
+        return ""
+
+    def damage(self) -> str:
+        """Say where keyframes that the index names were not found on the way; empty when nowhere."""
+        if self._lost is None:
             return ""
+        since_s, until_s = (float((pts - self.start) * self.time_base) for pts in self._lost)
         return (
-            f"{printable(self._video)}: breaks off {float(self._read_s()):.1f} s after its start, "
-            f"{float(missing_s):.1f} s before the end that it promises; what is there is used"
+            f"{printable(self._video)}: damaged somewhere between {since_s:.1f} s and {until_s:.1f} s; "
+            "the pictures there are lost, the others are used"
         )
 
     def _missing_s(self) -> Fraction:
@@ -128,8 +140,12 @@ class PictureTimes:
             return Fraction(0)
         if self._indexed:  # every picture is in the index, whether or not its bytes are in the file
             entries = self._stream.index_entries
-            last = entries[len(entries) - 1].timestamp if len(entries) else 0
-            return (last - (last if self._position is None else self._position)) * self.time_base
+            last = entries[len(entries) - 1]
+            unread_s = (last.timestamp - self._read_to) * self.time_base
+            if unread_s > 0 or last.is_discard or entries[0].is_discard:  # an edit list cuts on purpose
+                return unread_s
+            missing_s = (self._promised_s or Fraction(0)) - self._read_s()  # fragments are not indexed
+            return missing_s if missing_s > _TOLERANCE_S else Fraction(0)
         missing_s = self._file_missing_s()
         return missing_s if missing_s > _TOLERANCE_S else Fraction(0)
 
@@ -257,7 +273,9 @@ class PictureTimes:
         if pts is None:
             return True
         self._position = packet.dts if packet.dts is not None else pts
+        self._read_to = max(self._read_to, self._position)
         if packet.is_keyframe:
+            self._note_lost(pts)
             delay = pts - self._position
             self._first_delay = delay if self._first_delay is None else self._first_delay
             self._most_delay = max(self._most_delay, delay)
@@ -268,6 +286,16 @@ class PictureTimes:
             self._last = max(self._last, pts)
             self._end = max(self._end, pts + (packet.duration or 0))
         return True
+
+    def _note_lost(self, key_pts: int) -> None:
+        """Note when the index has a keyframe between this one and the one read before it."""
+        if self._indexed or not self._keys or self._counts:
+            return
+        entries, before = self._stream.index_entries, self._keys[-1].pts
+        found = entries.search_timestamp(key_pts - 1)
+        if found >= 0 and entries[found].timestamp > before:
+            since, until = self._lost or (before, key_pts)
+            self._lost = min(since, before), max(until, key_pts)
 
 
 def _is_hidden(packet: "Packet[VideoStream]") -> bool:

@@ -72,7 +72,7 @@ class Timeline:
             self._num_marks = math.floor(seconds / self._every) + 1
             yield Chosen(number, pick, float(seconds))
         self.length_s += times.length_s()
-        self.remarks += [times.missing()] if times.missing() else []
+        self.remarks += [remark for remark in (times.damage(), times.missing()) if remark]
 
     def _due(self, times: PictureTimes) -> int:
         """Give the next moment in ticks of a video; its first picture when that moment is before it."""

@@ -1,6 +1,6 @@
 """Small videos for recordings: each picture tells its number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,11 +24,18 @@ def number_of(pixels: Pixels) -> int:
     return int(sum(int(bit) << place for place, bit in enumerate(rows)))
 
 
-def add_stream(output: OutputContainer, codec: str, size: tuple[int, int] = (64, 48)) -> VideoStream:
-    stream = output.add_stream(codec, rate=1000)
+def add_stream(
+    output: OutputContainer,
+    codec: str,
+    size: tuple[int, int] = (64, 48),
+    options: Mapping[str, str] | None = None,
+) -> VideoStream:
+    """Add a stream of a picture a millisecond at most; keyframes every 12 pictures unless told otherwise."""
+    stream = output.add_stream(codec, rate=1000, options=dict(options or {}))
     assert isinstance(stream, VideoStream)
     (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
-    stream.codec_context.gop_size = 12
+    if options is None:
+        stream.codec_context.gop_size = 12
     stream.codec_context.time_base = Fraction(1, 1000)
     return stream
 
@@ -54,12 +61,14 @@ def write_video(
     codec: str = "libx264",
     turn: int = 0,
     mirror: bool = False,
+    options: Mapping[str, str] | None = None,
+    container: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a video of pictures of one size, each with the milliseconds at which it is shown."""
-    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    flags = dict(container or ({"movflags": "faststart"} if path.suffix == ".mp4" else {}))
     height, width = shown[0][1].shape[:2]
-    with av.open(str(path), "w", options=options) as output:
-        stream = add_stream(output, codec, (width, height))
+    with av.open(str(path), "w", options=flags) as output:
+        stream = add_stream(output, codec, (width, height), options)
         if turn or mirror:
             stream.set_display_rotation(turn, hflip=mirror)
         for time_ms, pixels in shown:
