@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
+_PIXEL_FORMATS = {"mjpeg": "yuvj420p", "png": "rgb24"}
+
 
 def picture(number: int, width: int = 64, height: int = 48) -> Pixels:
     """Draw a picture that tells its number: its rows are light where the number's bits are set."""
@@ -63,12 +65,14 @@ def write_video(
     mirror: bool = False,
     options: Mapping[str, str] | None = None,
     container: Mapping[str, str] | None = None,
+    pix_fmt: str = "",
 ) -> Path:
     """Write a video of pictures of one size, each with the milliseconds at which it is shown."""
     flags = dict(container or ({"movflags": "faststart"} if path.suffix == ".mp4" else {}))
     height, width = shown[0][1].shape[:2]
     with av.open(str(path), "w", options=flags) as output:
         stream = add_stream(output, codec, (width, height), options)
+        stream.pix_fmt = pix_fmt or _PIXEL_FORMATS.get(codec, "yuv420p")
         if turn or mirror:
             stream.set_display_rotation(turn, hflip=mirror)
         for time_ms, pixels in shown:
