@@ -65,6 +65,7 @@ class PictureTimes:
         self._video = video
         self._last = self._end = _BEFORE_ALL  # when the last picture read begins, and ends
         self._read_to = _BEFORE_ALL  # the furthest packet read, in decoding order
+        self._is_torn = False  # the last packet read lacks its end
         self._lost: tuple[int, int] | None = None  # where damage has swallowed keyframes
         self._first_delay: int | None = None  # by which keyframes are shown after they are decoded
         self._most_delay = 0
@@ -118,12 +119,13 @@ class PictureTimes:
     def missing(self) -> str:
         """Say what a broken tail has cost, once the end was reached; empty when nothing."""
         missing_s = self._missing_s()
-        if missing_s > 0:
-            return (
-                f"{printable(self._video)}: breaks off {float(self._read_s()):.1f} s after its start, "
-                f"{float(missing_s):.1f} s before the end that it promises; what is there is used"
-            )
-        return ""
+        if missing_s <= 0 and not (self._ended and self._is_torn):
+            return ""
+        before = f", {float(missing_s):.1f} s before the end that it promises" if missing_s > 0 else ""
+        return (
+            f"{printable(self._video)}: breaks off {float(self._read_s()):.1f} s after its start{before}; "
+            "what is there is used"
+        )
 
     def damage(self) -> str:
         """Say where keyframes that the index names were not found on the way; empty when nowhere."""
@@ -274,6 +276,7 @@ class PictureTimes:
             return True
         self._position = packet.dts if packet.dts is not None else pts
         self._read_to = max(self._read_to, self._position)
+        self._is_torn = packet.is_corrupt
         if packet.is_keyframe:
             self._note_lost(pts)
             delay = pts - self._position
