@@ -47,6 +47,16 @@ def unseal(raw: bytes, what: str) -> "JsonObject":
     Raises:
         StoreError: a bit was flipped anywhere, or it is no JSON object.
     """
+    check_seal(raw, what)
+    return parse(raw, what)
+
+
+def check_seal(raw: bytes, what: str) -> None:
+    """Check the seal over the exact bytes of a document.
+
+    Raises:
+        StoreError: a bit was flipped anywhere.
+    """
     try:
         match = _find(raw)
     except ValueError:
@@ -54,7 +64,6 @@ def unseal(raw: bytes, what: str) -> "JsonObject":
     digest = match[1].decode("ascii")
     if (found := blake3(_cut(raw, match)).hexdigest()) != digest:
         raise StoreError(f"{what}: expected digest {digest}, the text has {found}")
-    return parse(raw, what)
 
 
 def parse(raw: bytes, what: str) -> "JsonObject":

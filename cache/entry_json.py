@@ -8,9 +8,10 @@ import json
 from functools import lru_cache
 from math import prod
 
-from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, seal, unseal
+from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, check_seal, parse, seal
 from cache.digest import Digest
 from cache.entry import MAX_ENTRY_BYTES, STORED_DTYPES, DamagedError, EntryInfo, Provenance, num_merged_tokens
+from cache.entry_memo import recall, remember
 from cache.errors import StoreError
 from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
 
@@ -46,7 +47,12 @@ def decode_entry(raw: bytes, key: EntryKey) -> EntryInfo:
         DamagedError: a flipped bit, another entry's file, or nonsense.
     """
     try:
-        return _decode(raw, key)
+        check_seal(raw, METADATA_NAME)
+        info = recall(raw, key)
+        if info is None:
+            info = _decode(raw, key)
+            remember(raw, info)
+        return info
     except DamagedError:
         raise
     except (StoreError, ValueError) as error:
@@ -54,7 +60,7 @@ def decode_entry(raw: bytes, key: EntryKey) -> EntryInfo:
 
 
 def _decode(raw: bytes, key: EntryKey) -> EntryInfo:
-    document = unseal(raw, METADATA_NAME)
+    document = parse(raw, METADATA_NAME)
     attributes = document.child("attributes").child("seeonce").only(_ATTRIBUTES)
     if (found := attributes.text("key")) != key.hex:
         raise DamagedError(f"the folder is {key}, its metadata is of {found}")

@@ -150,10 +150,10 @@ class Folder:
             size = os.fstat(fd).st_size
             if size > limit:
                 raise OSError(errno.EFBIG, f"{size} bytes, at most {limit} expected", name)
-            parts = []
-            while part := os.read(fd, size + 1):
-                parts.append(part)
-            return b"".join(parts)
+            content = os.read(fd, size + 1)
+            while len(content) != size and (part := os.read(fd, size + 1)):
+                content += part
+            return content
 
     def write(self, name: str, content: bytes, durability: Durability) -> None:
         """Write a new file."""

@@ -17,6 +17,8 @@ from typing import Self
 from cache.errors import StoreError
 from cache.files import Durability, Folder
 
+STORE = "store"
+
 # https://bford.info/cachedir/: backup programs leave such a folder out.
 _TAG_NAME = "CACHEDIR.TAG"
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds the embedding store of seeonce.\n"
@@ -40,7 +42,7 @@ class Home:
     @property
     def store(self) -> Path:
         """The embedding store."""
-        return self.path / "store"
+        return self.path / STORE
 
     @property
     def runs(self) -> Path:

@@ -25,7 +25,7 @@ from cache.commit import OnStep, no_fault
 from cache.entry import DamagedError, EntryInfo, EntryProblem, Features, Provenance
 from cache.errors import StoreError
 from cache.files import Durability, Folder
-from cache.home import Home
+from cache.home import STORE, Home
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, create_layout, group_name, read_header, require_header, sync_layout
 from cache.quarantine import quarantine, why_quarantined
@@ -85,6 +85,10 @@ class Store:
     def path(self) -> Path:
         """The folder of the store."""
         return self.home.store
+
+    @property
+    def _frames(self) -> str:
+        return f"{self.home.path}/{STORE}/{FRAMES}"  # a pathlib join costs as much as opening a folder
 
     def has(self, key: EntryKey) -> bool:
         """Say whether the entry is there: metadata and length are checked, the payload is not."""
@@ -235,14 +239,14 @@ class Store:
 
     def touch(self, key: EntryKey) -> None:
         """Remember that an entry will be used, as a hit does; nothing is opened. Best effort."""
-        path = f"{self.path}/{FRAMES}/{group_name(key)}/{key.hex}"
+        path = f"{self._frames}/{group_name(key)}/{key.hex}"
         with suppress(OSError):
             if self.writable and time.time() - os.lstat(path).st_mtime > TOUCH_AFTER_S:
                 os.utime(path, follow_symlinks=False)
 
     def _lies_there(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
         try:
-            found = os.lstat(f"{self.path}/{FRAMES}/{group_name(key)}/{key.hex}")
+            found = os.lstat(f"{self._frames}/{group_name(key)}/{key.hex}")
         except OSError:
             return False
         return identity is None or identity == (found.st_dev, found.st_ino)
@@ -251,11 +255,18 @@ class Store:
         """Open an entry's folder for ``work``; None when there is none."""
         identity = None
         try:
-            with Folder.open(self.path / FRAMES) as frames, frames.folder(group_name(key)) as group:
-                identity = group.identity_of(key.hex)
-                if identity is None:
+            with Folder.open(self._frames) as frames, frames.folder(group_name(key)) as group:
+                try:
+                    entry = group.folder(key.hex)
+                except FileNotFoundError:
                     return None
-                with damage_from_disk(), group.folder(key.hex) as entry:
+                except OSError:  # what lies there is no folder
+                    identity = group.identity_of(key.hex)
+                    if identity is None:
+                        return None
+                    with damage_from_disk():
+                        raise
+                with entry, damage_from_disk():
                     identity = entry.identity()
                     return work(entry)
         except DamagedError as error:
