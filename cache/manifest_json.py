@@ -49,6 +49,7 @@ def _frame_to_json(frame: FrameEntry) -> dict[str, JsonValue]:
         "height": frame.height,
         "grid_thw": list(frame.grid_thw),
         "num_tokens": frame.num_tokens,
+        **({} if frame.neighbour is None else {"neighbour": frame.neighbour}),
     }
 
 
@@ -96,6 +97,7 @@ def frame_from_json(frame: JsonObject) -> FrameEntry:
         height=frame.integer("height"),
         grid_thw=(grid[0], grid[1], grid[2]),
         num_tokens=frame.integer("num_tokens"),
+        neighbour=frame.integer("neighbour") if frame.has("neighbour") else None,
     )
 
 

@@ -13,7 +13,11 @@ from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
 
 @dataclass(frozen=True, slots=True)
 class FrameEntry:
-    """One encoded frame. ``source`` is a file path, or a place in one such as "video.mp4#pts=123"."""
+    """One encoded frame. ``source`` is a file path, or a place in one such as "video.mp4#pts=123".
+
+    ``neighbour`` is the index of an earlier frame that looks much the same and whose picture and entry
+    this frame uses: ``pixels`` and what follows are that one's. None, as a rule: it has its own.
+    """
 
     index: int
     timestamp_s: float
@@ -24,6 +28,7 @@ class FrameEntry:
     height: int
     grid_thw: tuple[int, int, int]
     num_tokens: int
+    neighbour: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,12 @@ class Manifest:
         encoder_id, merge_size = self.encoder.encoder_id, self.encoder.preprocessing.merge_size
         lines = []
         previous = -1
+        own: dict[int, EntryKey] = {}
         for frame in self.frames:
+            if frame.neighbour is None:
+                own[frame.index] = frame.key
+            elif own.get(frame.neighbour) != frame.key:
+                lines.append(f"frame {frame.index}: no earlier frame {frame.neighbour} has its entry")
             if frame.index <= previous:
                 lines.append(f"frame {frame.index} comes after frame {previous}")
             previous = frame.index

@@ -48,6 +48,10 @@ def encode_command(
             help="Look every second or --every, take what differs so much: 0.005 a menu, 0.02 a window."
         ),
     ] = None,
+    near_duplicates: Annotated[
+        int | None,
+        typer.Option(help="Frames whose perceptual hash differs in at most so many bits of 64 are one."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
     since: Annotated[
         str | None, typer.Option(help="Encode all recordings since: 2d, 12h, or a date.")
@@ -68,7 +72,7 @@ def encode_command(
     listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
     options = EncodeOptions(
         "", model, max_pixels, every, limit, durability,
-        thumbnails=not no_thumbnails, scene_change=scene_change,
+        thumbnails=not no_thumbnails, scene_change=scene_change, near_duplicates=near_duplicates,
     )  # fmt: skip
     with Terminal() as listener:
         wanted = wanted_of(selectors, listed, since)
@@ -133,10 +137,11 @@ def _summary(result: EncodeResult) -> str:
     num_entries = len({frame.key for frame in manifest.frames})
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     state = "stopped at the limit of the store" if result.stopped else state
+    near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
     return (
         f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
         f"entries, {progress.num_hits} already there, {progress.num_new} new "
-        f"({megabytes(progress.num_bytes)}), {progress.num_skipped} skipped; {state}."
+        f"({megabytes(progress.num_bytes)}), {near}{progress.num_skipped} skipped; {state}."
     )
 
 
@@ -152,6 +157,7 @@ def _as_json(result: EncodeResult) -> str:
             "num_hits": progress.num_hits,
             "num_new": progress.num_new,
             "num_bytes": progress.num_bytes,
+            "num_near": progress.num_near,
             "skipped": [asdict(skipped) for skipped in manifest.skipped],
             "interrupted": result.interrupted,
             "stopped": result.stopped,

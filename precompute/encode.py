@@ -11,7 +11,7 @@ import queue
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +25,7 @@ from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
 from cache.thumbs import Thumbnails
 from precompute.writer import EntryWriter
+from sources.near_duplicates import NearDuplicates
 from sources.pixels import pixels_array
 from sources.recording import Frame, Recording
 
@@ -53,7 +54,7 @@ class Encoder(Protocol):
 class Progress:
     """How far pass one is. A frame is done, and its entry new, when the store acknowledged the entry.
 
-    ``num_bytes`` counts what was written, in bytes of payload.
+    ``num_bytes`` counts what was written, in bytes of payload; ``num_near`` frames use a neighbour's entry.
     """
 
     num_frames: int
@@ -62,6 +63,7 @@ class Progress:
     num_new: int
     num_skipped: int
     num_bytes: int
+    num_near: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,16 @@ class EncodeResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
-    """A frame whose pixels are known: a hit, or a miss with patches once there is an encoder."""
+    """A frame whose pixels are known: a hit, or a miss with patches once there is an encoder.
+
+    ``look`` is its perceptual hash, where near duplicates are looked for.
+    """
 
     frame: Frame
     known: KnownPixels
     hit: EntryInfo | None
     patches: "Patches | None"
+    look: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +140,22 @@ def encode_recording(
     on_progress: Callable[[Progress], None] = lambda _: None,
     thumbnails: Thumbnails | None = None,
     limit: StoreLimit | None = None,
+    near: NearDuplicates | None = None,
 ) -> EncodeResult:
     """Encode what the store lacks of ``recording`` and return its manifest, not yet written.
 
     ``load_encoder`` is called when a frame misses, in this thread, and not at all when none does. A
     frame that cannot be read is skipped and named in the manifest. On Ctrl-C the frames done so far
     are returned with ``interrupted`` set, at the limit of the store with ``stopped``. Of each picture
-    that is decoded, ``thumbnails`` gets a small copy.
+    that is decoded, ``thumbnails`` gets a small copy. A frame that ``near`` finds to look like the last
+    one that was kept uses that one's entry.
 
     Raises:
         StoreError: the disk is full or refuses; what was committed before stays.
         CheckpointError: the encoder does not load.
     """
-    run = _Run(spec, store, index, load_encoder, len(recording.frames()), on_progress, thumbnails, limit)
+    num_frames = len(recording.frames())
+    run = _Run(spec, store, index, load_encoder, num_frames, on_progress, thumbnails, limit, near)
     interrupted, stopped = False, ""
     try:
         run.go(recording)
@@ -180,8 +189,12 @@ class _Run:
         on_progress: Callable[[Progress], None],
         thumbnails: Thumbnails | None,
         limit: StoreLimit | None,
+        near: NearDuplicates | None,
     ) -> None:
         self._limit = limit
+        self._near = near
+        self._kept: tuple[FrameEntry, int] | None = None  # the last with an entry of its own, and its look
+        self._num_near = 0
         self._spec, self._store, self._index = spec, store, index
         self._thumbnails = thumbnails
         self._load_encoder = load_encoder
@@ -217,7 +230,13 @@ class _Run:
     def progress(self) -> Progress:
         done = len(self._frames) + len(self.skipped) - self._num_waiting
         return Progress(
-            self._num_frames, done, self._num_hits, self._num_new, len(self.skipped), self._num_bytes
+            self._num_frames,
+            done,
+            self._num_hits,
+            self._num_new,
+            len(self.skipped),
+            self._num_bytes,
+            self._num_near,
         )
 
     def acknowledged_frames(self) -> list[FrameEntry]:
@@ -236,35 +255,70 @@ class _Run:
             self._num_new += 1
             self._num_bytes += written.num_bytes
 
-    def _prepare(self, frame: Frame) -> _Prepared:
-        """Work out a frame's key and, when it is no hit, what the encoder needs. Runs in a thread."""
+    def _prepare(self, frame: Frame) -> "_Prepared | None":
+        """Do the work of a thread; None for a frame that needs none if its neighbour can be read."""
+        if self._near is not None and frame.index in self._near.likely:
+            return None
+        return self._prepared(frame)
+
+    def _prepared(self, frame: Frame) -> _Prepared:
+        """Work out a frame's key and, when it is no hit, what the encoder needs."""
+        look = None if self._near is None else self._near.known(frame)
         known = self._index.get(frame.stamp)
-        if known is not None:
+        if known is not None and (self._near is None or look is not None):
             hit = self._entry(known)
             if hit is not None:
-                return _Prepared(frame, known, hit, None)
+                return _Prepared(frame, known, hit, None, look)
         image = frame.read()
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
         self._index.put_many([(frame.stamp, known)])
         if self._thumbnails is not None and not self._thumbnails.has(known.pixels):
             self._thumbnails.write(known.pixels, image)
+        if self._near is not None:
+            look = self._near.of(frame, known.pixels, image)
         hit = self._entry(known)
         encoder = self._encoder if hit is None else None
-        return _Prepared(frame, known, hit, encoder.preprocess(image) if encoder else None)
+        return _Prepared(frame, known, hit, encoder.preprocess(image) if encoder else None, look)
 
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
 
-    def _take(self, frame: Frame, prepared: "Future[_Prepared]", writer: EntryWriter) -> None:
-        """Book a frame: skipped, a hit, a repeat within this run, or encoded now."""
+    def _take(self, frame: Frame, prepared: "Future[_Prepared | None]", writer: EntryWriter) -> None:
+        """Book a frame: skipped, near the last one, a hit, a repeat within this run, or encoded now."""
         try:
-            booked = self._booked(prepared.result(), writer)
+            booked = self._near_the_last(frame, prepared) or self._on_its_own(frame, prepared, writer)
             self._frames.append(booked)
             if booked.pixels in self._waiting:
                 self._waiting[booked.pixels] += 1
                 self._num_waiting += 1
         except InputError as error:
             self.skipped.append(SkippedFrame(frame.index, frame.timestamp_s, frame.source, str(error)))
+
+    def _near_the_last(self, frame: Frame, prepared: "Future[_Prepared | None]") -> FrameEntry | None:
+        """Give a frame the entry of the last one that was kept, if it looks so."""
+        if self._near is None or self._kept is None:
+            return None
+        ready = prepared.result()
+        look = self._near.known(frame) if ready is None else ready.look
+        kept, kept_look = self._kept
+        if look is None or not self._near.near(look, kept_look):
+            return None
+        self._num_near += 1
+        return replace(
+            kept,
+            index=frame.index,
+            timestamp_s=frame.timestamp_s,
+            source=frame.source,
+            neighbour=kept.index,
+        )
+
+    def _on_its_own(
+        self, frame: Frame, prepared: "Future[_Prepared | None]", writer: EntryWriter
+    ) -> FrameEntry:
+        ready = prepared.result() or self._prepared(frame)
+        booked = self._booked(ready, writer)
+        self._kept = None if ready.look is None else (booked, ready.look)
+        return booked
 
     def _booked(self, ready: _Prepared, writer: EntryWriter) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
@@ -318,10 +372,13 @@ def _read_again(ready: _Prepared) -> "Image.Image":
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Frame], _Prepared], frames: Sequence[Frame], num_ahead: int
-) -> Iterator[tuple[Frame, "Future[_Prepared]"]]:
+    pool: ThreadPoolExecutor,
+    work: Callable[[Frame], _Prepared | None],
+    frames: Sequence[Frame],
+    num_ahead: int,
+) -> Iterator[tuple[Frame, "Future[_Prepared | None]"]]:
     """Yield frames in order with their futures, keeping at most ``num_ahead`` of them under way."""
-    waiting: queue.SimpleQueue[tuple[Frame, Future[_Prepared]]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[Frame, Future[_Prepared | None]]] = queue.SimpleQueue()
     remaining = iter(frames)
     for frame in islice(remaining, num_ahead):
         waiting.put((frame, pool.submit(work, frame)))

@@ -31,6 +31,8 @@ class LiveFrames:
                 f"The frames of {info.id} are gone ({error}); without them use "
                 f"verify-cache {info.id} --level bytes."
             ) from error
+        # A frame that uses a neighbour's entry shows, as far as the store goes, the neighbour's picture.
+        self._shown = {frame.index: frame.source for frame in manifest.frames if frame.neighbour is None}
         self._frames: dict[str, Frame] = {frame.source: frame for frame in recording.frames()}
         self._folder, self._config, self._spec = folder, config, manifest.encoder
         self._encoder: VisionEncoder | None = None
@@ -46,22 +48,23 @@ class LiveFrames:
         )
 
     def image(self, frame: FrameEntry) -> Image.Image:
-        """Return the RGB picture of a frame.
+        """Return the RGB picture of a frame, or of the neighbour whose entry it uses.
 
         Raises:
             CannotCheckError: it is gone or cannot be read.
             StalePictureError: it is no longer the picture that was encoded.
         """
-        found = self._frames.get(frame.source)
+        source = frame.source if frame.neighbour is None else self._shown.get(frame.neighbour, "")
+        found = self._frames.get(source)
         if found is None:
-            raise CannotCheckError(f"Frame {frame.index} is gone ({frame.source}); use --level bytes.")
+            raise CannotCheckError(f"Frame {frame.index} is gone ({source}); use --level bytes.")
         try:
             image = found.read()
         except InputError as error:
             raise CannotCheckError(f"Frame {frame.index} cannot be read ({error}).") from error
         if pixel_digest(pixels_array(image)) != frame.pixels:
             raise StalePictureError(
-                f"{frame.source} is not the picture whose digest the manifest names: run seeonce encode again"
+                f"{source} is not the picture whose digest the manifest names: run seeonce encode again"
             )
         return image
 

@@ -24,6 +24,7 @@ from checkpoint.identity import encoder_spec, lowest_vision_bits
 from precompute.encode import Encoder, EncodeResult, Progress, encode_recording, new_pictures, plan
 from precompute.leaving import leave_manifest
 from precompute.selection import NotesToKeep, Wanted, open_wanted
+from sources.near_duplicates import NearDuplicates, require_distance
 from sources.recording import Frame, Recording
 
 _LEAST_VISION_BITS = 8
@@ -43,7 +44,8 @@ class Listener(Protocol):
 class EncodeOptions:
     """What to encode and how: the options of ``seeonce encode``.
 
-    ``images``, if given, are together one recording, and ``recording`` is not looked at.
+    ``images``, if given, are together one recording, and ``recording`` is not looked at. A frame whose
+    perceptual hash is within ``near_duplicates`` bits of the last kept one uses that one's entry.
     """
 
     recording: str = "latest"
@@ -55,6 +57,7 @@ class EncodeOptions:
     images: tuple[Path, ...] = ()
     thumbnails: bool = True
     scene_change: float | None = None
+    near_duplicates: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ def encode(
         CheckpointError: the model is missing or not supported.
         StoreError: the disk is full, or the store cannot be written.
     """
+    if options.near_duplicates is not None:
+        require_distance(options.near_duplicates)
     notes = NotesToKeep(home)
     recording = _open(home, options, notes, listener)
     folder = find_folder(options.model or default_model(recording.info.id), listener.say)
@@ -142,7 +147,10 @@ def encode(
         encoder = _Encoder(folder, config, encoder_spec(folder, config, index, options.max_pixels))
         try:
             thumbnails = Thumbnails(home) if options.thumbnails else None
-            result = _encode(recording, encoder, store, index, listener, loaded or _Loaded(), thumbnails)
+            near = _near(recording, options, index)
+            result = _encode(
+                recording, encoder, store, index, listener, loaded or _Loaded(), thumbnails, near
+            )
         finally:
             recording.close()
         leave_manifest(store, result, listener.say)
@@ -159,6 +167,12 @@ def _open(home: Home, options: EncodeOptions, notes: NotesToKeep, listener: List
     return open_wanted(home, wanted)
 
 
+def _near(recording: Recording, options: EncodeOptions, index: PixelIndex) -> NearDuplicates | None:
+    if options.near_duplicates is None:
+        return None
+    return NearDuplicates(options.near_duplicates, recording.frames(), index)
+
+
 def _encode(
     recording: Recording,
     encoder: _Encoder,
@@ -167,12 +181,14 @@ def _encode(
     listener: Listener,
     loaded: _Loaded,
     thumbnails: Thumbnails | None,
+    near: NearDuplicates | None,
 ) -> EncodeResult:
     for remark in recording.remarks:
         listener.say(f"warning: {remark}")
     frames = recording.frames()
     limit = StoreLimit.of(store)
-    others = plan(frames, encoder.spec, store, index).others
+    kept = [frame for frame in frames if near is None or frame.index not in near.likely]
+    others = plan(kept, encoder.spec, store, index).others
     if others:
         _prepare_for(others, recording, encoder, store, index, listener, limit)
     else:
@@ -186,6 +202,7 @@ def _encode(
         listener.progress,
         thumbnails,
         limit,
+        near,
     )
     if thumbnails is not None and thumbnails.problem is not None:
         listener.say(f"warning: no thumbnails, so reports lack pictures: {thumbnails.problem}")

@@ -103,6 +103,8 @@ class EmbeddingCheck:
             f"{len(self._compared)} of {len(groups)} entries ({num_frames} of {len(manifest.frames)} frames) "
             f"encoded live by {by}, {num_exact} equal bit for bit"
         )
+        if num_near := sum(frame.neighbour is not None for frame in manifest.frames):
+            words += f", {num_near} frames by a neighbour's picture"
         if num_exact < len(self._compared) and not self._problems:
             words += f", the others within {self._widest():g}"
         sure = None
