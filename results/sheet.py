@@ -7,16 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from results.answers import Description
-from results.run import Result, RunInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run read back. ``state`` is "done", "running", "interrupted" or "failed"."""
-
-    info: RunInfo
-    state: str
-    results: tuple[Result, ...]
+from results.runs import Run, RunSummary
+from results.stored_answers import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +27,7 @@ class Column:
     """One prompt of one run; ``label`` tells it from the others of its sheet."""
 
     label: str
-    run: RunInfo
-    state: str
+    run: RunSummary
     prompt_id: str
     prompt: str
 
@@ -72,48 +63,29 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     """Lay runs side by side; a frame is the same frame when recording and index are."""
     columns: list[Column] = []
     cells: dict[tuple[str, int], dict[int, Cell]] = {}
-    first: dict[tuple[str, int], Result] = {}
+    first: dict[tuple[str, int], Answer] = {}
     for run in runs:
         own: dict[str, int] = {}
-        for result in run.results:
-            if result.prompt_id not in own:
-                own[result.prompt_id] = len(columns)
-                columns.append(Column("", run.info, run.state, result.prompt_id, result.prompt))
-            place = (result.recording, result.frame)
-            first.setdefault(place, result)
+        for answer in run.answers:
+            if answer.prompt_id not in own:
+                own[answer.prompt_id] = len(columns)
+                columns.append(Column("", run.info, answer.prompt_id, answer.prompt))
+            place = (answer.recording, answer.frame)
+            first.setdefault(place, answer)
             row = cells.setdefault(place, {})
-            number = own[result.prompt_id]
-            row[number] = _joined(row.get(number), _cell(result))
+            number = own[answer.prompt_id]
+            row[number] = _joined(row.get(number), _cell(answer))
     rows = tuple(_row(first[place], cells[place], len(columns)) for place in sorted(cells))
     return Sheet(_labelled(columns), rows)
 
 
-def described(parsed: object) -> Description | None:
-    """Return what is described when an answer was taken apart: by the line's form, or by such a schema."""
-    if isinstance(parsed, Description):
-        return parsed
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("description"), str):
-        return None
-    activity = parsed.get("activity")
-    return Description(
-        parsed["description"],
-        activity if isinstance(activity, str) else "",
-        _texts(parsed.get("apps")),
-        _texts(parsed.get("topics")),
-    )
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
-
-
-def _cell(result: Result) -> Cell:
+def _cell(answer: Answer) -> Cell:
     return Cell(
-        result.text,
-        described(result.parsed),
-        result.error,
-        result.finish_reason,
-        result.usage.completion_tokens,
+        answer.text,
+        answer.parsed,
+        answer.error,
+        answer.finish_reason,
+        answer.completion_tokens,
     )
 
 
@@ -130,15 +102,15 @@ def _joined(earlier: Cell | None, cell: Cell) -> Cell:
     )
 
 
-def _row(result: Result, found: dict[int, Cell], num_columns: int) -> Row:
+def _row(answer: Answer, found: dict[int, Cell], num_columns: int) -> Row:
     cells = tuple(found.get(number) for number in range(num_columns))
-    return Row(result.recording, result.frame, result.timestamp_s, result.source, result.key, cells)
+    return Row(answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, cells)
 
 
 def _labelled(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Name columns A, B, …, Z, AA, AB, …: short enough for a heading and for a sentence."""
     return tuple(
-        Column(_letters(number), column.run, column.state, column.prompt_id, column.prompt)
+        Column(_letters(number), column.run, column.prompt_id, column.prompt)
         for number, column in enumerate(columns)
     )
 

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from results.answers import parse_description
-from results.run import Result, RunInfo, Totals, Usage
-from results.sheet import Run
-
-VERSIONS = {"seeonce": "0.1.0", "mlx": "0.32.4"}
+from results.runs import Run, RunSummary
+from results.stored_answers import Answer
 
 
 def answer(
@@ -19,9 +17,9 @@ def answer(
     source: str = "",
     finish_reason: str = "stop",
     recording: str = "monday",
-) -> Result:
+) -> Answer:
     """Return what a prompt said of a frame."""
-    return Result(
+    return Answer(
         recording=recording,
         frame=frame,
         timestamp_s=frame * 10.0,
@@ -31,7 +29,8 @@ def answer(
         prompt=prompt,
         text=text,
         finish_reason="error" if error else finish_reason,
-        usage=Usage(100, len(text.split())),
+        prompt_tokens=100,
+        completion_tokens=len(text.split()),
         parsed=parse_description(text),
         error=error,
     )
@@ -42,39 +41,25 @@ def line(description: str, activity: str = "reading", apps: str = "mail", topics
     return f"description: {description} | activity: {activity} | apps: [{apps}] | topics: [{topics}]"
 
 
-def run_of(results: Sequence[Result], run_id: str = "20261121-100000-aaaa") -> Run:
+def run_of(results: Sequence[Answer], run_id: str = "20261121-100000-aaaa") -> Run:
     """Return a finished run."""
-    totals = Totals(
-        num_results=len(results),
-        num_errors=sum(result.error is not None for result in results),
-        num_parsed=sum(result.parsed is not None for result in results),
-        prompt_tokens=sum(result.usage.prompt_tokens for result in results),
-        completion_tokens=sum(result.usage.completion_tokens for result in results),
-        seconds=4.0,
-    )
-    info = RunInfo(
+    info = RunSummary(
         id=run_id,
         recording=results[0].recording if results else "monday",
         encoder_id="e" * 64,
         model="a-model",
-        model_path="/models/a-model",
-        revision="",
         prompts=tuple(dict.fromkeys(result.prompt for result in results)),
-        temperature=0.0,
-        top_p=1.0,
-        seed=0,
-        max_tokens=256,
-        max_num_seqs=8,
-        prefill_batch_size=4,
-        prefill_step_size=2048,
-        compute_dtype="float32",
-        versions=VERSIONS,
         started_at="2026-11-21T10:00:00Z",
-        ended_at="2026-11-21T10:01:00Z",
-        status="done",
-        totals=totals,
+        state="done",
+        seconds=4.0,
+        num_frames=len({result.frame for result in results}),
+        num_answers=len(results),
+        num_errors=sum(result.error is not None for result in results),
+        num_parsed=sum(result.parsed is not None for result in results),
+        prompt_tokens=sum(result.prompt_tokens for result in results),
+        completion_tokens=sum(result.completion_tokens for result in results),
     )
-    return Run(info, "done", tuple(results))
+    return Run(info, tuple(results))
 
 
 def big_run(num_frames: int, num_prompts: int, key_of: Callable[[int], str]) -> Run:

@@ -12,7 +12,8 @@ from screens import noise
 
 from cache.thumbs import shrink
 from results.report import render_report
-from results.sheet import Run, make_sheet
+from results.runs import Run
+from results.sheet import make_sheet
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 

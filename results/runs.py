@@ -1,0 +1,164 @@
+"""Which runs there are, and what each came to.
+
+Owns finding and summing up runs, whatever version wrote them and however they ended: a field that is
+missing is unknown, a newer one is not looked at, and of a run that was killed the answers are counted.
+Does not own the lines of results.jsonl (``results.stored_answers``).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import InputError
+from cache.home import Home
+from results.stored_answers import Answer, find_run, read_answers
+
+_MAX_INFO_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What run.json says of a run; texts are empty and numbers 0 where it does not.
+
+    ``state`` is "done", "running", "interrupted", "failed", or "unknown" when there is no run.json.
+    """
+
+    id: str
+    name: str = ""
+    recording: str = ""
+    encoder_id: str = ""
+    model: str = ""
+    prompts: tuple[str, ...] = ()
+    started_at: str = ""
+    state: str = "unknown"
+    seconds: float = 0.0
+    num_frames: int = 0
+    num_answers: int = 0
+    num_errors: int = 0
+    num_parsed: int = 0
+    num_known: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def label(self) -> str:
+        """Its name, or its id when it has none."""
+        return self.name or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run read back, its answers by frame and then as they were asked."""
+
+    info: RunSummary
+    answers: tuple[Answer, ...]
+
+
+def list_runs(home: Home) -> list[RunSummary]:
+    """Return all runs, newest first. Ids begin with the time, so their order is that of time."""
+    folders = [path for path in home.runs.iterdir() if path.is_dir()] if home.runs.is_dir() else []
+    names = sorted((path.name for path in folders if not path.name.startswith(".")), reverse=True)
+    return [load_run(home.runs / name, lambda _: None).info for name in names]
+
+
+def select_run(home: Home, selector: str, say: Callable[[str], None]) -> Run:
+    """Return the run that RUN means: ``latest``, an id, the start of one, or a name (the newest so called).
+
+    ``RUN:N`` keeps the N-th prompt alone, and ``RUN:text`` the one that begins with a text.
+
+    Raises:
+        InputError: no run or prompt fits, or several do.
+    """
+    name, colon, prompt = selector.rpartition(":")
+    try:
+        return load_run(_folder(home, selector), say)
+    except InputError:
+        if not colon or not name:
+            raise
+    return _only_prompt(load_run(_folder(home, name), say), prompt)
+
+
+def load_run(folder: Path, say: Callable[[str], None]) -> Run:
+    """Read a run; what of its answers is torn is told to ``say`` and left out."""
+    answers: tuple[Answer, ...] = ()
+    if (folder / "results.jsonl").is_file():
+        answers = tuple(read_answers(folder, say))
+    return Run(_summary(folder, answers), answers)
+
+
+def _folder(home: Home, selector: str) -> Path:
+    try:
+        return find_run(home, selector)
+    except InputError:
+        for path in sorted(home.runs.glob("*/run.json"), reverse=True):
+            if selector and _fields(path.parent).get("name") == selector:
+                return path.parent
+        raise
+
+
+def _only_prompt(run: Run, wanted: str) -> Run:
+    """Keep the answers to one prompt, given as its number from 1 or the start of its text."""
+    prompts = list(dict.fromkeys(answer.prompt for answer in run.answers))
+    if wanted.isdigit() and 1 <= int(wanted) <= len(prompts):
+        fits = [prompts[int(wanted) - 1]]
+    else:
+        fits = [prompt for prompt in prompts if wanted and prompt.startswith(wanted)]
+    if len(fits) != 1:
+        raise InputError(
+            f"Run {run.info.id} has {len(prompts)} prompts and {wanted!r} fits {len(fits)} of them: "
+            "give a number from 1 on, or the start of the text."
+        )
+    return Run(run.info, tuple(answer for answer in run.answers if answer.prompt == fits[0]))
+
+
+def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
+    fields = _fields(folder)
+    totals = fields.get("totals")
+    totals = totals if isinstance(totals, dict) else {}
+    usage = [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
+    asked = fields.get("prompts")
+    asked = tuple(str(prompt) for prompt in asked) if isinstance(asked, list) else ()
+    return RunSummary(
+        id=folder.name,
+        name=_text(fields, "name"),
+        recording=_text(fields, "recording") or (answers[0].recording if answers else ""),
+        encoder_id=_text(fields, "encoder_id"),
+        model=_text(fields, "model"),
+        prompts=asked or tuple(dict.fromkeys(answer.prompt for answer in answers)),
+        started_at=_text(fields, "started_at"),
+        state=_state(fields),
+        seconds=_number(totals, "seconds"),
+        num_frames=len({(answer.recording, answer.frame) for answer in answers}),
+        num_answers=len(answers),
+        num_errors=sum(answer.error is not None for answer in answers),
+        num_parsed=sum(answer.parsed is not None for answer in answers),
+        num_known=int(_number(totals, "num_known")),
+        prompt_tokens=int(_number(totals, "prompt_tokens")) or sum(prompt for prompt, _ in usage),
+        completion_tokens=int(_number(totals, "completion_tokens")) or sum(own for _, own in usage),
+    )
+
+
+def _state(fields: dict[str, object]) -> str:
+    return _text(fields, "status") or "unknown"
+
+
+def _fields(folder: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError, RecursionError):
+        path = folder / "run.json"
+        if path.stat().st_size <= _MAX_INFO_BYTES:
+            found = json.loads(path.read_bytes())
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+def _text(fields: dict[str, object], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _number(fields: dict[str, object], name: str) -> float:
+    value = fields.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
