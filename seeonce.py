@@ -41,9 +41,15 @@ from precompute.commands import Terminal, encode_command
 from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
+from results.commands import Wiring as ResultsWiring
+from results.commands import compare_command, report_command, runs_command, score_command
+from results.compare import Place
 from results.export_command import export_command
 from results.removal import remove_runs
 from results.run import Result
+from results.score import Expected
+from results.sheet import Column, Row
+from results.truth import expected_answer, file_name
 from sources.commands import recordings_command
 from sources.listing import newest_listed_id
 from verify.commands import verify_command
@@ -157,9 +163,23 @@ def _trial(limits: BatchLimits) -> str | None:
     return run_trial(TrialCase(folder / "checkpoint", tuple(pictures), questions), limits)
 
 
+def _known_truth(column: Column, rows: tuple[Row, ...]) -> dict[Place, Expected]:
+    """Return the true answers about the demo's frames; of other recordings the truth is not known."""
+    from demo import score as demo
+
+    truth = demo.read_truth(Path(demo.__file__).with_name("recording") / "truth.json")
+    found: dict[Place, Expected] = {}
+    for row in rows if any(row.recording == DEMO for row in rows) else ():
+        answer = truth.answer((file_name(row.source),), column.prompt) if row.recording == DEMO else None
+        if answer is not None:
+            found[row.recording, row.frame] = expected_answer(answer, demo.question_of(column.prompt) or "")
+    return found
+
+
 _DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge, sound_limits=_sound_limits)
 _VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
 _STORE = StoreWiring(remove_runs=remove_runs, encode_again=_encode_again)
+_RESULTS = ResultsWiring(known_truth=_known_truth)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 
@@ -175,6 +195,10 @@ app.command("encode")(encode_command)
 app.command("describe")(describe_command)
 app.command("recordings")(recordings_command)
 app.command("export")(export_command)
+app.command("runs")(runs_command)
+app.command("report")(report_command)
+app.command("compare")(compare_command)
+app.command("score", context_settings={"obj": _RESULTS})(score_command)
 app.add_typer(store_app, name="store", context_settings={"obj": _STORE})
 
 

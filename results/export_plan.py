@@ -75,7 +75,7 @@ def plan_rows(
     num_same = num_kept = 0
     for answer in answers:
         try:
-            for row in _rows_of(connection, shape, columns, recording, answer):
+            for row in rows_of(connection, shape, columns, recording, answer):
                 change = _change(row, columns, answer, overwrite=overwrite)
                 if not change.columns:
                     num_same += 1
@@ -89,7 +89,7 @@ def plan_rows(
     return ExportPlan(tuple(changes), num_same, num_kept, missing, tuple(problems))
 
 
-def _rows_of(
+def rows_of(
     connection: sqlite3.Connection,
     shape: Shape,
     columns: Sequence[str],

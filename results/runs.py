@@ -43,6 +43,12 @@ class RunSummary:
     completion_tokens: int = 0
 
     @property
+    def parse_rate(self) -> float | None:
+        """The share of answers that are description lines; ``None`` when no prompt asked for one."""
+        asked = self.num_parsed or any("description:" in prompt for prompt in self.prompts)
+        return self.num_parsed / self.num_answers if self.num_answers and asked else None
+
+    @property
     def label(self) -> str:
         """Its name, or its id when it has none."""
         return self.name or self.id

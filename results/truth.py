@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import InputError
+from results.answers import parse_description
 from results.compare import Place
 from results.score import Expected, as_items
 from results.sheet import Column, Row
@@ -66,6 +67,18 @@ def truth_for(rows: Sequence[TruthRow], column: Column, frames: Sequence[Row]) -
         if expected is not None:
             found[frame.recording, frame.frame] = expected
     return found
+
+
+def expected_answer(text: str, is_list: str = "") -> Expected:
+    """Return what is true when the whole answer is known: a description line, or a list of some kind."""
+    found = parse_description(text)
+    items = as_items(text.split(","))
+    return Expected(
+        text=text,
+        apps=as_items(found.apps) if found else items if is_list == "apps" else None,
+        topics=as_items(found.topics) if found else items if is_list == "topics" else None,
+        is_list=is_list,
+    )
 
 
 def file_name(source: str) -> str:

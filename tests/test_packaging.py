@@ -103,6 +103,8 @@ def _modules_after(tmp_path: Path, statements: str, *arguments: str) -> set[str]
         ("main", ["recordings"]),
         ("main", ["export", "--help"]),
         ("main", ["store", "stats"]),
+        ("main", ["runs"]),
+        ("main", ["report", "--help"]),
         ("main", ["store", "repair", "--help"]),
     ],
 )

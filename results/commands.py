@@ -1,0 +1,191 @@
+"""``seeonce runs``, ``report``, ``compare`` and ``score``: options and what is done with runs.
+
+Owns no figures and no printed form of them (``results.printed``). What only others know, the truth about
+the demo, comes in as ``Wiring``, set by the front door.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import InputError
+from cache.home import Home
+from results.compare import Answers, Said, compare
+from results.printed import comparison_lines, runs_table, score_lines
+from results.runs import Run, list_runs, select_run
+from results.score import Truth, score_column
+from results.sheet import Column, Row, Sheet, make_sheet
+from results.truth import read_truth, truth_for
+
+RECORDED = "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What this package needs of others: the truth that is known of a column's frames, empty if none is."""
+
+    known_truth: Callable[[Column, tuple[Row, ...]], Truth]
+
+
+_RUN = "latest, the id of a run, the start of one, or its name; RUN:2 is its second prompt."
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def runs_command(as_json: AsJson = False) -> None:
+    """List the runs there are, newest first.
+
+    Example: seeonce runs
+    """
+    runs = list_runs(Home.locate())
+    if as_json:
+        typer.echo(json.dumps([asdict(run) for run in runs]))
+    else:
+        typer.echo(runs_table(runs) or "No runs yet: run seeonce describe first.")
+
+
+def report_command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write runs side by side into one HTML file, with pictures, that works offline.
+
+    Example: seeonce report latest -o report.html
+    """
+    from results.pictures import Pictures
+    from results.report import render_report
+
+    home = Home.locate()
+    sheet = _sheet([select_run(home, run, _warn) for run in runs])
+    pictures = Pictures(home, {row.recording for row in sheet.rows})
+    page = render_report(sheet, pictures.picture, pictures.num_tokens).encode("utf-8")
+    _write(output, page)
+    typer.echo(
+        f"{output}: {len(sheet.rows)} frames, {len(sheet.columns)} prompts, {len(page) / 1e6:.1f} MB. "
+        "It contains pictures of screens."
+    )
+
+
+def compare_command(
+    left: Annotated[str, typer.Argument(metavar="A", help=_RUN)],
+    right: Annotated[
+        str, typer.Argument(metavar="B", help="Another, or recorded: what Escribano said of the frames.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Compare what two runs say of the same frames.
+
+    Example: seeonce compare latest recorded
+    """
+    home = Home.locate()
+    first = select_run(home, left, _warn)
+    if right == RECORDED:
+        from results.recorded import recorded_descriptions
+
+        pairs = [(_side(left, first), Answers(RECORDED, recorded_descriptions(home, first.answers)))]
+    else:
+        pairs = _pairs(left, first, right, select_run(home, right, _warn))
+    found = [compare(*pair) for pair in pairs]
+    if as_json:
+        typer.echo(json.dumps([asdict(comparison) for comparison in found]))
+    else:
+        typer.echo("\n\n".join("\n".join(comparison_lines(comparison)) for comparison in found))
+
+
+def score_command(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help=_RUN)] = "latest",
+    truth: Annotated[
+        Path | None, typer.Option(help="CSV: frame, and text, description, activity, apps or topics.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score answers against the truth, and name the frames that got another frame's answer.
+
+    Example: seeonce score latest --truth truth.csv
+    """
+    wiring: Wiring = context.obj
+    sheet = _sheet([select_run(Home.locate(), run, _warn)])
+    rows = None if truth is None else read_truth(truth)
+    truths = [
+        wiring.known_truth(column, sheet.rows) if rows is None else truth_for(rows, column, sheet.rows)
+        for column in sheet.columns
+    ]
+    if not any(truths):
+        raise InputError(_no_truth(truth, sheet))
+    scores = [score_column(sheet, number, known) for number, known in enumerate(truths) if known]
+    if as_json:
+        typer.echo(json.dumps([asdict(score) | {"exact": score.exact} for score in scores]))
+    else:
+        typer.echo("\n\n".join("\n".join(score_lines(score)) for score in scores))
+
+
+def _sheet(runs: list[Run]) -> Sheet:
+    sheet = make_sheet(runs)
+    if not sheet.rows:
+        raise InputError(f"{runs[0].info.id} has no answers yet: see seeonce runs.")
+    return sheet
+
+
+def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers, Answers]]:
+    """Pair prompts of equal text; when none are, and each run has one prompt, those two."""
+    mine = list(dict.fromkeys(answer.prompt for answer in first.answers))
+    yours = list(dict.fromkeys(answer.prompt for answer in second.answers))
+    shared = [prompt for prompt in mine if prompt in yours]
+    if len(mine) == len(yours) == 1:
+        return [(_side(left, first), _side(right, second))]
+    if not shared:
+        raise InputError(
+            f"{left} and {right} have no prompt in common: name one of each, as in {left}:1 {right}:1."
+        )
+    return [
+        (_side(f"{left}: {prompt}", first, prompt), _side(f"{right}: {prompt}", second, prompt))
+        for prompt in shared
+    ]
+
+
+def _side(name: str, run: Run, prompt: str | None = None) -> Answers:
+    answers = [answer for answer in run.answers if prompt in (None, answer.prompt)]
+    if len({answer.prompt for answer in answers}) > 1:
+        raise InputError(f"{name} has several prompts: name one, as in {name}:1.")
+    said = {
+        (answer.recording, answer.frame): Said(answer.text, answer.parsed)
+        for answer in answers
+        if answer.error is None
+    }
+    return Answers(name, said, sum(answer.error is not None for answer in answers))
+
+
+def _no_truth(truth: Path | None, sheet: Sheet) -> str:
+    if truth is None:
+        return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
+    return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"warning: {line}", err=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a private file as a whole, or leave what was there: it contains pictures of screens."""
+    target = path.expanduser()
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--output {path} cannot be written ({error.strerror}): give another file."
+        ) from error

@@ -1,0 +1,176 @@
+"""runs, report, compare and score as typed, over runs that were written by hand or torn by a kill."""
+
+import json
+import shutil
+import stat
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from escribano_samples import change, sample
+from run_samples import answer, line
+from screens import noise
+
+from results.stored_answers import Answer
+
+FIRST, SECOND = "20261121-100000-aaaa", "20261121-110000-bbbb"
+
+
+def write_run(home: Path, run_id: str, answers: list[Answer], **info: object) -> Path:
+    """Write a run as pass two does."""
+    folder = home / "runs" / run_id
+    folder.mkdir(parents=True)
+    fields = {"id": run_id, "recording": "monday", "model": "m", "status": "done", "prompts": ["What is it?"]}
+    (folder / "run.json").write_text(json.dumps(fields | {"started_at": "2026-11-21T10:00:00Z"} | info))
+    lines = []
+    for one in answers:
+        found = asdict(one)
+        usage = {name: found.pop(name) for name in ("prompt_tokens", "completion_tokens")}
+        lines.append(json.dumps(found | {"usage": usage, "a_newer_field": [1]}) + "\n")
+    (folder / "results.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def two_runs(home: Path) -> Path:
+    write_run(home, FIRST, [answer(0, line("a mail")), answer(1, line("an editor"))], name="baseline")
+    write_run(home, SECOND, [answer(0, line("a mail")), answer(1, line("a browser", apps="browser"))])
+    return home
+
+
+def test_runs_are_listed_newest_first(run: Run, two_runs: Path) -> None:
+    listed = run("seeonce runs --json").json
+    assert [(one["id"], one["name"], one["num_frames"], one["num_parsed"]) for one in listed] == [
+        (SECOND, "", 2, 2),
+        (FIRST, "baseline", 2, 2),
+    ]
+    lines = run("seeonce runs").out.splitlines()
+    assert [text.split()[0] for text in lines] == ["id", SECOND, FIRST]
+    assert "baseline" in lines[2]
+
+
+def test_no_runs_is_no_error(run: Run, home: Path) -> None:
+    ended = run("seeonce runs")
+    assert (ended.code, ended.out) == (0, "No runs yet: run seeonce describe first.\n")
+
+
+def test_a_run_that_was_killed_is_listed_with_what_it_had(run: Run, two_runs: Path) -> None:
+    file = two_runs / "runs" / SECOND / "results.jsonl"
+    file.write_bytes(file.read_bytes()[:-40])
+    (two_runs / "runs" / FIRST / "run.json").unlink()
+    listed = run("seeonce runs --json").json
+    assert [(one["num_answers"], one["state"]) for one in listed] == [(1, "done"), (2, "unknown")]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"prompts": 3, "totals": [], "status": null}', "null"])
+def test_a_broken_run_json_hides_no_answers(content: str, run: Run, two_runs: Path) -> None:
+    (two_runs / "runs" / SECOND / "run.json").write_text(content)
+    assert run("seeonce runs --json").json[0]["num_answers"] == 2
+
+
+@pytest.mark.parametrize("selector", ["latest", SECOND, "20261121-11"])
+def test_a_run_is_found_by_latest_by_its_id_and_by_the_start_of_it(
+    selector: str, run: Run, two_runs: Path
+) -> None:
+    assert run(f"seeonce compare --json baseline {selector}").json[0]["num_frames"] == 2
+
+
+def test_a_run_that_is_not_there_is_one_line_that_names_what_is(run: Run, two_runs: Path) -> None:
+    assert (
+        f"No run 'nothing'; the newest are {SECOND}, {FIRST}" in run("seeonce compare latest nothing").error
+    )
+    assert "fits" in run("seeonce compare latest 2026").error
+
+
+def test_two_runs_are_compared_in_words_and_as_json(run: Run, two_runs: Path) -> None:
+    ended = run("seeonce compare baseline latest")
+    assert "agreement    50 % equal" in ended.out
+    assert "in A alone: mail (1); in B alone: browser (1)" in ended.out
+    assert "frame 1, similarity 0." in ended.out
+    (found,) = run("seeonce compare --json baseline latest").json
+    assert (found["agreement"], [one["frame"] for one in found["changed_most"]]) == (0.5, [1])
+
+
+def test_two_prompts_of_one_run_are_compared(run: Run, home: Path) -> None:
+    write_run(home, FIRST, [answer(0, "mail", "First?"), answer(0, "mails", "Second?")])
+    (found,) = run("seeonce compare --json latest:1 latest:Second").json
+    assert 0.8 < found["mean_similarity"] < 1
+    assert "has 2 prompts and '3' fits 0" in run("seeonce compare latest:1 latest:3").error
+
+
+def test_a_run_is_compared_with_what_escribano_said(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    database = sample(tmp_path)
+    change(database, "UPDATE observations SET vlm_description = 'a mail', apps = '[\"mail\", \"chat\"]'")
+    assert run("seeonce encode --model", plain, f"{database}#recording=rec").code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    (found,) = run("seeonce compare --json latest recorded").json
+    assert (found["num_frames"], found["right"]) == (3, "recorded")
+    shutil.rmtree(home / "runs")
+    write_run(home, FIRST, [answer(0, "x")])
+    assert "not encoded any more" in run("seeonce compare latest recorded").error
+
+
+def test_scores_are_told_with_the_frames_that_were_mixed_up(run: Run, home: Path, tmp_path: Path) -> None:
+    write_run(home, FIRST, [answer(0, "chat"), answer(1, "mail"), answer(2, "notes")])
+    (tmp_path / "truth.csv").write_text("frame,text\n0,mail\n1,chat\n0002.png,notes\n")
+    ended = run("seeonce score latest --truth", tmp_path / "truth.csv")
+    assert "exact        1 of 3 (33 %)" in ended.out
+    assert "frame 0 got frame 1's answer" in ended.out
+    (score,) = run("seeonce score --json latest --truth", tmp_path / "truth.csv").json
+    assert [(one["frame"], one["like_frame"]) for one in score["mix_ups"]] == [(0, 1), (1, 0)]
+
+
+def test_the_demo_is_scored_without_a_file(run: Run, home: Path) -> None:
+    asked = "Which applications are open?"
+    answers = [
+        answer(0, "mail", asked, recording="demo", source="x/0000_0.0s.png"),
+        answer(1, "nothing", asked, recording="demo", source="x/0001_10.0s.png"),
+    ]
+    write_run(home, FIRST, answers)
+    (score,) = run("seeonce score --json").json
+    assert (score["num_exact"], score["num_scored"], score["apps"]["num_missed"]) == (1, 2, 1)
+
+
+def test_a_truth_is_asked_for_where_none_is_known(run: Run, two_runs: Path, tmp_path: Path) -> None:
+    assert "give a CSV file with --truth" in run("seeonce score").error
+    (tmp_path / "truth.csv").write_text("frame,text\n77,mail\n")
+    assert "names no frame of monday" in run("seeonce score --truth", tmp_path / "truth.csv").error
+
+
+def test_a_report_is_one_private_file(run: Run, two_runs: Path, tmp_path: Path) -> None:
+    ended = run("seeonce report baseline latest -o", tmp_path / "report.html")
+    assert "2 frames, 2 prompts" in ended.out
+    assert "contains pictures of screens" in ended.out
+    page = (tmp_path / "report.html").read_text()
+    assert "This file contains pictures of screens." in page
+    assert "2 of 2 frames have no thumbnail" in page
+    assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == 0o600
+    assert not list(tmp_path.glob(".report*"))
+
+
+def test_a_report_that_cannot_be_written_is_refused(run: Run, two_runs: Path, tmp_path: Path) -> None:
+    assert "cannot be written" in run("seeonce report latest -o", tmp_path / "no" / "report.html").error
+
+
+def test_a_run_without_answers_makes_no_report(run: Run, two_runs: Path) -> None:
+    write_run(two_runs, "20261121-120000-cccc", [])
+    assert "has no answers yet" in run("seeonce report latest").error
+
+
+def test_pictures_are_found_though_the_manifest_names_other_frames_now(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise(1).save(folder / "a.png")
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    noise(2).save(folder / "a.png")
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("data:image/webp") == 1
+    assert "1 answers came from 1 pictures" in page
