@@ -18,6 +18,7 @@ from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, 
 from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
+from infer.limits import BatchLimits
 from precompute.live import LiveFrames
 from precompute.vision import VisionEncoder
 from verify.controls import CommandEnded
@@ -68,10 +69,17 @@ class Recorded:
         return dataclasses.replace(self, home=place)
 
     def verify(
-        self, level: Level = Level.outputs, sample: str = "all", tolerance: float | None = None
+        self,
+        level: Level = Level.outputs,
+        sample: str = "all",
+        tolerance: float | None = None,
+        limits: BatchLimits | None = None,
     ) -> Report:
         """Run the verifier over the home."""
-        options = VerifyOptions(str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance)
+        options = VerifyOptions(
+            str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance,
+            limits=limits or BatchLimits(),
+        )  # fmt: skip
         return verify(Home(self.home), options, WIRING, Quiet())
 
     def manifest(self) -> Manifest:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from tiny_checkpoint import Tiny, write_checkpoint
 from cache.entry import Features
 from cache.home import Home
 from cache.manifest import FrameEntry, write_manifest
-from infer import batching, stored
+from infer import batching, positions, stored
+from infer import mlx_vlm_adapter as adapter
+from infer.kv_rows import RowsKVCache
+from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import DenseDeepstackModel, LanguageHalf, PromptInputs
+from infer.prefill import Prefill
+from infer.prefix import PrefixPool, SharedPrefix
+from infer.sampling import Sampling, SeededDraw
 from infer.tokenizer import ChatTokenizer
-from precompute.vision import Preprocessor
+from precompute.vision import Preprocessor, VisionEncoder
 from sources import pixels
 from verify import outputs
 
@@ -45,14 +52,134 @@ def _drop_deepstack(patch: Patch) -> None:
 
 
 def _drop_deepstack_of_large_batches(patch: Patch) -> None:
-    right = DenseDeepstackModel.__call__
+    right = DenseDeepstackModel.hidden
 
-    def dropped(self: Any, inputs: mx.array, **kwargs: Any) -> Any:
-        if inputs.shape[0] > 3:
-            kwargs["deepstack_visual_embeds"] = None
-        return right(self, inputs, **kwargs)
+    def dropped(self: Any, h: mx.array, cache: Any, position_ids: mx.array, deepstack: Any = None) -> Any:
+        return right(self, h, cache, position_ids, None if h.shape[0] > 3 else deepstack)
 
-    patch.setattr(DenseDeepstackModel, "__call__", dropped)
+    patch.setattr(DenseDeepstackModel, "hidden", dropped)
+
+
+def _decode_one_position_off(patch: Patch) -> None:
+    right = adapter._decode_positions
+    patch.setattr(adapter, "_decode_positions", lambda *args: right(*args) + 1)
+
+
+def _lose_rope_deltas(patch: Patch) -> None:
+    right = adapter._decode_positions
+    patch.setattr(adapter, "_decode_positions", lambda offset, deltas, shape: right(offset, None, shape))
+
+
+def _turn_the_grid(patch: Patch) -> None:
+    right = positions._grid
+    patch.setattr(positions, "_grid", lambda grid, merge_size: right(grid, merge_size)[[0, 2, 1]])
+
+
+def _mask_one_column_off(patch: Patch) -> None:
+    right = RowsKVCache.make_mask
+    roll: Any = mx.roll
+
+    def off(self: RowsKVCache, *args: Any, **kwargs: Any) -> Any:
+        mask = right(self, *args, **kwargs)
+        return roll(mask, 1, axis=-1) if isinstance(mask, mx.array) else mask
+
+    patch.setattr(RowsKVCache, "make_mask", off)
+
+
+def _add_deepstack_a_layer_late(patch: Patch) -> None:
+    right = adapter._layers_of
+
+    def late(deepstack: mx.array) -> list[mx.array]:
+        layers = right(deepstack)
+        return [mx.zeros_like(layers[0]), *layers]
+
+    patch.setattr(adapter, "_layers_of", late)
+
+
+def _shift_features_by_a_row(patch: Patch) -> None:
+    right = adapter._to_mlx
+    patch.setattr(adapter, "_to_mlx", lambda features: mx.roll(right(features), 1, axis=1))
+
+
+def _round_through_float16(patch: Patch) -> None:
+    right = adapter._to_mlx
+    patch.setattr(adapter, "_to_mlx", lambda features: right(features).astype(mx.float16))
+
+
+def _drop_the_last_chunk(patch: Patch) -> None:
+    right = Prefill.step
+
+    def dropped(self: Prefill) -> None:
+        right(self)
+        if self._logits is None and self._done + 2 * self._chunk >= self._width:
+            self._done = max(self._done, self._width - self._chunk // 2)
+
+    patch.setattr(Prefill, "step", dropped)
+
+
+def _share_the_prefix_of_another_frame(patch: Patch) -> None:
+    right = PrefixPool.match
+    newest: list[SharedPrefix] = []
+    put = PrefixPool.put
+
+    def kept(self: PrefixPool, keys: Any, prefix: SharedPrefix) -> None:
+        newest.append(prefix)
+        put(self, keys, prefix)
+
+    def match(self: PrefixPool, keys: Any, prompt: Any) -> Any:
+        found = right(self, keys, prompt)
+        if found is None:
+            return None
+        alike = [p for p in newest if p.num_tokens >= found[1] and p is not found[0]]
+        return (alike[0], found[1]) if alike else found
+
+    patch.setattr(PrefixPool, "put", kept)
+    patch.setattr(PrefixPool, "match", match)
+
+
+def _show_frames_in_another_order(patch: Patch) -> None:
+    right = LanguageHalf.inputs
+
+    def reversed_order(self: LanguageHalf, prompt: Any, features_of: Any, num_shared: int = 0) -> Any:
+        last = len(prompt.images) - 1
+        if len({image.num_tokens for image in prompt.images}) > 1:
+            return right(self, prompt, features_of, num_shared)
+        return right(self, prompt, lambda number: features_of(last - number), num_shared)
+
+    patch.setattr(LanguageHalf, "inputs", reversed_order)
+
+
+def _never_stop(patch: Patch) -> None:
+    right = adapter.DecodeBatch.__init__
+    patch.setattr(adapter.DecodeBatch, "__init__", lambda self, model, ids: right(self, model, frozenset()))
+
+
+def _ignore_seeds(patch: Patch) -> None:
+    right = SeededDraw.__init__
+
+    def same(self: SeededDraw, sampling: Sampling, *args: Any) -> None:
+        right(self, replace(sampling, seed=0), *args)
+
+    patch.setattr(SeededDraw, "__init__", same)
+
+
+def _draw_by_order_of_arrival(patch: Patch) -> None:
+    right, seeds = SeededDraw.__init__, count()
+
+    def arrival(self: SeededDraw, sampling: Sampling, *args: Any) -> None:
+        right(self, replace(sampling, seed=next(seeds)), *args)
+
+    patch.setattr(SeededDraw, "__init__", arrival)
+
+
+def _swap_deepstack_in_both_encodings(patch: Patch) -> None:
+    right = VisionEncoder.encode
+
+    def swapped(self: VisionEncoder, patches: Any) -> Features:
+        features = right(self, patches)
+        return replace(features, array=features.array[[0, 2, 1, 3]].copy())
+
+    patch.setattr(VisionEncoder, "encode", swapped)
 
 
 def _give_the_neighbour(patch: Patch) -> None:
@@ -93,9 +220,13 @@ def _resize_otherwise(patch: Patch) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures of one size and one of another: pairs, and rows that are padded."""
     root = tmp_path_factory.mktemp("faults")
     write_checkpoint(root / "checkpoint", Tiny(max_pixels=65536))
-    draw_noise(root / "images", 10)
+    draw_noise(root / "images", 1, seed=1)
+    noise = draw_noise(root / "more", 3, seed=2)
+    for number in (0, 2):
+        (noise / f"{number:03}.png").rename(root / "images" / f"{number + 1:03}.png")
     return root
 
 
@@ -106,24 +237,47 @@ def _recorded(place: Path, home: Path) -> Recorded:
     return Recorded(place / "checkpoint", place / "images", home)
 
 
+LIMITS = BatchLimits(max_num_seqs=8, prefill_batch_size=4, prefill_step_size=32)
+
+
 def test_the_twin_without_a_fault_passes(place: Path, tmp_path: Path) -> None:
-    assert _recorded(place, tmp_path / "home").verify(sample="4").equal
+    assert _recorded(place, tmp_path / "home").verify(limits=LIMITS).equal
+
+
+ALWAYS = (
+    _decode_one_position_off,
+    _share_the_prefix_of_another_frame,
+    _show_frames_in_another_order,
+    _swap_deepstack_in_both_encodings,
+)
+CAMPAIGN = (
+    _drop_deepstack,
+    _give_the_neighbour,
+    _mask_one_column_off,
+    _ignore_seeds,
+    _exchange_answers,
+    _drop_deepstack_of_large_batches,
+    _lose_text,
+    _swap_channels,
+    _resize_otherwise,
+    _lose_rope_deltas,
+    _turn_the_grid,
+    _add_deepstack_a_layer_late,
+    _shift_features_by_a_row,
+    _round_through_float16,
+    _drop_the_last_chunk,
+    _never_stop,
+    _draw_by_order_of_arrival,
+)
 
 
 @pytest.mark.parametrize(
-    "plant",
-    [
-        _exchange_answers,
-        _drop_deepstack,
-        _drop_deepstack_of_large_batches,
-        _give_the_neighbour,
-        _lose_text,
-        _swap_channels,
-        _resize_otherwise,
-    ],
+    "plant", [*ALWAYS, *(pytest.param(plant, marks=pytest.mark.campaign) for plant in CAMPAIGN)]
 )
 def test_a_fault_in_the_code_is_objected_to(
     place: Path, tmp_path: Path, monkeypatch: Patch, plant: Callable[[Patch], None]
 ) -> None:
     plant(monkeypatch)
-    assert not _recorded(place, tmp_path / "home").verify(sample="all").equal
+    report = _recorded(place, tmp_path / "home").verify(limits=LIMITS)
+    print(plant.__name__, [problem for check in report.checks for problem in check.problems][:1])
+    assert not report.equal

@@ -15,7 +15,7 @@ from infer.batching import Answer, FeatureSource, Request, answer_all
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
-from infer.prompt import DEFAULT_PROMPT, Prompt
+from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text
 from infer.sampling import Sampling
 from infer.selection import Selected
 from infer.stored import StoredFeatures
@@ -27,16 +27,17 @@ from verify.report import Check, Listener, LogprobFigures, Tolerances
 from verify.teacher import Trace, Watcher
 
 _MAX_TOKENS = 64
+_PAIR_PROMPT = Prompt("What is different between these two?")
+_NUM_PAIRS = 2  # questions about two frames: their order must not be lost
 _NUM_NOISE = 4  # entries that live is asked about once more, to see how far it rounds by itself
 _PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request, the frame that it is about, and what live answered."""
+    """A request about one frame or two, and what live answered."""
 
     request: Request
-    frame: FrameEntry
     live: LiveAnswer
 
 
@@ -52,6 +53,8 @@ class OutputCheck:
         self._tokenizer = ChatTokenizer(selected.folder, selected.config)
         self._asked: list[_Asked] = []
         self._noise: list[float] = []
+        self._last: tuple[FrameEntry, Picture] | None = None
+        self._num_pairs = 0
         self._problems: list[str] = []
 
     @property
@@ -66,14 +69,29 @@ class OutputCheck:
     def ask_live(self, frame: FrameEntry, picture: Picture, reference: LiveReference) -> None:
         """Let mlx-vlm answer about a picture, right after its features were compared: it is encoded once."""
         for prompt in _PROMPTS:
-            tokens = self._tokenizer.encode(prompt.segments(frame))
-            request = Request(len(self._asked), tokens, (frame,), Sampling(max_tokens=_MAX_TOKENS))
-            answer = reference.answer(picture, prompt.text, _MAX_TOKENS)
-            self._asked.append(_Asked(request, frame, answer))
+            answer = self._ask((frame,), (picture,), prompt, reference)
         if len(self._noise) < _NUM_NOISE:
-            again = reference.answer(picture, prompt.text, _MAX_TOKENS, 3, answer.top_tokens)
+            again = reference.answer((picture,), prompt.text, _MAX_TOKENS, 3, answer.top_tokens)
             agreed = _num_agreed(answer, again)
             self._noise.append(rounding_noise(answer.top_logprobs[:agreed], again.top_logprobs[:agreed]))
+        if self._last is not None and self._num_pairs < _NUM_PAIRS:
+            other, other_picture = self._last
+            self._ask((frame, other), (picture, other_picture), _PAIR_PROMPT, reference)
+            self._num_pairs += 1
+        self._last = (frame, picture)
+
+    def _ask(
+        self,
+        frames: tuple[FrameEntry, ...],
+        pictures: tuple[Picture, ...],
+        prompt: Prompt,
+        reference: LiveReference,
+    ) -> LiveAnswer:
+        tokens = self._tokenizer.encode([*map(Image, frames), Text(prompt.text)])
+        request = Request(len(self._asked), tokens, frames, Sampling(max_tokens=_MAX_TOKENS))
+        answer = reference.answer(pictures, prompt.text, _MAX_TOKENS)
+        self._asked.append(_Asked(request, answer))
+        return answer
 
     def run(self, embeddings: EmbeddingCheck) -> Check:
         """Answer from the store what live was asked, and compare."""
@@ -89,6 +107,8 @@ class OutputCheck:
         if embeddings.all_exact:
             from_live = self._forced(asked, half, ProvenLive(self._store, embeddings.digests))
             self._compare_schedules(asked, from_store, from_live)
+        if self._selected.manifest.encoder.compute_dtype == "float32":
+            self._compare_seeds(asked, half, source)
         figures = self._compare_traces(asked, from_store)
         return self._verdict(replace(figures, num_answers=num_answers), len(asked))
 
@@ -138,6 +158,27 @@ class OutputCheck:
                     item, "log-probabilities from the store are not exactly those from live features"
                 )
 
+    def _compare_seeds(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> None:
+        """Draw the same request twice under one seed and once under another, among the others.
+
+        Hot, so that another stream gives other tokens; in float32 alone, where rounding never decides.
+        """
+        first = asked[0]
+        drawn = [
+            replace(first.request, id=-1 - seed, sampling=Sampling(100.0, seed=max(seed, 1), max_tokens=16))
+            for seed in range(3)
+        ]
+        others = [replace(item.request, sampling=Sampling(max_tokens=4)) for item in asked[1:4]]
+        requests = [drawn[0], *others, *drawn[1:]]
+        found = {
+            answer.request.id: answer.tokens
+            for answer in answer_all(requests, half, source, frozenset(), self._limits)
+        }
+        if found[-1] != found[-2]:
+            self._object(first, "a sampled answer does not repeat under its seed")
+        if found[-1] == found[-3]:
+            self._object(first, "a sampled answer is the same under another seed")
+
     def _compare_traces(self, asked: Sequence[_Asked], stored: dict[int, Trace]) -> LogprobFigures:
         """Hold what the batch thought of live's tokens against what live itself thought."""
         found = []
@@ -162,12 +203,13 @@ class OutputCheck:
         return figures
 
     def _object(self, item: _Asked, problem: str | None) -> None:
-        line = f"frame {item.frame.index}: {problem}"
+        named = " and ".join(str(frame.index) for frame in item.request.frames)
+        line = f"frame {named}: {problem}"
         if problem is not None and line not in self._problems:
             self._problems.append(line)
 
     def _verdict(self, figures: LogprobFigures, num_asked: int) -> Check:
-        num_entries = len({item.frame.key for item in self._asked})
+        num_entries = len({key for item in self._asked for key in item.request.keys})
         num_total = len({frame.key for frame in self._selected.manifest.frames})
         words = (
             f"{figures.num_answers} answers about {num_entries} of {num_total} entries, "

@@ -4,6 +4,8 @@ Loads the whole model and opens pictures as any user of mlx-vlm does, and shares
 but the weight files and, where the user lowered them, the limits on pixels.
 """
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model, readable_folder
 
 Picture = Image.Image | str
+_NUM_REMEMBERED = 2  # pictures: as many as the longest prompt shows
 NUM_TOP_TOKENS = 8
 """Tokens compared at each position: where the winner is certain, its own log-probability tells nothing."""
 
@@ -52,22 +55,36 @@ def most_likely(logprobs: NDArray[np.float32], taken: int) -> tuple[int, ...]:
 
 
 class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
-    """A vision tower that remembers what it made of the last picture: several questions, one encoding."""
+    """A vision tower that encodes each picture alone, and once for several questions in a row."""
 
     def __init__(self, tower: Any) -> None:
         """Stand before ``tower``."""
         super().__init__()
         self.patch_embed = tower.patch_embed  # mlx-vlm asks it for the dtype
         self._tower = tower
-        self._last: tuple[mx.array, mx.array, Any] | None = None
+        self._recent: deque[tuple[mx.array, mx.array, Any]] = deque(maxlen=_NUM_REMEMBERED)
         self.num_encoded = 0
 
     def __call__(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
-        """Return merged tokens and DeepStack features of the same input as before, or encode another."""
-        if self._last is None or not (_same(self._last[0], pixel_values) and _same(self._last[1], grid_thw)):
-            self._last = (pixel_values, grid_thw, self._tower(pixel_values, grid_thw))
-            self.num_encoded += 1
-        return self._last[2]
+        """Return merged tokens and DeepStack features of the pictures, one after the other."""
+        sizes = [int(size) for size in np.array(grid_thw).prod(axis=1)]
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        parts = [
+            self._one(pixel_values[start : start + size], grid_thw[number : number + 1])
+            for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
+        merged = mx.concatenate([features for features, _ in parts])
+        layers = zip(*(deepstack for _, deepstack in parts), strict=True)
+        return merged, [mx.concatenate(list(layer)) for layer in layers]
+
+    def _one(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
+        for pixels, grid, features in self._recent:
+            if _same(pixels, pixel_values) and _same(grid, grid_thw):
+                return features
+        features = self._tower(pixel_values, grid_thw)
+        self._recent.append((pixel_values, grid_thw, features))
+        self.num_encoded += 1
+        return features
 
 
 def _same(left: mx.array, right: mx.array) -> bool:
@@ -103,7 +120,7 @@ class LiveReference:
 
     def features(self, picture: Picture) -> Features:
         """Encode a picture with mlx-vlm's own processor and vision tower."""
-        inputs = self._inputs(picture, "")
+        inputs = self._inputs([picture], "")
         dtype = self._model.vision_tower.patch_embed.proj.weight.dtype
         grid = inputs["image_grid_thw"]
         merged, deepstack = self._model.vision_tower(inputs["pixel_values"].astype(dtype), grid)
@@ -116,20 +133,20 @@ class LiveReference:
 
     def answer(
         self,
-        picture: Picture,
+        pictures: Sequence[Picture],
         prompt: str,
         max_tokens: int,
         num_chunks: int = 1,
         asked: tuple[tuple[int, ...], ...] = (),
     ) -> LiveAnswer:
-        """Answer one prompt about one picture, greedily, encoding the picture live.
+        """Answer one prompt about some pictures, shown in their order, greedily, encoding them live.
 
         With several chunks the prompt is prefilled by mlx-vlm in as many parts: the same but for rounding.
         ``asked`` are the tokens to look at in place of the most likely ones, position by position.
         """
         from mlx_vlm.generate import generate_step
 
-        inputs = self._inputs(picture, prompt)
+        inputs = self._inputs(pictures, prompt)
         steps = generate_step(
             inputs["input_ids"],
             self._model,
@@ -164,14 +181,16 @@ class LiveReference:
             ids, tuple(tokens), tuple(top_tokens), tuple(top_logprobs), tuple(margins), stopped, text
         )
 
-    def _inputs(self, picture: Picture, prompt: str) -> Any:
+    def _inputs(self, pictures: Sequence[Picture], prompt: str) -> Any:
         from mlx_vlm.prompt_utils import apply_chat_template
         from mlx_vlm.utils import prepare_inputs
 
         return prepare_inputs(
             self._processor,
-            images=[picture],
-            prompts=apply_chat_template(self._processor, self._model.config, prompt, num_images=1),
+            images=list(pictures),
+            prompts=apply_chat_template(
+                self._processor, self._model.config, prompt, num_images=len(pictures)
+            ),
             add_special_tokens=False,
             image_token_index=self._model.config.image_token_index,
         )

@@ -37,7 +37,9 @@ def terminal_lines(report: Report) -> list[str]:
         lines.append(f"  {tolerance_words(report.tolerances)}")
     lines += _control_lines(report)
     if any(check.name == "bytes" and not check.equal for check in report.checks):
-        lines.append("  Nothing was moved. To repair, run seeonce encode, and see docs/verify.md.")
+        lines.append(
+            "  Nothing was moved: seeonce store repair puts damaged entries away and encodes them again."
+        )
     return [*lines, f"{report.recording}: {verdict_words(report)}."]
 
 
