@@ -19,6 +19,7 @@ from sources.recording import Recording
 from sources.selectors import latest_recording, list_recordings, open_recording
 from sources.since import is_since, parse_since
 from sources.source import DEFAULT_EVERY_S, DEFAULT_LOOK_S, FrameChoice, Notes
+from sources.video import VideoRecording
 
 
 class NotesToKeep:
@@ -129,8 +130,8 @@ def reopen(manifest: Manifest) -> Recording:
     """
     info: RecordingInfo = manifest.recording
     choice = Wanted().choice(info)
-    if choice.scene_change is not None:  # its frames are among all that were looked at: nothing is decoded
-        choice = replace(choice, scene_change=None, limit=None)
+    if choice.scene_change is not None:
+        return _changes_again(manifest, choice)
     if info.kind == LIST:
         return _list_again(manifest, choice)
     return open_recording("demo" if info.kind == "demo" else info.path, choice)
@@ -143,6 +144,13 @@ def _since(text: str) -> list[str]:
     if not there:
         raise InputError(f"No recording since {text}: see what there is with seeonce recordings")
     return there
+
+
+def _changes_again(manifest: Manifest, choice: FrameChoice) -> Recording:
+    """Find scene changes without decoding: they are among the pictures that were looked at."""
+    looked_at = open_recording(manifest.recording.path, replace(choice, scene_change=None, limit=None))
+    taken = {frame.source for frame in manifest.frames} | {frame.source for frame in manifest.skipped}
+    return looked_at.only(frozenset(taken)) if isinstance(looked_at, VideoRecording) else looked_at
 
 
 def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:

@@ -39,6 +39,12 @@ class VideoRecording:
         """List the frames in order."""
         return self._frames
 
+    def only(self, sources: frozenset[str]) -> "VideoRecording":
+        """Leave out every frame but these, and count anew, as a choice that takes only these does."""
+        kept = (frame for frame in self._frames if frame.source in sources)
+        frames = tuple(replace(frame, index=index) for index, frame in enumerate(kept))
+        return replace(self, info=replace(self.info, num_frames=len(frames)), _frames=frames)
+
     def close(self) -> None:
         """Close the video; reading a frame opens it again."""
         self._player.close()
