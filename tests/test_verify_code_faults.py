@@ -98,7 +98,8 @@ def _add_deepstack_a_layer_late(patch: Patch) -> None:
 
 def _shift_features_by_a_row(patch: Patch) -> None:
     right = adapter._to_mlx
-    patch.setattr(adapter, "_to_mlx", lambda features: mx.roll(right(features), 1, axis=1))
+    roll: Any = mx.roll
+    patch.setattr(adapter, "_to_mlx", lambda features: roll(right(features), 1, axis=1))
 
 
 def _round_through_float16(patch: Patch) -> None:
