@@ -51,6 +51,10 @@ class Place:
     kind: str
     id: str
 
+    def __str__(self) -> str:
+        """Give it as the path that opens it again."""
+        return f"{printable(self.database)}#{self.kind}={_quoted(self.id)}"
+
 
 @dataclass(frozen=True, slots=True)
 class EscribanoRecording:
@@ -206,7 +210,7 @@ def _info(
         id=f"{slug.replace('..', '.')}-{digest}",
         name=printable(group.id)[:200],
         kind=KIND,
-        path=f"{printable(database)}#{group.kind}={_quoted(group.id)}",
+        path=str(Place(database, group.kind, group.id)),
         captured_at=captured_at(group),
         num_frames=num_frames,
         every_s=every_s,

@@ -23,11 +23,14 @@ from escribano_samples import (
     new_database,
     sample,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from screens import noise, python
 from videos import make_video, number_of
 
 from cache.errors import InputError
 from sources import escribano_db
+from sources.escribano import Place, split_place
 from sources.recording import Frame, Recording
 from sources.selectors import FrameChoice, RecordingListing, list_recordings, open_recording
 
@@ -394,6 +397,13 @@ def test_ids_of_any_text_are_told_apart(tmp_path: Path) -> None:
         assert len(recording.frames()) == 1
 
 
+@given(st.text(min_size=1, max_size=40), st.sampled_from(["recording", "day"]))
+def test_every_id_survives_the_way_into_a_path_and_back(id_: str, kind: str) -> None:
+    place = Place(Path("/a #day=1/escribano.db"), kind, id_)
+    assert split_place(str(place)) == place
+    assert split_place(str(Path(str(place)))) == place
+
+
 def test_recordings_whose_frames_are_gone_are_listed_but_not_the_latest(tmp_path: Path) -> None:
     database = sample(tmp_path)
     add_recording(database, "newer", "2026-11-21")
@@ -469,9 +479,10 @@ def test_ten_thousand_observations_are_listed_in_a_few_queries(
 ) -> None:
     database = sample(tmp_path)
     with closing(sqlite3.connect(database)) as other, other:
+        other.execute("PRAGMA synchronous = OFF")
         other.executemany(
             "INSERT INTO observations (id, recording_id, type, timestamp, image_path, embedding) "
-            "VALUES (?, 'rec', 'visual', ?, ?, zeroblob(4096))",
+            "VALUES (?, 'rec', 'visual', ?, ?, zeroblob(400))",
             [(str(n), n / 20, str(tmp_path / "frame_0.jpg")) for n in range(10_000)],
         )
     queries: list[str] = []

@@ -222,6 +222,22 @@ def test_ids_and_texts_with_quotes_and_half_characters_are_values_not_sql(
     assert _values(database, odd)[0] == "'); DELETE ? \0"
 
 
+def test_what_was_encoded_and_described_by_the_commands_comes_back(
+    run: Run, home: Path, database: Path, plain: Path
+) -> None:
+    add_recording(database, "newer", "2026-11-21")  # without frames: not the latest
+    (database.parent / "frame_2.jpg").unlink()
+    assert run("seeonce encode --model", plain).code == 3
+    assert run("seeonce describe --max-tokens 3 --model", plain).code == 0
+    before = dump(database)
+    ended = run("seeonce export --to escribano --json")
+    assert ended.code == 0
+    lines = (next((home / "runs").iterdir()) / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {line["frame"]: line["text"] for line in map(json.loads, lines)}
+    assert [_values(database, f"obs-{i}")[4] for i in range(3)] == [texts[0], texts[1], None]
+    assert len(_changed_lines(before, dump(database))) == 2
+
+
 # --- all or nothing, beside others
 
 
@@ -271,9 +287,11 @@ def test_rows_that_another_process_writes_meanwhile_all_stay(
 ) -> None:
     answered({}, {}, {})
     writer = python(
-        "import sqlite3, sys, itertools\n"
+        "import sqlite3, sys, itertools, time\n"
         "c = sqlite3.connect(sys.argv[1], timeout=30)\n"
+        "c.execute('PRAGMA synchronous = OFF')\n"
         "for n in itertools.count():\n"
+        "    time.sleep(0.005)\n"
         "    with c: c.execute('INSERT INTO observations (id, recording_id, type, timestamp, '\n"
         '        \'vlm_description) VALUES (?, "rec", "visual", 1, "theirs")\', (str(n),))\n'
         "    print(n, flush=True)\n",
