@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from secrets import token_hex
@@ -15,7 +14,8 @@ from cache.home import Home
 from results.export_escribano import Exported, export, preview, target_of
 from results.export_plan import RowChange
 from results.export_table import as_csv, as_parquet
-from results.stored_answers import Answer, find_run, read_answers
+from results.runs import Run, select_run
+from results.stored_answers import Answer
 from sources.recording import printable
 
 _LINES_SHOWN = 20
@@ -31,13 +31,12 @@ class Format(StrEnum):
 
 
 def export_command(
-    run: Annotated[str, typer.Argument(help="latest, the id of a run, or the start of one.")] = "latest",
+    run: Annotated[
+        str, typer.Argument(help="latest, the id of a run, the start of one, or its name.")
+    ] = "latest",
     to: Annotated[Format, typer.Option(help="Escribano's database, or a file.")] = Format.csv,
     output: Annotated[
         Path | None, typer.Option(help="The file for csv or parquet; beside the run's results.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Which prompt of several, by its text or the start of it.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, write nothing.")
@@ -52,8 +51,9 @@ def export_command(
     Example: seeonce export latest --to escribano --dry-run
     """
     home = Home.locate()
-    folder = find_run(home, run)
-    answers = _of_prompt(read_answers(folder, _warn), prompt, one_only=to is Format.escribano)
+    chosen = select_run(home, run, _warn)
+    folder = home.runs / chosen.info.id
+    answers = _of_one_prompt(chosen) if to is Format.escribano else chosen.answers
     if to is not Format.escribano:
         if dry_run or overwrite:
             raise InputError("--dry-run and --overwrite are for --to escribano; a file is written as it is")
@@ -76,20 +76,18 @@ def export_command(
         raise typer.Exit(EXIT_PARTLY)
 
 
-def _of_prompt(answers: Sequence[Answer], prompt: str | None, *, one_only: bool) -> list[Answer]:
-    """Return the answers to the prompt that is wanted; where only one may be, the one that there is."""
-    asked = list(dict.fromkeys(answer.prompt for answer in answers))
-    if prompt is not None:
-        asked = [text for text in asked if text == prompt] or [t for t in asked if t.startswith(prompt)]
-    if not asked and answers:
-        raise InputError(f"no prompt of the run begins with {prompt!r}")
-    if one_only and len(asked) > 1:
-        described = {answer.prompt for answer in answers if answer.parsed is not None}
+def _of_one_prompt(run: Run) -> list[Answer]:
+    """Return the answers to the only prompt, or to the only one that got descriptions."""
+    asked = list(dict.fromkeys(answer.prompt for answer in run.answers))
+    if len(asked) > 1:
+        described = {answer.prompt for answer in run.answers if answer.parsed is not None}
         asked = [text for text in asked if text in described] if len(described) == 1 else asked
-    if one_only and len(asked) > 1:
-        named = ", ".join(repr(text[:40]) for text in asked)
-        raise InputError(f"the run asked several prompts ({named}); say which with --prompt")
-    return [answer for answer in answers if answer.prompt in asked]
+    if len(asked) > 1:
+        named = ", ".join(f"{run.info.id}:{number} {text[:40]!r}" for number, text in enumerate(asked, 1))
+        raise InputError(
+            f"an observation holds one answer and the run has {len(asked)} prompts: name {named}"
+        )
+    return [answer for answer in run.answers if answer.prompt in asked]
 
 
 def _write(path: Path, content: bytes) -> None:

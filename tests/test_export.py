@@ -343,9 +343,12 @@ def test_of_several_prompts_the_one_that_describes_is_taken_else_it_must_be_name
     lines = [{"frame": 0, "prompt": text, "parsed": parsed} for text, parsed in (("Q?", None), ("D", PARSED))]
     answered(*lines, {"frame": 1, "prompt": "Q?", "parsed": None}, rows=("observation=obs-0",) * 3)
     assert run("seeonce export --to escribano --json").json["changes"][0]["columns"]["apps"] == NEW[2]
-    ended = run("seeonce export --to escribano --dry-run --json --overwrite --prompt Q")
+    ended = run("seeonce export latest:Q --to escribano --dry-run --json --overwrite")
     assert {tuple(change["columns"]) for change in ended.json["changes"]} == {("vlm_raw_response",)}
-    assert "no prompt of the run begins with 'X'" in run("seeonce export --to escribano --prompt X").error
+    both = [{"frame": 0, "prompt": text} for text in "AB"]
+    answered(*both, run="20261121-100001-abcd", rows=("observation=obs-0",) * 2)
+    said = run("seeonce export --to escribano").error
+    assert "the run has 2 prompts: name 20261121-100001-abcd:1 'A', 20261121-100001-abcd:2 'B'" in said
 
 
 @pytest.mark.parametrize(
