@@ -51,7 +51,7 @@ OnStep = Callable[[CollectStep], None]
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a collection removed, or would remove. ``num_kept`` were put back: somebody came to need them."""
+    """What a collection removed, or would remove. ``num_kept`` came to be needed before they were gone."""
 
     num_entries: int
     num_bytes: int
@@ -176,6 +176,9 @@ def _remove_entries(
     remaining, num_done = iter(found), 0
     with Folder.open(store / FRAMES) as frames, new_batch(store) as batch:
         while part := list(islice(remaining, _AT_ONCE)):
+            # What came to be needed since it was found is not even moved: nobody should miss it meanwhile.
+            judge.look_again()
+            part = [entry for entry in part if judge.condemns(entry.key, _used_s(store, entry.key))]
             taken: list[StoredEntry] = []
             try:
                 # One by one into the list: what was taken before an interruption must go back.
@@ -192,9 +195,16 @@ def _remove_entries(
             for entry in gone:
                 batch.remove(entry.key.hex)
             yield from gone
-            num_done += len(part)
+            num_done = min(num_done + _AT_ONCE, len(found))
             on_progress(num_done, len(found))
             on_step(CollectStep.removed)
+
+
+def _used_s(store: Path, key: EntryKey) -> float:
+    try:
+        return os.lstat(store / FRAMES / group_name(key) / key.hex).st_mtime
+    except FileNotFoundError:  # another collection took it
+        return math.inf
 
 
 def _take(batch: TrashBatch, frames: Folder, key: EntryKey) -> bool:

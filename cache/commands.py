@@ -232,4 +232,8 @@ def collection_as_json(found: Collection, chosen: Sequence[ToForget], *, forgott
 def stats_as_json(stats: StoreStats) -> str:
     """Return the numbers as one line of JSON."""
     encoders = [{**asdict(row), "encoder_id": row.encoder_id.hex} for row in stats.encoders]
-    return json.dumps({**asdict(stats), "encoders": encoders})
+    reclaimable = stats.reclaimable and {
+        "num_entries": stats.reclaimable.num_entries,
+        "num_bytes": stats.reclaimable.num_bytes,
+    }
+    return json.dumps({**asdict(stats), "encoders": encoders, "reclaimable": reclaimable})

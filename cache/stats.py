@@ -4,21 +4,21 @@ Owns: the counting. Does not own: checking (``cache.store``): no payload is read
 an entry that a manifest names, since the manifest knows its encoder.
 """
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.entry_json import CHUNK_NAME, METADATA_NAME
+from cache.collecting import Collection, collect
 from cache.errors import StoreError
 from cache.home import Home
+from cache.inventory import names_in, stored_entries
 from cache.key import EncoderId, EncoderSpec, EntryKey
-from cache.layout import FRAMES, QUARANTINE, TMP, read_header
+from cache.layout import QUARANTINE, TMP, read_header
 from cache.manifest import list_manifests, read_manifest
 from cache.quarantine import REASON_SUFFIX
 from cache.store import Store
+from cache.usage import Use, recent_uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class StoreStats:
     """Counts of one store, bytes on disk.
 
     ``num_frames`` are the frames that manifests name, ``num_shared`` those among them that share an
-    entry with another, ``num_bytes_saved`` what they would take if they did not.
+    entry with another, ``num_bytes_saved`` what they would take if they did not. ``reclaimable`` is what a
+    collection would remove now, None when a manifest cannot be read; ``runs`` are the last ones.
     """
 
     num_entries: int
@@ -52,6 +53,8 @@ class StoreStats:
     num_quarantined: int
     num_tmp: int
     free_bytes: int
+    reclaimable: Collection | None
+    runs: tuple[Use, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class _Named:
     num_manifests: int
 
 
-_NOTHING = StoreStats(0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+_NOTHING = StoreStats(0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None, ())
 
 
 def store_stats(home: Home) -> StoreStats:
@@ -76,7 +79,7 @@ def store_stats(home: Home) -> StoreStats:
     if read_header(home.store) is None:
         return _NOTHING
     store = Store.open(home, create=False)
-    sizes = dict(_entry_sizes(home.store / FRAMES))
+    sizes = {entry.key: entry.num_bytes for entry in stored_entries(home.store)}
     named = _read_manifests(home)
     encoders, num_unreadable = _by_encoder(store, sizes, named)
     frames_of = named.frames_of
@@ -94,16 +97,9 @@ def store_stats(home: Home) -> StoreStats:
         num_quarantined=_count(home.store / QUARANTINE),
         num_tmp=_count(home.store / TMP),
         free_bytes=store.free_bytes(),
+        reclaimable=_reclaimable(store),
+        runs=tuple(recent_uses(store.path)),
     )
-
-
-def _entry_sizes(frames: Path) -> Iterator[tuple[EntryKey, int]]:
-    for group in _names(frames):
-        for name in _names(f"{frames}/{group}"):
-            with suppress(ValueError, OSError):
-                key = EntryKey.from_hex(name)
-                folder = f"{frames}/{group}/{name}"
-                yield key, sum(os.lstat(f"{folder}/{file}").st_size for file in (CHUNK_NAME, METADATA_NAME))
 
 
 def _read_manifests(home: Home) -> _Named:
@@ -116,6 +112,12 @@ def _read_manifests(home: Home) -> _Named:
             frames_of.update(frame.key for frame in frames)
             encoder_of.update((frame.key, ref.encoder) for frame in frames)
     return _Named(frames_of, encoder_of, len({ref.recording.id for ref in refs}), len(refs))
+
+
+def _reclaimable(store: Store) -> Collection | None:
+    with suppress(StoreError):
+        return collect(store, dry_run=True)
+    return None
 
 
 def _by_encoder(
@@ -148,11 +150,5 @@ def _label(encoder: EncoderSpec) -> str:
     return f"{tower}, at most {encoder.preprocessing.max_pixels:,} pixels"
 
 
-def _names(path: Path | str) -> list[str]:
-    with suppress(OSError), os.scandir(path) as items:
-        return [item.name for item in items]
-    return []
-
-
 def _count(path: Path) -> int:
-    return sum(not name.endswith(REASON_SUFFIX) for name in _names(path))
+    return sum(not name.endswith(REASON_SUFFIX) for name in names_in(path))

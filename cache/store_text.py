@@ -17,6 +17,8 @@ from cache.repairing import RepairReport
 from cache.sizes import megabytes
 from cache.stats import StoreStats
 
+_RUNS_SHOWN = 5
+
 
 def stats_table(home: Home, stats: StoreStats) -> str:
     """Return the numbers of a store."""
@@ -29,12 +31,25 @@ def stats_table(home: Home, stats: StoreStats) -> str:
         ("named by no recording", f"{stats.num_unreferenced:,}"),
         ("in quarantine", f"{stats.num_quarantined:,}"),
         ("unfinished or left over", f"{stats.num_tmp:,}"),
+        ("gc would free", _reclaimable(stats)),
         ("free on the disk", megabytes(stats.free_bytes)),
     ]
     for row in stats.encoders:
         name = f"encoder {row.encoder_id.hex[:12]}"
         rows.append((name, f"{row.num_entries:,} ({megabytes(row.num_bytes)}), {row.label}"))
+    for use in stats.runs[:_RUNS_SHOWN]:
+        words = f"{use.num_hits:,} hits, {use.num_misses:,} misses, {use.at[:16]}, {use.recording}"
+        rows.append((f"last {use.kind}", words))
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
+
+
+def _reclaimable(stats: StoreStats) -> str:
+    found = stats.reclaimable
+    if found is None:
+        return (
+            "nothing: a manifest cannot be read, see seeonce store check" if stats.num_manifests else "0 kB"
+        )
+    return f"{megabytes(found.num_bytes)} in {found.num_entries:,} entries"
 
 
 def recordings_table(recordings: Sequence[StoredRecording], sizes: Mapping[EntryKey, int]) -> str:

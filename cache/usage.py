@@ -28,7 +28,7 @@ _MAX_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One run. A hit is a frame whose entry was there; ``num_bytes`` is the payload written."""
+    """One run. Pass one counts frames, pass two entries; ``num_bytes`` is the payload that was written."""
 
     kind: str
     recording: str
@@ -39,17 +39,23 @@ class Use:
 
 
 @contextmanager
-def entries_in_use(store: Store, purpose: str, manifest: Manifest) -> Iterator[None]:
+def entries_in_use(store: Store, kind: str, manifest: Manifest) -> Iterator[None]:
     """Keep every entry that a manifest names from being collected while the block runs.
 
     Also when the manifest is replaced or forgotten meanwhile: a lease is taken, then each is touched.
+    Afterwards hits and misses are noted: a damaged entry has been put away by then.
     """
-    with held_lease(store, purpose):
+    recording, keys = manifest.recording.id, {frame.key for frame in manifest.frames}
+    with held_lease(store, f"{kind} {recording}"):
         if store.writable:
-            mark_used(manifest_path(store.home, manifest.recording.id, manifest.encoder.encoder_id).parent)
-        for frame in manifest.frames:
-            store.touch(frame.key)
-        yield
+            mark_used(manifest_path(store.home, recording, manifest.encoder.encoder_id).parent)
+        for key in keys:
+            store.touch(key)
+        try:
+            yield
+        finally:
+            num_hits = sum(map(store.is_there, keys))
+            record_use(store, kind, recording, num_hits, len(keys) - num_hits, 0)
 
 
 def record_use(

@@ -70,7 +70,7 @@ def describe(home: Home, options: DescribeOptions, newest_id: NewestId, listener
     selected = select(home, options.recording, options.model, newest_id, listener.say)
     store = Store.open(home, create=False)
     info = _run_info(selected, options)
-    in_use = entries_in_use(store, f"describe {info.recording}", selected.manifest)
+    in_use = entries_in_use(store, "describe", selected.manifest)
     with in_use, RunWriter(home, info, options.output) as writer:
         started, tally = time.perf_counter(), _Tally()
         listener.begin(len(selected.manifest.frames) * len(options.prompts))

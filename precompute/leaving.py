@@ -3,6 +3,7 @@
 Owns: that choice. Does not own: the writing (``cache.manifest``).
 """
 
+import time
 from collections.abc import Callable
 
 from cache.errors import InputError, StoreError
@@ -10,6 +11,9 @@ from cache.manifest import Manifest, manifest_path, read_manifest, write_manifes
 from cache.store import Store
 from cache.usage import record_use
 from precompute.encode import EncodeResult
+
+_PUT_BACK_S = 5.0
+_LOOK_AGAIN_S = 0.05
 
 
 def leave_manifest(store: Store, result: EncodeResult, say: Callable[[str], None]) -> None:
@@ -59,11 +63,14 @@ def _is_part_of(manifest: Manifest, earlier: Manifest) -> bool:
 def _require_entries(store: Store, manifest: Manifest) -> None:
     """Look once more whether all entries are there, now that a collection would see the manifest.
 
-    A collection that took one of them before may have looked at the manifests too early to know.
+    A collection that took one of them a moment before puts it back when it sees the manifest.
     """
-    gone = sum(not store.is_there(frame.key) for frame in manifest.frames)
-    if gone:
-        raise StoreError(
-            f"{gone} entries of {manifest.recording.id} were removed while it was encoded: "
-            "run the same command again"
-        )
+    gone = {frame.key for frame in manifest.frames}
+    until_s = time.monotonic() + _PUT_BACK_S
+    while gone := {key for key in gone if not store.is_there(key)}:
+        if time.monotonic() > until_s:
+            raise StoreError(
+                f"{len(gone)} entries of {manifest.recording.id} were removed while it was encoded: "
+                "run the same command again"
+            )
+        time.sleep(_LOOK_AGAIN_S)

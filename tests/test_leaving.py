@@ -69,12 +69,15 @@ def test_an_interruption_takes_no_frame_away(tmp_path: Path) -> None:
     assert named(store) == [5]
 
 
-def test_an_entry_that_went_away_before_the_manifest_came_is_told(tmp_path: Path) -> None:
+def test_an_entry_that_went_away_before_the_manifest_came_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = new_store(tmp_path)
     made = manifest(2)
     keys = [write(store, number) for number in range(2)]
     os.utime(entry_folder(store, keys[1]), (1, 1))
     collect(store)
+    monkeypatch.setattr("precompute.leaving._PUT_BACK_S", 0.1)
     with pytest.raises(StoreError, match="1 entries of a-recording were removed while it was encoded"):
         leave_manifest(store, EncodeResult(made, Progress(2, 2, 2, 0, 0, 0), False), print)
 

@@ -1,0 +1,134 @@
+"""Eight processes write same and different keys, two read, one collects: nothing is lost, nothing wrong.
+
+The store begins with entries that nobody names and nobody used for two days. The writers want some of them:
+they rely on those that they find, write the others, and name them all in a manifest, as pass one does.
+"""
+
+import os
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from store_samples import entry_folder, features, frame, manifest, new_store, same, write
+from test_store_processes import start
+
+from cache.checking import check_store
+from cache.collecting import collect
+from cache.home import Home
+from cache.leases import held_lease
+from cache.manifest import write_manifest
+from cache.store import Durability, Store
+from precompute.encode import EncodeResult, Progress
+from precompute.leaving import leave_manifest
+
+NUM_WRITERS, NUM_READERS = 8, 2
+NUM_NAMED = 20
+TWO_DAYS_S = 2 * 86400
+
+# Each of these runs in a process of its own; the name of the function is its first argument.
+CALL = """
+import sys
+import test_store_crowd as crowd
+getattr(crowd, sys.argv[1])(*sys.argv[2:])
+"""
+
+
+def opened(home: str) -> Store:
+    return Store.open(Home(Path(home)), create=False, durability=Durability.none)
+
+
+def wait_for_go(store: Store) -> None:
+    """Say that this process has started, and wait until all have."""
+    (store.home.path / f"ready-{os.getpid()}").touch()
+    while not (store.home.path / "go").exists():
+        time.sleep(0.001)
+
+
+def write_and_name(home: str, who: str, num_old: str) -> None:
+    """Rely on old entries that are there, write all others, name them, look once more."""
+    store, seed = opened(home), int(who)
+    wanted = random.Random(seed).sample(range(int(num_old)), int(num_old) // 8)
+    own = range(100_000 * (seed + 1), 100_000 * (seed + 1) + 10)
+    numbers = sorted({*wanted, *own})
+    num_hits = 0
+    wait_for_go(store)
+    with held_lease(store, f"writer {who}"):
+        for number in random.Random(seed).sample(numbers, len(numbers)):
+            if store.has(frame(number).key):
+                num_hits += 1
+            else:
+                write(store, number)
+        made = replace(manifest(0, f"by-{who}"), frames=tuple(map(frame, numbers)))
+        progress = Progress(len(numbers), len(numbers), num_hits, len(numbers) - num_hits, 0, 0)
+        leave_manifest(store, EncodeResult(made, progress, interrupted=False), print)
+    print(num_hits)
+
+
+def read_on(home: str, who: str, num_old: str) -> None:
+    """Read until all is done: what is named is always there, and whatever is there is right."""
+    store, draw, num_reads = opened(home), random.Random(int(who)), 0
+    wait_for_go(store)
+    while not (store.home.path / "stop").exists():
+        named = draw.randrange(NUM_NAMED) + 50_000
+        assert same(store.read(frame(named).key), features(named)), named
+        old = draw.randrange(int(num_old) // 4)  # a hit keeps an entry: most are left to the collection
+        found = store.read(frame(old).key)
+        assert found is None or same(found, features(old)), old
+        num_reads += 2
+    print(num_reads)
+
+
+def collect_on(home: str) -> None:
+    """Collect until all is done, a few entries at a time."""
+    import cache.collecting
+
+    cache.collecting._AT_ONCE = 4
+    store, num_removed, num_kept = opened(home), 0, 0
+    wait_for_go(store)
+    while not (store.home.path / "stop").exists():
+        found = collect(store)
+        num_removed, num_kept = num_removed + found.num_entries, num_kept + found.num_kept
+    print(num_removed, num_kept)
+
+
+def crowd(tmp_path: Path, num_old: int) -> str:
+    """Let all of them loose on one store, and check what they leave; return the figures."""
+    store = new_store(tmp_path)
+    named = range(50_000, 50_000 + NUM_NAMED)
+    for number in [*range(num_old), *named]:
+        used_s = time.time() - TWO_DAYS_S
+        os.utime(entry_folder(store, write(store, number)), (used_s, used_s))
+    write_manifest(store.home, replace(manifest(0, "named"), frames=tuple(map(frame, named))))
+    home = store.home.path
+    writers = [start(CALL, "write_and_name", home, who, num_old) for who in range(NUM_WRITERS)]
+    others = [start(CALL, "read_on", home, who, num_old) for who in range(NUM_READERS)]
+    others.append(start(CALL, "collect_on", home))
+    while len(list(home.glob("ready-*"))) < NUM_WRITERS + NUM_READERS + 1:
+        assert all(one.poll() is None for one in [*writers, *others])
+        time.sleep(0.01)
+    (home / "go").touch()
+    hits = [writer.communicate()[0].strip() for writer in writers]
+    (home / "stop").touch()
+    ended = [other.communicate()[0].split() for other in others]
+    assert [one.returncode for one in [*writers, *others]] == [0] * (NUM_WRITERS + NUM_READERS + 1)
+    assert check_store(store, read_data=True).problems == ()
+    collect(store)
+    for folder in ("tmp", "trash", "quarantine", "leases"):
+        assert list((store.path / folder).iterdir()) == []
+    reads = sum(int(one[0]) for one in ended[:NUM_READERS])
+    removed, kept = ended[-1]
+    num_hits = sum(map(int, hits))
+    return f"{num_old} old: {num_hits} relied on, {removed} collected, {kept} spared; {reads} reads"
+
+
+def test_a_crowd_loses_nothing_and_reads_nothing_wrong(tmp_path: Path) -> None:
+    print(crowd(tmp_path, 160))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("round_", range(5))
+def test_large_crowds_lose_nothing_and_read_nothing_wrong(tmp_path: Path, round_: int) -> None:
+    print(f"round {round_}: {crowd(tmp_path, 3000)}", file=sys.stderr)
