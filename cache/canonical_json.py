@@ -7,6 +7,7 @@ Does not own: what the documents mean (``cache.entry_json``, ``cache.manifest``)
 import json
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import NoReturn, Union
 
 from blake3 import blake3
@@ -70,10 +71,10 @@ def parse(raw: bytes, what: str) -> "JsonObject":
     """Parse a JSON object.
 
     Raises:
-        StoreError: it is not JSON, not an object, or has NaN or infinite numbers.
+        StoreError: it is not JSON, not an object, or has NaN, infinite numbers or a field twice.
     """
     try:
-        return JsonObject(json.loads(raw, parse_constant=_refuse_constant), what)
+        return JsonObject(_DECODER.decode(raw.decode("utf-8")), what)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{what}: not readable as JSON: {error}") from None
 
@@ -91,6 +92,25 @@ def _cut(raw: bytes, match: re.Match[bytes]) -> bytes:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text[:80]} is no finite number")
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Of a field that is there twice one reader takes the first and another the last.
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_each_once
+)
 
 
 class JsonObject:
