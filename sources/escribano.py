@@ -27,8 +27,7 @@ from sources.escribano_rows import (
     Group,
     Row,
     captured_at,
-    count_untimed_frames,
-    day_bounds,
+    find_group,
     list_groups,
     list_rows,
 )
@@ -144,12 +143,15 @@ def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]
     database = place.database
     with reading(database) as connection:
         try:
-            group = _group(list_groups(connection), place.kind, place.id)
-            rows = list_rows(connection, group)
-        except InputError as error:
-            raise InputError(f"{printable(database)}: {error}") from error
+            group = find_group(connection, place.kind, place.id)
         except ValueError as error:
             raise InputError(f"{printable(database)}: no day {printable(place.id)[:80]} ({error})") from error
+        rows = list_rows(connection, group)
+    if not rows and not group.video:
+        raise InputError(
+            f"{printable(database)}: no {place.kind} {printable(place.id)[:80]!r} in it (any more): "
+            "see seeonce recordings"
+        )
     folders = UsersFolders.of(environ, database)
     if not rows:
         return _only_video(database, group, folders, choice)
@@ -160,15 +162,14 @@ def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]
 def _listings(database: Path, folders: UsersFolders, say: Say) -> list[RecordingListing]:
     with reading(database) as connection:
         try:
-            groups, num_untimed = list_groups(connection), count_untimed_frames(connection)
+            listed = list_groups(connection)
         except InputError as error:
             raise InputError(f"{printable(database)}: {error}") from error
-    if num_untimed:
-        say(
-            f"{printable(database)}: {num_untimed} frames have no time in Unix seconds, so they are of no day"
-        )
+    if listed.num_untimed:
+        untimed = f"{listed.num_untimed} frames have no time in Unix seconds, so they are of no day"
+        say(f"{printable(database)}: {untimed}")
     found = []
-    for group in groups:
+    for group in listed.groups:
         there = any(map(_is_file(folders), (*group.images, group.video)))
         if group.num_rows or there:  # a recording without frames and video is nothing to see
             found.append(_listing(database, group, is_there=there))
@@ -216,15 +217,6 @@ def _info(
         every_s=every_s,
         limit=limit,
     )
-
-
-def _group(groups: Sequence[Group], kind: str, id_: str) -> Group:
-    for group in groups:
-        if (group.kind, group.id) == (kind, id_):
-            return group
-    if kind == DAY:
-        day_bounds(id_)
-    raise InputError(f"no {kind} {printable(id_)[:80]!r} in it (any more): see seeonce recordings")
 
 
 def _only_video(database: Path, group: Group, folders: UsersFolders, choice: FrameChoice) -> Recording:

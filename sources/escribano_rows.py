@@ -40,6 +40,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """All recordings and days of a database, and how many frames are of no day: their time is none."""
+
+    groups: tuple[Group, ...]
+    num_untimed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One visual observation or one frame of the recorder. ``problem`` says why its time is no time."""
 
@@ -51,7 +59,7 @@ class Row:
     problem: str | None
 
 
-def list_groups(connection: sqlite3.Connection) -> list[Group]:
+def list_groups(connection: sqlite3.Connection) -> Listed:
     """List recordings and days, one query for each table.
 
     Raises:
@@ -62,12 +70,41 @@ def list_groups(connection: sqlite3.Connection) -> list[Group]:
         raise InputError(
             "has no table recordings and no table frames: not Escribano's, or copied without its -wal file"
         )
-    return [*_recordings(connection, shape), *_days(connection, shape)]
+    days, num_untimed = _days(connection, shape)
+    return Listed((*_recordings(connection, shape), *days), num_untimed)
+
+
+def find_group(connection: sqlite3.Connection, kind: str, id_: str) -> Group:
+    """Return one recording or day without counting its rows; one that is not there is empty.
+
+    Raises:
+        ValueError: no such day.
+    """
+    shape = Shape(connection)
+    if kind == DAY:
+        bounds = day_bounds(id_)
+        first = "SELECT MIN(timestamp) FROM frames WHERE timestamp >= ? AND timestamp < ?"
+        timed = shape.has("frames", "id", "timestamp")
+        started = next(rows(connection, first, bounds), (None,))[0] if timed else None
+        return Group(DAY, id_, None if started is None else _float(started), None, 0, (), None)
+    if shape.has("recordings", "id"):
+        query = f"SELECT {_columns(shape)} FROM recordings WHERE id = CAST(? AS TEXT)"  # noqa: S608
+        for _, captured_at, duration, video in rows(connection, query, (_bytes(id_),)):
+            length_s = _seconds(duration, MAX_LENGTH_S)
+            return Group(RECORDING, id_, _moment(captured_at), length_s, 0, (), video)
+    return Group(RECORDING, id_, None, None, 0, (), None)
+
+
+def _columns(shape: Shape) -> str:
+    names = ("id", "captured_at", "duration", "video_path")
+    return ", ".join(shape.column("recordings", name) for name in names)
 
 
 def list_rows(connection: sqlite3.Connection, group: Group) -> list[Row]:
     """List the frames of a recording or a day, in order of time, equal times as they were written."""
     shape = Shape(connection)
+    if group.kind == DAY and not shape.has("frames", "id", "timestamp"):
+        return []
     if group.kind == DAY:
         start_s, end_s = day_bounds(group.id)
         columns = (
@@ -110,11 +147,8 @@ def _recordings(connection: sqlite3.Connection, shape: Shape) -> list[Group]:
     if not shape.has("recordings", "id"):
         return []
     seen = _observed(connection, shape)
-    columns = ", ".join(
-        shape.column("recordings", name) for name in ("id", "captured_at", "duration", "video_path")
-    )
     groups = []
-    for id_, captured_at, duration, video in rows(connection, f"SELECT {columns} FROM recordings"):  # noqa: S608
+    for id_, captured_at, duration, video in rows(connection, f"SELECT {_columns(shape)} FROM recordings"):  # noqa: S608
         num_rows, last_s, images = seen.pop(str(id_), (0, None, ()))
         length_s = _seconds(duration, MAX_LENGTH_S) or _seconds(last_s, MAX_LENGTH_S)
         groups.append(Group(RECORDING, str(id_), _moment(captured_at), length_s, num_rows, images, video))
@@ -141,35 +175,30 @@ def _observed(
     return found
 
 
-def _days(connection: sqlite3.Connection, shape: Shape) -> list[Group]:
-    """Gather the recorder's frames by local day."""
+def _days(connection: sqlite3.Connection, shape: Shape) -> tuple[list[Group], int]:
+    """Gather the recorder's frames by local day; count those that have no time. One look at each row."""
     if not shape.has("frames", "id", "timestamp"):
-        return []
+        return [], 0
     image = shape.column("frames", *IMAGE_COLUMNS)
+    timed = f"{_NUMBER.format('frames')} AND timestamp BETWEEN ? AND ?"
     query = (
-        f"SELECT COUNT(*), MIN(timestamp), MAX(timestamp), MIN({image}), MAX({image}) FROM frames "  # noqa: S608
-        f"WHERE {_NUMBER.format('frames')} AND timestamp BETWEEN ? AND ? "
-        f"GROUP BY CAST(timestamp / {_QUARTER_S} AS INTEGER) ORDER BY 2"
+        f"SELECT COUNT(*), MIN(timestamp), MAX(timestamp), MIN({image}), MAX({image}), "  # noqa: S608
+        f"CASE WHEN {timed} THEN CAST(timestamp / {_QUARTER_S} AS INTEGER) END AS quarter "
+        "FROM frames GROUP BY quarter ORDER BY quarter"
     )
     days: dict[str, Group] = {}
-    for count, first, last, *images in rows(connection, query, (MIN_UNIX_S, MAX_UNIX_S)):
+    num_untimed = 0
+    for count, first, last, *images, quarter in rows(connection, query, (MIN_UNIX_S, MAX_UNIX_S)):
+        if quarter is None:
+            num_untimed = _integer(count)
+            continue
         start_s, end_s = _float(first), _float(last)
         day = datetime.fromtimestamp(start_s).astimezone().date().isoformat()
         known = days.get(day, Group(DAY, day, start_s, 0.0, 0, tuple(images[:1]), None))
         begun_s = start_s if known.started_s is None else known.started_s
         shown = (*known.images[:1], *images[1:])
         days[day] = Group(DAY, day, begun_s, end_s - begun_s, known.num_rows + _integer(count), shown, None)
-    return list(days.values())
-
-
-def count_untimed_frames(connection: sqlite3.Connection) -> int:
-    """Count the recorder's frames whose time is no time, so that they belong to no day."""
-    if not Shape(connection).has("frames", "id", "timestamp"):
-        return 0
-    query = (
-        f"SELECT COUNT(*) FROM frames WHERE NOT ({_NUMBER.format('frames')} AND timestamp BETWEEN ? AND ?)"  # noqa: S608
-    )
-    return sum(_integer(count) for (count,) in rows(connection, query, (MIN_UNIX_S, MAX_UNIX_S)))
+    return list(days.values()), num_untimed
 
 
 def _observation(row: tuple[object, ...], limit_s: float) -> Row:
