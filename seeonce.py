@@ -41,6 +41,7 @@ from precompute.commands import Terminal, encode_command
 from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
+from results.answer_cache import AnswerCache
 from results.commands import Wiring as ResultsWiring
 from results.commands import compare_command, report_command, runs_command, score_command
 from results.compare import Place
@@ -87,9 +88,9 @@ def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
 def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
     home = home or Home.locate()
-    with AnswerTerminal() as terminal:
+    with AnswerTerminal() as terminal, AnswerCache(home) as known:
         limits = _sound_limits(home, options.limits, terminal.say)
-        return pass_two(home, replace(options, limits=limits), _newest_id, terminal)
+        return pass_two(home, replace(options, limits=limits), _newest_id, terminal, known)
 
 
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
@@ -176,9 +177,18 @@ def _known_truth(column: Column, rows: tuple[Row, ...]) -> dict[Place, Expected]
     return found
 
 
-_DESCRIBE = DescribeWiring(newest_recording_id=_newest_id, judge=_judge, sound_limits=_sound_limits)
+def _remove_runs(home: Home, recording_id: str) -> int:
+    """Remove the runs of a recording that is forgotten, and every answer that was kept of it."""
+    with AnswerCache(home) as known:
+        known.remove_recording(recording_id)
+    return remove_runs(home, recording_id)
+
+
+_DESCRIBE = DescribeWiring(
+    newest_recording_id=_newest_id, judge=_judge, sound_limits=_sound_limits, known_answers=AnswerCache
+)
 _VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
-_STORE = StoreWiring(remove_runs=remove_runs, encode_again=_encode_again)
+_STORE = StoreWiring(remove_runs=_remove_runs, encode_again=_encode_again)
 _RESULTS = ResultsWiring(known_truth=_known_truth)
 _USAGE_CODE = 2
 _DEBUG = "Any command takes --debug, which shows the traceback of an error."

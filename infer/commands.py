@@ -7,6 +7,7 @@ true of it) comes in as ``Wiring``, set by the front door.
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from infer.prompt import collect_prompts
 from infer.sampling import Sampling
 from infer.selection import NewestId
 from infer.terminal import Terminal
+from results.known import KnownAnswers
 from results.run import Result
 from results.table import answer_table
 
@@ -32,14 +34,15 @@ SoundLimits = Callable[[Home, BatchLimits, Callable[[str], None]], BatchLimits]
 class Wiring:
     """What pass two needs of others, as functions.
 
-    ``sound_limits`` returns limits under which answers are right here.
-
-    ``judge`` is given a recording's id and its answers, and says in lines how many of them are true.
+    ``sound_limits`` returns limits under which answers are right here; ``known_answers`` opens what earlier
+    runs of a home answered. ``judge`` is given a recording's id and its answers, and says in lines how many
+    of them are true.
     """
 
     newest_recording_id: NewestId
     judge: Callable[[str, Sequence[Result]], list[str]]
     sound_limits: SoundLimits
+    known_answers: Callable[[Home], AbstractContextManager[KnownAnswers]]
 
 
 Recording = Annotated[str, typer.Argument(help="demo, latest, an id, the start of one, or the path.")]
@@ -65,6 +68,8 @@ def describe_command(
         str | None,
         typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
     ] = None,
+    name: Annotated[str, typer.Option(help="A name for the run, to find it by.")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Decode what earlier runs answered, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask questions about every encoded frame, from the store; no image is opened.
@@ -83,12 +88,14 @@ def describe_command(
             prefill_step_size,
             parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
         ),
+        name=name,
+        fresh=fresh,
     )
     wiring: Wiring = context.obj
-    with Terminal() as terminal:
+    with Terminal() as terminal, wiring.known_answers(Home.locate()) as known:
         limits = wiring.sound_limits(Home.locate(), options.limits, terminal.say)
         options = replace(options, limits=limits)
-        done = describe(Home.locate(), options, wiring.newest_recording_id, terminal)
+        done = describe(Home.locate(), options, wiring.newest_recording_id, terminal, known)
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
     else:
@@ -100,9 +107,18 @@ def describe_command(
 def _summary(done: DescribeResult) -> str:
     totals = done.info.totals
     state = "interrupted" if done.interrupted else "done"
+    spared = [
+        f"{number} {what}"
+        for number, what in (
+            (totals.num_known, "known from earlier runs"),
+            (totals.num_repeated, "repeated within this one"),
+        )
+        if number
+    ]
     return (
         f"{done.info.recording}: {totals.num_results} answers in {totals.seconds:.1f} s, "
-        f"{totals.num_parsed} parsed, {totals.num_errors} errors, {totals.prompt_tokens:,} prompt and "
+        f"{totals.num_parsed} parsed, {totals.num_errors} errors, "
+        f"{', '.join([*spared, ''])}{totals.prompt_tokens:,} prompt and "
         f"{totals.completion_tokens:,} answer tokens, no image opened; {state}. Results: "
         f"{done.path / 'results.jsonl'}"
     )

@@ -5,24 +5,37 @@ Owns the order of these steps. Opens no image and evaluates no vision weight.
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from cache.errors import StoreError
 from cache.home import Home
-from cache.manifest import FrameEntry, Manifest, now
+from cache.manifest import now
+from cache.pixel_index import PixelIndex
 from cache.store import Store
 from cache.usage import entries_in_use
+from checkpoint.answering import model_id
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
+from infer.plan import Answering, Ask, computed_by, make_plan
 from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.selection import NewestId, Selected, select
 from results.answers import parse_description, without_reasoning
+from results.known import AskId, KnownAnswers, Reply
 from results.run import Result, RunInfo, RunWriter, Totals, Usage, new_run_id
+
+
+class Origin(Enum):
+    """Where an answer came from."""
+
+    decoded = "decoded"
+    known = "known"
+    repeated = "repeated"
 
 
 class Listener(Protocol):
@@ -40,7 +53,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DescribeOptions:
-    """What to ask and how: the options of ``seeonce describe``."""
+    """What to ask and how: the options of ``seeonce describe``. ``fresh`` decodes what is known, too."""
 
     prompts: tuple[Prompt, ...]
     recording: str = "latest"
@@ -48,6 +61,8 @@ class DescribeOptions:
     output: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
     limits: BatchLimits = field(default_factory=BatchLimits)
+    name: str = ""
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +74,16 @@ class DescribeResult:
     interrupted: bool
 
 
-def describe(home: Home, options: DescribeOptions, newest_id: NewestId, listener: Listener) -> DescribeResult:
+def describe(
+    home: Home,
+    options: DescribeOptions,
+    newest_id: NewestId,
+    listener: Listener,
+    known: KnownAnswers | None = None,
+) -> DescribeResult:
     """Ask every prompt of every encoded frame of a recording, and write a run.
+
+    What ``known`` has is not decoded again; without it, nothing is looked up and nothing kept.
 
     Raises:
         NotEncodedError: the recording is not encoded by this model's vision tower.
@@ -75,8 +98,8 @@ def describe(home: Home, options: DescribeOptions, newest_id: NewestId, listener
         started, tally = time.perf_counter(), _Tally()
         listener.begin(len(selected.manifest.frames) * len(options.prompts))
         try:
-            for result in _results(selected, store, options):
-                tally.add(result)
+            for origin, result in _results(home, selected, store, options, known):
+                tally.add(origin, result)
                 writer.write(result)
                 listener.result(result)
             status = "done"
@@ -97,13 +120,15 @@ class _Tally:
     def __init__(self) -> None:
         self._totals = Totals()
 
-    def add(self, result: Result) -> None:
+    def add(self, origin: Origin, result: Result) -> None:
         totals = self._totals
         self._totals = dataclasses.replace(
             totals,
             num_results=totals.num_results + 1,
             num_errors=totals.num_errors + (result.error is not None),
             num_parsed=totals.num_parsed + (result.parsed is not None),
+            num_known=totals.num_known + (origin is Origin.known),
+            num_repeated=totals.num_repeated + (origin is Origin.repeated),
             prompt_tokens=totals.prompt_tokens + result.usage.prompt_tokens,
             completion_tokens=totals.completion_tokens + result.usage.completion_tokens,
         )
@@ -113,55 +138,75 @@ class _Tally:
         return dataclasses.replace(info, ended_at=now(), status=status, totals=totals)
 
 
-def _results(selected: Selected, store: Store, options: DescribeOptions) -> Iterator[Result]:
-    from infer.batching import Answer, Request, answer_all
+def _results(
+    home: Home, selected: Selected, store: Store, options: DescribeOptions, known: KnownAnswers | None
+) -> Iterator[tuple[Origin, Result]]:
+    """Yield what is known already, then decode the rest; the model is loaded only for that."""
+    manifest, recording = selected.manifest, selected.manifest.recording.id
+    with PixelIndex(home) as index:
+        model = model_id(selected.folder, index)
+    answering = Answering(model, manifest.encoder.compute_dtype, computed_by(), options.sampling)
+    waiting: dict[AskId, list[Ask]] = {}
+    for ask in make_plan(manifest.frames, options.prompts, answering):
+        reply = None if known is None or options.fresh else known.find(ask.id)
+        if reply is not None:
+            yield Origin.known, _result(recording, ask, reply)
+        elif options.fresh:
+            waiting[AskId(f"{ask.id} {ask.number}")] = [ask]  # each is decoded, equal ones too
+        else:
+            waiting.setdefault(ask.id, []).append(ask)
+    for first, reply in _replies(selected, store, options, [asks[0] for asks in waiting.values()]):
+        if known is not None and reply.error is None:
+            known.keep(first.id, reply, recording)
+        yield Origin.decoded, _result(recording, first, reply)
+        for ask in waiting.get(first.id, ())[1:]:
+            yield Origin.repeated, _result(recording, ask, reply)
+
+
+def _replies(
+    selected: Selected, store: Store, options: DescribeOptions, asks: Sequence[Ask]
+) -> Iterator[tuple[Ask, Reply]]:
+    """Decode asks, yielding each as it is finished."""
+    if not asks:
+        return
+    from infer.batching import answer_all
     from infer.mlx_vlm_adapter import LanguageHalf
+    from infer.request import Request
     from infer.stored import StoredFeatures
     from infer.tokenizer import ChatTokenizer
 
     manifest = selected.manifest
     tokenizer = ChatTokenizer(selected.folder, selected.config)
     half = LanguageHalf(selected.folder, selected.config, manifest.encoder.compute_dtype)
-    asked = [(frame, prompt) for frame in manifest.frames for prompt in options.prompts]
+    by_number = {ask.number: ask for ask in asks}
 
     def requests() -> Iterator[Request]:
-        for number, (frame, prompt) in enumerate(asked):
-            tokens = tokenizer.encode(prompt.segments(frame))
-            yield Request(number, tokens, (frame,), options.sampling)
-
-    def result(answer: Answer) -> Result:
-        frame, prompt = asked[answer.request.id]
-        text = without_reasoning(tokenizer.decode(answer.tokens), opened=tokenizer.opens_think)
-        usage = Usage(len(answer.request.prompt.ids), len(answer.tokens))
-        return _result(manifest, frame, prompt, text, answer.finish_reason, usage, answer.error)
+        for ask in asks:
+            tokens = tokenizer.encode(ask.prompt.segments(ask.frame))
+            yield Request(ask.number, tokens, (ask.frame,), options.sampling)
 
     source = StoredFeatures(store, manifest.recording.id)
     for answer in answer_all(requests(), half, source, tokenizer.stop_ids, options.limits):
-        yield result(answer)
+        text = without_reasoning(tokenizer.decode(answer.tokens), opened=tokenizer.opens_think)
+        usage = Usage(len(answer.request.prompt.ids), len(answer.tokens))
+        yield by_number[answer.request.id], Reply(text, answer.finish_reason, usage, answer.error)
 
 
-def _result(
-    manifest: Manifest,
-    frame: FrameEntry,
-    prompt: Prompt,
-    text: str,
-    finish_reason: str,
-    usage: Usage,
-    error: str | None,
-) -> Result:
+def _result(recording: str, ask: Ask, reply: Reply) -> Result:
+    frame = ask.frame
     return Result(
-        recording=manifest.recording.id,
+        recording=recording,
         frame=frame.index,
         timestamp_s=frame.timestamp_s,
         source=frame.source,
         key=frame.key.hex,
-        prompt_id=prompt.prompt_id,
-        prompt=prompt.text,
-        text=text,
-        finish_reason=finish_reason,
-        usage=usage,
-        parsed=parse_description(text),
-        error=error,
+        prompt_id=ask.prompt.prompt_id,
+        prompt=ask.prompt.text,
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        usage=reply.usage,
+        parsed=parse_description(reply.text),
+        error=reply.error,
     )
 
 
@@ -188,4 +233,5 @@ def _run_info(selected: Selected, options: DescribeOptions) -> RunInfo:
         ended_at=None,
         status="running",
         totals=Totals(),
+        name=options.name,
     )

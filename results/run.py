@@ -48,11 +48,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a run came to; ``seconds`` is its wall time with loading."""
+    """What a run came to; ``seconds`` is its wall time with loading.
+
+    Of the results, ``num_known`` were answered by earlier runs and ``num_repeated`` had the frame and prompt
+    of another result of this run: neither were decoded.
+    """
 
     num_results: int = 0
     num_errors: int = 0
     num_parsed: int = 0
+    num_known: int = 0
+    num_repeated: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
@@ -82,6 +88,7 @@ class RunInfo:
     ended_at: str | None
     status: str
     totals: Totals
+    name: str = ""
 
 
 def new_run_id() -> str:

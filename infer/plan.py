@@ -1,0 +1,89 @@
+"""What a run asks: every prompt over every frame, each ask with the digest that names it.
+
+Owns which asks there are, in which order (all prompts of a frame together, so that its features are read
+once), and what makes two asks the same. Needs no model: what is asked is known before one is loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from cache.canonical_json import JsonValue, canonical
+from cache.manifest import FrameEntry
+from checkpoint.backend import installed_version
+from infer.canary import combination
+from infer.prompt import Image, Prompt, Segment
+from infer.sampling import Sampling
+from results.known import AskId
+
+_CONTEXT = "seeonce 2026-11 asks, version 1"
+
+ANSWER_EPOCH = 1
+"""Raised when our own decoding or reading of answers changes, so that older ones are no longer known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Everything but the question that an answer depends on.
+
+    ``model_id`` is the digest of the checkpoint's files; ``computed_by`` names device and versions.
+    """
+
+    model_id: str
+    compute_dtype: str
+    computed_by: str
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a run. ``number`` counts them from 0."""
+
+    number: int
+    id: AskId
+    prompt: Prompt
+    frame: FrameEntry
+
+
+def computed_by() -> str:
+    """Name what computes here: its device, its versions and the epoch of our engine."""
+    here = combination()
+    texts = [f"{name} {installed_version(name)}" for name in ("transformers", "tokenizers")]
+    return f"{here}, {here.dtype or 'default'}, engine {here.engine_epoch}, {', '.join(texts)}"
+
+
+def make_plan(
+    frames: Sequence[FrameEntry], prompts: Sequence[Prompt], answering: Answering
+) -> tuple[Ask, ...]:
+    """Return the asks of a run."""
+    asked = [(frame, prompt) for frame in frames for prompt in prompts]
+    return tuple(
+        Ask(number, ask_id(prompt.segments(frame), answering), prompt, frame)
+        for number, (frame, prompt) in enumerate(asked)
+    )
+
+
+def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
+    """Return the digest of a question and of everything else that its answer depends on.
+
+    The frames count by their keys, in order: a key names pixels, preprocessing, vision weights and type.
+    """
+    sampling, shown = answering.sampling, [_segment(segment) for segment in segments]
+    greedy = sampling.temperature == 0  # then nothing is drawn, and the seed is of no consequence
+    document: JsonValue = {
+        "epoch": ANSWER_EPOCH,
+        "model": answering.model_id,
+        "compute_dtype": answering.compute_dtype,
+        "computed_by": answering.computed_by,
+        "temperature": sampling.temperature,
+        "top_p": 1.0 if greedy else sampling.top_p,
+        "seed": 0 if greedy else sampling.seed,
+        "max_tokens": sampling.max_tokens,
+        "segments": shown,
+    }
+    return AskId(blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest())
+
+
+def _segment(segment: Segment) -> JsonValue:
+    return ["image", segment.frame.key.hex] if isinstance(segment, Image) else ["text", segment.text]

@@ -1,0 +1,310 @@
+"""Known answers: what makes two questions the same, and that a wrong row is never an answer."""
+
+import dataclasses
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_edits import copy_of, edit
+from conftest import Run
+from screens import folder_of, noise
+from store_samples import frame
+
+from cache.errors import StoreError
+from cache.home import Home
+from cache.manifest import list_manifests
+from infer.plan import Answering, ask_id, make_plan
+from infer.prompt import Image, Prompt, Text
+from infer.sampling import Sampling
+from results.answer_cache import AnswerCache
+from results.known import AskId, Reply
+from results.run import Usage
+
+REPLY = Reply("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
+ASK = AskId("a" * 64)
+ANSWERING = Answering("m" * 64, "float32", "here", Sampling(0.5, 0.9, 1, 64))
+
+
+@pytest.fixture
+def cache(home: Path) -> AnswerCache:
+    home.mkdir()
+    return AnswerCache(Home(home))
+
+
+def _file(home: Path) -> Path:
+    return home / "answers" / "answers-1.sqlite"
+
+
+# --- the memory
+
+
+def test_what_was_kept_is_found_by_another_process(cache: AnswerCache, home: Path) -> None:
+    cache.keep(ASK, REPLY, "monday")
+    cache.close()
+    assert AnswerCache(Home(home)).find(ASK) == REPLY
+    assert stat.S_IMODE(_file(home).stat().st_mode) == 0o600
+    assert stat.S_IMODE(_file(home).parent.stat().st_mode) == 0o700
+
+
+def test_an_unknown_ask_is_unknown_and_an_error_is_not_kept(cache: AnswerCache) -> None:
+    cache.keep(ASK, dataclasses.replace(REPLY, error="full"), "monday")
+    assert cache.find(ASK) is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE answers SET reply = replace(reply, 'mail', 'chat')",
+        "UPDATE answers SET recording = 'tuesday'",
+        "UPDATE answers SET reply = '{}', row_digest = x'00'",
+        "UPDATE answers SET reply = 7",
+        "DROP TABLE answers",
+    ],
+)
+def test_a_row_that_was_changed_is_no_answer(statement: str, cache: AnswerCache, home: Path) -> None:
+    cache.keep(ASK, REPLY, "monday")
+    cache.close()
+    with sqlite3.connect(_file(home)) as connection:
+        connection.execute(statement)
+    connection.close()
+    assert cache.find(ASK) is None
+    cache.keep(ASK, REPLY, "monday")
+    assert cache.find(ASK) == REPLY
+
+
+def test_two_rows_that_changed_places_are_no_answers(cache: AnswerCache, home: Path) -> None:
+    other = AskId("b" * 64)
+    cache.keep(ASK, REPLY, "monday")
+    cache.keep(other, dataclasses.replace(REPLY, text="a chat"), "monday")
+    cache.close()
+    with sqlite3.connect(_file(home)) as connection:
+        connection.execute("UPDATE answers SET ask = 'c' WHERE ask = ?", (ASK,))
+        connection.execute("UPDATE answers SET ask = ? WHERE ask = ?", (ASK, other))
+        connection.execute("UPDATE answers SET ask = ? WHERE ask = 'c'", (other,))
+    connection.close()
+    assert (cache.find(ASK), cache.find(other)) == (None, None)
+
+
+@pytest.mark.parametrize("position", range(0, 100, 7))
+def test_a_file_with_bytes_overwritten_gives_the_answer_or_none(
+    position: int, cache: AnswerCache, home: Path
+) -> None:
+    cache.keep(ASK, REPLY, "monday")
+    cache.close()
+    content = bytearray(_file(home).read_bytes())
+    start = len(content) * position // 100
+    content[start : start + 64] = b"\xff" * len(content[start : start + 64])
+    _file(home).write_bytes(content)
+    assert cache.find(ASK) in (None, REPLY)
+    cache.keep(ASK, REPLY, "monday")
+    assert cache.find(ASK) in (None, REPLY)
+
+
+def test_a_home_that_cannot_be_written_knows_nothing(home: Path) -> None:
+    home.mkdir()
+    (home / "answers").write_text("a file")
+    cache = AnswerCache(Home(home))
+    cache.keep(ASK, REPLY, "monday")
+    assert cache.find(ASK) is None
+
+
+def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    monkeypatch.setattr("results.answer_cache._PRUNE_EVERY", 1)
+    cache = AnswerCache(Home(home), max_answers=10)
+    for number in range(30):
+        monkeypatch.setattr("results.answer_cache._now", lambda number=number: number)
+        cache.keep(AskId(f"{number:064}"), REPLY, "monday")
+        cache.find(AskId(f"{0:064}"))
+    kept = [number for number in range(30) if cache.find(AskId(f"{number:064}"))]
+    assert kept[0] == 0
+    assert 29 in kept
+    assert len(kept) <= 10
+
+
+def test_forgetting_a_recording_removes_its_answers_alone(cache: AnswerCache, home: Path) -> None:
+    other = AskId("b" * 64)
+    cache.keep(ASK, dataclasses.replace(REPLY, text="secret words"), "monday")
+    cache.keep(other, REPLY, "tuesday")
+    assert cache.remove_recording("monday") == 1
+    assert (cache.find(ASK), cache.find(other)) == (None, REPLY)
+    cache.close()
+    assert not [file for file in _file(home).parent.iterdir() if b"secret words" in file.read_bytes()]
+
+
+def test_several_threads_and_connections_share_the_memory(home: Path) -> None:
+    home.mkdir()
+    caches = [AnswerCache(Home(home)) for _ in range(4)]
+
+    def work(number: int) -> None:
+        for step in range(50):
+            caches[number].keep(AskId(f"{step:064}"), REPLY, "monday")
+            assert caches[(number + 1) % 4].find(AskId(f"{step:064}")) in (None, REPLY)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(caches[0].find(AskId(f"{step:064}")) == REPLY for step in range(50))
+
+
+# --- what makes two questions the same
+
+
+def _changes() -> list[Any]:
+    return [
+        dataclasses.replace(ANSWERING, model_id="n" * 64),
+        dataclasses.replace(ANSWERING, compute_dtype="bfloat16"),
+        dataclasses.replace(ANSWERING, computed_by="there"),
+        dataclasses.replace(ANSWERING, sampling=Sampling(0.6, 0.9, 1, 64)),
+        dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.8, 1, 64)),
+        dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.9, 2, 64)),
+        dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.9, 1, 65)),
+    ]
+
+
+@pytest.mark.parametrize("changed", _changes())
+def test_whatever_an_answer_depends_on_makes_another_question(changed: Answering) -> None:
+    segments = Prompt("What?").segments(frame(0))
+    assert ask_id(segments, changed) != ask_id(segments, ANSWERING)
+
+
+def test_texts_and_frames_in_another_order_or_division_are_another_question() -> None:
+    one, two = Image(frame(0)), Image(frame(1))
+    key = frame(0).key.hex
+    asked = [
+        (one, two, Text("What?")), (two, one, Text("What?")), (one, Text("What?")), (one, Text("What? ")),
+        (one, Text("Wh"), Text("at?")), (Text("What?"), one), (Text(key), Text("What?")),
+        (one, Text('"],["image","' + key)), (one, Text("What?"), Text("")),
+    ]  # fmt: skip
+    assert len({ask_id(segments, ANSWERING) for segments in asked}) == len(asked)
+
+
+def test_the_same_picture_elsewhere_is_the_same_question() -> None:
+    here, there = frame(0), dataclasses.replace(frame(7, picture=0), source="elsewhere.png")
+    plan = make_plan([here, there], [Prompt("What?")], ANSWERING)
+    assert plan[0].id == plan[1].id
+
+
+def test_greedy_answers_do_not_depend_on_the_seed() -> None:
+    segments = Prompt("What?").segments(frame(0))
+    samplings = (Sampling(0, 1, 0), Sampling(0, 0.5, 9))
+    greedy = [dataclasses.replace(ANSWERING, sampling=sampling) for sampling in samplings]
+    assert ask_id(segments, greedy[0]) == ask_id(segments, greedy[1])
+
+
+# --- as typed
+
+
+def _described(run: Run, *more: object) -> dict[str, Any]:
+    ended = run("seeonce describe latest --json --max-tokens 3 --prompt What?", *more)
+    assert ended.code == 0, ended.err
+    totals: dict[str, Any] = ended.json["totals"]
+    return totals
+
+
+@pytest.fixture
+def encoded(run: Run, plain: Path, tmp_path: Path) -> Path:
+    folder = folder_of(tmp_path / "images")
+    noise(0).save(folder / "003_30.0s.png")  # the first picture again
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    return plain
+
+
+def test_equal_frames_are_decoded_once_and_a_second_run_decodes_nothing(run: Run, encoded: Path) -> None:
+    first = _described(run, "--model", encoded)
+    second = _described(run, "--model", encoded)
+    assert (first["num_known"], first["num_repeated"], second["num_known"]) == (0, 1, 4)
+    strip = ("num_known", "num_repeated", "seconds")
+    assert {k: v for k, v in first.items() if k not in strip} == {
+        k: v for k, v in second.items() if k not in strip
+    }
+
+
+def test_a_run_of_known_answers_loads_no_model(
+    run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _described(run, "--model", encoded)
+    monkeypatch.setattr("infer.mlx_vlm_adapter.LanguageHalf", lambda *_: pytest.fail("loaded the model"))
+    assert _described(run, "--model", encoded)["num_known"] == 4
+
+
+def test_fresh_decodes_everything(run: Run, encoded: Path) -> None:
+    _described(run, "--model", encoded)
+    totals = _described(run, "--fresh", "--model", encoded)
+    assert (totals["num_known"], totals["num_repeated"]) == (0, 0)
+
+
+def test_sampled_answers_are_known_under_their_seed_alone(run: Run, encoded: Path) -> None:
+    sampled = ("--temperature", "1", "--model", encoded)
+    _described(run, "--seed", "1", *sampled)
+    assert _described(run, "--seed", "2", *sampled)["num_known"] == 0
+    assert _described(run, "--seed", "1", *sampled)["num_known"] == 4
+
+
+@pytest.mark.parametrize("what", ["language weights", "chat template", "generation config"])
+def test_another_language_model_over_the_same_pictures_answers_itself(
+    what: str, run: Run, encoded: Path, tmp_path: Path
+) -> None:
+    _described(run, "--model", encoded)
+    model = copy_of(encoded, tmp_path / "model")
+    assert _described(run, "--model", model)["num_known"] == 4
+    if what == "language weights":
+        _change_language_weights(model)
+    elif what == "chat template":
+        (model / "chat_template.jinja").write_text("{{ 'Look: ' }}" + _template(model))
+    else:
+        edit(model, "config.json", lambda config: config.update(a_new_field=1))
+    assert _described(run, "--model", model)["num_known"] == 0
+
+
+def _template(model: Path) -> str:
+    file = model / "chat_template.jinja"
+    return file.read_text() if file.exists() else "{{ messages[0]['content'] }}"
+
+
+def _change_language_weights(model: Path) -> None:
+    """Change one number of the language model in place; the size of the file stays."""
+    import mlx.core as mx
+
+    weights: Any = mx.load(str(model / "model.safetensors"))
+    name = next(key for key in sorted(weights) if "language_model" in key and key.endswith("norm.weight"))
+    weights[name] = weights[name] * 1.01
+    mx.save_safetensors(str(model / "model.safetensors"), weights, metadata={"format": "pt"})
+
+
+def test_another_version_that_computes_asks_again(
+    run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _described(run, "--model", encoded)
+    monkeypatch.setattr("infer.describe.computed_by", lambda: "mlx 99")
+    assert _described(run, "--model", encoded)["num_known"] == 0
+
+
+def test_verify_cache_looks_no_answer_up(run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _described(run, "--model", encoded)
+    monkeypatch.setattr(AnswerCache, "find", lambda *_: pytest.fail("looked an answer up"))
+    assert run("verify-cache latest --model", encoded).code == 0
+
+
+def test_purging_a_recording_forgets_its_answers(run: Run, encoded: Path, home: Path) -> None:
+    _described(run, "--model", encoded)
+    (manifest,) = list_manifests(Home(home))
+    assert run("seeonce store forget --purge", manifest.recording.id).code == 0
+    with sqlite3.connect(_file(home)) as connection:
+        assert connection.execute("SELECT count(*) FROM answers").fetchone() == (0,)
+    connection.close()
+
+
+def test_a_reply_that_is_none_is_refused() -> None:
+    from results.reply_json import reply_from_json, reply_to_json
+
+    assert reply_from_json(reply_to_json(REPLY)) == REPLY
+    with pytest.raises(StoreError):
+        reply_from_json('{"text": 7}')
