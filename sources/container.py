@@ -5,7 +5,7 @@ Owns opening, choosing the stream and going on over damage. Does not choose pict
 is opened, not before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -14,6 +14,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from cache.errors import InputError
+from sources.mp4_header import read_movie_header
 from sources.recording import iso_utc, printable
 
 if TYPE_CHECKING:
@@ -21,31 +22,39 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-_CLOCK_SET_SINCE_YEAR = 1980  # a recorder without a clock writes 1904 or 1970
+_CLOCK_SET_SINCE_S = 315_532_800.0  # 1980: a recorder without a clock writes 1904 or 1970
+_CLOCK_SET_UNTIL_S = 100_000_000_000.0
+_HEADER_ALONE = {"probesize": "32", "analyzeduration": "0"}  # no look at packets for a frame rate
 _MAX_FAILURES = 16  # errors without a packet between them; then the file has ended, whatever it says
 
 
 @dataclass(frozen=True, slots=True)
 class VideoHeader:
-    """What a video says of itself before a packet is read. ``length_s`` is exact, None when not told."""
+    """What a video says of itself before a packet is read. ``length_s`` is None when not told."""
 
     captured_at: str
     length_s: Fraction | None
 
 
 def read_header(video: Path) -> VideoHeader:
-    """Open a video, and read neither packet nor picture.
+    """Read what a video says of itself: of an MP4 or QuickTime file one box, of others as FFmpeg opens them.
 
     Raises:
-        InputError: No such file, no permission, or no video in it.
+        InputError: No such file, no permission, or nothing in it that says so.
     """
-    with open_container(video) as container:
+    try:
+        movie = read_movie_header(video) if S_ISREG(video.stat().st_mode) else None
+        if movie is not None:
+            return VideoHeader(_said_or_modified(movie.made_s, video), movie.length_s)
+    except OSError as error:
+        raise InputError(f"{printable(video)}: cannot be read ({error.strerror})") from error
+    with open_container(video, _HEADER_ALONE) as container:
         stream = video_stream(container, video)
-        return VideoHeader(captured_at(container, stream, video), promised_length_s(container, stream))
+        return VideoHeader(_captured_at(container, video), promised_length_s(container, stream))
 
 
-def open_container(video: Path) -> "InputContainer":
-    """Open a video file; nothing in it can make FFmpeg open another place.
+def open_container(video: Path, options: Mapping[str, str] | None = None) -> "InputContainer":
+    """Open a video file, with FFmpeg's ``options``; nothing in it can make FFmpeg open another place.
 
     Raises:
         InputError: No such file, no permission, or not a video.
@@ -58,7 +67,8 @@ def open_container(video: Path) -> "InputContainer":
     import av
 
     try:
-        return av.open(str(video), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        chosen = {"protocol_whitelist": "file"} | dict(options or {})
+        return av.open(str(video), options=chosen, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
@@ -112,13 +122,16 @@ def promised_length_s(container: "InputContainer", stream: "VideoStream") -> Fra
     return Fraction(container.duration - max(0, container.start_time or 0), 1_000_000)
 
 
-def captured_at(container: "InputContainer", stream: "VideoStream", video: Path) -> str:
-    """Give when the recording was made: the container's word, else the file's modification time."""
-    for tags in (container.metadata, stream.metadata):
-        try:
-            made = datetime.fromisoformat(tags.get("creation_time", ""))
-        except ValueError:
-            continue
-        if made.year >= _CLOCK_SET_SINCE_YEAR:
-            return iso_utc((made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp())
-    return iso_utc(video.stat().st_mtime)
+def _captured_at(container: "InputContainer", video: Path) -> str:
+    try:
+        made = datetime.fromisoformat(container.metadata.get("creation_time", ""))
+    except ValueError:
+        return _said_or_modified(None, video)
+    return _said_or_modified((made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp(), video)
+
+
+def _said_or_modified(made_s: float | None, video: Path) -> str:
+    """Give when a recording was made: by its container's clock, else when the file was last written."""
+    if made_s is None or not _CLOCK_SET_SINCE_S <= made_s < _CLOCK_SET_UNTIL_S:
+        return iso_utc(video.stat().st_mtime)
+    return iso_utc(made_s)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cache.errors import InputError
-from sources.container import captured_at, open_container, packets, promised_length_s, video_stream
+from sources.container import open_container, packets, promised_length_s, video_stream
 from sources.recording import printable
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ class PictureTimes:
 
     def _start(self) -> None:
         self._stream = video_stream(self._container, self._video)
-        self.captured_at = captured_at(self._container, self._stream, self._video)
         self._promised_s = promised_length_s(self._container, self._stream)
         self._counts = self._container.format.name == "avi"
         self._indexed = "mp4" in self._container.format.name
