@@ -8,7 +8,7 @@ Once an item is called ``.gone`` nobody puts it back, so no file is removed belo
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.files import Folder
@@ -50,7 +50,8 @@ class TrashBatch:
 
     def remove(self, name: str) -> None:
         """Remove an item for good; best effort, a later collection takes what is left."""
-        self._folder.rename(name, self._folder, name + GONE)
+        with suppress(FileNotFoundError):  # another collection found this batch left over, and was first
+            self._folder.rename(name, self._folder, name + GONE)
         self._folder.remove_tree(name + GONE)
 
     def names(self) -> list[str]:

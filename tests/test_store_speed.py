@@ -1,0 +1,93 @@
+"""What the upkeep of many entries costs: bounded in seconds, and the same per entry for few and for many.
+
+Seconds are those of the processor, in the program and in the system: the files lie in memory, and what else
+the machine does at the time does not count.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from store_samples import entry_folder, manifest, new_store, write
+
+from cache.collecting import collect
+from cache.inventory import stored_entries
+from cache.key import EntryKey
+from cache.listing import stored_recordings
+from cache.manifest import write_manifest
+from cache.stats import store_stats
+from cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds for all entries of a store."""
+
+    num_entries: int
+    has_s: float
+    stats_s: float
+    stats_unnamed_s: float
+    ls_s: float
+    gc_s: float
+    removal_s: float
+
+    def per_entry(self) -> dict[str, float]:
+        """Return microseconds an entry; not of the removal, which is the disk's and takes place once."""
+        names = ("has_s", "stats_s", "stats_unnamed_s", "ls_s", "gc_s")
+        return {name: getattr(self, name) / self.num_entries * 1e6 for name in names}
+
+
+def seconds(work: Callable[[], object], num_times: int = 3) -> float:
+    """Return the shortest of several times."""
+    found = []
+    for _ in range(num_times):
+        started = time.process_time()
+        work()
+        found.append(time.process_time() - started)
+    return min(found)
+
+
+def listed(store: Store) -> None:
+    stored_recordings(store.home)
+    sorted(stored_entries(store.path), key=lambda entry: entry.used_s)
+
+
+def costs(tmp_path: Path, num_entries: int) -> Costs:
+    store = new_store(tmp_path / str(num_entries))
+    keys: list[EntryKey] = [write(store, number) for number in range(num_entries)]
+    write_manifest(store.home, manifest(num_entries))
+    has_s = seconds(lambda: [store.has(key) for key in keys])
+    stats_s, ls_s = seconds(lambda: store_stats(store.home)), seconds(lambda: listed(store))
+    shutil.rmtree(store.path / "recordings" / "a-recording")
+    stats_unnamed_s = seconds(lambda: store_stats(store.home))
+    for key in keys:
+        os.utime(entry_folder(store, key), (1, 1))
+    gc_s = seconds(lambda: collect(store, dry_run=True))
+    removal_s = seconds(lambda: collect(store), num_times=1)
+    assert list(store.keys()) == []
+    return Costs(num_entries, has_s, stats_s, stats_unnamed_s, ls_s, gc_s, removal_s)
+
+
+def told(few: Costs, many: Costs) -> dict[str, float]:
+    """Print the figures and return how much more an entry costs among many."""
+    ratios = {name: many.per_entry()[name] / cost for name, cost in few.per_entry().items()}
+    print(f"\n{many}\nmicroseconds an entry: {many.per_entry()}\namong {few.num_entries} = 1: {ratios}")
+    return ratios
+
+
+def test_an_entry_costs_the_same_among_few_and_many(tmp_path: Path) -> None:
+    ratios = told(costs(tmp_path, 50), costs(tmp_path, 400))
+    assert max(ratios.values()) < 3
+
+
+@pytest.mark.campaign
+def test_ten_thousand_entries_are_looked_through_in_a_second_or_two(tmp_path: Path) -> None:
+    many = costs(tmp_path, 10_000)
+    ratios = told(costs(tmp_path, 100), many)
+    assert many.has_s < 1
+    assert max(many.stats_s, many.stats_unnamed_s) < 2
+    assert max(ratios.values()) < 3
