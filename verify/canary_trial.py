@@ -75,7 +75,7 @@ class _Trial:
         problems = {}
         for answer in answer_all(requests, half, source, tokenizer.stop_ids, limits):
             frame, question = asked[answer.request.id]
-            live = self._reference.answer(frame.source, question, _MOST)
+            live = self._reference.answer([frame.source], question, _MOST)
             problems[answer.request.id] = _problem(answer, live, LOGPROB[self._spec.compute_dtype])
         return next((problem for _, problem in sorted(problems.items()) if problem), None)
 
