@@ -189,9 +189,11 @@ def test_everything_that_is_asked_for_is_pinned() -> None:
     assert {_distribution(name) for name in [*project["dependencies"], *groups["dev"]]} <= pinned
 
 
-def test_only_training_the_demo_asks_for_torch() -> None:
+def test_only_training_the_demo_and_a_second_reference_ask_for_torch() -> None:
     project, groups = _pyproject()["project"], _pyproject()["dependency-groups"]
-    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    optional = dict(project["optional-dependencies"])
+    assert [_distribution(name) for name in optional.pop("transformers-reference")] == ["torch"]
+    extras = [name for extra in optional.values() for name in extra]
     asked = {_distribution(name) for name in [*project["dependencies"], *extras, *groups["dev"]]}
     assert "torch" not in asked
     assert [_distribution(name) for name in groups["train"]] == ["torch"]

@@ -15,7 +15,7 @@ from cache.errors import InputError
 from cache.home import Home
 from infer.limits import BatchLimits
 from infer.terminal import Terminal
-from verify.report import Level, Report
+from verify.report import Against, Level, Report
 from verify.report_text import markdown, terminal_lines
 from verify.verifier import VerifyOptions, Wiring, verify, verify_store
 
@@ -44,6 +44,9 @@ def verify_command(
     controls: Annotated[
         bool, typer.Option(help="Put faults into a copy as well: the check must object to each.")
     ] = False,
+    against: Annotated[
+        Against | None, typer.Option(help="Also features by transformers, or answers by stream_generate.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
@@ -54,7 +57,7 @@ def verify_command(
     Example: verify-cache demo --level outputs --sample all
     """
     wiring: Wiring = context.obj
-    if whole_store and (recording is not None or controls or level not in (None, Level.bytes)):
+    if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
         raise InputError(
             "--all checks bytes of the whole store: leave RECORDING, --level and --controls out."
         )
@@ -68,6 +71,7 @@ def verify_command(
         logprob_tolerance=logprob_tolerance,
         limits=BatchLimits(max_num_seqs=max_num_seqs),
         controls=controls,
+        against=against,
     )
     home = Home.locate()
     with Terminal() as terminal:

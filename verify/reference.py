@@ -5,7 +5,7 @@ but the weight files and, where the user lowered them, the limits on pixels.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,13 @@ def _same(left: mx.array, right: mx.array) -> bool:
 class LiveReference:
     """mlx-vlm's model and processor, in the compute dtype of ``spec``; each picture is encoded once."""
 
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
+    def __init__(
+        self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec, untouched: bool = False
+    ) -> None:
         """Load both halves.
+
+        ``untouched`` leaves even the vision tower alone and answers through ``stream_generate``, as users of
+        mlx-vlm do: each picture is encoded again for every question.
 
         Raises:
             CheckpointError: the checkpoint does not load.
@@ -106,8 +111,10 @@ class LiveReference:
         self._model = load_model(folder, config)
         cast(self._model, spec.compute_dtype)
         mx.eval(self._model.parameters())
+        self._untouched = untouched
         self.encoded = _EncodedOnce(self._model.vision_tower)
-        self._model.vision_tower = self.encoded
+        if not untouched:
+            self._model.vision_tower = self.encoded
         with readable_folder(folder, config) as path:
             self._processor: Any = load_processor(path, True, eos_token_ids=self._model.config.eos_token_id)
         limits = self._processor.image_processor
@@ -144,25 +151,13 @@ class LiveReference:
         With several chunks the prompt is prefilled by mlx-vlm in as many parts: the same but for rounding.
         ``asked`` are the tokens to look at in place of the most likely ones, position by position.
         """
-        from mlx_vlm.generate import generate_step
-
         inputs = self._inputs(pictures, prompt)
-        steps = generate_step(
-            inputs["input_ids"],
-            self._model,
-            inputs["pixel_values"],
-            inputs["attention_mask"],
-            temperature=0.0,
-            max_tokens=max_tokens,
-            prefill_step_size=-(-inputs["input_ids"].shape[1] // num_chunks),
-            image_grid_thw=inputs["image_grid_thw"],
-        )
         tokens: list[int] = []
         top_tokens: list[tuple[int, ...]] = []
         top_logprobs: list[tuple[float, ...]] = []
         margins: list[float] = []
         stopped = False
-        for token, row in steps:
+        for token, row in self._steps(pictures, prompt, inputs, max_tokens, num_chunks):
             logprobs = np.array(row.astype(mx.float32))
             tokens.append(int(token))
             best = most_likely(logprobs, int(token))
@@ -181,16 +176,50 @@ class LiveReference:
             ids, tuple(tokens), tuple(top_tokens), tuple(top_logprobs), tuple(margins), stopped, text
         )
 
-    def _inputs(self, pictures: Sequence[Picture], prompt: str) -> Any:
+    def _steps(
+        self, pictures: Sequence[Picture], prompt: str, inputs: Any, max_tokens: int, num_chunks: int
+    ) -> Iterator[tuple[int, mx.array]]:
+        """Yield each token with the log-probabilities ``(vocab,)`` that it was taken from."""
+        from mlx_vlm.generate import generate_step, stream_generate
+
+        chunk = -(-inputs["input_ids"].shape[1] // num_chunks)
+        if not self._untouched:
+            yield from generate_step(
+                inputs["input_ids"],
+                self._model,
+                inputs["pixel_values"],
+                inputs["attention_mask"],
+                temperature=0.0,
+                max_tokens=max_tokens,
+                prefill_step_size=chunk,
+                image_grid_thw=inputs["image_grid_thw"],
+            )
+            return
+        responses = stream_generate(
+            self._model,
+            self._processor,
+            self._formatted(pictures, prompt),
+            list(pictures),
+            temperature=0.0,
+            max_tokens=max_tokens,
+            prefill_step_size=chunk,
+        )
+        for response in responses:
+            if response.finish_reason != "length":  # then the last token is handed out once more
+                yield response.token, response.logprobs
+
+    def _formatted(self, pictures: Sequence[Picture], prompt: str) -> Any:
         from mlx_vlm.prompt_utils import apply_chat_template
+
+        return apply_chat_template(self._processor, self._model.config, prompt, num_images=len(pictures))
+
+    def _inputs(self, pictures: Sequence[Picture], prompt: str) -> Any:
         from mlx_vlm.utils import prepare_inputs
 
         return prepare_inputs(
             self._processor,
             images=list(pictures),
-            prompts=apply_chat_template(
-                self._processor, self._model.config, prompt, num_images=len(pictures)
-            ),
+            prompts=self._formatted(pictures, prompt),
             add_special_tokens=False,
             image_token_index=self._model.config.image_token_index,
         )

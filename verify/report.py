@@ -20,6 +20,13 @@ class Level(StrEnum):
     outputs = "outputs"
 
 
+class Against(StrEnum):
+    """References beside the usual ones."""
+
+    transformers = "transformers"
+    mlx_vlm = "mlx-vlm"
+
+
 class Listener(Protocol):
     """Who is told how the check goes."""
 
@@ -155,6 +162,7 @@ class Report:
     here: Provenance | None = None
     provenance: tuple[ProvenanceDifference, ...] = ()
     tolerances: Tolerances | None = None
+    against: str | None = None
     controls: tuple[ControlResult, ...] = ()
     controls_problem: str | None = None
     schema: str = REPORT_SCHEMA

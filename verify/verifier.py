@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cache.entry import Features
-from cache.errors import CannotCheckError
+from cache.errors import CannotCheckError, InputError
 from cache.home import Home
 from cache.leases import held_lease
 from cache.manifest import FrameEntry, read_manifest
@@ -23,7 +23,7 @@ from verify.controls import RunCommand, run_controls
 from verify.embeddings import EmbeddingCheck
 from verify.live_side import LiveSide, LiveSideOf
 from verify.provenance import provenance_differences
-from verify.report import Check, Level, Listener, Report, Tolerances
+from verify.report import Against, Check, Level, Listener, Report, Tolerances
 from verify.sampling import Group, draw, entry_groups, sample_size
 from verify.tolerance import tolerances
 
@@ -48,6 +48,7 @@ class VerifyOptions:
     logprob_tolerance: float | None = None
     limits: BatchLimits = field(default_factory=BatchLimits)
     controls: bool = False
+    against: Against | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def verify(home: Home, options: VerifyOptions, wiring: Wiring, listener: Listene
         InputError: ``sample`` is neither a number nor ``all``, or a tolerance is none.
     """
     num_sample = sample_size(options.sample)
+    _check_against(options)
     tolerances("float32", options.tolerance, options.logprob_tolerance)
     store = Store.open(home, create=False)
     with held_lease(store, f"verify-cache {options.recording}"):
@@ -95,8 +97,21 @@ def _verify(
     if options.level is not Level.bytes:
         checks += _check_live(store, selected, sample, options, allowed, wiring.live_side_of, listener)
     report = _report(manifest.recording.id, options.level, tuple(checks))
-    report = _with_provenance(report, selected, store, allowed)
+    report = replace(
+        _with_provenance(report, selected, store, allowed), against=options.against and options.against.value
+    )
     return _with_controls(report, store, selected, sample, options, wiring, listener)
+
+
+def _check_against(options: VerifyOptions) -> None:
+    """Refuse a reference that the level does not ask."""
+    least = {Against.transformers: Level.embeddings, Against.mlx_vlm: Level.outputs}
+    if options.against is not None and list(Level).index(options.level) < list(Level).index(
+        least[options.against]
+    ):
+        raise InputError(
+            f"--against {options.against} needs --level {least[options.against]}, got {options.level}."
+        )
 
 
 def verify_store(home: Home, listener: Listener) -> Report:
@@ -181,6 +196,10 @@ def _check_live(
         yield check.run(selected.manifest, sample, "pass one's encoder", listener)
     else:
         yield from _check_answers(store, selected, sample, options, allowed, live, listener)
+    if options.against is Against.transformers:
+        from verify.transformers_reference import check_against_transformers
+
+        yield check_against_transformers(store, selected, sample, live, allowed, listener)
 
 
 def _check_answers(
@@ -196,7 +215,8 @@ def _check_answers(
     from verify.outputs import OutputCheck
     from verify.reference import LiveReference
 
-    reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder)
+    untouched = options.against is Against.mlx_vlm
+    reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder, untouched)
     outputs = OutputCheck(store, selected, options.limits, allowed, listener)
 
     def encode_and_ask(frame: FrameEntry, image: "Image.Image") -> Features:
