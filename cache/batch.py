@@ -67,7 +67,7 @@ class CommitBatch:
     def add(
         self, pixels: PixelDigest, spec: EncoderSpec, features: Features, provenance: Provenance
     ) -> EntryKey:
-        """Build an entry aside; the features are no longer needed afterwards.
+        """Build an entry aside; until this returns the features must not change, afterwards they may go.
 
         Raises:
             ValueError: the features are not such as the encoder gives.
