@@ -9,22 +9,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from cache.home import Home
+from cache.leases import living_leases
 
 
 def remove_runs(home: Home, recording_id: str) -> int:
-    """Remove every run that asked about this recording alone; return how many there were.
+    """Remove every run that asked about this recording; return how many there were.
 
-    A run whose ``run.json`` cannot be read is kept: nobody knows whose it is.
+    A run whose ``run.json`` cannot be read is kept: nobody knows whose it is. So is one that is not ended
+    while some command holds a lease: it may be that one's.
     """
-    num_removed = 0
+    busy, num_removed = bool(living_leases(home.store)), 0
     for path in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:
-        if path.is_dir() and not path.is_symlink() and _recording_of(path) == recording_id:
+        recording, status = _recording_and_status(path)
+        if recording == recording_id and not path.is_symlink() and not (busy and status == "running"):
             shutil.rmtree(path, ignore_errors=True)
             num_removed += not path.exists()
     return num_removed
 
 
-def _recording_of(run: Path) -> object:
+def _recording_and_status(run: Path) -> tuple[object, object]:
     with suppress(OSError, ValueError, AttributeError):
-        return json.loads((run / "run.json").read_text(encoding="utf-8")).get("recording")
-    return None
+        info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return info.get("recording"), info.get("status")
+    return None, None

@@ -195,3 +195,15 @@ def test_a_run_whose_file_cannot_be_read_is_kept(tmp_path: Path) -> None:
         (store.home.runs / name / "run.json").write_text(content)
     assert remove_runs(store.home, "monday") == 1
     assert sorted(path.name for path in store.home.runs.iterdir()) == ["a", "b"]
+
+
+def test_a_run_that_may_still_be_written_is_kept(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for name, status in (("a", "running"), ("b", "done")):
+        (store.home.runs / name).mkdir(parents=True)
+        text = json.dumps({"recording": "monday", "status": status})
+        (store.home.runs / name / "run.json").write_text(text)
+    with held_lease(store, "describe monday"):
+        assert remove_runs(store.home, "monday") == 1
+    assert [path.name for path in store.home.runs.iterdir()] == ["a"]
+    assert remove_runs(store.home, "monday") == 1
