@@ -14,7 +14,7 @@ from cache.home import Home
 from cache.manifest import Manifest, ManifestRef, RecordingInfo, list_manifests, read_manifest
 from cache.pixel_index import PixelIndex
 from sources.path_list import KIND as LIST
-from sources.path_list import is_image_path, open_list
+from sources.path_list import is_image_path, open_list, reopen_list
 from sources.recording import Recording
 from sources.selectors import latest_recording, list_recordings, open_recording
 from sources.since import is_since, parse_since
@@ -118,6 +118,8 @@ def open_wanted(home: Home, wanted: Wanted) -> Recording:
     info = earlier.recording
     choice = wanted.choice(info)
     if info.kind == LIST:
+        if not earlier.complete:
+            raise InputError(f"{info.id} was interrupted, and its list is not known: pipe it in again")
         return _list_again(read_manifest(earlier.path), choice)
     return open_recording(info.path, choice)
 
@@ -154,10 +156,10 @@ def _changes_again(manifest: Manifest, choice: FrameChoice) -> Recording:
 
 
 def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
-    sources = {frame.index: frame.source for frame in manifest.frames}
-    sources |= {frame.index: frame.source for frame in manifest.skipped}
-    recording = open_list([Path(sources[index]) for index in sorted(sources)], limit=choice.limit)
-    return replace(recording, info=replace(recording.info, id=manifest.recording.id))
+    named = {frame.index: (frame.index, frame.timestamp_s, frame.source) for frame in manifest.frames}
+    named |= {frame.index: (frame.index, frame.timestamp_s, frame.source) for frame in manifest.skipped}
+    info = replace(manifest.recording, limit=choice.limit)
+    return reopen_list(info, [named[index] for index in sorted(named)][: choice.limit])
 
 
 def _earlier(known: list[ManifestRef], selector: str) -> ManifestRef | None:

@@ -12,7 +12,7 @@ from screens import folder_of
 
 from cache.errors import InputError
 from cache.home import Home
-from cache.manifest import list_manifests
+from cache.manifest import list_manifests, read_manifest
 from precompute.selection import wanted_of
 from sources.path_list import open_list, split_paths
 from sources.since import is_since, parse_since
@@ -110,9 +110,23 @@ def test_a_list_keeps_its_order_unless_every_name_tells_a_time(tmp_path: Path) -
         "last.png",
         "001_10.0s.png",
         "000_0.0s.png",
-        "last.png",
     ]
-    assert (listed.info.kind, listed.info.num_frames) == ("list", 4)
+    assert (listed.info.kind, listed.info.num_frames) == ("list", 3)
+
+
+def test_a_part_of_a_list_keeps_the_times_that_the_whole_gave_it(
+    run: Run, home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted(folder_of(tmp_path / "images").iterdir())
+    files[2] = files[2].rename(tmp_path / "images" / "other.png")
+    _pipe(monkeypatch, b"\n".join(map(os.fsencode, [files[1], files[0], files[1], files[2]])))
+    ended = run("seeonce encode --json --limit 2 --model", plain, "-")
+    manifest = read_manifest(list_manifests(Home(home))[0].path)
+    assert [(Path(f.source).name, f.timestamp_s) for f in manifest.frames] == [
+        ("001_10.0s.png", 0.0),
+        ("000_0.0s.png", 1.0),
+    ]
+    assert run("verify-cache --level embeddings --model", plain, ended.json["recording"]).code == 0
 
 
 def test_piped_images_are_encoded_verified_and_encoded_again_by_id(
