@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from videos import Pixels, make_video, number_of, picture, write_video
+from videos import Pixels, add_stream, make_video, number_of, picture, write_video
 
 from cache.errors import InputError
 from sources.source import FrameChoice
@@ -51,8 +51,9 @@ def _pixels_of(video: Path) -> dict[int, Pixels]:
         return {shown.pts or 0: np.asarray(shown.to_ndarray(format="rgb24")) for shown in pictures}
 
 
-@pytest.mark.parametrize("every_s", [0.04, 1.5])
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
+@pytest.mark.parametrize(
+    ("name", "every_s"), [("a.mp4", 0.04), ("a.mp4", 1.5), ("a.mkv", 0.04), ("a.mkv", 1.5), ("a.webm", 0.5)]
+)
 def test_a_cut_file_gives_what_it_holds_and_says_where_it_ends(
     name: str, every_s: float, tmp_path: Path
 ) -> None:
@@ -198,3 +199,14 @@ def test_a_video_that_is_gone_after_it_was_listed_gives_no_picture(tmp_path: Pat
     video.unlink()
     with pytest.raises(InputError, match=r"a\.mp4: cannot be read"):
         frames[1].read()
+
+
+def test_pixels_are_taken_as_square(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as output:
+        stream = add_stream(output, "libx264")
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(picture(3), "rgb24")))
+        output.mux(stream.encode(None))
+    with av.open(str(tmp_path / "a.mp4")) as written:
+        assert written.streams.video[0].sample_aspect_ratio == 2
+    assert open_video(tmp_path / "a.mp4", FrameChoice()).frames()[0].read().size == (64, 48)

@@ -38,6 +38,7 @@ KINDS = [
     _Kind("gaps.mkv", times_ms=GAPS),
     _Kind("gaps.mov", "mpeg4", GAPS),
     _Kind("late.mkv", times_ms=range(5000, 13_000, 40)),
+    _Kind("edit-list.mp4", times_ms=range(-490, 7510, 40), container={"avoid_negative_ts": "disabled"}),
     _Kind("one-keyframe.mp4", options={"g": "9999", "keyint_min": "9999", "sc_threshold": "0"}),
     _Kind("only-keyframes.mp4", options={"g": "1"}),
     _Kind("fragments.mp4", options={"g": "25"}, container={"movflags": "frag_keyframe+empty_moov"}),
@@ -104,6 +105,14 @@ def test_any_order_gives_the_same_pictures(kind: _Kind, videos: Path) -> None:
     frames = list(open_video(video, FrameChoice(0.5)).frames())
     random.Random(7).shuffle(frames)
     assert all(np.array_equal(np.asarray(frame.read()), pixels[frame.stamp.position]) for frame in frames)
+
+
+def test_an_edit_list_cuts_what_lies_before_the_start(videos: Path) -> None:
+    through = _decoded_through(videos / "edit-list.mp4")
+    assert len(through) < len(STEADY)
+    frames = open_video(videos / "edit-list.mp4", FrameChoice(0.04)).frames()
+    assert len(frames) == len(through)
+    assert frames[0].timestamp_s == 0
 
 
 def _num_packets(video: Path, every_s: float) -> int:
