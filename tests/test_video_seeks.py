@@ -67,13 +67,13 @@ def _video(videos: Path, kind: _Kind) -> Path:
     return videos / kind.name
 
 
-def _decoded_through(video: Path) -> list[tuple[int, Pixels]]:
+def decoded_through(video: Path) -> list[tuple[int, Pixels]]:
     with av.open(str(video)) as container:
         pictures = container.decode(video=0)
         return [(shown.pts or 0, np.asarray(shown.to_ndarray(format="rgb24"))) for shown in pictures]
 
 
-def _marked(pts: Sequence[int], time_base: Fraction, every_s: float) -> list[int]:
+def marked(pts: Sequence[int], time_base: Fraction, every_s: float) -> list[int]:
     """Choose by the definition: for each mark the first picture at or after it, each picture once."""
     every, chosen = Fraction(str(every_s)), list[int]()
     for ticks in pts:
@@ -86,11 +86,11 @@ def _marked(pts: Sequence[int], time_base: Fraction, every_s: float) -> list[int
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_step_gives_the_pictures_of_decoding_through(kind: _Kind, videos: Path) -> None:
     video = _video(videos, kind)
-    through = _decoded_through(video)
+    through = decoded_through(video)
     times = PictureTimes(video)
     times.close()
     for every_s in STEPS_S:
-        expected = _marked([pts for pts, _ in through], times.time_base, every_s)
+        expected = marked([pts for pts, _ in through], times.time_base, every_s)
         frames = open_video(video, FrameChoice(every_s)).frames()
         assert [frame.stamp.position for frame in frames] == [f"pts={pts}" for pts in expected]
         pixels = dict(through)
@@ -101,14 +101,14 @@ def test_every_step_gives_the_pictures_of_decoding_through(kind: _Kind, videos: 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_any_order_gives_the_same_pictures(kind: _Kind, videos: Path) -> None:
     video = _video(videos, kind)
-    pixels = {f"pts={pts}": picture for pts, picture in _decoded_through(video)}
+    pixels = {f"pts={pts}": picture for pts, picture in decoded_through(video)}
     frames = list(open_video(video, FrameChoice(0.5)).frames())
     random.Random(7).shuffle(frames)
     assert all(np.array_equal(np.asarray(frame.read()), pixels[frame.stamp.position]) for frame in frames)
 
 
 def test_an_edit_list_cuts_what_lies_before_the_start(videos: Path) -> None:
-    through = _decoded_through(videos / "edit-list.mp4")
+    through = decoded_through(videos / "edit-list.mp4")
     assert len(through) < len(STEADY)
     frames = open_video(videos / "edit-list.mp4", FrameChoice(0.04)).frames()
     assert len(frames) == len(through)
