@@ -33,8 +33,10 @@ from infer.commands import Wiring as DescribeWiring
 from infer.commands import describe_command
 from infer.describe import DescribeOptions, DescribeResult
 from infer.describe import describe as pass_two
+from infer.experiment_command import Wiring as ExperimentWiring
+from infer.experiment_command import run_command
 from infer.limits import BatchLimits
-from infer.prompt import Prompt
+from infer.prompt import Prompt, collect_prompts
 from infer.sampling import Sampling
 from infer.terminal import Terminal as AnswerTerminal
 from precompute.commands import Terminal, encode_command
@@ -46,6 +48,7 @@ from results.commands import Wiring as ResultsWiring
 from results.commands import compare_command, report_command, runs_command, score_command
 from results.compare import Place
 from results.export_command import export_command
+from results.notebook import AnswerTable, read_table
 from results.removal import remove_runs
 from results.run import Result
 from results.score import Expected
@@ -62,6 +65,7 @@ from verify.verifier import Wiring as VerifyWiring
 from verify.verifier import verify as check_store
 
 __all__ = [
+    "AnswerTable",
     "DescribeOptions",
     "DescribeResult",
     "EncodeOptions",
@@ -73,6 +77,7 @@ __all__ = [
     "Sampling",
     "SeeonceError",
     "VerifyOptions",
+    "ask",
     "describe",
     "encode",
     "verify",
@@ -91,6 +96,15 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
     with AnswerTerminal() as terminal, AnswerCache(home) as known:
         limits = _sound_limits(home, options.limits, terminal.say)
         return pass_two(home, replace(options, limits=limits), _newest_id, terminal, known)
+
+
+def ask(recording: str, *prompts: str, model: str | None = None, home: Home | None = None) -> AnswerTable:
+    """Ask questions about every encoded frame, and return the answers as a table.
+
+    Raises ``SeeonceError``; after Ctrl-C the table has the answers so far.
+    """
+    options = DescribeOptions(collect_prompts(list(prompts), []), recording, model)
+    return read_table(describe(options, home).path)
 
 
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
@@ -177,6 +191,11 @@ def _known_truth(column: Column, rows: tuple[Row, ...]) -> dict[Place, Expected]
     return found
 
 
+def _encode_for(home: Home, recording: str, model: str | None) -> bool:
+    """Encode a recording that an experiment asks about; tell whether that was interrupted."""
+    return encode(EncodeOptions(recording, model), home).interrupted
+
+
 def _remove_runs(home: Home, recording_id: str) -> int:
     """Remove the runs of a recording that is forgotten, and every answer that was kept of it."""
     with AnswerCache(home) as known:
@@ -186,6 +205,12 @@ def _remove_runs(home: Home, recording_id: str) -> int:
 
 _DESCRIBE = DescribeWiring(
     newest_recording_id=_newest_id, judge=_judge, sound_limits=_sound_limits, known_answers=AnswerCache
+)
+_EXPERIMENT = ExperimentWiring(
+    encode=_encode_for,
+    newest_recording_id=_newest_id,
+    sound_limits=_sound_limits,
+    known_answers=AnswerCache,
 )
 _VERIFY = VerifyWiring(newest_recording_id=_newest_id, live_side_of=_live_side, command=_verify_cache)
 _STORE = StoreWiring(remove_runs=_remove_runs, encode_again=_encode_again)
@@ -203,6 +228,7 @@ app = typer.Typer(
 )
 app.command("encode")(encode_command)
 app.command("describe")(describe_command)
+app.command("run", context_settings={"obj": _EXPERIMENT})(run_command)
 app.command("recordings")(recordings_command)
 app.command("export")(export_command)
 app.command("runs")(runs_command)

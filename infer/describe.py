@@ -21,7 +21,7 @@ from cache.usage import entries_in_use
 from checkpoint.answering import model_id
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
-from infer.plan import Answering, Ask, computed_by, make_plan
+from infer.plan import Answering, Ask, computed_by, make_plan, plan_id
 from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.selection import NewestId, Selected, select
@@ -63,6 +63,7 @@ class DescribeOptions:
     limits: BatchLimits = field(default_factory=BatchLimits)
     name: str = ""
     fresh: bool = False
+    prompt_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,14 @@ def describe(
     """
     selected = select(home, options.recording, options.model, newest_id, listener.say)
     store = Store.open(home, create=False)
-    info = _run_info(selected, options)
+    asks = planned(home, selected, options)
+    info = _run_info(selected, options, plan_id(asks))
     in_use = entries_in_use(store, "describe", selected.manifest)
     with in_use, RunWriter(home, info, options.output) as writer:
         started, tally = time.perf_counter(), _Tally()
         listener.begin(len(selected.manifest.frames) * len(options.prompts))
         try:
-            for origin, result in _results(home, selected, store, options, known):
+            for origin, result in _results(selected, store, options, asks, known):
                 tally.add(origin, result)
                 writer.write(result)
                 listener.result(result)
@@ -138,16 +140,26 @@ class _Tally:
         return dataclasses.replace(info, ended_at=now(), status=status, totals=totals)
 
 
-def _results(
-    home: Home, selected: Selected, store: Store, options: DescribeOptions, known: KnownAnswers | None
-) -> Iterator[tuple[Origin, Result]]:
-    """Yield what is known already, then decode the rest; the model is loaded only for that."""
-    manifest, recording = selected.manifest, selected.manifest.recording.id
+def planned(home: Home, selected: Selected, options: DescribeOptions) -> tuple[Ask, ...]:
+    """Return what ``describe`` would ask; loads no model."""
+    manifest = selected.manifest
     with PixelIndex(home) as index:
         model = model_id(selected.folder, index)
     answering = Answering(model, manifest.encoder.compute_dtype, computed_by(), options.sampling)
+    return make_plan(manifest.frames, options.prompts, answering)
+
+
+def _results(
+    selected: Selected,
+    store: Store,
+    options: DescribeOptions,
+    asks: Sequence[Ask],
+    known: KnownAnswers | None,
+) -> Iterator[tuple[Origin, Result]]:
+    """Yield what is known already, then decode the rest; the model is loaded only for that."""
+    recording = selected.manifest.recording.id
     waiting: dict[AskId, list[Ask]] = {}
-    for ask in make_plan(manifest.frames, options.prompts, answering):
+    for ask in asks:
         reply = None if known is None or options.fresh else known.find(ask.id)
         if reply is not None:
             yield Origin.known, _result(recording, ask, reply)
@@ -155,7 +167,7 @@ def _results(
             waiting[AskId(f"{ask.id} {ask.number}")] = [ask]  # each is decoded, equal ones too
         else:
             waiting.setdefault(ask.id, []).append(ask)
-    for first, reply in _replies(selected, store, options, [asks[0] for asks in waiting.values()]):
+    for first, reply in _replies(selected, store, options, [same[0] for same in waiting.values()]):
         if known is not None and reply.error is None:
             known.keep(first.id, reply, recording)
         yield Origin.decoded, _result(recording, first, reply)
@@ -210,7 +222,7 @@ def _result(recording: str, ask: Ask, reply: Reply) -> Result:
     )
 
 
-def _run_info(selected: Selected, options: DescribeOptions) -> RunInfo:
+def _run_info(selected: Selected, options: DescribeOptions, plan: str) -> RunInfo:
     sampling, limits = options.sampling, options.limits
     return RunInfo(
         id=new_run_id(),
@@ -234,4 +246,6 @@ def _run_info(selected: Selected, options: DescribeOptions) -> RunInfo:
         status="running",
         totals=Totals(),
         name=options.name,
+        prompt_names=options.prompt_names,
+        plan_id=plan,
     )

@@ -85,5 +85,11 @@ def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
     return AskId(blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest())
 
 
+def plan_id(asks: Sequence[Ask]) -> str:
+    """Return the digest of all asks of a run, with the frames that they are about."""
+    document: JsonValue = [[ask.id, ask.frame.index, ask.prompt.prompt_id] for ask in asks]
+    return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
+
+
 def _segment(segment: Segment) -> JsonValue:
     return ["image", segment.frame.key.hex] if isinstance(segment, Image) else ["text", segment.text]

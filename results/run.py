@@ -66,7 +66,11 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """run.json: what was run, with what, when, and how it ended."""
+    """run.json: what was run, with what, when, and how it ended.
+
+    ``prompt_names`` are those of an experiment, in the order of ``prompts``. ``plan_id`` is the digest of all
+    that was asked: two finished runs of one plan have the same answers.
+    """
 
     id: str
     recording: str
@@ -89,6 +93,8 @@ class RunInfo:
     status: str
     totals: Totals
     name: str = ""
+    prompt_names: tuple[str, ...] = ()
+    plan_id: str = ""
 
 
 def new_run_id() -> str:

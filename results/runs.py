@@ -31,6 +31,8 @@ class RunSummary:
     encoder_id: str = ""
     model: str = ""
     prompts: tuple[str, ...] = ()
+    prompt_names: tuple[str, ...] = ()
+    plan_id: str = ""
     started_at: str = ""
     state: str = "unknown"
     seconds: float = 0.0
@@ -67,6 +69,23 @@ def list_runs(home: Home) -> list[RunSummary]:
     folders = [path for path in home.runs.iterdir() if path.is_dir()] if home.runs.is_dir() else []
     names = sorted((path.name for path in folders if not path.name.startswith(".")), reverse=True)
     return [load_run(home.runs / name, lambda _: None).info for name in names]
+
+
+def finished_run(home: Home, name: str, plan_id: str) -> RunSummary | None:
+    """Return the newest run of a name that answered all of a plan without an error."""
+    for path in sorted(home.runs.glob("*/run.json"), reverse=True):
+        fields = _fields(path.parent)
+        same = (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, "done")
+        if same:
+            found = load_run(path.parent, lambda _: None).info
+            if found.num_errors == 0 and found.num_answers == _total(fields):
+                return found
+    return None
+
+
+def _total(fields: dict[str, object]) -> int:
+    totals = fields.get("totals")
+    return int(_number(totals, "num_results")) if isinstance(totals, dict) else -1
 
 
 def select_run(home: Home, selector: str, say: Callable[[str], None]) -> Run:
@@ -124,8 +143,7 @@ def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
     totals = fields.get("totals")
     totals = totals if isinstance(totals, dict) else {}
     usage = [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
-    asked = fields.get("prompts")
-    asked = tuple(str(prompt) for prompt in asked) if isinstance(asked, list) else ()
+    asked = _texts(fields, "prompts")
     return RunSummary(
         id=folder.name,
         name=_text(fields, "name"),
@@ -133,6 +151,8 @@ def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
         encoder_id=_text(fields, "encoder_id"),
         model=_text(fields, "model"),
         prompts=asked or tuple(dict.fromkeys(answer.prompt for answer in answers)),
+        prompt_names=_texts(fields, "prompt_names"),
+        plan_id=_text(fields, "plan_id"),
         started_at=_text(fields, "started_at"),
         state=_state(fields),
         seconds=_number(totals, "seconds"),
@@ -163,6 +183,11 @@ def _fields(folder: Path) -> dict[str, object]:
 def _text(fields: dict[str, object], name: str) -> str:
     value = fields.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _texts(fields: dict[str, object], name: str) -> tuple[str, ...]:
+    value = fields.get(name)
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
 
 def _number(fields: dict[str, object], name: str) -> float:

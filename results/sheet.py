@@ -31,6 +31,12 @@ class Column:
     prompt_id: str
     prompt: str
 
+    @property
+    def title(self) -> str:
+        """The prompt, after the name that an experiment gave it."""
+        named = dict(zip(self.run.prompts, self.run.prompt_names, strict=False))
+        return f"{named[self.prompt]}: {self.prompt}" if self.prompt in named else self.prompt
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -1,0 +1,127 @@
+"""``seeonce run``: an experiment file, the runs that it lacks, and a summary.
+
+Owns which runs are missing and what is said. Encoding and known answers come in as ``Wiring``.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
+from cache.home import Home
+from infer.commands import SoundLimits
+from infer.describe import DescribeOptions, describe, planned
+from infer.experiment import read_experiment
+from infer.plan import plan_id
+from infer.selection import NewestId, select
+from infer.terminal import Terminal
+from results.known import KnownAnswers
+from results.runs import RunSummary, finished_run, load_run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What an experiment needs of others: pass one for a recording and model, and what ``describe`` needs.
+
+    ``encode`` tells whether it was interrupted.
+    """
+
+    encode: Callable[[Home, str, str | None], bool]
+    newest_recording_id: NewestId
+    sound_limits: SoundLimits
+    known_answers: Callable[[Home], AbstractContextManager[KnownAnswers]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the matrix; ``was_there`` tells that an earlier call made it."""
+
+    run: RunSummary
+    was_there: bool
+    interrupted: bool
+
+
+def run_command(
+    context: typer.Context,
+    experiment: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file, TOML.")],
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run all of it again, known answers too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
+) -> None:
+    """Run what an experiment file asks for and is not there yet; encodes what is not encoded.
+
+    Example: seeonce run experiment.toml
+    """
+    home, wiring = Home.locate(), context.obj
+    options = list(read_experiment(experiment).cells())
+    done: list[Cell] = []
+    with wiring.known_answers(home) as known:
+        for number, cell in enumerate(options, 1):
+            done.append(_run(home, replace(cell, fresh=fresh), wiring, known))
+            typer.echo(f"[{number}/{len(options)}] {_line(done[-1])}", err=True)
+            if done[-1].interrupted:
+                break
+    typer.echo(json.dumps([asdict(cell) for cell in done]) if as_json else _summary(done, len(options)))
+    raise typer.Exit(_exit_code(done))
+
+
+def _run(home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswers) -> Cell:
+    with Terminal() as terminal:
+        if not _encoded(home, options, wiring, terminal.say):
+            return Cell(RunSummary("", options.name, options.recording, state="interrupted"), False, True)
+        selected = select(home, options.recording, options.model, wiring.newest_recording_id, terminal.say)
+        plan = plan_id(planned(home, selected, options))
+        there = None if options.fresh else finished_run(home, options.name, plan)
+        if there is not None:
+            return Cell(there, was_there=True, interrupted=False)
+        limits = wiring.sound_limits(home, options.limits, terminal.say)
+        ended = describe(home, replace(options, limits=limits), wiring.newest_recording_id, terminal, known)
+    return Cell(load_run(ended.path, lambda _: None).info, was_there=False, interrupted=ended.interrupted)
+
+
+def _encoded(home: Home, options: DescribeOptions, wiring: Wiring, say: Say) -> bool:
+    """Encode a recording that is not; tell whether it is now."""
+    try:
+        select(home, options.recording, options.model, wiring.newest_recording_id, say)
+    except NotEncodedError:
+        return not wiring.encode(home, options.recording, options.model)
+    return True
+
+
+def _line(cell: Cell) -> str:
+    run = cell.run
+    if cell.was_there:
+        return f"{run.name}: there already, {run.num_answers} answers ({run.id})"
+    known = f", {run.num_known} known from earlier runs" if run.num_known else ""
+    errors = f", {run.num_errors} errors" if run.num_errors else ""
+    return (
+        f"{run.name}: {run.num_answers} answers in {run.seconds:.1f} s{known}{errors}; {run.state} ({run.id})"
+    )
+
+
+def _summary(done: list[Cell], num_cells: int) -> str:
+    fresh = [cell.run for cell in done if not cell.was_there]
+    left = num_cells - sum(cell.run.state == "done" for cell in done)
+    lines = [
+        f"{len(done) - len(fresh)} of {num_cells} runs were there, {len(fresh)} made: "
+        f"{sum(run.num_answers for run in fresh)} answers, "
+        f"{sum(run.num_known for run in fresh)} of them known, "
+        f"{sum(run.num_errors for run in fresh)} errors, {sum(run.seconds for run in fresh):.1f} s."
+    ]
+    if left:
+        lines.append(f"{left} runs are left: run the same command to go on.")
+    else:
+        lines.append("Side by side: seeonce report " + " ".join(cell.run.id for cell in done))
+    return "\n".join(lines)
+
+
+def _exit_code(done: list[Cell]) -> int:
+    if any(cell.interrupted for cell in done):
+        return EXIT_INTERRUPTED
+    return EXIT_PARTLY if any(cell.run.num_errors for cell in done) else 0

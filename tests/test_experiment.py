@@ -1,0 +1,202 @@
+"""Experiments: the matrix of a file, only what is missing, killed and resumed; and the API for notebooks."""
+
+import json
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from screens import ROOT, folder_of, python
+
+import seeonce
+from cache.errors import InputError
+from cache.home import Home
+from infer.experiment import read_experiment
+
+EXAMPLE = ROOT / "docs" / "examples" / "experiment.toml"
+SEEONCE = "import sys, seeonce; sys.exit(seeonce.run(seeonce.app, sys.argv[1:], error_code=1))"
+LEAST = 'recordings = ["demo"]\n[prompts]\napps = "Which?"\n'
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "try.toml").write_text(text, encoding="utf-8")
+    return tmp_path / "try.toml"
+
+
+# --- the file
+
+
+def test_the_least_experiment_is_one_greedy_run_named_after_the_file(tmp_path: Path) -> None:
+    (cell,) = read_experiment(_file(tmp_path, LEAST)).cells()
+    assert (cell.name, cell.recording, cell.model, cell.sampling.temperature) == ("try", "demo", None, 0)
+    assert (cell.prompt_names, cell.prompts[0].text) == (("apps",), "Which?")
+
+
+def test_the_matrix_has_every_combination_and_greedy_ones_once(tmp_path: Path) -> None:
+    text = 'name = "n"\nrepetitions = 2\nmodels = ["m1", "m2"]\n' + LEAST.replace('["demo"]', '["a", "b"]')
+    text += "[sampling.cold]\nmax_tokens = 7\n[sampling.warm]\ntemperature = 1\nseed = 5\n"
+    cells = list(read_experiment(_file(tmp_path, text)).cells())
+    assert len(cells) == 2 * 2 * (1 + 2)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert [cell.name for cell in cells[:2]] == ["n / a / m1 / cold / 1", "n / a / m1 / warm / 1"]
+    assert [cell.sampling.seed for cell in cells[:3]] == [0, 5, 6]
+
+
+def test_a_prompt_file_lies_beside_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("A long\nquestion?\n")
+    text = 'recordings = ["demo"]\n[prompts]\nlong = { file = "long.txt" }\n'
+    (cell,) = read_experiment(_file(tmp_path, text)).cells()
+    assert cell.prompts[0].text == "A long\nquestion?"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recordigns = []\n" + LEAST, "unknown key recordigns; did you mean recordings"),
+        (
+            LEAST + "[sampling]\ntemprature = 1\n",
+            "unknown key sampling.temprature; did you mean sampling.temp",
+        ),
+        (LEAST + "[sampling.a]\ntop_k = 1\n", "unknown key sampling.a.top_k; did you mean sampling.a.top_p"),
+        (LEAST + "x = { fil = 'a' }\n", "unknown key prompts.x.fil; did you mean prompts.x.file"),
+        ("zzz = 1\n" + LEAST, "unknown key zzz; expected one of name, recordings"),
+        ('[prompts]\na = "b"\n', "recordings should be a list"),
+        ('recordings = ["demo"]\n', "prompts should be a table"),
+        (LEAST + 'other = "Which?"\n', "prompts 'apps' and 'other' are the same text"),
+        (LEAST + "x = 3\n", "prompts.x should be a text; got 3"),
+        (LEAST + "x = { file = 'nowhere.txt' }\n", "no prompt file"),
+        ("repetitions = 0\n" + LEAST, "repetitions should be a number from 1"),
+        (LEAST + "[sampling]\ntemperature = 'hot'\n", "sampling.temperature should be a number; got 'hot'"),
+        (LEAST + "[sampling]\nmax_tokens = 1.5\n", "sampling.max_tokens should be a whole number"),
+        (LEAST + "[sampling]\ntemperature = -1\n", "sampling: "),
+        (LEAST + "[sampling]\nseed = 1\n[sampling.a]\nseed = 1\n", "sampling.seed stands beside named"),
+        ('recordings = ["demo", "demo"]\n[prompts]\na = "b"\n', "recordings names something twice"),
+        ("recordings = [", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line_with_the_key(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        read_experiment(_file(tmp_path, text))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(run: Run) -> None:
+    assert "nowhere.toml cannot be read" in run("seeonce run nowhere.toml").error
+
+
+# --- as typed
+
+
+@pytest.fixture
+def demo(run: Run) -> None:
+    """The first six frames of the demo, encoded."""
+    assert run("seeonce encode demo --limit 6").code == 0
+
+
+def test_the_annotated_example_runs_on_the_demo_and_has_nothing_left_to_do(run: Run, demo: None) -> None:
+    first = run("seeonce run --json", EXAMPLE)
+    assert first.code == 0, first.err
+    cells = first.json
+    assert [cell["run"]["name"] for cell in cells] == [
+        "applications / greedy / 1", "applications / warm / 1", "applications / warm / 2"
+    ]  # fmt: skip
+    assert {cell["run"]["num_answers"] for cell in cells} == {18}
+    again = run("seeonce run --json", EXAMPLE).json
+    assert [cell["was_there"] for cell in again] == [True] * 3
+    assert [cell["run"]["id"] for cell in again] == [cell["run"]["id"] for cell in cells]
+
+
+def test_an_experiment_encodes_what_is_not_encoded(run: Run, plain: Path, tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "images")
+    text = (
+        f'recordings = ["{images}"]\nmodels = ["{plain}"]\n[prompts]\na = "A?"\n[sampling]\nmax_tokens = 2\n'
+    )
+    ended = run("seeonce run", _file(tmp_path, text))
+    assert ended.code == 0, ended.err
+    assert "0 of 1 runs were there, 1 made: 3 answers, 0 of them known, 0 errors" in ended.out
+    added = run("seeonce run", _file(tmp_path, text.replace('a = "A?"', 'a = "A?"\nb = "B?"')))
+    assert "1 made: 6 answers, 3 of them known" in added.out
+
+
+def test_ten_prompts_need_each_picture_encoded_once_and_the_report_says_so(
+    run: Run, demo: None, tmp_path: Path
+) -> None:
+    prompts = [f"Question {number}?" for number in range(10)]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert run("seeonce describe demo --max-tokens 2", *words).code == 0
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    pictures = page.count("data:image/webp")
+    assert re.search(rf"<b>{60 - pictures}</b> vision encodings not repeated", page)
+    rows = re.findall(r"<td>(\d+)</td></tr>", page)[:10]
+    assert rows == [str(pictures)] + ["0"] * 9
+
+
+# --- killed and resumed
+
+
+def _answers(home: Path) -> list[dict[str, Any]]:
+    """Return the answers of the newest run, in an order that does not depend on the run."""
+    newest = max((home / "runs").iterdir())
+    lines = [json.loads(line) for line in (newest / "results.jsonl").read_text().splitlines()]
+    return sorted(lines, key=lambda line: (line["frame"], line["prompt"]))
+
+
+def _killed(file: Path, home: Path, num_lines: int) -> None:
+    """Start an experiment and kill it when it has so many answers."""
+    process = python(SEEONCE, "run", file, SEEONCE_HOME=str(home))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
+        if found and max(found) >= num_lines:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
+    run: Run, plain: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of(tmp_path / "images", 24)
+    text = (
+        f'recordings = ["{images}"]\nmodels = ["{plain}"]\n[prompts]\na = "A?"\nb = "B?"\n'
+        "[sampling]\ntemperature = 1.0\nseed = 3\nmax_tokens = 24\n"
+    )
+    assert run("seeonce encode", images, "--model", plain).code == 0
+    assert run("seeonce describe latest --max-tokens 1 --model", plain).code == 0
+    shutil.rmtree(home / "runs")
+    shutil.copytree(home, tmp_path / "other")
+    file = _file(tmp_path, text)
+    _killed(file, home, 5)
+    torn = len(_answers(home))
+    ended = run("seeonce run --json", file)
+    assert ended.code == 0
+    assert 5 <= torn < 48
+    assert ended.json[0]["run"]["num_known"] >= 4
+    monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "other"))
+    assert run("seeonce run", file).code == 0
+    assert _answers(home) == _answers(tmp_path / "other")
+
+
+# --- notebooks
+
+
+def test_the_api_example_of_the_readme_runs(run: Run, demo: None, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "ask(" in block)
+    assert len([line for line in example.splitlines() if line.strip()]) == 5
+    exec(example.replace('EncodeOptions("demo")', 'EncodeOptions("demo", limit=6)'), {})
+    assert "mail" in capsys.readouterr().out
+
+
+def test_a_table_has_a_row_an_answer_and_shows_texts_as_texts(run: Run, demo: None, home: Path) -> None:
+    table = seeonce.ask("demo", "Which applications are open?", "<b>What?</b>", home=Home(home))
+    assert (len(table), len(table[:2]), table[0].frame) == (12, 2, 0)
+    assert table.as_dicts()[0]["text"] == table[0].text == "mail"
+    assert "&lt;b&gt;What?&lt;/b&gt;" in table._repr_html_()
