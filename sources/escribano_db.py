@@ -61,6 +61,8 @@ def reading(database: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         raise InputError(words(database, error, BUSY_TIMEOUT_S)) from error
+    except OSError as error:  # its WAL cannot be read, or there is no room for a copy of it
+        raise InputError(f"{printable(database)}: cannot be read ({error.strerror})") from error
 
 
 def _require_file(database: Path) -> None:

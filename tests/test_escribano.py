@@ -244,6 +244,29 @@ def test_a_database_in_a_folder_that_cannot_be_written_is_read_with_its_wal(
         assert len(list(folder.iterdir())) == 1 + holds_back
 
 
+def test_a_wal_that_cannot_be_copied_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = sample(tmp_path)
+    Path(f"{database}-wal").write_bytes(b"rows that nobody can read")
+    refused = sqlite3.OperationalError("unable to open database file")
+    monkeypatch.setattr(escribano_db, "_lacks_shared_memory", lambda *_: True)
+    monkeypatch.setattr(escribano_db, "_connect", lambda *_: _Refusing(refused))
+    monkeypatch.setattr("shutil.copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert _said(database) == [f"{database}: cannot be read (No space left)"]
+
+
+class _Refusing:
+    """A connection that cannot be used."""
+
+    def __init__(self, error: sqlite3.Error) -> None:
+        self._error = error
+
+    def execute(self, query: str) -> None:
+        raise self._error
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 # --- what is no database
 
 
