@@ -112,7 +112,7 @@ def _collect(
     return Collection(
         num_entries=len(removed),
         num_bytes=sum(entry.num_bytes for entry in removed),
-        num_kept=len(found) - len(removed),
+        num_kept=sum(store.is_there(key) for key in {e.key for e in found} - {e.key for e in removed}),
         num_tmp=len(left.tmp),
         num_trash=num_trash,
         num_quarantined=len(left.quarantined),
