@@ -106,14 +106,16 @@ class RowsKVCache:
         return (real & (seen[None] <= asking)) | (seen[None] == asking)
 
     def filter(self, indices: mx.array) -> None:
-        """Keep some rows, and drop the columns that are padding in all of them."""
+        """Keep some rows; drop the columns that are padding in all of them, once they are many."""
         keys, values = self._held()
+        self.keys, self.values = keys[indices], values[indices]
         self.paddings = [self.paddings[index] for index in indices.tolist()]  # type: ignore[union-attr,index]
-        unused = min(self.paddings)
-        self.keys, self.values = keys[indices, :, unused:], values[indices, :, unused:]
-        self.paddings = [padding - unused for padding in self.paddings]
-        self.used -= unused
         self._starts = []
+        unused = min(self.paddings)
+        if unused >= STEP // 2:  # what is cut must be copied before the next write, so not for a few
+            self.keys, self.values = self.keys[:, :, unused:], self.values[:, :, unused:]
+            self.paddings = [padding - unused for padding in self.paddings]
+            self.used -= unused
 
     def extend(self, other: "RowsKVCache") -> None:
         """Add the rows of ``other``; the shorter of the two moves to the right."""

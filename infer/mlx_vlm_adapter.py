@@ -278,6 +278,7 @@ class DecodeBatch:
         joining.compute_logprobs = False
         joining._rope_deltas = mx.array([[row.rope_delta] for row in rows], dtype=mx.int32)
         mx.eval(first, [layer.state for layer in cache])
+        mx.clear_cache()  # the activations of a prefill are large, and the next one may have another shape
         if len(self._batch):
             self._batch.extend(joining)
         else:
