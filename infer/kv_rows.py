@@ -64,7 +64,12 @@ class RowsKVCache:
         )
 
     @property
-    def offset(self) -> mx.array:
+    def offset(self) -> int:
+        """Columns in use: Qwen3-VL-MoE's attention cuts the mask here, and an integer needs no waiting."""
+        return self.used
+
+    @property
+    def row_lengths(self) -> mx.array:
         """Number of real tokens of each row, int32 ``(batch,)``; negative where padding is not yet over."""
         return mx.array([self.used - padding for padding in self.paddings], dtype=mx.int32)
 

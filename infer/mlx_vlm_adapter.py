@@ -6,9 +6,10 @@ as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and pr
 (``prefill``); decoding is mlx-vlm's.
 
 Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
-position_ids, position_embeddings)`` and ask a cache for ``update_and_fetch`` alone; ``GenerationBatch``
-decodes with ``rope_deltas`` of each row, one step ahead of what it hands out, and asks a batch cache for
-``state``, ``filter`` and ``extend``; a logits processor's ``process_last_token`` sees each row alone.
+position_ids, position_embeddings)`` and ask a cache for ``update_and_fetch`` and ``offset`` alone;
+``GenerationBatch`` decodes with ``rope_deltas`` of each row, one step ahead of what it hands out, and asks
+a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's ``process_last_token`` sees
+each row alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         self, inputs: mx.array, *, cache: list[Any], rope_deltas: mx.array | None = None
     ) -> LanguageModelOutput:
         """Decode one token ``(batch, 1)`` of each row; return logits ``(batch, 1, vocab)``."""
-        position_ids = _decode_positions(cache[0].offset, rope_deltas, inputs.shape)
+        position_ids = _decode_positions(cache[0].row_lengths, rope_deltas, inputs.shape)
         h = self.hidden(self.decoder.embed_tokens(inputs), cache, position_ids)
         return LanguageModelOutput(logits=self.logits(h))
 
@@ -69,20 +70,38 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         cache: list[Any],
         position_ids: mx.array,
         deepstack: mx.array | None = None,
+        *,
+        only_last: bool = False,
     ) -> mx.array:
         """Run embeddings ``(batch, seq, hidden)`` through the decoder; return its last hidden states.
 
         ``position_ids`` ``(3, batch, seq)``; ``deepstack`` ``(batch, seq, num_deepstack, hidden)``.
+        With ``only_last`` the last position's state alone is returned, ``(batch, 1, hidden)``.
         """
+        rotation = self._rotation(h, position_ids)
         mask = create_attention_mask(h, cache[0])
-        rotary = self.decoder.layers[0].self_attn.rotary_emb
-        embeddings = None if rotary.fused_apply else rotary(h, position_ids)
         added = () if deepstack is None else _layers_of(deepstack)
+        last = len(cache) - 1
         for index, (layer, layer_cache) in enumerate(zip(self.decoder.layers, cache, strict=True)):
-            h = layer(h, mask, layer_cache, position_ids, embeddings)
+            if index == last and only_last and h.shape[1] > 1:
+                h = self._last_position(layer, h, layer_cache, position_ids)
+                added = tuple(one[:, -1:] for one in added)
+            else:
+                h = layer(h, mask, layer_cache, position_ids, rotation)
             if index < len(added):
                 h = h + added[index]
         return h
+
+    def _last_position(self, layer: Any, h: mx.array, cache: Any, position_ids: mx.array) -> mx.array:
+        """Run the last layer for one position; of those before it only keys and values are computed."""
+        for part, where in ((h[:, :-1], position_ids[:, :, :-1]), (h[:, -1:], position_ids[:, :, -1:])):
+            mask = create_attention_mask(part, cache)
+            output: mx.array = layer(part, mask, cache, where, self._rotation(part, where))
+        return output
+
+    def _rotation(self, h: mx.array, position_ids: mx.array) -> Any:
+        rotary = self.decoder.layers[0].self_attn.rotary_emb
+        return None if rotary.fused_apply else rotary(h, position_ids)
 
     def logits(self, h: mx.array) -> mx.array:
         """Return logits ``(batch, seq, vocab)`` of last hidden states."""
@@ -92,14 +111,14 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         return logits
 
 
-def _layers_of(deepstack: mx.array) -> list[mx.array]:
-    return [deepstack[:, :, index] for index in range(deepstack.shape[2])]
+def _layers_of(deepstack: mx.array) -> tuple[mx.array, ...]:
+    return tuple(deepstack[:, :, index] for index in range(deepstack.shape[2]))
 
 
-def _decode_positions(offset: mx.array, rope_deltas: mx.array | None, shape: Sequence[int]) -> mx.array:
+def _decode_positions(lengths: mx.array, rope_deltas: mx.array | None, shape: Sequence[int]) -> mx.array:
     """Return ``(3, batch, seq)``: each row's number of real tokens, plus what its images left over."""
     batch, length = shape
-    start = offset.reshape(-1, 1) if rope_deltas is None else offset.reshape(-1, 1) + rope_deltas
+    start = lengths.reshape(-1, 1) if rope_deltas is None else lengths.reshape(-1, 1) + rope_deltas
     return mx.broadcast_to((start + mx.arange(length))[None], (3, batch, length))
 
 

@@ -70,10 +70,11 @@ class Prefill:
             self.cache,
             mx.array(self._position_ids(begin, end)),
             self._deepstack(begin, end),
+            only_last=end == self._width,
         )
         self._done = end
         if end == self._width:
-            self._logits = self._model.logits(h[:, -1:])[:, -1]
+            self._logits = self._model.logits(h)[:, -1]
         # Each chunk is computed now: else the graph of a long prompt holds all its activations at once.
         mx.async_eval([cache.state for cache in self.cache])  # type: ignore[no-untyped-call]
 

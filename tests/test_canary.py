@@ -129,7 +129,9 @@ def test_the_trial_fails_when_deepstack_is_lost(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         DenseDeepstackModel,
         "hidden",
-        lambda self, h, cache, position_ids, deepstack=None: whole(self, h, cache, position_ids),
+        lambda self, h, cache, position_ids, deepstack=None, **more: whole(
+            self, h, cache, position_ids, **more
+        ),
     )
     assert "differs" in str(real_trial(canary.BATCHED_TRIAL))
 
