@@ -308,3 +308,18 @@ def test_one_live_encoding_serves_features_and_answers(
     monkeypatch.setattr(LiveReference, "features", seen)
     assert recorded.verify(Level.outputs).equal
     assert {reference.encoded.num_encoded for reference in made} == {5}
+
+
+def test_a_near_duplicate_is_not_held_against_the_picture_of_its_neighbour(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    copy = recorded.copy(tmp_path / "home")
+    manifest = copy.manifest()
+    kept, near = manifest.frames[0], manifest.frames[5]
+    stands = dataclasses.replace(
+        kept, index=near.index, timestamp_s=near.timestamp_s, source=near.source, neighbour=kept.index
+    )
+    write_manifest(Home(copy.home), dataclasses.replace(manifest, frames=(*manifest.frames[:5], stands)))
+    report = copy.verify(Level.embeddings)
+    assert report.equal
+    assert "1 more frames use a near duplicate's entry" in report.checks[1].words

@@ -61,8 +61,12 @@ class EmbeddingCheck:
         return self._verdict(manifest, by)
 
     def _check(self, group: Group) -> None:
-        """Look at the picture of every frame that names an entry, and compare the entry with the first."""
-        first = group[0]
+        """Look at the picture of every frame whose own entry this is, and compare the entry with the first.
+
+        A frame that stands in for a near-duplicate neighbour has another picture, on purpose.
+        """
+        own = [frame for frame in group if frame.neighbour is None]
+        first = (own or group)[0]
         if (damage := self._store.check(first.key)) is not None:
             self._problems.append(f"frame {first.index}: entry {first.key.hex[:12]}: {damage.reason}")
             return
@@ -70,7 +74,10 @@ class EmbeddingCheck:
         if stored is None or info is None:
             self._problems.append(f"frame {first.index}: its entry changed while it was checked")
             return
-        pictures = [self._picture(frame) for frame in group]
+        if not own:
+            self._problems.append(f"frame {first.index}: no frame has the picture of its entry")
+            return
+        pictures = [self._picture(frame) for frame in own]
         if pictures[0] is None or None in pictures:
             return
         live = self._encode(first, pictures[0])
@@ -98,11 +105,14 @@ class EmbeddingCheck:
     def _verdict(self, manifest: Manifest, by: str) -> Check:
         groups = entry_groups(manifest)
         num_exact = sum(all(difference.exact for difference in entry) for entry in self._layers)
-        num_frames = sum(map(len, self._compared))
+        num_frames = sum(frame.neighbour is None for group in self._compared for frame in group)
+        num_near = sum(map(len, self._compared)) - num_frames
         words = (
             f"{len(self._compared)} of {len(groups)} entries ({num_frames} of {len(manifest.frames)} frames) "
             f"encoded live by {by}, {num_exact} equal bit for bit"
         )
+        if num_near:
+            words += f"; {num_near} more frames use a near duplicate's entry, their own pictures not compared"
         if num_near := sum(frame.neighbour is not None for frame in manifest.frames):
             words += f", {num_near} frames by a neighbour's picture"
         if num_exact < len(self._compared) and not self._problems:

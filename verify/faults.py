@@ -114,10 +114,16 @@ def _wrong_key(copy: CopiedStore, rng: random.Random) -> str:
 
 def _wrong_picture(copy: CopiedStore, rng: random.Random) -> str:
     one, other = _two_groups(copy, rng)
-    place = other[0]
+    place, changed = other[0], {frame.index for frame in one}
     frames = tuple(
-        replace(place, index=frame.index, timestamp_s=frame.timestamp_s, source=frame.source)
-        if frame.index == one[0].index
+        replace(
+            place,
+            index=frame.index,
+            timestamp_s=frame.timestamp_s,
+            source=frame.source,
+            neighbour=frame.neighbour,
+        )
+        if frame.index in changed
         else frame
         for frame in copy.manifest.frames
     )

@@ -13,6 +13,7 @@ import numpy as np
 from cache.entry import STORED_DTYPES, Features
 from cache.errors import CannotCheckError, StalePictureError
 from cache.key import EncoderSpec
+from cache.manifest import FrameEntry
 from cache.store import Store
 from checkpoint import backend
 from checkpoint.config import CheckpointConfig
@@ -79,7 +80,7 @@ def check_against_transformers(
         return Check("transformers", True, "not checked", 0, num_total, (), (str(error),))
     problems, unchecked, compared = [], [], []
     listener.begin(len(sample), "transformers", "entry")
-    for frame in (group[0] for group in sample):
+    for frame in (_own(group) for group in sample):
         stored = store.read(frame.key)
         try:
             if stored is None:
@@ -159,6 +160,11 @@ def _weights(folder: CheckpointFolder, config: CheckpointConfig) -> dict[str, An
     patches = "patch_embed.proj.weight"
     weights[patches] = weights[patches].transpose(0, 4, 1, 2, 3)  # mlx keeps channels last
     return {name: np.array(value.astype(mx.float32)) for name, value in weights.items()}
+
+
+def _own(group: Group) -> FrameEntry:
+    """Return a frame that shows the picture of its entry."""
+    return next((frame for frame in group if frame.neighbour is None), group[0])
 
 
 def _widened(features: Features) -> Features:
