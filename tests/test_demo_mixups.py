@@ -1,0 +1,75 @@
+"""Eight questions about every frame of the demo recording, sixteen in flight: each about its own frame."""
+
+from pathlib import Path
+
+import pytest
+from live_mlx_vlm import encode_folder
+
+import demo
+from demo.questions import QUESTIONS
+from demo.score import Result, read_truth, score
+from infer.batching import answer_all
+from infer.engine_stats import EngineStats
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.prompt import Prompt
+from infer.request import Request
+from infer.sampling import Sampling
+from infer.stored import StoredFeatures
+from infer.tokenizer import ChatTokenizer
+
+FOLDER = Path(demo.__file__).parent
+ALONE = BatchLimits(1, 1, 2**30, share_prefixes=False)
+EIGHT = [text for number in range(2) for texts in QUESTIONS.values() for text in texts[number : number + 1]][
+    :8
+]
+
+
+class Recording:
+    """The demo recording in a store, and its language model."""
+
+    def __init__(self, root: Path) -> None:
+        self.encoded = encode_folder(FOLDER / "checkpoint", FOLDER / "recording", root)
+        self.frames = self.encoded.manifest.frames
+        self._half = LanguageHalf(self.encoded.folder, self.encoded.config, "float32")
+        self._tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
+
+    def answers(self, limits: BatchLimits, questions: list[str]) -> tuple[list[Result], EngineStats]:
+        asked = [(frame, text) for frame in self.frames for text in questions]
+        requests = [
+            Request(n, self._tokenizer.encode(Prompt(text).segments(f)), (f,), Sampling(max_tokens=80))
+            for n, (f, text) in enumerate(asked)
+        ]
+        source, stats = StoredFeatures(self.encoded.store, "demo"), list[EngineStats]()
+        stop_ids = self._tokenizer.stop_ids
+        answers = {
+            a.request.id: a.tokens
+            for a in answer_all(requests, self._half, source, stop_ids, limits, report=stats.append)
+        }
+        results = [
+            Result((Path(frame.source).name,), text, self._tokenizer.decode(answers[number]))
+            for number, (frame, text) in enumerate(asked)
+        ]
+        return results, stats[0]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return Recording(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.mark.campaign
+def test_every_answer_is_about_its_own_frame(recording: Recording) -> None:
+    together, stats = recording.answers(BatchLimits(16, 4, 64), EIGHT)
+    alone, _ = recording.answers(ALONE, EIGHT)
+    assert together == alone
+    assert stats.max_in_flight == 16
+    assert (stats.num_images, stats.num_images_again) == (len({f.key for f in recording.frames}), 0)
+    truth = read_truth(FOLDER / "recording" / "truth.json")
+    rates = {line.question: line.rate for line in score(together, truth)}
+    print({question: f"{rate:.0%}" for question, rate in rates.items()})
+    assert min(rates.values()) >= 0.9
+
+
+def test_the_questions_are_eight() -> None:
+    assert len(set(EIGHT)) == 8
