@@ -18,6 +18,7 @@ from typing import IO
 from cache.errors import InputError, StoreError
 from cache.home import Home
 from results.answers import Description
+from results.lock import RunLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class RunWriter:
         with self._refusals():
             home.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
+            self._lock = RunLock(self.path)
             self._lines.append(_private(self.path / "results.jsonl"))
         self.write_info(info)
 
@@ -129,6 +131,7 @@ class RunWriter:
         for file in self._lines:
             with suppress(OSError):  # what could not be written was told when it was written
                 file.close()
+        self._lock.__exit__()
 
     def write(self, result: Result) -> None:
         """Append a line, at once.

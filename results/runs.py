@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cache.errors import InputError
 from cache.home import Home
+from results.lock import is_held
 from results.stored_answers import Answer, find_run, read_answers
 
 _MAX_INFO_BYTES = 16 << 20
@@ -154,7 +155,7 @@ def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
         prompt_names=_texts(fields, "prompt_names"),
         plan_id=_text(fields, "plan_id"),
         started_at=_text(fields, "started_at"),
-        state=_state(fields),
+        state=_state(folder, fields),
         seconds=_number(totals, "seconds"),
         num_frames=len({(answer.recording, answer.frame) for answer in answers}),
         num_answers=len(answers),
@@ -166,8 +167,10 @@ def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
     )
 
 
-def _state(fields: dict[str, object]) -> str:
-    return _text(fields, "status") or "unknown"
+def _state(folder: Path, fields: dict[str, object]) -> str:
+    """Return how a run stands; one that says "running" and that no process writes was killed."""
+    status = _text(fields, "status") or "unknown"
+    return "interrupted" if status == "running" and not is_held(folder) else status
 
 
 def _fields(folder: Path) -> dict[str, object]:

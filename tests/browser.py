@@ -22,10 +22,12 @@ class Browser:
         to_child, self._out = os.pipe()
         self._in, from_child = os.pipe()
         command = f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}'
+        # What make preloads for MLX ends the browser.
+        without_preload = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         self._process = subprocess.Popen(
             ["bash", "-c", command, str(CHROMIUM), *_FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(to_child, from_child), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=without_preload,
         )  # fmt: skip
         os.close(to_child)
         os.close(from_child)

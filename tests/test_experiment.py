@@ -175,6 +175,7 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     file = _file(tmp_path, text)
     _killed(file, home, 5)
     torn = len(_answers(home))
+    assert run("seeonce runs --json").json[0]["state"] == "interrupted"
     ended = run("seeonce run --json", file)
     assert ended.code == 0
     assert 5 <= torn < 48

@@ -104,6 +104,7 @@ def _modules_after(tmp_path: Path, statements: str, *arguments: str) -> set[str]
         ("main", ["export", "--help"]),
         ("main", ["store", "stats"]),
         ("main", ["runs"]),
+        ("main", ["run", "--help"]),
         ("main", ["report", "--help"]),
         ("main", ["store", "repair", "--help"]),
     ],

@@ -12,6 +12,7 @@ from escribano_samples import change, sample
 from run_samples import answer, line
 from screens import noise
 
+from results.lock import RunLock
 from results.stored_answers import Answer
 
 FIRST, SECOND = "20261121-100000-aaaa", "20261121-110000-bbbb"
@@ -61,6 +62,13 @@ def test_a_run_that_was_killed_is_listed_with_what_it_had(run: Run, two_runs: Pa
     (two_runs / "runs" / FIRST / "run.json").unlink()
     listed = run("seeonce runs --json").json
     assert [(one["num_answers"], one["state"]) for one in listed] == [(1, "done"), (2, "unknown")]
+
+
+def test_a_run_says_running_only_while_a_process_writes_it(run: Run, home: Path) -> None:
+    folder = write_run(home, FIRST, [answer(0, "a")], status="running")
+    assert run("seeonce runs --json").json[0]["state"] == "interrupted"
+    with RunLock(folder):
+        assert run("seeonce runs --json").json[0]["state"] == "running"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"prompts": 3, "totals": [], "status": null}', "null"])
