@@ -13,7 +13,9 @@ from cache.errors import CheckpointError
 from cache.pixel_index import RACY_NS, PixelIndex
 from checkpoint.folder import CheckpointFolder
 
-_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt")
+_PATTERNS = (
+    "*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.py", "*chat_templates/*",
+)  # fmt: skip
 _CONTEXT = "seeonce 2026-11 files that answer, version 1"
 
 
@@ -28,7 +30,7 @@ def model_id(folder: CheckpointFolder, index: PixelIndex) -> str:
         note = "model/" + _stat_digest(files)
         known = index.get_note(note)
         if known is None:
-            known = _content_digest(files)
+            known = _content_digest(folder.path, files)
             if not _racy(files):
                 index.put_note(note, known)
     except OSError as error:
@@ -53,10 +55,10 @@ def _racy(files: list[Path]) -> bool:
     return time.time_ns() - newest < RACY_NS
 
 
-def _content_digest(files: list[Path]) -> str:
+def _content_digest(folder: Path, files: list[Path]) -> str:
     hasher = blake3(derive_key_context=_CONTEXT)
     for file in files:
         digest = blake3(max_threads=blake3.AUTO).update_mmap(file).digest()
-        name = file.name.encode("utf-8", "surrogateescape")
+        name = str(file.relative_to(folder)).encode("utf-8", "surrogateescape")
         hasher.update(len(name).to_bytes(8, "little") + name + digest)
     return hasher.hexdigest()

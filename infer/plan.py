@@ -5,7 +5,7 @@ once), and what makes two asks the same. Needs no model: what is asked is known 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from blake3 import blake3
 
@@ -69,18 +69,16 @@ def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
 
     The frames count by their keys, in order: a key names pixels, preprocessing, vision weights and type.
     """
-    sampling, shown = answering.sampling, [_segment(segment) for segment in segments]
-    greedy = sampling.temperature == 0  # then nothing is drawn, and the seed is of no consequence
+    sampling = answering.sampling
+    if sampling.temperature == 0:  # then nothing is drawn, and the seed is of no consequence
+        sampling = replace(sampling, top_p=1.0, seed=0)
     document: JsonValue = {
         "epoch": ANSWER_EPOCH,
         "model": answering.model_id,
         "compute_dtype": answering.compute_dtype,
         "computed_by": answering.computed_by,
-        "temperature": sampling.temperature,
-        "top_p": 1.0 if greedy else sampling.top_p,
-        "seed": 0 if greedy else sampling.seed,
-        "max_tokens": sampling.max_tokens,
-        "segments": shown,
+        "sampling": asdict(sampling),  # every field, those that come later too
+        "segments": [_segment(segment) for segment in segments],
     }
     return AskId(blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest())
 

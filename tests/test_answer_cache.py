@@ -11,11 +11,15 @@ import pytest
 from checkpoint_edits import copy_of, edit
 from conftest import Run
 from screens import folder_of, noise
-from store_samples import frame
+from store_samples import frame, new_store
 
 from cache.errors import StoreError
 from cache.home import Home
 from cache.manifest import list_manifests
+from cache.pixel_index import PixelIndex
+from checkpoint import answering
+from checkpoint.answering import model_id
+from checkpoint.folder import find_folder
 from infer.plan import Answering, ask_id, make_plan
 from infer.prompt import Image, Prompt, Text
 from infer.sampling import Sampling
@@ -308,3 +312,51 @@ def test_a_reply_that_is_none_is_refused() -> None:
     assert reply_from_json(reply_to_json(REPLY)) == REPLY
     with pytest.raises(StoreError):
         reply_from_json('{"text": 7}')
+
+
+def test_every_field_of_sampling_is_part_of_the_question() -> None:
+    segments = Prompt("What?").segments(frame(0))
+    for field in dataclasses.fields(Sampling):
+        value = getattr(ANSWERING.sampling, field.name)
+        changed = dataclasses.replace(ANSWERING.sampling)
+        object.__setattr__(changed, field.name, not value if isinstance(value, bool) else f"{value}?")
+        other = dataclasses.replace(ANSWERING, sampling=changed)
+        assert ask_id(segments, other) != ask_id(segments, ANSWERING), field.name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "added.jinja", "vocab.txt", "chat_templates/a.jinja", "own.model"],
+)
+def test_a_file_of_the_checkpoint_that_changes_makes_another_model(
+    name: str, plain: Path, home: Path, tmp_path: Path
+) -> None:
+    folder = find_folder(str(copy_of(plain, tmp_path / "model")), lambda _: None)
+    with PixelIndex(Home(home)) as index:
+        before = model_id(folder, index)
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_bytes(b"something else")
+        assert model_id(folder, index) != before
+
+
+def test_a_checkpoint_is_read_once_and_again_when_it_was_touched(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "RACY_NS", 0)
+    folder = find_folder(str(copy_of(plain, tmp_path / "model")), lambda _: None)
+    with PixelIndex(new_store(tmp_path).home) as index:
+        before = model_id(folder, index)
+        monkeypatch.setattr(answering, "_content_digest", lambda *_: "read again")
+        assert model_id(folder, index) == before
+        (folder.path / "config.json").touch()
+        assert model_id(folder, index) == "read again"
+
+
+def test_a_template_in_another_folder_is_another_model(plain: Path, home: Path, tmp_path: Path) -> None:
+    folder = find_folder(str(copy_of(plain, tmp_path / "model")), lambda _: None)
+    (folder.path / "chat_templates").mkdir()
+    (folder.path / "a.jinja").write_text("x")
+    with PixelIndex(Home(home)) as index:
+        before = model_id(folder, index)
+        (folder.path / "a.jinja").rename(folder.path / "chat_templates" / "a.jinja")
+        assert model_id(folder, index) != before
