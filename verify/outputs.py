@@ -218,15 +218,16 @@ class OutputCheck:
         if self._problems:
             words += f"unlike those of mlx-vlm live, one at a time: {len(self._problems)} problems"
         else:
-            words += (
-                "are those of mlx-vlm live, one at a time; log-probabilities within "
-                f"{figures.max_abs:.2g} at each of {figures.num_positions} positions, "
-                f"{figures.mean_abs:.2g} in the mean"
+            near_ties = (
+                f" but for near-ties of live (another token would have won at {figures.num_other_tokens})"
+                if figures.num_other_tokens
+                else ""
             )
-            if figures.num_other_tokens:
-                words += (
-                    f"; at {figures.num_other_tokens} another token would have won, each a near-tie of live"
-                )
+            words += (
+                f"are those of mlx-vlm live, one at a time{near_ties}; at each of {figures.num_positions} "
+                f"positions the token's log-probability is within {figures.max_abs:.2g}, those of the eight "
+                f"most likely within {figures.mean_abs:.2g} in the mean"
+            )
         return Check(
             name="outputs",
             equal=not self._problems,

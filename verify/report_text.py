@@ -24,6 +24,8 @@ def verdict_words(report: Report) -> str:
     proven = _PROVEN[Level(report.level)]
     if report.tolerances is not None and report.tolerances.given:
         proven += ", within the tolerance that was given"
+    elif any(layer.num_exact < layer.num_entries for check in report.checks for layer in check.layers):
+        proven += ", within the tolerance that the report names"
     return proven
 
 
