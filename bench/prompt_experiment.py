@@ -13,15 +13,10 @@ from PIL import Image
 
 from bench.measure import Contestant, Measured, alternate
 from bench.peers import LiveModel
-from bench.stage import QUESTIONS, Encoded, encode_frames
+from bench.stage import QUESTIONS, Encoded, Warm, encode_frames
 from bench.table import Cell, Table
 from cache.home import Home
-from infer.batching import answer_all
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
-from infer.request import Request
-from infer.stored import StoredFeatures
-from infer.tokenizer import ChatTokenizer
 from precompute.vision import VisionEncoder
 
 _ONE = BatchLimits(max_num_seqs=1, prefill_batch_size=1, share_prefixes=False)
@@ -35,23 +30,6 @@ class Sizes:
     max_tokens: int
     num_in_flight: int
     num_repetitions: int
-
-
-class Warm:
-    """Pass two over encoded frames, its language half loaded."""
-
-    def __init__(self, encoded: Encoded) -> None:
-        model = encoded.model
-        self._encoded = encoded
-        self._half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
-        self._tokenizer = ChatTokenizer(model.folder, model.config)
-
-    def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
-        """Answer requests from the store; return the texts in the order of the requests."""
-        source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
-        answers = answer_all(requests, self._half, source, self._tokenizer.stop_ids, limits)
-        texts = {answer.request.id: self._tokenizer.decode(answer.tokens) for answer in answers}
-        return [texts[request.id] for request in requests]
 
 
 def measure(encoded: Encoded, scratch: Path, sizes: Sizes) -> Table:

@@ -17,24 +17,29 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from demo.screens import FIRST_HELD_OUT_SEED, draw_screen
-from infer.prompt import Prompt
+from demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
+from infer.batching import answer_all
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.prompt import DEFAULT_PROMPT, Prompt
 from infer.request import Request
 from infer.sampling import Sampling
+from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
 from precompute.vision import VisionEncoder
 from sources.folder import open_folder
 
+# All of them trained into the demo checkpoint, whose answers can so be held against the truth.
 QUESTIONS = (
     "Which applications are open?",
     "What is the user doing?",
     "How many windows are open?",
     "What topics are on the screen?",
-    "Describe the screen in one line.",
-    "Is the desktop light or dark?",
-    "Which window is in front, and what can be read in its title bar?",
-    "Name everything on this screen that a colleague should not see.",
+    DEFAULT_PROMPT,
+    "List the open applications.",
+    "Count the windows.",
+    "List the topics.",
 )
 
 
@@ -79,18 +84,41 @@ class Encoded:
         ]
 
 
-def draw_frames(folder: Path, num_frames: int, size: tuple[int, int]) -> Path:
-    """Draw different screens of one size (width, height), the same ones every time."""
+class Warm:
+    """Pass two over encoded frames, its language half loaded."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        model = encoded.model
+        self._encoded = encoded
+        self._half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
+        self._tokenizer = ChatTokenizer(model.folder, model.config)
+
+    def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
+        """Answer requests from the store; return the texts in the order of the requests."""
+        source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
+        answers = answer_all(requests, self._half, source, self._tokenizer.stop_ids, limits)
+        texts = {answer.request.id: self._tokenizer.decode(answer.tokens) for answer in answers}
+        return [texts[request.id] for request in requests]
+
+
+def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0]) -> Path:
+    """Draw different screens of one size (width, height), always the same, and write what is true of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(num_frames):
-        image = draw_screen(FIRST_HELD_OUT_SEED + index).image
-        image.resize(size, Image.Resampling.LANCZOS).save(folder / f"{index:04d}.png")
+    names = [f"{index:04d}.png" for index in range(num_frames)]
+    screens = [draw_screen(FIRST_HELD_OUT_SEED + index) for index in range(num_frames)]
+    for name, screen in zip(names, screens, strict=True):
+        image = screen.image
+        fits = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+        fits.save(folder / name)
+    write_truth(folder, truth_document(names, [screen.truth for screen in screens], "benchmark"))
     return folder
 
 
-def encode_frames(model: Model, images: Path, home: Home) -> Encoded:
-    """Run pass one over a folder of frames."""
+def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder | None = None) -> Encoded:
+    """Run pass one over a folder of frames, with an encoder that is loaded already or one of its own."""
     store = Store.open(home, durability=Durability.none)
     with PixelIndex(home) as index:
-        result = encode_recording(open_folder(images), model.spec, store, index, model.encoder)
+        result = encode_recording(
+            open_folder(images), model.spec, store, index, lambda: encoder or model.encoder()
+        )
     return Encoded(model, images, store, result.manifest)
