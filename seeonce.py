@@ -20,6 +20,7 @@ from pathlib import Path
 
 import typer
 
+from bench.commands import bench_command
 from cache.commands import Wiring as StoreWiring
 from cache.commands import app as store_app
 from cache.errors import EXIT_INTERRUPTED, SeeonceError
@@ -228,6 +229,7 @@ app = typer.Typer(
 )
 app.command("encode")(encode_command)
 app.command("describe")(describe_command)
+app.command("bench")(bench_command)
 app.command("run", context_settings={"obj": _EXPERIMENT})(run_command)
 app.command("recordings")(recordings_command)
 app.command("export")(export_command)
