@@ -36,7 +36,7 @@ def measure(model: Model, scratch: Path, num_repetitions: int, budget_s: float) 
     ends_at, last_s = time.perf_counter() + budget_s, 0.0
     for size in sizes:
         started = time.perf_counter()
-        if started + _GROWTH * last_s > ends_at:
+        if rows and started + _GROWTH * last_s > ends_at:
             break
         rows.append(_row(model, live, half, size, scratch, num_repetitions))
         last_s = time.perf_counter() - started
