@@ -50,12 +50,14 @@ class Extent:
     resolution_budget_s: float
     num_idle: int
     memory_frames: tuple[int, ...]
+    store_repetitions: int
+    store_entries: int
     num_endpoint_frames: int
     levels: tuple[int, ...]
 
 
-QUICK = Extent(3, (512, 320), (4,), 16, 2, 15.0, 1776, (2, 8), 4, (8,))
-FULL = Extent(8, (640, 400), (1, 4, 8), 24, 3, 240.0, 1776, (4, 32), 20, (1, 2, 4, 8, 16))
+QUICK = Extent(3, (512, 320), (4,), 16, 2, 15.0, 400, (2, 8), 5, 1_000, 4, (8,))
+FULL = Extent(8, (640, 400), (1, 4, 8), 24, 3, 240.0, 1776, (4, 32), 15, 10_000, 20, (1, 2, 4, 8, 16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]
 def _tables(
     options: BenchOptions, checkpoint: str, scratch: Path, say: Callable[[str], None]
 ) -> Iterator[Table]:
-    from bench import memory, pass_one, prompt_experiment, resolution
+    from bench import memory, pass_one, prompt_experiment, resolution, store
     from bench.stage import Model, draw_frames, encode_frames
 
     extent = QUICK if options.quick else FULL
@@ -150,6 +152,11 @@ def _tables(
     if Workload.pass_one in options.workloads:
         say("pass one")
         yield pass_one.measure(model, images, scratch, extent.num_repetitions, extent.num_idle)
+    if Workload.store in options.workloads:
+        say("store")
+        folder = scratch / "store"
+        folder.mkdir()
+        yield store.Bench(folder, extent.store_repetitions, extent.store_entries).table()
     if Workload.memory in options.workloads:
         say("memory")
         folders = tuple(
