@@ -4,11 +4,14 @@ Owns making these things once for all workloads, in a folder that goes away afte
 never touched.
 """
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from cache.errors import SeeonceError
 from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest
@@ -84,6 +87,17 @@ class Encoded:
         ]
 
 
+Tokens = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The tokens of each request, in order, and how long each took, in seconds."""
+
+    tokens: Tokens
+    latencies_s: list[float]
+
+
 class Warm:
     """Pass two over encoded frames, its language half loaded."""
 
@@ -95,10 +109,31 @@ class Warm:
 
     def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
         """Answer requests from the store; return the texts in the order of the requests."""
+        timed = self.answers(requests, limits, self._tokenizer.stop_ids)
+        return [self._tokenizer.decode(tokens) for tokens in timed.tokens]
+
+    def answers(self, requests: list[Request], limits: BatchLimits, stop_ids: frozenset[int]) -> Timed:
+        """Answer requests from the store; a latency runs from when the engine takes a request.
+
+        Raises:
+            SeeonceError: a request failed: a benchmark with errors measures nothing.
+        """
+        taken: dict[int, float] = {}
+
+        def as_taken() -> Iterator[Request]:
+            for request in requests:
+                taken[request.id] = time.perf_counter()
+                yield request
+
         source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
-        answers = answer_all(requests, self._half, source, self._tokenizer.stop_ids, limits)
-        texts = {answer.request.id: self._tokenizer.decode(answer.tokens) for answer in answers}
-        return [texts[request.id] for request in requests]
+        done: dict[int, tuple[tuple[int, ...], float]] = {}
+        for answer in answer_all(as_taken(), self._half, source, stop_ids, limits):
+            if answer.error is not None:
+                raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
+            done[answer.request.id] = answer.tokens, time.perf_counter() - taken[answer.request.id]
+        return Timed(
+            [done[request.id][0] for request in requests], [done[request.id][1] for request in requests]
+        )
 
 
 def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0]) -> Path:

@@ -56,7 +56,7 @@ class Extent:
     levels: tuple[int, ...]
 
 
-QUICK = Extent(3, (512, 320), (4,), 16, 2, 15.0, 400, (2, 8), 5, 1_000, 4, (8,))
+QUICK = Extent(3, (512, 320), (4,), 16, 2, 15.0, 400, (2, 8), 5, 1_000, 4, (1, 8))
 FULL = Extent(8, (640, 400), (1, 4, 8), 24, 3, 240.0, 1776, (4, 32), 15, 10_000, 20, (1, 2, 4, 8, 16))
 
 
@@ -133,7 +133,7 @@ def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]
 def _tables(
     options: BenchOptions, checkpoint: str, scratch: Path, say: Callable[[str], None]
 ) -> Iterator[Table]:
-    from bench import memory, pass_one, prompt_experiment, resolution, store
+    from bench import decoding, memory, pass_one, prompt_experiment, resolution, store
     from bench.stage import Model, draw_frames, encode_frames
 
     extent = QUICK if options.quick else FULL
@@ -146,6 +146,10 @@ def _tables(
             extent.num_questions, extent.max_tokens, num_in_flight=8, num_repetitions=extent.num_repetitions
         )
         yield prompt_experiment.measure(encode_frames(model, images, home), scratch, sizes)
+    if Workload.decoding in options.workloads:
+        say("decoding")
+        encoded = encode_frames(model, images, home)
+        yield decoding.measure(encoded, extent.levels, extent.max_tokens, extent.num_repetitions)
     if Workload.resolution in options.workloads:
         say("resolution")
         yield resolution.measure(model, scratch, extent.num_repetitions, extent.resolution_budget_s)
