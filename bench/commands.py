@@ -27,6 +27,9 @@ def bench_command(
         typer.Option(help="An OpenAI-compatible server to measure beside, as http://localhost:8000"),
     ] = None,
     endpoint_model: Annotated[str | None, typer.Option(help="The model's name at that server.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time of each pass goes.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the report here, as Markdown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
@@ -37,7 +40,7 @@ def bench_command(
     if dims is not None and model is not None:
         raise InputError("--dims and --model exclude each other: give random weights or a checkpoint.")
     workloads = tuple(only) if only else () if endpoint else tuple(Workload)
-    options = BenchOptions(dims, model, quick, workloads, endpoint, endpoint_model)
+    options = BenchOptions(dims, model, quick, workloads, endpoint, endpoint_model, profile)
     report = bench(options, lambda line: typer.echo(line, err=True))
     if output is not None:
         output.write_text(report.as_markdown(), encoding="utf-8")

@@ -70,6 +70,7 @@ class BenchOptions:
     workloads: tuple[Workload, ...] = tuple(Workload)
     endpoint: str | None = None
     endpoint_model: str | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]
 def _tables(
     options: BenchOptions, checkpoint: str, scratch: Path, say: Callable[[str], None]
 ) -> Iterator[Table]:
-    from bench import decoding, memory, pass_one, prompt_experiment, resolution, store
+    from bench import decoding, memory, pass_one, profiling, prompt_experiment, resolution, store
     from bench.stage import Model, draw_frames, encode_frames
 
     extent = QUICK if options.quick else FULL
@@ -167,6 +168,9 @@ def _tables(
             draw_frames(scratch / f"frames-{number}", number, extent.size) for number in extent.memory_frames
         )
         yield memory.measure(checkpoint, folders, scratch)
+    if options.profile:
+        say("profile")
+        yield profiling.measure(model, images, scratch, extent.max_tokens)
     if options.endpoint is not None:
         yield _beside(options, options.endpoint, model, extent, scratch, say)
 
