@@ -74,7 +74,9 @@ def test_a_report_of_182_frames_and_6_prompts_opens_in_two_seconds_and_fits_a_ma
 ) -> None:
     assert 5_000_000 < big.stat().st_size < 15_000_000
     browser.look(1400, 1000)
-    assert min(browser.open(big) for _ in range(3)) < 2
+    seconds = [browser.open(big) for _ in range(3)]
+    print(f"{big.stat().st_size / 1e6:.1f} MB opens in {', '.join(f'{one:.2f}' for one in seconds)} s")
+    assert min(seconds) < 2
     assert browser.evaluate("document.querySelectorAll('#rows tbody tr').length") == NUM_FRAMES
 
 
