@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from live_mlx_vlm import encode_folder
 
-import demo
+from demo import questions
 from demo.questions import QUESTIONS
 from demo.score import Result, read_truth, score
 from infer.batching import answer_all
@@ -18,7 +18,7 @@ from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
 
-FOLDER = Path(demo.__file__).parent
+FOLDER = Path(questions.__file__).parent
 ALONE = BatchLimits(1, 1, 2**30, share_prefixes=False)
 EIGHT = [text for number in range(2) for texts in QUESTIONS.values() for text in texts[number : number + 1]][
     :8
