@@ -28,6 +28,11 @@ class Said:
         """Take a text that may be a description line."""
         return cls(text, parse_description(text))
 
+    @property
+    def words(self) -> str:
+        """Its description alone where it has fields, else all of it."""
+        return self.text if self.description is None else self.description.description
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -104,9 +109,8 @@ def compare(left: Answers, right: Answers) -> Comparison:
 
 def _change(place: Place, left: Said, right: Said) -> FrameChange:
     first, second = left.text, right.text
-    if (left.description is None) != (right.description is None):  # a plain sentence against a line of fields
-        first = left.description.description if left.description else first
-        second = right.description.description if right.description else second
+    if first == left.words or second == right.words:  # a sentence, or a row's, against a line of fields
+        first, second = left.words, right.words
     ratio = 1.0 if normalised(first) == normalised(second) else min(similarity(first, second), 1 - 1e-9)
     return FrameChange(*place, ratio, left.text, right.text)
 

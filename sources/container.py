@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _CLOCK_SET_SINCE_S = 315_532_800.0  # 1980: a recorder without a clock writes 1904 or 1970
 _CLOCK_SET_UNTIL_S = 100_000_000_000.0
 _HEADER_ALONE = {"probesize": "32", "analyzeduration": "0"}  # no look at packets for a frame rate
+# What lists other files (ffconcat, HLS, DASH) is no video of a screen, whatever it is called. The file itself
+# decides by its content, and another of these containers under a wrong name is read.
+_ITSELF_ALONE = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts,flv"}
 _MAX_FAILURES = 16  # errors without a packet between them; then the file has ended, whatever it says
 
 
@@ -67,8 +70,7 @@ def open_container(video: Path, options: Mapping[str, str] | None = None) -> "In
     import av
 
     try:
-        chosen = {"protocol_whitelist": "file"} | dict(options or {})
-        return av.open(str(video), options=chosen, metadata_errors="replace")
+        return av.open(str(video), options=_ITSELF_ALONE | dict(options or {}), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(

@@ -99,6 +99,14 @@ def test_descriptions_are_written_and_nothing_else_changes(
     )
 
 
+def test_what_was_written_is_what_is_recorded(run: Run, answered: Answered) -> None:
+    line = "description: Writing tests | activity: coding | apps: [Code] | topics: []"
+    answered({"text": line}, {"text": json.dumps(PARSED)})
+    assert run("seeonce export --to escribano").code == 0
+    (found,) = run("seeonce compare --json latest recorded").json
+    assert (found["num_frames"], found["agreement"], found["changed_most"]) == (2, 1, [])
+
+
 def test_the_full_text_index_of_escribano_finds_what_was_written(
     run: Run, answered: Answered, database: Path
 ) -> None:

@@ -238,9 +238,12 @@ def test_a_playlist_that_calls_itself_a_video_opens_nothing_else(tmp_path: Path)
     (tmp_path / "list.mp4").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://localhost:1/a.ts\n"
     )
-    (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/real.mp4\n")
-    for name in ("list.mp4", "concat.mp4"):
-        with pytest.raises(InputError):
+    (tmp_path / "near.mp4").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n"
+    )
+    (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile real.mp4\n")
+    for name in ("list.mp4", "near.mp4", "concat.mp4"):
+        with pytest.raises(InputError, match="not a video that can be read"):
             _open(tmp_path / name)
 
 
