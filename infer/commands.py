@@ -7,25 +7,26 @@ true of it) comes in as ``Wiring``, set by the front door.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError
 from cache.home import Home
 from cache.sizes import parse_size
-from infer.describe import DescribeOptions, DescribeResult, describe
+from infer.describe import DescribeOptions, DescribeResult, Shared, describe, resume
 from infer.limits import BatchLimits
 from infer.prompt import collect_prompts
 from infer.sampling import Sampling
 from infer.selection import NewestId
 from infer.terminal import Terminal
 from results.known import KnownAnswers
-from results.run import Result
+from results.run import Result, Totals
 from results.table import answer_table
+from results.writing import OutputFile
 
 SoundLimits = Callable[[Home, BatchLimits, Callable[[str], None]], BatchLimits]
 
@@ -69,7 +70,14 @@ def describe_command(
         typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
     ] = None,
     name: Annotated[str, typer.Option(help="A name for the run, to find it by.")] = "",
+    no_sharing: Annotated[
+        bool, typer.Option("--no-sharing", help="Prefill each prompt whole, and its image with it.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Decode what earlier runs answered, too.")] = False,
+    resume_run: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped, as it was begun."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask questions about every encoded frame, from the store; no image is opened.
@@ -87,15 +95,21 @@ def describe_command(
             prefill_batch_size,
             prefill_step_size,
             parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+            not no_sharing,
         ),
         name=name,
         fresh=fresh,
     )
     wiring: Wiring = context.obj
-    with Terminal() as terminal, wiring.known_answers(Home.locate()) as known:
-        limits = wiring.sound_limits(Home.locate(), options.limits, terminal.say)
-        options = replace(options, limits=limits)
-        done = describe(Home.locate(), options, wiring.newest_recording_id, terminal, known)
+    if resume_run is not None:
+        _only_with_resume(context)
+    with Terminal() as terminal, wiring.known_answers(Home.locate()) as known, _opened(output) as file:
+        home, newest, shared = Home.locate(), wiring.newest_recording_id, Shared(output=file)
+        if resume_run is not None:
+            done = resume(home, resume_run, newest, terminal, known, shared)
+        else:
+            limits = wiring.sound_limits(home, options.limits, terminal.say)
+            done = describe(home, replace(options, limits=limits), newest, terminal, known, shared)
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
     else:
@@ -104,8 +118,34 @@ def describe_command(
     raise typer.Exit(_exit_code(done))
 
 
+def _only_with_resume(context: typer.Context) -> None:
+    """Refuse options beside ``--resume`` that would make another run of it."""
+    given = [
+        parameter.opts[0] if parameter.param_type_name == "option" else "RECORDING"
+        for parameter in context.command.params
+        if parameter.name not in ("resume_run", "output", "as_json")
+        and _was_given(context, str(parameter.name))
+    ]
+    if given:
+        raise InputError(f"--resume goes on as the run was begun: leave out {', '.join(given)}.")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _opened(output: Path | None) -> AbstractContextManager[OutputFile | None]:
+    return nullcontext() if output is None else OutputFile(output)
+
+
 def _summary(done: DescribeResult) -> str:
     totals = done.info.totals
+    if done.was_done:
+        return (
+            f"The run {done.info.id} was done: {totals.num_results} answers, nothing left to ask. Results: "
+            f"{done.path / 'results.jsonl'}"
+        )
     state = "interrupted" if done.interrupted else "done"
     spared = [
         f"{number} {what}"
@@ -119,9 +159,16 @@ def _summary(done: DescribeResult) -> str:
         f"{done.info.recording}: {totals.num_results} answers in {totals.seconds:.1f} s, "
         f"{totals.num_parsed} parsed, {totals.num_errors} errors, "
         f"{', '.join([*spared, ''])}{totals.prompt_tokens:,} prompt and "
-        f"{totals.completion_tokens:,} answer tokens, no image opened; {state}. Results: "
+        f"{totals.completion_tokens:,} answer tokens, {_prefilled(totals)}no image opened; {state}. Results: "
         f"{done.path / 'results.jsonl'}"
     )
+
+
+def _prefilled(totals: Totals) -> str:
+    if not totals.num_images:
+        return ""
+    again = f" ({totals.num_images_again} of them again)" if totals.num_images_again else ""
+    return f"{totals.num_images} images prefilled{again}, "
 
 
 def _exit_code(done: DescribeResult) -> int:

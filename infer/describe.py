@@ -1,18 +1,16 @@
-"""Pass two from names to results: manifest, language weights, every prompt over every frame.
+"""Pass two from names to results: manifest, plan, every prompt over every frame, a run on disk.
 
-Owns the order of these steps. Opens no image and evaluates no vision weight.
+Owns the order of these steps, and whether a run that was stopped may go on. Opens no image and evaluates
+no vision weight.
 """
 
 import dataclasses
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
-from cache.errors import StoreError
+from cache.errors import InputError
 from cache.home import Home
 from cache.manifest import now
 from cache.pixel_index import PixelIndex
@@ -20,35 +18,21 @@ from cache.store import Store
 from cache.usage import entries_in_use
 from checkpoint.answering import model_id
 from checkpoint.backend import installed_version
+from infer.answering import Answerer
 from infer.limits import BatchLimits
 from infer.plan import Answering, Ask, computed_by, make_plan, plan_id
 from infer.prompt import Prompt
+from infer.running import Listener, Running, Work, split
 from infer.sampling import Sampling
 from infer.selection import NewestId, Selected, select
-from results.answers import parse_description, without_reasoning
-from results.known import AskId, KnownAnswers, Reply
-from results.run import Result, RunInfo, RunWriter, Totals, Usage, new_run_id
+from results.known import KnownAnswers
+from results.lock import RunLock
+from results.reading import read_info, read_results
+from results.run import Result, RunInfo, Totals, new_run_id
+from results.runs import select_run
+from results.writing import OutputFile, RunWriter
 
-
-class Origin(Enum):
-    """Where an answer came from."""
-
-    decoded = "decoded"
-    known = "known"
-    repeated = "repeated"
-
-
-class Listener(Protocol):
-    """Who is told how pass two goes."""
-
-    def say(self, line: str) -> None:
-        """Take one line for the user."""
-
-    def begin(self, num_results: int) -> None:
-        """Learn how many results there will be."""
-
-    def result(self, result: Result) -> None:
-        """Take note of a finished answer."""
+_VERSIONS = ("seeonce", "mlx", "mlx-vlm", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +52,20 @@ class DescribeOptions:
 
 @dataclass(frozen=True, slots=True)
 class DescribeResult:
-    """How a run ended, and where it lies."""
+    """How a run ended, and where it lies. ``was_done`` tells that there was nothing left to ask."""
 
     info: RunInfo
     path: Path
     interrupted: bool
+    was_done: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What several runs of one command share: the loaded model, and a file of results."""
+
+    answerer: Answerer = field(default_factory=Answerer)
+    output: OutputFile | None = None
 
 
 def describe(
@@ -81,6 +74,7 @@ def describe(
     newest_id: NewestId,
     listener: Listener,
     known: KnownAnswers | None = None,
+    shared: Shared | None = None,
 ) -> DescribeResult:
     """Ask every prompt of every encoded frame of a recording, and write a run.
 
@@ -92,137 +86,132 @@ def describe(
         InputError: ``output`` cannot be written.
     """
     selected = select(home, options.recording, options.model, newest_id, listener.say)
-    store = Store.open(home, create=False)
     asks = planned(home, selected, options)
-    info = _run_info(selected, options, plan_id(asks))
-    in_use = entries_in_use(store, "describe", selected.manifest)
-    with in_use, RunWriter(home, info, options.output) as writer:
-        started, tally = time.perf_counter(), _Tally()
-        listener.begin(len(selected.manifest.frames) * len(options.prompts))
-        try:
-            for origin, result in _results(selected, store, options, asks, known):
-                tally.add(origin, result)
-                writer.write(result)
-                listener.result(result)
-            status = "done"
-        except KeyboardInterrupt:
-            status = "interrupted"
-        except BaseException:
-            with suppress(StoreError):  # the disk that failed may be the run's own
-                writer.write_info(tally.ended(info, "failed", started))
-            raise
-        info = tally.ended(info, status, started)
-        writer.write_info(info)
-    return DescribeResult(info, writer.path, interrupted=status == "interrupted")
+    info = _run_info(home, selected, options, plan_id(asks))
+    with ExitStack() as stack:
+        if shared is None:
+            output = None if options.output is None else stack.enter_context(OutputFile(options.output))
+            shared = Shared(output=output)
+        stack.enter_context(RunLock(home.runs / info.id))
+        run = _Run(home, selected, options, info, (), asks)
+        return run.go(listener, known, shared)
 
 
-class _Tally:
-    """Counts results as they come."""
+def resume(
+    home: Home,
+    selector: str,
+    newest_id: NewestId,
+    listener: Listener,
+    known: KnownAnswers | None = None,
+    shared: Shared | None = None,
+) -> DescribeResult:
+    """Go on with a run that was stopped, under its own settings: lines that are there are not asked again.
 
-    def __init__(self) -> None:
-        self._totals = Totals()
+    Its limits were found sound when it began; on another combination of versions and device it is refused.
 
-    def add(self, origin: Origin, result: Result) -> None:
-        totals = self._totals
-        self._totals = dataclasses.replace(
-            totals,
-            num_results=totals.num_results + 1,
-            num_errors=totals.num_errors + (result.error is not None),
-            num_parsed=totals.num_parsed + (result.parsed is not None),
-            num_known=totals.num_known + (origin is Origin.known),
-            num_repeated=totals.num_repeated + (origin is Origin.repeated),
-            prompt_tokens=totals.prompt_tokens + result.usage.prompt_tokens,
-            completion_tokens=totals.completion_tokens + result.usage.completion_tokens,
+    Raises:
+        InputError: no such run, it goes on in another process, or what it asked would now be answered by
+            something else.
+        NotEncodedError: the recording is no longer encoded.
+        StoreError: the run is of another version.
+    """
+    run_id = select_run(home, selector, lambda _: None).info.id
+    path = home.runs / run_id
+    with RunLock(path):  # before anything is read: nobody adds a line from here on
+        info = read_info(path)
+        options = options_of(info)
+        selected = select(
+            home, info.recording, info.model_path, newest_id, listener.say, encoder_id=info.encoder_id
         )
+        asks = planned(home, selected, options)
+        _check_same(home, info, selected, asks)
+        kept, left = split(read_results(path), asks)
+        shared = shared or Shared()
+        if not left and info.status == "done" and shared.output is None:
+            return DescribeResult(info, path, interrupted=False, was_done=True)
+        was_done = not left and info.status == "done"
+        done = _Run(home, selected, options, info, kept, left).go(listener, known, shared)
+        return dataclasses.replace(done, was_done=was_done)
 
-    def ended(self, info: RunInfo, status: str, started: float) -> RunInfo:
-        totals = dataclasses.replace(self._totals, seconds=time.perf_counter() - started)
-        return dataclasses.replace(info, ended_at=now(), status=status, totals=totals)
+
+def options_of(info: RunInfo) -> DescribeOptions:
+    """Return the options that a run was made with."""
+    return DescribeOptions(
+        prompts=tuple(Prompt(text) for text in info.prompts),
+        recording=info.recording,
+        model=info.model_path,
+        sampling=Sampling(info.temperature, info.top_p, info.seed, info.max_tokens),
+        limits=BatchLimits(
+            info.max_num_seqs,
+            info.prefill_batch_size,
+            info.prefill_step_size,
+            info.kv_memory_bytes,
+            info.share_prefixes,
+        ),
+        name=info.name,
+        fresh=info.fresh,
+        prompt_names=info.prompt_names,
+    )
 
 
 def planned(home: Home, selected: Selected, options: DescribeOptions) -> tuple[Ask, ...]:
     """Return what ``describe`` would ask; loads no model."""
     manifest = selected.manifest
-    with PixelIndex(home) as index:
-        model = model_id(selected.folder, index)
-    answering = Answering(model, manifest.encoder.compute_dtype, computed_by(), options.sampling)
+    dtype = manifest.encoder.compute_dtype
+    answering = Answering(_model_id(home, selected), dtype, computed_by(), options.sampling)
     return make_plan(manifest.frames, options.prompts, answering)
 
 
-def _results(
-    selected: Selected,
-    store: Store,
-    options: DescribeOptions,
-    asks: Sequence[Ask],
-    known: KnownAnswers | None,
-) -> Iterator[tuple[Origin, Result]]:
-    """Yield what is known already, then decode the rest; the model is loaded only for that."""
-    recording = selected.manifest.recording.id
-    waiting: dict[AskId, list[Ask]] = {}
-    for ask in asks:
-        reply = None if known is None or options.fresh else known.find(ask.id)
-        if reply is not None:
-            yield Origin.known, _result(recording, ask, reply)
-        elif options.fresh:
-            waiting[AskId(f"{ask.id} {ask.number}")] = [ask]  # each is decoded, equal ones too
-        else:
-            waiting.setdefault(ask.id, []).append(ask)
-    for first, reply in _replies(selected, store, options, [same[0] for same in waiting.values()]):
-        if known is not None and reply.error is None:
-            known.keep(first.id, reply, recording)
-        yield Origin.decoded, _result(recording, first, reply)
-        for ask in waiting.get(first.id, ())[1:]:
-            yield Origin.repeated, _result(recording, ask, reply)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """A run that is about to begin or to go on; its lock is held."""
+
+    home: Home
+    selected: Selected
+    options: DescribeOptions
+    info: RunInfo
+    kept: Sequence[Result]
+    asks: Sequence[Ask]
+
+    def go(self, listener: Listener, known: KnownAnswers | None, shared: Shared) -> DescribeResult:
+        store = Store.open(self.home, create=False)
+        options = self.options
+        work = Work(
+            self.selected, store, options.sampling, options.limits, shared.answerer, known, options.fresh
+        )
+        path = self.home.runs / self.info.id
+        begun = dataclasses.replace(self.info, status="running", ended_at=None)
+        in_use = entries_in_use(store, "describe", self.selected.manifest)
+        with in_use, RunWriter(path, begun, shared.output, self.kept) as writer:
+            info = Running(work, writer, listener).go(begun, self.kept, self.asks)
+        return DescribeResult(info, path, interrupted=info.status == "interrupted")
 
 
-def _replies(
-    selected: Selected, store: Store, options: DescribeOptions, asks: Sequence[Ask]
-) -> Iterator[tuple[Ask, Reply]]:
-    """Decode asks, yielding each as it is finished."""
-    if not asks:
+def _check_same(home: Home, info: RunInfo, selected: Selected, asks: Sequence[Ask]) -> None:
+    """Raise ``InputError`` when the answers to come would be others than those of a whole run."""
+    if plan_id(asks) == info.plan_id:
         return
-    from infer.batching import answer_all
-    from infer.mlx_vlm_adapter import LanguageHalf
-    from infer.request import Request
-    from infer.stored import StoredFeatures
-    from infer.tokenizer import ChatTokenizer
-
-    manifest = selected.manifest
-    tokenizer = ChatTokenizer(selected.folder, selected.config)
-    half = LanguageHalf(selected.folder, selected.config, manifest.encoder.compute_dtype)
-    by_number = {ask.number: ask for ask in asks}
-
-    def requests() -> Iterator[Request]:
-        for ask in asks:
-            tokens = tokenizer.encode(ask.prompt.segments(ask.frame))
-            yield Request(ask.number, tokens, (ask.frame,), options.sampling)
-
-    source = StoredFeatures(store, manifest.recording.id)
-    for answer in answer_all(requests(), half, source, tokenizer.stop_ids, options.limits):
-        text = without_reasoning(tokenizer.decode(answer.tokens), opened=tokenizer.opens_think)
-        usage = Usage(len(answer.request.prompt.ids), len(answer.tokens))
-        yield by_number[answer.request.id], Reply(text, answer.finish_reason, usage, answer.error)
-
-
-def _result(recording: str, ask: Ask, reply: Reply) -> Result:
-    frame = ask.frame
-    return Result(
-        recording=recording,
-        frame=frame.index,
-        timestamp_s=frame.timestamp_s,
-        source=frame.source,
-        key=frame.key.hex,
-        prompt_id=ask.prompt.prompt_id,
-        prompt=ask.prompt.text,
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        usage=reply.usage,
-        parsed=parse_description(reply.text),
-        error=reply.error,
+    versions = {name: installed_version(name) for name in _VERSIONS}
+    if _model_id(home, selected) != info.model_id:
+        why = f"{info.model_path} has other files now"
+    elif selected.manifest.encoder.encoder_id.hex != info.encoder_id:
+        why = f"{info.recording} is no longer encoded as it was"
+    elif versions != info.versions:
+        other = [name for name in versions if versions[name] != info.versions.get(name)]
+        why = f"it was begun with {', '.join(f'{name} {info.versions.get(name)}' for name in other)}"
+    else:
+        why = f"the frames of {info.recording}, or the device, are others now"
+    raise InputError(
+        f"The run {info.id} cannot go on ({why}): begin a new one with seeonce describe; its answers stay."
     )
 
 
-def _run_info(selected: Selected, options: DescribeOptions, plan: str) -> RunInfo:
+def _model_id(home: Home, selected: Selected) -> str:
+    with PixelIndex(home) as index:
+        return model_id(selected.folder, index)
+
+
+def _run_info(home: Home, selected: Selected, options: DescribeOptions, plan: str) -> RunInfo:
     sampling, limits = options.sampling, options.limits
     return RunInfo(
         id=new_run_id(),
@@ -240,7 +229,7 @@ def _run_info(selected: Selected, options: DescribeOptions, plan: str) -> RunInf
         prefill_batch_size=limits.prefill_batch_size,
         prefill_step_size=limits.prefill_step_size,
         compute_dtype=selected.manifest.encoder.compute_dtype,
-        versions={name: installed_version(name) for name in ("seeonce", "mlx", "mlx-vlm", "transformers")},
+        versions={name: installed_version(name) for name in _VERSIONS},
         started_at=now(),
         ended_at=None,
         status="running",
@@ -248,4 +237,8 @@ def _run_info(selected: Selected, options: DescribeOptions, plan: str) -> RunInf
         name=options.name,
         prompt_names=options.prompt_names,
         plan_id=plan,
+        model_id=_model_id(home, selected),
+        kv_memory_bytes=limits.kv_memory_bytes,
+        share_prefixes=limits.share_prefixes,
+        fresh=options.fresh,
     )

@@ -34,15 +34,23 @@ class Selected:
 
 
 def select(
-    home: Home, recording: str, model: str | None, newest_id: NewestId, announce: Callable[[str], None]
+    home: Home,
+    recording: str,
+    model: str | None,
+    newest_id: NewestId,
+    announce: Callable[[str], None],
+    encoder_id: str | None = None,
 ) -> Selected:
     """Find the manifest of ``recording`` that fits ``model``, or the default model.
+
+    Of several that fit it is the newest, unless ``encoder_id`` names one that is there.
 
     Raises:
         NotEncodedError: it is not encoded, or not by this model's vision tower.
         CheckpointError: the model is missing or not supported.
     """
     refs = find_recording(home, recording, newest_id)
+    refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
     name = model or default_model(refs[0].recording.id)
     folder = find_folder(name, announce)
     config = read_config(folder.path)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from cache.errors import InputError
+from cache.errors import InputError, StoreError
 
 _NAME = ".lock"
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -36,16 +36,21 @@ def lock_file(descriptor: int) -> bool:
 
 
 class RunLock:
-    """The right to write into a run's folder; use as a context manager."""
+    """The right to write into a run's folder, and to read it as it will stay; use as a context manager."""
 
     def __init__(self, run: Path) -> None:
-        """Take the lock.
+        """Take the lock; the folder is made when it is not there.
 
         Raises:
             InputError: another process has it.
-            OSError: the folder cannot be written.
+            StoreError: the folder cannot be written.
         """
-        self._descriptor = os.open(run / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            run.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run.mkdir(mode=0o700, exist_ok=True)
+            self._descriptor = os.open(run / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise refused(run, error) from error
         if not lock_file(self._descriptor):
             os.close(self._descriptor)
             raise InputError(f"The run {run.name} goes on in another process: wait for it, or stop it.")
@@ -57,14 +62,23 @@ class RunLock:
         os.close(self._descriptor)
 
 
+def refused(run: Path, error: OSError) -> StoreError:
+    """Return what to tell when the disk refuses to write a run."""
+    return StoreError(
+        f"The run cannot be written to {run} ({error.strerror}); what was written stays: "
+        "free space there, or set SEEONCE_HOME to another disk."
+    )
+
+
 def is_held(run: Path) -> bool:
     """Tell whether a process is writing into a run's folder now."""
     try:
-        descriptor = os.open(run / _NAME, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(run / _NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two readers that ask at once must not take each other for a writer.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

@@ -1,0 +1,89 @@
+"""From asks to replies: the language model, loaded when the first ask needs it and kept for the next run.
+
+Owns the way from an ask to tokens and from tokens back to text. Does not know what is answered already,
+nor what is done with a reply.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infer.plan import Ask
+from infer.selection import Selected
+from results.answers import without_reasoning
+from results.known import Reply
+from results.run import Usage
+
+if TYPE_CHECKING:
+    from cache.store import Store
+    from infer.batching import Answer
+    from infer.engine_stats import EngineStats
+    from infer.limits import BatchLimits
+    from infer.mlx_vlm_adapter import LanguageHalf
+    from infer.sampling import Sampling
+    from infer.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loaded:
+    path: Path
+    dtype: str
+    tokenizer: "ChatTokenizer"
+    half: "LanguageHalf"
+
+
+class Answerer:
+    """Answers asks with the checkpoint at hand; one checkpoint is held at a time."""
+
+    def __init__(self) -> None:
+        self._loaded: _Loaded | None = None
+
+    def replies(
+        self,
+        selected: Selected,
+        store: "Store",
+        asks: Sequence[Ask],
+        sampling: "Sampling",
+        limits: "BatchLimits",
+        report: "Callable[[EngineStats], None]",
+    ) -> Iterator[tuple[Ask, Reply]]:
+        """Answer ``asks``, yielding each as it is finished; ``report`` is told at the end what was done.
+
+        Raises:
+            CheckpointError: the model does not load.
+        """
+        from infer.batching import answer_all
+        from infer.request import Request
+        from infer.stored import StoredFeatures
+
+        loaded = self._load(selected)
+        tokenizer, by_number = loaded.tokenizer, {ask.number: ask for ask in asks}
+        requests = (
+            Request(ask.number, tokenizer.encode(ask.prompt.segments(ask.frame)), (ask.frame,), sampling)
+            for ask in asks
+        )
+        source = StoredFeatures(store, selected.manifest.recording.id)
+        answers = answer_all(requests, loaded.half, source, tokenizer.stop_ids, limits, report=report)
+        for answer in answers:
+            yield by_number[answer.request.id], _reply(answer, tokenizer)
+
+    def _load(self, selected: Selected) -> _Loaded:
+        from infer.mlx_vlm_adapter import LanguageHalf
+        from infer.tokenizer import ChatTokenizer
+
+        folder, config = selected.folder, selected.config
+        dtype = selected.manifest.encoder.compute_dtype
+        loaded = self._loaded
+        if loaded is None or (loaded.path, loaded.dtype) != (folder.path, dtype):
+            self._loaded = None  # before the next one comes: two may not fit
+            tokenizer = ChatTokenizer(folder, config)
+            loaded = _Loaded(folder.path, dtype, tokenizer, LanguageHalf(folder, config, dtype))
+            self._loaded = loaded
+        return loaded
+
+
+def _reply(answer: "Answer", tokenizer: "ChatTokenizer") -> Reply:
+    text = without_reasoning(tokenizer.decode(answer.tokens), opened=tokenizer.opens_think)
+    usage = Usage(len(answer.request.prompt.ids), len(answer.tokens))
+    return Reply(text, answer.finish_reason, usage, answer.error)

@@ -1,0 +1,137 @@
+"""Reads a run back, for going on with it: what it was asked, and what it answered.
+
+A run may have been killed in the middle of a line: what is no whole result is left out, never guessed.
+Looking at runs of any version is ``results.runs``'s; here a run of another version is an error.
+"""
+
+from pathlib import Path
+
+from cache.canonical_json import JsonObject, parse
+from cache.errors import StoreError
+from results.answers import Description
+from results.run import INFO_NAME, RESULTS_NAME, Result, RunInfo, Totals, Usage
+
+
+def read_info(run: Path) -> RunInfo:
+    """Read run.json.
+
+    Raises:
+        StoreError: it is missing, broken, or of another version.
+    """
+    path = run / INFO_NAME
+    try:
+        return _info(parse(path.read_bytes(), str(path)))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
+
+
+def read_results(run: Path) -> tuple[Result, ...]:
+    """Read results.jsonl, in the order in which the answers came; a torn line is left out.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    path = run / RESULTS_NAME
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return ()  # killed before its first line
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
+    return tuple(result for line in lines if (result := _result_or_none(line)) is not None)
+
+
+def _result_or_none(line: bytes) -> Result | None:
+    try:
+        return _result(parse(line, "a line of results"))
+    except StoreError:
+        return None
+
+
+def _result(found: JsonObject) -> Result:
+    usage = found.child("usage")
+    return Result(
+        recording=found.text("recording"),
+        frame=found.integer("frame"),
+        timestamp_s=found.number("timestamp_s"),
+        source=found.text("source"),
+        key=found.text("key"),
+        prompt_id=found.text("prompt_id"),
+        prompt=found.text("prompt"),
+        text=found.text("text"),
+        finish_reason=found.text("finish_reason"),
+        usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+        parsed=None if found.raw("parsed") is None else _description(found.child("parsed")),
+        error=_text_or_none(found, "error"),
+    )
+
+
+def _description(found: JsonObject) -> Description:
+    return Description(
+        found.text("description"), found.text("activity"), _texts(found, "apps"), _texts(found, "topics")
+    )
+
+
+def _info(found: JsonObject) -> RunInfo:
+    versions = found.raw("versions")
+    if not isinstance(versions, dict):
+        raise StoreError("run.json: versions should be an object")
+    return RunInfo(
+        id=found.text("id"),
+        recording=found.text("recording"),
+        encoder_id=found.text("encoder_id"),
+        model=found.text("model"),
+        model_path=found.text("model_path"),
+        revision=found.text("revision"),
+        prompts=_texts(found, "prompts"),
+        temperature=found.number("temperature"),
+        top_p=found.number("top_p"),
+        seed=found.integer("seed"),
+        max_tokens=found.integer("max_tokens"),
+        max_num_seqs=found.integer("max_num_seqs"),
+        prefill_batch_size=found.integer("prefill_batch_size"),
+        prefill_step_size=found.integer("prefill_step_size"),
+        compute_dtype=found.text("compute_dtype"),
+        versions={str(name): str(version) for name, version in versions.items()},
+        started_at=found.text("started_at"),
+        ended_at=_text_or_none(found, "ended_at"),
+        status=found.text("status"),
+        totals=_totals(found.child("totals")),
+        name=found.text("name"),
+        prompt_names=_texts(found, "prompt_names"),
+        plan_id=found.text("plan_id"),
+        model_id=found.text("model_id"),
+        kv_memory_bytes=_integer_or_none(found, "kv_memory_bytes"),
+        share_prefixes=found.flag("share_prefixes"),
+        fresh=found.flag("fresh"),
+    )
+
+
+def _totals(found: JsonObject) -> Totals:
+    return Totals(
+        num_results=found.integer("num_results"),
+        num_errors=found.integer("num_errors"),
+        num_parsed=found.integer("num_parsed"),
+        num_known=found.integer("num_known"),
+        num_repeated=found.integer("num_repeated"),
+        prompt_tokens=found.integer("prompt_tokens"),
+        completion_tokens=found.integer("completion_tokens"),
+        num_images=found.integer("num_images"),
+        num_images_again=found.integer("num_images_again"),
+        seconds=found.number("seconds"),
+    )
+
+
+def _text_or_none(found: JsonObject, name: str) -> str | None:
+    return None if found.raw(name) is None else found.text(name)
+
+
+def _integer_or_none(found: JsonObject, name: str) -> int | None:
+    return None if found.raw(name) is None else found.integer(name)
+
+
+def _texts(found: JsonObject, name: str) -> tuple[str, ...]:
+    value = found.raw(name)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise StoreError(f"{name} should be a list of strings, got {str(value)[:80]!r}")
