@@ -8,6 +8,7 @@ opened (``foreign_paths``). A row that cannot be read is a frame whose reading s
 
 import os
 import re
+import sqlite3
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -161,20 +162,28 @@ def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]
 
 
 def _listings(database: Path, folders: UsersFolders, say: Say) -> list[RecordingListing]:
+    found = []
     with reading(database) as connection:
         try:
             listed = list_groups(connection)
         except InputError as error:
             raise InputError(f"{printable(database)}: {error}") from error
+        for group in listed.groups:
+            there = _is_there(connection, group, _is_file(folders))
+            if group.num_rows or there:  # a recording without frames and video is nothing to see
+                found.append(_listing(database, group, is_there=there))
     if listed.num_untimed:
         untimed = f"{listed.num_untimed} frames have no time in Unix seconds, so they are of no day"
         say(f"{printable(database)}: {untimed}")
-    found = []
-    for group in listed.groups:
-        there = any(map(_is_file(folders), (*group.images, group.video)))
-        if group.num_rows or there:  # a recording without frames and video is nothing to see
-            found.append(_listing(database, group, is_there=there))
     return found
+
+
+def _is_there(connection: sqlite3.Connection, group: Group, is_file: Callable[[object], bool]) -> bool:
+    """Tell whether a frame can be read: by two images and the video, and by all when those are gone."""
+    if any(map(is_file, (*group.images, group.video))):
+        return True
+    rows = list_rows(connection, group) if group.num_rows else []
+    return any(row.problem is None and is_file(row.image) for row in rows)
 
 
 def _is_file(folders: UsersFolders) -> Callable[[object], bool]:

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import InputError
@@ -26,6 +26,7 @@ class UsersFolders:
 
     _roots: tuple[str, ...]
     _home: str
+    _followed: dict[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, environ: Mapping[str, str], database: Path) -> "UsersFolders":
@@ -53,7 +54,7 @@ class UsersFolders:
         if not os.path.isabs(text):  # noqa: PTH117
             raise InputError(f"{shown}: not an absolute path")
         try:
-            place = os.path.realpath(text)
+            place = self._real(text)
         except (OSError, ValueError) as error:
             raise InputError(f"{shown}: not a path ({error})") from error
         if not any(place.startswith(root + os.sep) for root in self._roots):
@@ -62,3 +63,12 @@ class UsersFolders:
                 "move it into one of them, or encode its folder by path"
             )
         return Path(place)
+
+    def _real(self, path: str) -> str:
+        """Follow links as ``os.path.realpath`` does; of the folder that thousands of images share once."""
+        folder, name = os.path.split(path)
+        if folder not in self._followed:
+            self._followed[folder] = os.path.realpath(folder)
+        place = os.path.join(self._followed[folder], name)  # noqa: PTH118
+        follow = name in ("", ".", "..") or os.path.islink(place)  # noqa: PTH114 (never raises)
+        return os.path.realpath(path) if follow else place

@@ -435,6 +435,15 @@ def test_recordings_whose_frames_are_gone_are_listed_but_not_the_latest(tmp_path
     assert _open(database).info.name == "rec"
 
 
+def test_a_recording_of_which_one_image_in_the_middle_is_left_is_not_gone(tmp_path: Path) -> None:
+    database = sample(tmp_path)
+    (tmp_path / "frame_0.jpg").unlink()
+    (tmp_path / "frame_2.jpg").unlink()
+    assert [listing.is_there for listing in _listed(database)] == [True]
+    change(database, "UPDATE observations SET timestamp = 'never' WHERE id = 'obs-1'")
+    assert [listing.is_there for listing in _listed(database)] == [False]
+
+
 # --- images that are gone
 
 
