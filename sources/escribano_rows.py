@@ -18,6 +18,9 @@ OBSERVATION, FRAME = "observation", "frame"
 
 MAX_LENGTH_S = 30 * 86_400.0  # nothing is recorded for longer in one go
 MIN_UNIX_S, MAX_UNIX_S = 315_532_800.0, 4_102_444_800.0  # 1980 to 2100; milliseconds lie beyond
+_NO_RECORDING = (
+    "__recorder__"  # what the recorder's rows refer to where one is required: their days are listed
+)
 _SLACK = 1.5  # of a recording's length: durations are rounded, videos are cut
 _QUARTER_S = 900  # every time zone in use is a multiple of a quarter of an hour from UTC
 _NUMBER = "typeof({0}.timestamp) IN ('integer', 'real')"
@@ -154,7 +157,7 @@ def _recordings(connection: sqlite3.Connection, shape: Shape) -> list[Group]:
         groups.append(Group(RECORDING, str(id_), _moment(captured_at), length_s, num_rows, images, video))
     for orphan, (num_rows, last_s, images) in seen.items():  # their row of recordings is gone
         groups.append(Group(RECORDING, orphan, None, _seconds(last_s, MAX_LENGTH_S), num_rows, images, None))
-    return groups
+    return [group for group in groups if group.id != _NO_RECORDING]
 
 
 def _observed(

@@ -435,6 +435,13 @@ def test_recordings_whose_frames_are_gone_are_listed_but_not_the_latest(tmp_path
     assert _open(database).info.name == "rec"
 
 
+def test_the_row_that_stands_for_no_recording_is_none_even_with_observations(tmp_path: Path) -> None:
+    database = sample(tmp_path)
+    change(database, "UPDATE recordings SET captured_at = '2026-11-21 09:00:00' WHERE id = '__recorder__'")
+    add_observation(database, "o", NOON_S, str(tmp_path / "frame_0.jpg"), "__recorder__")
+    assert [listing.name for listing in _listed(database)] == ["rec"]
+
+
 def test_a_recording_of_which_one_image_in_the_middle_is_left_is_not_gone(tmp_path: Path) -> None:
     database = sample(tmp_path)
     (tmp_path / "frame_0.jpg").unlink()
