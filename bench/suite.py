@@ -13,12 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.dims import Dims, write_checkpoint
+from bench.dims import Dims
 from bench.table import Table
 from cache.home import Home
 from checkpoint.backend import computes_on_cpu, installed_version, provenance
 from checkpoint.folder import DEMO
-from demo.score import read_truth
 
 if TYPE_CHECKING:
     from bench.stage import Model
@@ -127,6 +126,8 @@ def _dims(options: BenchOptions) -> Dims:
 def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> str:
     if options.model is not None:
         return options.model
+    from bench.random_weights import write_checkpoint
+
     say(f"drawing random weights with the dimensions of {_dims(options)}")
     return str(write_checkpoint(scratch / "checkpoint", _dims(options)))
 
@@ -181,8 +182,9 @@ def _beside(
     """Measure another server; the truth is known of the demo's answers alone."""
     from bench import endpoint
     from bench.stage import QUESTIONS, draw_frames, encode_frames
+    from demo.score import read_truth
 
-    say(f"{url}")
+    say(url)
     images = draw_frames(scratch / "endpoint-frames", extent.num_endpoint_frames)
     encoded = encode_frames(model, images, Home(scratch / "endpoint-home"))
     truth = read_truth(images / "truth.json") if options.model == DEMO else None

@@ -84,7 +84,7 @@ def test_the_default_is_a_share_of_what_there_is() -> None:
 def test_the_command_line_takes_a_size(run: Run, plain: Path, tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images")
     assert run("seeonce encode", images, "--model", plain).code == 0
-    line = ("seeonce describe --max-tokens 4", images, "--model", plain, "--kv-memory")
+    line = ("seeonce describe --fresh --max-tokens 4", images, "--model", plain, "--kv-memory")
     assert run(*line, "1GB").code == 0
     assert "--kv-memory is 'much'" in run(*line, "much").error
     ended = run(*line, "1kB")
