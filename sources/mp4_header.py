@@ -1,7 +1,8 @@
-"""The movie header of an MP4 or QuickTime file: when it was made, how long it is.
+"""What the boxes of an MP4 or QuickTime file tell by a few small reads, without opening it as a video.
 
-Owns finding that one box (ISO/IEC 14496-12, 8.2.2) by a few small reads: opening the file as a video
-decodes a picture, which a listing of a thousand recordings cannot afford. Knows no other box.
+Owns the movie header (ISO/IEC 14496-12, 8.2.2): when it was made, how long it is; opening a video decodes
+a picture, which a listing of a thousand recordings cannot afford. Owns also whether the boxes of a
+fragmented file are whole, which FFmpeg passes over in silence. Reads no other content.
 """
 
 import struct
@@ -13,6 +14,10 @@ from typing import BinaryIO
 
 _UNIX_EPOCH_S = 2_082_844_800  # of 1970, in seconds since 1904
 _MAX_BOXES = 10_000
+_MAX_FRAGMENT_BOXES = 1_000_000  # two for each fragment, and a fragment may be one picture
+_BESIDE_OTHERS = frozenset(
+    b"ftyp pdin moov moof mfra mdat imda free skip meta meco styp sidx ssix prft emsg uuid wide udta".split()
+)
 _UNKNOWN = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
@@ -33,6 +38,24 @@ def read_movie_header(path: Path) -> MovieHeader | None:
     return None
 
 
+def first_gap(path: Path) -> float | None:
+    """Say how far into a fragmented file, 0 to 1, the first bytes lie that are no box of it.
+
+    None when there are none, or the file is not fragmented. Raises ``OSError``.
+    """
+    size, reached = path.stat().st_size, 0
+    is_fragmented, gaps = False, []
+    with path.open("rb") as file:
+        for kind, start, end in _boxes(file, 0, size, _MAX_FRAGMENT_BOXES):
+            is_fragmented |= kind == b"moof"
+            if kind not in _BESIDE_OTHERS:
+                gaps.append(start)
+            reached = end
+    if reached < size:
+        gaps.append(reached)
+    return gaps[0] / size if is_fragmented and gaps else None
+
+
 def _first_header(file: BinaryIO, start: int, end: int) -> MovieHeader | None:
     for kind, inner, _ in _boxes(file, start, end):
         if kind == b"mvhd":
@@ -41,9 +64,11 @@ def _first_header(file: BinaryIO, start: int, end: int) -> MovieHeader | None:
     return None
 
 
-def _boxes(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(
+    file: BinaryIO, position: int, end: int, max_boxes: int = _MAX_BOXES
+) -> Iterator[tuple[bytes, int, int]]:
     """Walk over boxes: kind, and where its content starts and ends. Stops at what is no box."""
-    for _ in range(_MAX_BOXES):
+    for _ in range(max_boxes):
         if position + 8 > end:
             return
         file.seek(position)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cache.errors import InputError
 from sources.container import open_container, packets, promised_length_s, video_stream
+from sources.mp4_header import first_gap
 from sources.recording import printable
 
 if TYPE_CHECKING:
@@ -127,13 +128,22 @@ class PictureTimes:
         )
 
     def damage(self) -> str:
-        """Say where keyframes that the index names were not found on the way; empty when nowhere."""
+        """Say where keyframes that the index names, or fragments, were not found; empty when nowhere."""
         if self._lost is None:
-            return ""
+            return self._gap()
         since_s, until_s = (float((pts - self.start) * self.time_base) for pts in self._lost)
         return (
             f"{printable(self._video)}: damaged somewhere between {since_s:.1f} s and {until_s:.1f} s; "
             "the pictures there are lost, the others are used"
+        )
+
+    def _gap(self) -> str:
+        share = first_gap(self._video) if self._ended and self._indexed else None
+        if share is None:
+            return ""
+        return (
+            f"{printable(self._video)}: damaged about {share:.0%} into the file; the pictures there, and "
+            "perhaps all that follow, are lost, the others are used"
         )
 
     def _missing_s(self) -> Fraction:

@@ -81,6 +81,19 @@ def test_fragments_that_were_still_being_written_are_used(tmp_path: Path) -> Non
     assert "a.mp4: breaks off" in recording.remarks[0]
 
 
+@pytest.mark.parametrize("damage", [b"\0" * 8, b"\xff" * 8, b"\0\0\1\0xxxx"])
+def test_damage_between_fragments_is_said(damage: bytes, tmp_path: Path) -> None:
+    pictures = [(time_ms, picture(number)) for number, time_ms in enumerate(STEADY)]
+    flags = {"movflags": "frag_keyframe+empty_moov"}
+    video = write_video(tmp_path / "a.mp4", pictures, container=flags)
+    content = video.read_bytes()
+    assert open_video(video, FrameChoice(0.04)).remarks == ()
+    place = content.find(b"moof", len(content) // 2) - 4
+    video.write_bytes(content[:place] + damage + content[place + 8 :])
+    [remark] = open_video(video, FrameChoice(0.04)).remarks
+    assert f"a.mp4: damaged about {place / len(content):.0%} into the file" in remark
+
+
 def test_a_limit_within_what_is_there_says_nothing_of_the_end(tmp_path: Path) -> None:
     video = _cut(make_video(tmp_path / "a.mp4", STEADY), 0.6)
     assert open_video(video, FrameChoice(0.5, limit=3)).remarks == ()
