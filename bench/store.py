@@ -25,11 +25,13 @@ from cache.home import Home
 from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest
 from cache.stats import store_stats
 from cache.store import Durability, Store
+from verify.byte_check import check_store_bytes
 
 FRAME_SHAPE = (4, 2040, 2560)  # one 1920x1080 frame under 4B: 41.8 MB
 SMALL_SHAPE = (4, 6, 8)
 FEW, MANY, SAMPLE = 100, 10_000, 100
 BATCH = 16
+_NUM_VERIFIED = 8
 
 _HEADER = ("what", "median_s", "spread", "beside_median_s", "ratio", "bound", "holds")
 _PREPROCESSING = Preprocessing(
@@ -95,6 +97,7 @@ class Bench:
     def table(self) -> Table:
         """Measure everything."""
         self._large_entries()
+        self._verify_bytes()
         few, many = self._filled("few", FEW), self._filled("many", self._num_many)
         self._whole_store(many)
         self._each_entry(few, many)
@@ -129,6 +132,34 @@ class Bench:
             clean=clean,
         )
         self._row("write 42 MB at durability none, as speed", bare, write, Bound(0.5, at_least=True))
+
+    def _verify_bytes(self) -> None:
+        """The bytes level of verify-cache over several large entries, beside reading their files."""
+        store, frame = self._store("verify"), features(FRAME_SHAPE)
+        for _ in range(_NUM_VERIFIED):
+            self._write(store, frame, _SPEC)
+        chunks = sorted(store.path.rglob("c.0.0.0"))
+        buffer = np.empty(chunks[0].stat().st_size, np.uint8)
+        os.sync()
+
+        def in_turn(forget: Callable[[], None]) -> Sequence[Timing]:
+            def verify() -> None:
+                forget()
+                check_store_bytes(store.home, store, _Silent())
+
+            def read() -> None:
+                forget()
+                for chunk in chunks:
+                    _bare_read(chunk, buffer)
+
+            return self._in_turn(read, verify)
+
+        what = f"verify-cache bytes of {_NUM_VERIFIED} entries of 42 MB"
+        read, verify = in_turn(lambda: None)
+        self._row(f"{what}, files in memory, as speed", read, verify)
+        if hasattr(os, "posix_fadvise"):
+            read, verify = in_turn(lambda: _drop_from_memory(chunks))
+            self._row(f"{what}, from the disk, as speed", read, verify, Bound(0.7, at_least=True))
 
     def _whole_store(self, store: Store) -> None:
         keys = list(store.keys())
@@ -225,6 +256,25 @@ def _bare_write(path: Path, content: memoryview) -> None:
     with path.open("xb", buffering=0) as file:
         while content:
             content = content[file.write(content) :]
+
+
+def _drop_from_memory(paths: list[Path]) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class _Silent:
+    """Hears nothing: a bar would be measured too."""
+
+    def say(self, line: str) -> None:
+        """Ignore a line."""
+
+    def begin(self, num_results: int, what: str = "", unit: str = "") -> None:
+        """Ignore what comes."""
+
+    def advance(self, num_done: int = 1) -> None:
+        """Ignore what is done."""
 
 
 def _empty(store: Store) -> None:
