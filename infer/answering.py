@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from infer.plan import Ask
 from infer.selection import Selected
+from infer.stop import before_stop
 from results.answers import without_reasoning
 from results.known import Reply
-from results.run import Usage
+from results.run import Candidate, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from cache.store import Store
     from infer.batching import Answer
     from infer.engine_stats import EngineStats
+    from infer.hooks import RowHooks, TokenLogprobs
     from infer.limits import BatchLimits
     from infer.mlx_vlm_adapter import LanguageHalf
     from infer.sampling import Sampling
@@ -55,6 +57,7 @@ class Answerer:
         """
         from infer.batching import answer_all
         from infer.request import Request
+        from infer.request_hooks import request_hooks
         from infer.stored import StoredFeatures
 
         loaded = self._load(selected)
@@ -64,7 +67,11 @@ class Answerer:
             for ask in asks
         )
         source = StoredFeatures(store, selected.manifest.recording.id)
-        answers = answer_all(requests, loaded.half, source, tokenizer.stop_ids, limits, report=report)
+
+        def hooks_of(request: Request) -> "RowHooks":
+            return request_hooks(request, tokenizer.decode)
+
+        answers = answer_all(requests, loaded.half, source, tokenizer.stop_ids, limits, hooks_of, report)
         for answer in answers:
             yield by_number[answer.request.id], _reply(answer, tokenizer)
 
@@ -84,6 +91,28 @@ class Answerer:
 
 
 def _reply(answer: "Answer", tokenizer: "ChatTokenizer") -> Reply:
-    text = without_reasoning(tokenizer.decode(answer.tokens), opened=tokenizer.opens_think)
-    usage = Usage(len(answer.request.prompt.ids), len(answer.tokens))
-    return Reply(text, answer.finish_reason, usage, answer.error)
+    whole, sampling = tokenizer.decode(answer.tokens), answer.request.sampling
+    kept = before_stop(whole, sampling.stop)
+    finish_reason = answer.finish_reason if kept == whole else "stop"
+    return Reply(
+        without_reasoning(kept, opened=tokenizer.opens_think),
+        finish_reason,
+        Usage(len(answer.request.prompt.ids), len(answer.tokens)),
+        None if sampling.logprobs is None else _logprobs(answer.logprobs, tokenizer),
+        answer.error,
+    )
+
+
+def _logprobs(noted: "Sequence[TokenLogprobs]", tokenizer: "ChatTokenizer") -> tuple[TokenLogprob, ...]:
+    def candidate(token: int, logprob: float) -> Candidate:
+        return Candidate(token, tokenizer.decode([token]), logprob)
+
+    return tuple(
+        TokenLogprob(
+            one.token,
+            tokenizer.decode([one.token]),
+            one.logprob,
+            tuple(candidate(*each) for each in one.top),
+        )
+        for one in noted
+    )

@@ -71,7 +71,7 @@ def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
     """
     sampling = answering.sampling
     if sampling.temperature == 0:  # then nothing is drawn, and the seed is of no consequence
-        sampling = replace(sampling, top_p=1.0, seed=0)
+        sampling = replace(sampling, top_p=1.0, top_k=0, min_p=0.0, seed=0)
     document: JsonValue = {
         "epoch": ANSWER_EPOCH,
         "model": answering.model_id,

@@ -174,4 +174,5 @@ def _result(recording: str, ask: Ask, reply: Reply) -> Result:
         usage=reply.usage,
         parsed=parse_description(reply.text),
         error=reply.error,
+        logprobs=reply.logprobs,
     )

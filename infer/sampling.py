@@ -5,6 +5,7 @@ processor that adds Gumbel noise to its own row (argmax of log p + Gumbel noise 
 noise of a token depends on (seed, keys of the frames, prompt, step) alone.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,32 @@ from cache.errors import InputError
 from cache.key import EntryKey
 from checkpoint.backend import import_mlx
 
+MOST_LOGPROBS = 20
 _LEAST_TEMPERATURE = 1e-3
+_LEAST_PENALTY, _MOST_PENALTY = 0.1, 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. ``temperature`` 0 is greedy; ``top_p`` keeps the most likely share."""
+    """How tokens are drawn, when an answer ends, and what is noted of it.
+
+    ``temperature`` 0 is greedy. ``top_p`` keeps the most likely share, ``min_p`` what has at least that
+    share of the best token's probability, ``top_k`` so many of the best (0: all). ``repetition_penalty``
+    above 1 makes tokens less likely that are among the last ``repetition_window`` of prompt and answer. A
+    ``stop`` string ends the answer before itself. ``logprobs`` asks for log-probabilities, with so many of
+    the most likely tokens beside each.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     max_tokens: int = 256
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 20
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not _LEAST_TEMPERATURE <= self.temperature <= 100:
@@ -38,6 +54,24 @@ class Sampling:
             raise InputError(f"--top-p is {self.top_p}; expected more than 0 and at most 1.")
         if self.max_tokens < 1:
             raise InputError(f"--max-tokens is {self.max_tokens}; expected at least 1.")
+        if self.top_k < 0:
+            raise InputError(f"--top-k is {self.top_k}; expected 0 (all tokens) or more.")
+        if not 0 <= self.min_p <= 1:
+            raise InputError(f"--min-p is {self.min_p}; expected 0 to 1.")
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        if not _LEAST_PENALTY <= self.repetition_penalty <= _MOST_PENALTY:
+            raise InputError(
+                f"--repetition-penalty is {self.repetition_penalty}; expected {_LEAST_PENALTY} to "
+                f"{_MOST_PENALTY}, where 1 does nothing."
+            )
+        if self.repetition_window < 1:
+            raise InputError(f"--repetition-window is {self.repetition_window}; expected at least 1.")
+        if any(not text or text != text.encode("utf-8", "replace").decode() for text in self.stop):
+            raise InputError("--stop is empty or not UTF-8; expected some text that ends an answer.")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise InputError(f"--logprobs is {self.logprobs}; expected 0 to {MOST_LOGPROBS}.")
 
 
 class SeededDraw:
@@ -65,18 +99,48 @@ class SeededDraw:
         digest = blake3(self._stream + self._step.to_bytes(8, "little")).digest()
         self._step += 1
         noise = mx.random.gumbel(logits.shape, key=mx.random.key(int.from_bytes(digest[:8], "little")))
-        scaled = logits.astype(mx.float32) / self._sampling.temperature
-        return self._keep_top_p(scaled) + noise
+        return self._filtered(logits.astype(mx.float32)) / self._sampling.temperature + noise
 
-    def _keep_top_p(self, logits: Any) -> Any:
-        """Rule out the tokens beyond the smallest set that holds ``top_p`` of the probability."""
-        if self._sampling.top_p >= 1:
-            return logits
+    def _filtered(self, logits: Any) -> Any:
+        """Rule out tokens as mlx-vlm's sampler does: in its order, and before the temperature."""
+        from mlx_vlm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+        mx, sampling = self._mx, self._sampling
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        if sampling.top_p < 1:
+            logprobs = apply_top_p(logprobs, sampling.top_p)
+        if sampling.min_p > 0:
+            logprobs = apply_min_p(logprobs, sampling.min_p)
+        if 0 < sampling.top_k < logprobs.shape[-1]:
+            logprobs = apply_top_k(logprobs, sampling.top_k)
+        return logprobs
+
+
+class RepetitionPenalty:
+    """A logits processor that makes recent tokens less likely, those at the prompt's end included.
+
+    Source: mlx-vlm's ``make_repetition_penalty`` (arXiv 1909.05858).
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        """Begin with no tokens."""
+        self._mx = import_mlx()
+        self._penalty = sampling.repetition_penalty
+        self._recent: deque[int] = deque(maxlen=sampling.repetition_window)
+
+    def __call__(self, tokens: Any, logits: Any) -> Any:
+        """Return ``(1, vocab)`` scores for the first token; ``tokens`` are the prompt's."""
+        self._recent.extend(tokens.reshape(-1).tolist()[-(self._recent.maxlen or 1) :])
+        return self._punished(logits)
+
+    def process_last_token(self, last_token: int, logits: Any) -> Any:
+        """Return ``(1, vocab)`` scores for the token after ``last_token``."""
+        self._recent.append(last_token)
+        return self._punished(logits)
+
+    def _punished(self, logits: Any) -> Any:
         mx = self._mx
-        order = mx.argsort(-logits, axis=-1)
-        probabilities = mx.take_along_axis(mx.softmax(logits, axis=-1), order, axis=-1)
-        before = mx.cumsum(probabilities, axis=-1) - probabilities
-        kept = mx.put_along_axis(
-            mx.zeros(logits.shape, mx.bool_), order, before < self._sampling.top_p, axis=-1
-        )
-        return mx.where(kept, logits, -mx.inf)
+        tokens = mx.array([sorted(set(self._recent))])
+        chosen = mx.take_along_axis(logits, tokens, axis=-1)
+        punished = mx.where(chosen < 0, chosen * self._penalty, chosen / self._penalty)
+        return mx.put_along_axis(logits, tokens, punished.astype(logits.dtype), axis=-1)

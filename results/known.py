@@ -9,7 +9,7 @@ written to the run as if it had been decoded, and when all is found no model is 
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
-from results.run import Usage
+from results.run import TokenLogprob, Usage
 
 AskId = NewType("AskId", str)
 """64 hex digits: the same digest means the same question to the same model, bit for bit."""
@@ -17,11 +17,15 @@ AskId = NewType("AskId", str)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of one ask. ``error`` says why there is no answer."""
+    """What came of one ask. ``error`` says why there is no answer.
+
+    ``logprobs`` are ``None`` when nobody asked for them.
+    """
 
     text: str
     finish_reason: str
     usage: Usage
+    logprobs: tuple[TokenLogprob, ...] | None = None
     error: str | None = None
 
 

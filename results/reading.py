@@ -9,6 +9,7 @@ from pathlib import Path
 from cache.canonical_json import JsonObject, parse
 from cache.errors import StoreError
 from results.answers import Description
+from results.reply_json import logprobs_from_json
 from results.run import INFO_NAME, RESULTS_NAME, Result, RunInfo, Totals, Usage
 
 
@@ -63,6 +64,7 @@ def _result(found: JsonObject) -> Result:
         usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
         parsed=None if found.raw("parsed") is None else _description(found.child("parsed")),
         error=_text_or_none(found, "error"),
+        logprobs=logprobs_from_json(found, "logprobs"),
     )
 
 
@@ -104,6 +106,12 @@ def _info(found: JsonObject) -> RunInfo:
         kv_memory_bytes=_integer_or_none(found, "kv_memory_bytes"),
         share_prefixes=found.flag("share_prefixes"),
         fresh=found.flag("fresh"),
+        top_k=found.integer("top_k"),
+        min_p=found.number("min_p"),
+        repetition_penalty=found.number("repetition_penalty"),
+        repetition_window=found.integer("repetition_window"),
+        stop=_texts(found, "stop"),
+        logprobs=_integer_or_none(found, "logprobs"),
     )
 
 

@@ -22,8 +22,33 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that could have come, and its natural log-probability."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of an answer: what the model itself, before any filter, thought of it.
+
+    ``top`` are the most likely tokens at this place, best first.
+    """
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """One line of results.jsonl: what one prompt said of one frame. ``frame`` is zero-based."""
+    """One line of results.jsonl: what one prompt said of one frame. ``frame`` is zero-based.
+
+    ``logprobs`` are those of every token that was decoded, a stop string's too; ``None`` when nobody asked.
+    """
 
     recording: str
     frame: int
@@ -37,6 +62,7 @@ class Result:
     usage: Usage
     parsed: Description | None
     error: str | None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +123,12 @@ class RunInfo:
     kv_memory_bytes: int | None = None
     share_prefixes: bool = True
     fresh: bool = False
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 20
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 def new_run_id() -> str:

@@ -18,7 +18,7 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from infer.batching import Answer, Request, answer_all
+from infer.batching import Answer, HooksOf, Request, answer_all, sampling_hooks
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
 from infer.prompt import Prompt
@@ -97,12 +97,14 @@ class Encoded:
             for number, (frame, prompt) in enumerate(asked)
         ]
 
-    def answers(self, requests: list[Request], limits: BatchLimits) -> dict[int, Answer]:
+    def answers(
+        self, requests: list[Request], limits: BatchLimits, hooks_of: HooksOf = sampling_hooks
+    ) -> dict[int, Answer]:
         """Answer requests from the store, batched."""
         tokenizer = ChatTokenizer(self.folder, self.config)
         half = LanguageHalf(self.folder, self.config, self.spec.compute_dtype)
         source = StoredFeatures(self.store, self.manifest.recording.id)
-        answers = answer_all(requests, half, source, tokenizer.stop_ids, limits)
+        answers = answer_all(requests, half, source, tokenizer.stop_ids, limits, hooks_of)
         return {answer.request.id: answer for answer in answers}
 
 
