@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import NoReturn, Union
+from typing import NoReturn, TypeGuard, Union
 
 from blake3 import blake3
 
@@ -113,6 +113,15 @@ _DECODER = json.JSONDecoder(
 )
 
 
+def _is_integer(value: object) -> TypeGuard[int]:
+    # A larger one fits into no field, overflows a float, and cannot even be printed at 4,300 digits.
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return type(value) is float or _is_integer(value)
+
+
 class JsonObject:
     """A JSON object of unknown origin; each accessor raises ``StoreError`` for a wrong type."""
 
@@ -148,14 +157,14 @@ class JsonObject:
         return value if isinstance(value, str) else self._wrong(name, "a string", value)
 
     def integer(self, name: str) -> int:
-        """Return an integer; true and false are none."""
+        """Return an integer of at most 64 bits; true and false are none."""
         value = self.raw(name)
-        return value if type(value) is int else self._wrong(name, "an integer", value)
+        return value if _is_integer(value) else self._wrong(name, "an integer", value)
 
     def number(self, name: str) -> float:
         """Return a float; an integer is taken as one."""
         value = self.raw(name)
-        return float(value) if type(value) in (int, float) else self._wrong(name, "a number", value)  # type: ignore[arg-type]
+        return float(value) if _is_number(value) else self._wrong(name, "a number", value)
 
     def flag(self, name: str) -> bool:
         """Return true or false."""
@@ -165,15 +174,15 @@ class JsonObject:
     def integers(self, name: str) -> tuple[int, ...]:
         """Return a list of integers."""
         value = self.raw(name)
-        if isinstance(value, list) and all(type(item) is int for item in value):
+        if isinstance(value, list) and all(map(_is_integer, value)):
             return tuple(value)
         return self._wrong(name, "a list of integers", value)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return a list of numbers as floats."""
         value = self.raw(name)
-        if isinstance(value, list) and all(type(item) in (int, float) for item in value):
-            return tuple(float(item) for item in value)
+        if isinstance(value, list) and all(map(_is_number, value)):
+            return tuple(map(float, value))
         return self._wrong(name, "a list of numbers", value)
 
     def child(self, name: str) -> "JsonObject":

@@ -4,9 +4,9 @@ Owns: what is looked at, and in which order. Does not own: the check of one entr
 an interrupted check goes on (``cache.check_state``), putting things right (``cache.repairing``).
 """
 
+import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,6 +19,7 @@ from cache.quarantine import in_words, quarantined_entries
 from cache.store import Store
 
 _SAVE_EVERY_S = 10.0
+_SUBSET = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 OnProgress = Callable[[int, int], None]
 """Is told how many bytes are done, and how many there are."""
@@ -38,10 +39,10 @@ class Subset:
         Raises:
             InputError: for anything else.
         """
-        number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        match = _SUBSET.fullmatch(text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise InputError(f"--subset is {text!r}: expected a part and their number, as in --subset 2/5")
-        return cls(int(number), int(of))
+        return cls(int(match[1]), int(match[2]))
 
     def holds(self, key: EntryKey) -> bool:
         """Say whether an entry belongs to this part: keys are digests, so parts are of one size."""
@@ -50,7 +51,10 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong. ``kind`` is ``damaged``, ``missing`` or ``manifest``; ``what`` a key or a path."""
+    """Something wrong. ``kind`` is ``damaged``, ``unreadable``, ``missing`` or ``manifest``.
+
+    ``what`` is a key or a path. An entry is unreadable when the disk refuses for a reason of its own.
+    """
 
     kind: str
     what: str
@@ -109,11 +113,15 @@ def check_manifests(store: Store) -> tuple[list[Problem], dict[EntryKey, str]]:
     problems: list[Problem] = []
     named: dict[EntryKey, str] = {}
     for ref in list_manifests(store.home, lines.append):
-        with suppress(StoreError):  # forgotten meanwhile
+        path = str(ref.path.relative_to(store.path))
+        try:
             manifest = read_manifest(ref.path)
-            path = str(ref.path.relative_to(store.path))
-            problems += [Problem("manifest", path, line) for line in manifest.problems()]
-            named.update((frame.key, ref.recording.id) for frame in manifest.frames)
+        except StoreError as error:
+            if ref.path.exists():  # else it was forgotten meanwhile
+                problems.append(Problem("manifest", path, str(error)))
+            continue
+        problems += [Problem("manifest", path, line) for line in manifest.problems()]
+        named.update((frame.key, ref.recording.id) for frame in manifest.frames)
     return [Problem("manifest", "recordings", line) for line in lines] + problems, named
 
 
@@ -139,15 +147,18 @@ class _Entries:
         self._store, self._read_data, self._state_name = store, read_data, state_name
         self.problems: list[Problem] = []
         self._suspects: set[EntryKey] = set()
+        self._since_s = 0.0
         self.num_done = self.num_resumed = self.num_bytes = 0
         self.interrupted = False
 
     def check(self, subset: Subset, restart: bool, on_progress: OnProgress) -> None:
-        state = load_state(self._store, self._state_name) if self._read_data and not restart else CheckState()
-        self._suspects = set(state.suspects)
+        state = CheckState(time.time())
+        if self._read_data and not restart:
+            state = load_state(self._store, self._state_name)
+        self._suspects, self._since_s = set(state.suspects), state.since_s
         every = sorted(stored_entries(self._store.path), key=lambda entry: entry.key.raw)
         chosen = [entry for entry in every if subset.holds(entry.key)]
-        entries = [entry for entry in chosen if not state.is_done(entry.key)]
+        entries = [entry for entry in chosen if not state.is_done(entry)]
         self.num_resumed = len(chosen) - len(entries)
         num_all = sum(entry.num_bytes for entry in entries)
         after, saved_s = state.after, time.monotonic()
@@ -166,14 +177,25 @@ class _Entries:
             forget_state(self._store, self._state_name)
 
     def _check(self, key: EntryKey, num_bytes: int) -> None:
-        problem = self._store.check(key, payload=self._read_data)
+        problem = self._problem(key)
         self._suspects.discard(key)
-        if problem is not None and not problem.missing:  # gone since it was listed: collected, or put away
-            self.problems.append(Problem("damaged", key.hex, problem.reason))
+        if problem is not None:
+            self.problems.append(problem)
             self._suspects.add(key)
         self.num_done += 1
         self.num_bytes += num_bytes
 
+    def _problem(self, key: EntryKey) -> Problem | None:
+        try:
+            found = self._store.check(key, payload=self._read_data)
+        except StoreError as error:  # the others may be readable
+            return Problem("unreadable", key.hex, str(error))
+        if found is None or found.missing:  # gone since it was listed: collected, or put away
+            return None
+        return Problem("damaged", key.hex, found.reason)
+
     def _save(self, after: EntryKey | None) -> None:
         if self._read_data:
-            save_state(self._store, self._state_name, CheckState(after, frozenset(self._suspects)))
+            save_state(
+                self._store, self._state_name, CheckState(self._since_s, after, frozenset(self._suspects))
+            )

@@ -136,7 +136,7 @@ class EncoderSpec:
         """
         document = JsonObject(value, "encoder").only(_ENCODER_FIELDS)
         try:
-            return cls(
+            spec = cls(
                 architecture=document.text("architecture"),
                 depth=document.integer("depth"),
                 hidden_size=document.integer("hidden_size"),
@@ -151,8 +151,10 @@ class EncoderSpec:
                 epoch=document.integer("epoch"),
                 strict=document.text("strict"),
             )
+            _encoder_id(spec)  # a text that is no Unicode cannot be hashed
         except ValueError as error:
             raise StoreError(f"encoder: {error}") from None
+        return spec
 
 
 _PREPROCESSING_FIELDS = frozenset(field.name for field in fields(Preprocessing))

@@ -17,23 +17,35 @@ from cache.layout import FRAMES
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """An entry's folder. ``used_s`` is when it was written or hit, in POSIX seconds."""
+    """An entry's folder. ``used_s`` is when it was written or hit, in POSIX seconds.
+
+    ``changed_s`` is when it came to its place or was hit, whichever is later; nobody can set it.
+    """
 
     key: EntryKey
     num_bytes: int
     used_s: float
+    changed_s: float
 
 
 def stored_entries(store: Path) -> Iterator[StoredEntry]:
     """Yield every entry of a store, in no particular order; what vanishes meanwhile is left out."""
-    for group in names_in(store / FRAMES):
+    for group in _groups(store / FRAMES):
         folder = f"{store}/{FRAMES}/{group}"
         for name in names_in(folder):
             with suppress(ValueError, FileNotFoundError, NotADirectoryError):
                 key = EntryKey.from_hex(name)
                 if name.startswith(group):
-                    used_s = os.lstat(f"{folder}/{name}").st_mtime
-                    yield StoredEntry(key, size_of_entry(f"{folder}/{name}"), used_s)
+                    found = os.lstat(f"{folder}/{name}")
+                    size = size_of_entry(f"{folder}/{name}")
+                    yield StoredEntry(key, size, found.st_mtime, found.st_ctime)
+
+
+def _groups(frames: Path) -> list[str]:
+    """Return the group folders: one that is a symlink holds no entry, as for a reader."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(frames) as items:
+        return [item.name for item in items if item.is_dir(follow_symlinks=False)]
+    return []
 
 
 def stored_bytes(store: Path) -> int:

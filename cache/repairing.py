@@ -85,13 +85,16 @@ class _Repair:
         for problem in found.problems:
             if problem.kind == "damaged":
                 self.num_put_away += self._store.put_away(EntryKey.from_hex(problem.what))
-            elif problem.kind == "manifest":
+            elif problem.kind in ("manifest", "unreadable"):
                 self.remaining.append(problem)
 
     def encode(self) -> None:
         for ref in list_manifests(self._store.home, lambda _: None):  # told by the check
-            with suppress(StoreError):  # forgotten meanwhile
-                self._encode(read_manifest(ref.path))
+            manifest = None
+            with suppress(StoreError):  # forgotten meanwhile, or told by the check
+                manifest = read_manifest(ref.path)
+            if manifest is not None:
+                self._encode(manifest)
 
     def _encode(self, manifest: Manifest) -> None:
         missing = {frame.key: frame for frame in manifest.frames if not self._store.is_there(frame.key)}

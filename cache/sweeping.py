@@ -7,7 +7,8 @@ Does not own: when work is unfinished (``cache.tmp``), ``trash/``, which may hol
 
 import re
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,9 @@ def remove_leftovers(store: Path) -> Leftovers:
     sweep_tmp(store)
     for name in found.quarantined:
         remove_quarantined(store, name)
-    for name in found.files:
-        with suppress(OSError):
-            (store / name).unlink()
+    for path in map(Path, found.files):
+        with suppress(OSError), _opened(store, path.parent) as folder:
+            folder.unlink(path.name)
     return found
 
 
@@ -58,12 +59,22 @@ def _unfinished_files(store: Path) -> list[str]:
         for recording in names_in(store / RECORDINGS)
         for encoder in names_in(store / RECORDINGS / recording)
     ]
-    return [str(Path(folder) / name) for folder in folders for name in _old_temporaries(store / folder)]
+    return [str(Path(folder) / name) for folder in folders for name in _old_temporaries(store, Path(folder))]
 
 
-def _old_temporaries(path: Path) -> list[str]:
+def _old_temporaries(store: Path, path: Path) -> list[str]:
     oldest = time.time() - LEFTOVER_AGE_S
-    with suppress(OSError), Folder.open_root(path) as folder:
+    with suppress(OSError), _opened(store, path) as folder:
         names = [name for name in folder.names() if _TEMPORARY.fullmatch(name)]
         return [name for name in names if folder.modified_s(name) < oldest]
     return []
+
+
+@contextmanager
+def _opened(store: Path, path: Path) -> Iterator[Folder]:
+    """Open a folder of the store name by name: a symlink on the way would lead out of it."""
+    with ExitStack() as opened:
+        folder = opened.enter_context(Folder.open_root(store))
+        for name in path.parts:
+            folder = opened.enter_context(folder.folder(name))
+        yield folder

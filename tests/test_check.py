@@ -1,13 +1,20 @@
 """The check of a whole store: finds all, moves nothing, goes on where it was stopped."""
 
+import errno
+import json
+import os
 import random
+import re
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
 from store_samples import SPEC, entry_files, entry_folder, flip_bit, frame, manifest, new_store, write
 
+from cache.canonical_json import UNSEALED, seal
 from cache.checking import CheckReport, OnProgress, Subset, check_store
 from cache.errors import InputError
 from cache.manifest import manifest_path, write_manifest
@@ -82,6 +89,33 @@ def test_of_a_missing_entry_that_lies_in_quarantine_it_says_why(tmp_path: Path) 
     assert "crc32c" in one.reason
 
 
+def test_an_entry_that_the_disk_refuses_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path)
+    refused, damaged = frame(1).key.hex, frame(2).key.hex
+    flip_bit(entry_files(store, frame(2).key)[1], 40)
+    real = os.open
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> int:
+        if name == refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    report = check_store(store, read_data=True)
+    assert kinds(report) == [("damaged", damaged), ("unreadable", refused)]
+
+
+def test_a_manifest_whose_frames_are_nonsense_is_a_problem(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    path = write_manifest(store.home, manifest(6))
+    document = json.loads(path.read_bytes())
+    path.write_bytes(seal({**document, "frames": [7], "metadata_digest": UNSEALED}))
+    [problem] = check_store(store).problems
+    assert problem.kind == "manifest"
+
+
 def test_a_damaged_manifest_is_a_problem(tmp_path: Path) -> None:
     store = filled(tmp_path)
     write_manifest(store.home, manifest(6))
@@ -97,7 +131,7 @@ def test_parts_are_disjoint_and_together_everything(tmp_path: Path) -> None:
         assert sum(Subset(part, 7).holds(key) for part in range(1, 8)) == 1
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "a/3", "1/", "-1/3", "1.5/3"])
+@pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "a/3", "1/", "-1/3", "1.5/3", "1/" + "9" * 5000])
 def test_a_subset_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected a part"):
         Subset.from_text(text)
@@ -138,6 +172,34 @@ def test_restart_begins_anew_and_other_parts_do_not_go_on(tmp_path: Path) -> Non
     assert check_store(store).num_resumed == 0
     assert check_store(store, read_data=True, subset=Subset(1, 2)).num_resumed == 0
     assert check_store(store, read_data=True, restart=True).num_entries == 12
+
+
+def test_an_entry_that_came_since_a_check_was_stopped_is_checked(tmp_path: Path) -> None:
+    store = filled(tmp_path, 12)
+    first = min((frame(number) for number in range(12)), key=lambda one: one.key.raw)
+    check_store(store, read_data=True, on_progress=stop_after(6))
+    shutil.rmtree(entry_folder(store, first.key))
+    write(store, first.index)
+    flip_bit(entry_files(store, first.key)[1], 40)
+    assert [problem.what for problem in check_store(store, read_data=True).problems] == [first.key.hex]
+
+
+def test_a_check_that_was_stopped_long_ago_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path, 12)
+    check_store(store, read_data=True, on_progress=stop_after(6))
+    later_s = time.time() + 31 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    assert check_store(store, read_data=True).num_resumed == 0
+
+
+def test_a_bit_flipped_in_its_state_leaves_nothing_out(tmp_path: Path) -> None:
+    store = filled(tmp_path, 12)
+    check_store(store, read_data=True, on_progress=stop_after(6))
+    state = store.path / "index" / "check-1-of-1.json"
+    state.write_bytes(re.sub(rb'"after":".', b'"after":"f', state.read_bytes()))
+    assert check_store(store, read_data=True).num_entries == 12
 
 
 def test_a_damaged_state_begins_anew(tmp_path: Path) -> None:

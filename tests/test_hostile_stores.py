@@ -31,9 +31,12 @@ from store_samples import (
 )
 
 from cache.canonical_json import UNSEALED, seal, unseal
+from cache.checking import check_store
+from cache.collecting import collect
 from cache.entry_json import decode_entry
 from cache.errors import SeeonceError, StoreError
 from cache.home import Home
+from cache.inventory import stored_entries
 from cache.key import EntryKey, entry_key
 from cache.manifest import list_manifests, manifest_path, read_manifest, write_manifest
 from cache.store import Store
@@ -241,6 +244,59 @@ def test_a_writer_follows_no_symlink_out_of_the_store(tmp_path: Path, level: str
     with pytest.raises(StoreError, match="cannot write entry"):
         write(store)
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["thumbs", "index", "recordings/a", "recordings/a/b"])
+def test_a_collection_removes_nothing_through_a_symlink(tmp_path: Path, folder: str) -> None:
+    store, outside = new_store(tmp_path), tmp_path / "outside"
+    victims = [outside / sub / f".precious.{'0' * 16}" for sub in ("", "b")]
+    for victim in victims:
+        victim.parent.mkdir(exist_ok=True)
+        victim.touch()
+        os.utime(victim, (1, 1))
+    link = store.path / folder
+    if link.exists():
+        link.rmdir()
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    assert collect(store).num_files == 0
+    assert all(victim.exists() for victim in victims)
+
+
+def test_a_group_that_is_a_symlink_neither_counts_nor_stops_a_collection(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    group = entry_folder(store, write(store)).parent
+    group.rename(tmp_path / "outside")
+    for entry in (tmp_path / "outside").iterdir():
+        os.utime(entry, (1, 1))
+    group.symlink_to(tmp_path / "outside")
+    assert list(stored_entries(store.path)) == []
+    assert collect(store).num_entries == 0
+
+
+@pytest.mark.parametrize("num_bits", [63, 1400, 13_000])
+@pytest.mark.parametrize("field", ["index", "timestamp_s", "num_tokens", "grid_thw"])
+def test_a_manifest_with_an_absurd_number_is_one_clear_problem(
+    tmp_path: Path, field: str, num_bits: int
+) -> None:
+    store = new_store(tmp_path)
+    path = write_manifest(store.home, manifest(2))
+    absurd = [1 << num_bits] * 3 if field == "grid_thw" else 1 << num_bits
+    path.write_bytes(
+        reseal(path.read_bytes(), lambda document: document["frames"][0].__setitem__(field, absurd))
+    )
+    with pytest.raises(StoreError, match=f"{field} should be"):
+        read_manifest(path)
+
+
+def test_an_encoder_with_a_text_that_is_no_unicode_is_one_clear_problem(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    path = write_manifest(store.home, manifest(2))
+    path.write_bytes(
+        reseal(path.read_bytes(), lambda document: document["encoder"].__setitem__("strict", "\ud800"))
+    )
+    [problem] = check_store(store).problems
+    assert (problem.kind, "surrogates" in problem.reason) == ("manifest", True)
 
 
 @pytest.mark.parametrize(

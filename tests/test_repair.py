@@ -92,6 +92,18 @@ def test_a_damaged_manifest_remains(tmp_path: Path) -> None:
     assert [problem.kind for problem in repair(store, encode_again).remaining] == ["manifest"]
 
 
+def test_a_full_disk_is_an_error_and_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path)
+    shutil.rmtree(entry_folder(store, frame(0).key))
+
+    def full(*_: object) -> None:
+        raise StoreError("cannot write entry: No space left on device")
+
+    monkeypatch.setattr(Store, "write", full)
+    with pytest.raises(StoreError, match="No space left"):
+        repair(store, encode_again)
+
+
 def test_a_read_only_store_is_not_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path)
     monkeypatch.setattr("os.access", lambda *_: False)
