@@ -113,12 +113,18 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._end_bar()
 
     def say(self, line: str) -> None:
         """Print a line on standard error."""
+        self._end_bar()
         typer.echo(line, err=True)
+
+    def looked(self, num_s: float, length_s: float) -> None:
+        """Move the bar of the look for pictures that differ: seconds of the recording."""
+        if self._bar is None:
+            self._bar = progress_bar(round(length_s), "s", "look")
+        self._bar.update(round(num_s) - self._bar.n)
 
     def progress(self, progress: Progress) -> None:
         """Move the bar: frames/s, hits, new ones, bytes written."""
@@ -128,6 +134,10 @@ class Terminal:
         self._bar.set_postfix_str(counts, refresh=False)
         self._bar.update(progress.num_done - self._bar.n)
         if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
+            self._end_bar()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
             self._bar.close()
             self._bar = None
 

@@ -36,6 +36,9 @@ class Listener(Protocol):
     def say(self, line: str) -> None:
         """Take one line for the user."""
 
+    def looked(self, num_s: float, length_s: float) -> None:
+        """Take note of how far the look for pictures that differ is, in seconds of the recording."""
+
     def progress(self, progress: Progress) -> None:
         """Take note of a finished frame."""
 
@@ -162,7 +165,13 @@ def _open(home: Home, options: EncodeOptions, notes: NotesToKeep, listener: List
     if options.scene_change is not None:
         listener.say("Looking for pictures that differ, which decodes a video that is new.")
     wanted = Wanted(
-        options.recording, options.images, options.every_s, options.limit, options.scene_change, notes
+        options.recording,
+        options.images,
+        options.every_s,
+        options.limit,
+        options.scene_change,
+        notes,
+        listener.looked,
     )
     return open_wanted(home, wanted)
 

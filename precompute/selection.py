@@ -18,7 +18,7 @@ from sources.path_list import is_image_path, open_list, reopen_list
 from sources.recording import Recording
 from sources.selectors import latest_recording, list_recordings, open_recording
 from sources.since import is_since, parse_since
-from sources.source import DEFAULT_EVERY_S, DEFAULT_LOOK_S, FrameChoice, Notes
+from sources.source import DEFAULT_EVERY_S, DEFAULT_LOOK_S, FrameChoice, Looked, Notes
 from sources.video import VideoRecording
 
 
@@ -61,6 +61,7 @@ class Wanted:
     limit: int | None = None
     scene_change: float | None = None
     notes: Notes | None = None
+    looked: Looked | None = None
 
     def choice(self, earlier: RecordingInfo | None = None) -> FrameChoice:
         """Give the frames that are wanted, with earlier values where nothing was said."""
@@ -71,7 +72,7 @@ class Wanted:
             scene_change = earlier.scene_change if scene_change is None else scene_change
         if every_s is None:
             every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_LOOK_S
-        return FrameChoice(every_s, limit, scene_change, self.notes)
+        return FrameChoice(every_s, limit, scene_change, self.notes, self.looked)
 
 
 def wanted_of(selectors: Sequence[str], listed: Sequence[str], since: str | None) -> list[Wanted]:

@@ -5,16 +5,18 @@ decoding. Does not own the moments (``sampling``) or the measure (``scene_change
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from cache.errors import InputError
+from sources.container import read_header
 from sources.decoder import Player
 from sources.picture_times import Keyframe, Pick
 from sources.sampling import Chosen, Timeline, Track
 from sources.scene_change import changes
-from sources.source import FrameChoice
+from sources.source import FrameChoice, Looked
 
 _NOTE = "chosen pictures, format 1"
 
@@ -49,6 +51,7 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     timeline = Timeline(tracks, choice.every_s)
     pictures = iter(timeline)
     if choice.scene_change is not None:
+        pictures = _told(pictures, tracks, choice.looked) if choice.looked else pictures
         pictures = changes(
             pictures, lambda one: player.look(tracks[one.track].decoder, one.pick), choice.scene_change
         )
@@ -56,6 +59,15 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     if not chosen:
         raise InputError(timeline.remarks[0] if timeline.remarks else "a recording without a video")
     return Selection(chosen, tuple(timeline.remarks))
+
+
+def _told(pictures: Iterator[Chosen], tracks: Sequence[Track], looked: Looked) -> Iterator[Chosen]:
+    """Tell how far the look at pictures is, each time when the next one is asked for."""
+    length_s = float(sum(read_header(Path(track.stamp.path)).length_s or 0 for track in tracks))
+    for picture in pictures:
+        yield picture
+        looked(picture.timestamp_s, length_s)
+    looked(length_s, length_s)
 
 
 def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:

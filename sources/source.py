@@ -20,6 +20,10 @@ Say = Callable[[str], None]
 """Takes one line about what cannot be read, while the rest goes on."""
 
 
+Looked = Callable[[float, float], None]
+"""Takes how many seconds of a recording's videos were looked at, and how long they are as far as known."""
+
+
 class Notes(Protocol):
     """A memory for small texts; ``cache.pixel_index.PixelIndex`` is one."""
 
@@ -36,13 +40,14 @@ class FrameChoice:
 
     Of a video one every ``every_s`` seconds, with ``scene_change`` of these only those that differ so
     much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given. What had to
-    be decoded for the choice is remembered in ``notes``.
+    be decoded for the choice is remembered in ``notes``, and how far that is told to ``looked``.
     """
 
     every_s: float = DEFAULT_EVERY_S
     limit: int | None = None
     scene_change: float | None = None
     notes: Notes | None = field(default=None, compare=False)
+    looked: Looked | None = field(default=None, compare=False)
 
     def require_sound(self) -> None:
         """Refuse numbers that choose nothing.

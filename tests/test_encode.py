@@ -49,6 +49,9 @@ class Lines:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
+    def looked(self, num_s: float, length_s: float) -> None:
+        pass
+
     def progress(self, progress: Progress) -> None:
         self.seen.append(progress)
 

@@ -103,7 +103,7 @@ def test_results_cover_every_frame_and_the_verifier_is_content(
     assert run("seeonce encode --near-duplicates 4 --model", plain, screens).code == 0
     ended = run("verify-cache --sample all --model", plain, screens)
     assert ended.code == 0, ended.out
-    assert "3 frames by a neighbour's picture" in ended.out
+    assert "3 more frames use a near duplicate's entry" in ended.out
     assert (
         run("seeonce describe --json --max-tokens 2 --model", plain, screens).json["totals"]["num_results"]
         == 6

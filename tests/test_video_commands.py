@@ -70,12 +70,14 @@ def test_a_bundle_is_encoded_once_and_not_decoded_again(
 def test_scene_changes_are_encoded_once_found_by_id_and_not_decoded_again(
     run: Run, home: Path, changing: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("seeonce encode", changing, "--model", plain, "--scene-change", 0.01).code == 0
+    first = run("seeonce encode", changing, "--model", plain, "--scene-change", 0.01)
+    assert (first.code, "look: 100%" in first.err, "/6" in first.err) == (0, True, True)
     manifest = _manifest(home)
     assert [frame.timestamp_s for frame in manifest.frames] == [0, 2, 4]
     assert (manifest.recording.scene_change, manifest.recording.every_s) == (0.01, 1.0)
     _forbid_decoding(monkeypatch)
-    assert run("seeonce encode", manifest.recording.id, "--model", plain).code == 0
+    again = run("seeonce encode", manifest.recording.id, "--model", plain)
+    assert (again.code, "look:" in again.err) == (0, False)
     assert _manifest(home).frames == manifest.frames
 
 

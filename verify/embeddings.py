@@ -106,15 +106,13 @@ class EmbeddingCheck:
         groups = entry_groups(manifest)
         num_exact = sum(all(difference.exact for difference in entry) for entry in self._layers)
         num_frames = sum(frame.neighbour is None for group in self._compared for frame in group)
-        num_near = sum(map(len, self._compared)) - num_frames
+        num_near = sum(frame.neighbour is not None for frame in manifest.frames)
         words = (
             f"{len(self._compared)} of {len(groups)} entries ({num_frames} of {len(manifest.frames)} frames) "
             f"encoded live by {by}, {num_exact} equal bit for bit"
         )
         if num_near:
             words += f"; {num_near} more frames use a near duplicate's entry, their own pictures not compared"
-        if num_near := sum(frame.neighbour is not None for frame in manifest.frames):
-            words += f", {num_near} frames by a neighbour's picture"
         if num_exact < len(self._compared) and not self._problems:
             words += f", the others within {self._widest():g}"
         sure = None
