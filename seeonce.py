@@ -301,7 +301,8 @@ def _exit_code(ended: SystemExit, error_code: int) -> int:
 def _quiet(debug: bool) -> None:
     """Keep other libraries' advice off the terminal, unless it is asked for."""
     level = logging.DEBUG if debug else logging.ERROR
-    logging.basicConfig(level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for name in ("transformers", "huggingface_hub", "mlx_vlm", "PIL", "libav"):
         logging.getLogger(name).setLevel(level)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "debug" if debug else "error")

@@ -108,6 +108,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
+        self._told: Progress | None = None
 
     def __enter__(self) -> "Terminal":
         return self
@@ -127,7 +128,10 @@ class Terminal:
         self._bar.update(round(num_s) - self._bar.n)
 
     def progress(self, progress: Progress) -> None:
-        """Move the bar: frames/s, hits, new ones, bytes written."""
+        """Move the bar: frames/s, hits, new ones, bytes written. What is told twice is shown once."""
+        if progress == self._told:
+            return
+        self._told = progress
         if self._bar is None:
             self._bar = progress_bar(progress.num_frames, "frame", "encode")
         counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"

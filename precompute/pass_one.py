@@ -162,8 +162,6 @@ def encode(
 
 def _open(home: Home, options: EncodeOptions, notes: NotesToKeep, listener: Listener) -> Recording:
     """Open the recording; with a scene change its pictures are looked at, unless they were before."""
-    if options.scene_change is not None:
-        listener.say("Looking for pictures that differ, which decodes a video that is new.")
     wanted = Wanted(
         options.recording,
         options.images,
@@ -173,6 +171,9 @@ def _open(home: Home, options: EncodeOptions, notes: NotesToKeep, listener: List
         notes,
         listener.looked,
     )
+    wanted.choice().require_sound()
+    if options.scene_change is not None:
+        listener.say("Looking for pictures that differ, which decodes a video that is new.")
     return open_wanted(home, wanted)
 
 

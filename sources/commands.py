@@ -39,7 +39,7 @@ def _line(recording: KnownRecording) -> str:
         f"{e.num_encoded} encoded under {e.encoder_id[:12]} ({e.compute_dtype}, <= {e.max_pixels:,} pixels)"
         for e in recording.encodings
     )
-    gone = "" if recording.is_there else "frames gone, "
+    gone = "" if recording.is_there else "no frame can be read, "
     num_frames = "?" if recording.num_frames is None else str(recording.num_frames)
     return (
         f"{recording.id:<32} {recording.kind:<9} {recording.captured_at[:19]:<20} "

@@ -32,7 +32,7 @@ class VideoSource:
         """Describe a video by its header; one that cannot be read by its file alone."""
         video = resolve(path)
         try:
-            header = _header(video)
+            header, is_there = _header(video)
         except OSError:
             return None
         return RecordingListing(
@@ -43,6 +43,7 @@ class VideoSource:
             captured_at=header.captured_at,
             num_frames=None,
             length_s=None if header.length_s is None else float(header.length_s),
+            is_there=is_there,
         )
 
     def open(self, path: Path, choice: FrameChoice) -> Recording:
@@ -50,8 +51,9 @@ class VideoSource:
         return open_video(path, choice)
 
 
-def _header(video: Path) -> VideoHeader:
+def _header(video: Path) -> tuple[VideoHeader, bool]:
+    """Read the header; what has none, such as a recording that goes on, is no video yet."""
     try:
-        return read_header(video)
+        return read_header(video), True
     except InputError:
-        return VideoHeader(iso_utc(video.stat().st_mtime), None)
+        return VideoHeader(iso_utc(video.stat().st_mtime), None), False

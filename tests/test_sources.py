@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from screens import python
+from videos import make_video
 
 from cache.errors import InputError
 from sources.selectors import FrameChoice, latest_recording, list_recordings, open_recording, recording_id
@@ -24,7 +26,7 @@ def _folder(path: Path, captured_s: int, num_frames: int = 2) -> Path:
 
 
 def _video(path: Path, captured_s: int) -> Path:
-    path.write_bytes(b"listing does not open it")
+    make_video(path, [0])
     os.utime(path, (captured_s, captured_s))
     return path
 
@@ -54,7 +56,7 @@ def test_folders_and_videos_are_listed_newest_first(place: Path) -> None:
         ("standup", "folder"),
     ]
     assert [found.num_frames for found in listings] == [None, 3, 2]
-    assert [found.length_s for found in listings] == [None, 10.0, 5.0]
+    assert [found.length_s for found in listings] == [0.001, 10.0, 5.0]
 
 
 def test_listings_and_opened_recordings_agree(place: Path) -> None:
@@ -87,6 +89,20 @@ def test_latest_is_the_newest_that_is_listed(place: Path) -> None:
     assert latest is not None
     assert latest.name == "Standup notes"
     assert open_recording("latest", environ=_environ(place)).info.id == latest.id
+
+
+def test_a_video_that_is_still_written_is_listed_but_not_the_latest(place: Path) -> None:
+    (place / "running.mp4").write_bytes(b"no index yet")
+    newest = list_recordings(_environ(place))[0]
+    assert (newest.name, newest.is_there) == ("running.mp4", False)
+    assert open_recording("latest", environ=_environ(place)).info.name == "monday.mp4"
+
+
+def test_what_a_source_cannot_read_is_a_plain_warning_on_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "escribano.db").write_bytes(b"none" * 100)
+    command = python("import seeonce; seeonce.main()", "encode", ESCRIBANO_DB=str(tmp_path / "escribano.db"))
+    _, err = command.communicate(timeout=60)
+    assert f"warning: {tmp_path}/escribano.db: not a SQLite database" in err.splitlines()[0]
 
 
 @pytest.mark.parametrize("environ", [{}, {"SEEONCE_RECORDINGS": ""}])
@@ -133,6 +149,7 @@ def test_a_path_of_another_kind_says_what_is_expected(place: Path) -> None:
         open_recording(str(place / "notes.txt"))
     with pytest.raises(InputError, match="no images in this folder"):
         open_recording(str(place / "empty"))
+    (place / "monday.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match="not a video that can be read"):
         open_recording(str(place / "monday.mp4"))
 
