@@ -36,6 +36,7 @@ from infer.describe import DescribeOptions, DescribeResult
 from infer.describe import describe as pass_two
 from infer.experiment_command import Wiring as ExperimentWiring
 from infer.experiment_command import run_command
+from infer.grouping import ImagePosition, Showing
 from infer.limits import BatchLimits
 from infer.prompt import Prompt, collect_prompts
 from infer.sampling import Sampling
@@ -72,11 +73,13 @@ __all__ = [
     "EncodeOptions",
     "EncodeResult",
     "Home",
+    "ImagePosition",
     "Level",
     "Prompt",
     "Report",
     "Sampling",
     "SeeonceError",
+    "Showing",
     "VerifyOptions",
     "ask",
     "describe",

@@ -63,7 +63,7 @@ class Answerer:
         loaded = self._load(selected)
         tokenizer, by_number = loaded.tokenizer, {ask.number: ask for ask in asks}
         requests = (
-            Request(ask.number, tokenizer.encode(ask.prompt.segments(ask.frame)), (ask.frame,), sampling)
+            Request(ask.number, tokenizer.encode(ask.segments, ask.system), ask.frames, sampling)
             for ask in asks
         )
         source = StoredFeatures(store, selected.manifest.recording.id)

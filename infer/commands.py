@@ -14,12 +14,13 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.home import Home
 from cache.sizes import parse_size
 from infer.describe import DescribeOptions, DescribeResult, Shared, describe, resume
+from infer.grouping import ImagePosition, Showing
 from infer.limits import BatchLimits
-from infer.prompt import collect_prompts
+from infer.prompt import collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.selection import NewestId
 from infer.terminal import Terminal
@@ -46,17 +47,27 @@ class Wiring:
     known_answers: Callable[[Home], AbstractContextManager[KnownAnswers]]
 
 
-Recording = Annotated[str, typer.Argument(help="demo, latest, an id, the start of one, or the path.")]
+_RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
+Recordings = Annotated[list[str] | None, typer.Argument(metavar="[RECORDING]...", help=_RECORDING)]
 Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def describe_command(
     context: typer.Context,
-    recording: Recording = "latest",
+    recording: Recordings = None,
     model: Model = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A question for every frame; repeatable.")] = None,
     prompt_file: Annotated[list[Path] | None, typer.Option(help="A file with one; repeatable.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system text, before every prompt.")] = None,
+    system_file: Annotated[Path | None, typer.Option(help="A file with one.")] = None,
+    image_position: Annotated[
+        ImagePosition, typer.Option(help="Images before the prompt's text (shared by all prompts), or after.")
+    ] = ImagePosition.before,
+    frames_per_prompt: Annotated[int, typer.Option(help="Frames that one prompt shows together.")] = 1,
+    stride: Annotated[
+        int | None, typer.Option(help="Frames from one group to the next; by default no overlap.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the results here too, as JSON lines.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -90,13 +101,13 @@ def describe_command(
 ) -> None:
     """Ask questions about every encoded frame, from the store; no image is opened.
 
+    In a prompt, {timestamp}, {frame} and {recording} stand for those of the frame.
+
     Example: seeonce describe latest --prompt "Which applications are open?" --output apps.jsonl
     """
     options = DescribeOptions(
         prompts=collect_prompts(prompt or [], prompt_file or []),
-        recording=recording,
         model=model,
-        output=output,
         sampling=Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -118,23 +129,68 @@ def describe_command(
         ),
         name=name,
         fresh=fresh,
+        showing=Showing(frames_per_prompt, stride, image_position, read_system(system, system_file)),
     )
-    wiring: Wiring = context.obj
     if resume_run is not None:
         _only_with_resume(context)
-    with Terminal() as terminal, wiring.known_answers(Home.locate()) as known, _opened(output) as file:
-        home, newest, shared = Home.locate(), wiring.newest_recording_id, Shared(output=file)
+    home, wiring = Home.locate(), context.obj
+    with wiring.known_answers(home) as known, _opened(output) as file:
+        command = _Command(home, wiring, known, Shared(output=file), as_json)
         if resume_run is not None:
-            done = resume(home, resume_run, newest, terminal, known, shared)
+            code = command.resume(resume_run)
         else:
-            limits = wiring.sound_limits(home, options.limits, terminal.say)
-            done = describe(home, replace(options, limits=limits), newest, terminal, known, shared)
-    if as_json:
-        typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
-    else:
-        typer.echo(answer_table(terminal.results, shutil.get_terminal_size((110, 24)).columns))
-        typer.echo("\n".join([_summary(done), *wiring.judge(done.info.recording, terminal.results)]))
-    raise typer.Exit(_exit_code(done))
+            code = command.each(options, list(dict.fromkeys(recording or ["latest"])))
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Command:
+    """One call of ``describe``: its runs, one after the other, printed as each ends."""
+
+    home: Home
+    wiring: Wiring
+    known: KnownAnswers
+    shared: Shared
+    as_json: bool
+
+    def each(self, options: DescribeOptions, recordings: Sequence[str]) -> int:
+        """Ask about each recording; one that fails is named, and the others go on. Return the exit code."""
+        codes = []
+        for recording in recordings:
+            try:
+                codes.append(self._describe(replace(options, recording=recording)))
+            except SeeonceError as error:
+                if len(recordings) == 1:
+                    raise
+                typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
+                codes.append(error.exit_code)
+            if codes[-1] == EXIT_INTERRUPTED:
+                return EXIT_INTERRUPTED
+        return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
+
+    def resume(self, selector: str) -> int:
+        """Go on with a run. Return the exit code."""
+        newest = self.wiring.newest_recording_id
+        with Terminal() as terminal:
+            done = resume(self.home, selector, newest, terminal, self.known, self.shared)
+        return self._print(done, terminal)
+
+    def _describe(self, options: DescribeOptions) -> int:
+        newest = self.wiring.newest_recording_id
+        with Terminal() as terminal:
+            limits = self.wiring.sound_limits(self.home, options.limits, terminal.say)
+            options = replace(options, limits=limits)
+            done = describe(self.home, options, newest, terminal, self.known, self.shared)
+        return self._print(done, terminal)
+
+    def _print(self, done: DescribeResult, terminal: Terminal) -> int:
+        if self.as_json:
+            typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
+            return _exit_code(done)
+        if not done.was_done:
+            typer.echo(answer_table(terminal.results, shutil.get_terminal_size((110, 24)).columns))
+        typer.echo("\n".join([_summary(done), *self.wiring.judge(done.info.recording, terminal.results)]))
+        return _exit_code(done)
 
 
 def _only_with_resume(context: typer.Context) -> None:

@@ -19,6 +19,7 @@ from cache.usage import entries_in_use
 from checkpoint.answering import model_id
 from checkpoint.backend import installed_version
 from infer.answering import Answerer
+from infer.grouping import ImagePosition, Showing
 from infer.limits import BatchLimits
 from infer.plan import Answering, Ask, computed_by, make_plan, plan_id
 from infer.prompt import Prompt
@@ -48,6 +49,7 @@ class DescribeOptions:
     name: str = ""
     fresh: bool = False
     prompt_names: tuple[str, ...] = ()
+    showing: Showing = field(default_factory=Showing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def options_of(info: RunInfo) -> DescribeOptions:
         name=info.name,
         fresh=info.fresh,
         prompt_names=info.prompt_names,
+        showing=Showing(info.frames_per_prompt, info.stride, ImagePosition(info.image_position), info.system),
     )
 
 
@@ -169,8 +172,8 @@ def planned(home: Home, selected: Selected, options: DescribeOptions) -> tuple[A
     """Return what ``describe`` would ask; loads no model."""
     manifest = selected.manifest
     dtype = manifest.encoder.compute_dtype
-    answering = Answering(_model_id(home, selected), dtype, computed_by(), options.sampling)
-    return make_plan(manifest.frames, options.prompts, answering)
+    answering = Answering(_model_id(home, selected), dtype, computed_by(), options.sampling, options.showing)
+    return make_plan(manifest.frames, options.prompts, answering, manifest.recording.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,4 +261,8 @@ def _run_info(home: Home, selected: Selected, options: DescribeOptions, plan: st
         repetition_window=sampling.repetition_window,
         stop=sampling.stop,
         logprobs=sampling.logprobs,
+        frames_per_prompt=options.showing.frames_per_prompt,
+        stride=options.showing.stride,
+        image_position=options.showing.image_position.value,
+        system=options.showing.system,
     )

@@ -1,11 +1,11 @@
-"""What a run asks: every prompt over every frame, each ask with the digest that names it.
+"""What a run asks: every prompt over every frame or group, each ask with the digest that names it.
 
-Owns which asks there are, in which order (all prompts of a frame together, so that its features are read
+Owns which asks there are, in which order (all prompts of a group together, so that its features are read
 once), and what makes two asks the same. Needs no model: what is asked is known before one is loaded.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from blake3 import blake3
 
@@ -13,6 +13,7 @@ from cache.canonical_json import JsonValue, canonical
 from cache.manifest import FrameEntry
 from checkpoint.backend import installed_version
 from infer.canary import combination
+from infer.grouping import Showing
 from infer.prompt import Image, Prompt, Segment
 from infer.sampling import Sampling
 from results.known import AskId
@@ -34,16 +35,28 @@ class Answering:
     compute_dtype: str
     computed_by: str
     sampling: Sampling
+    showing: Showing = field(default_factory=Showing)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request of a run. ``number`` counts them from 0."""
+    """One request of a run: a prompt over one or several frames. ``number`` counts them from 0.
+
+    ``numbered`` tells that the frames were shown with their numbers, and each is to be answered for.
+    """
 
     number: int
     id: AskId
     prompt: Prompt
-    frame: FrameEntry
+    frames: tuple[FrameEntry, ...]
+    segments: tuple[Segment, ...]
+    system: str | None = None
+    numbered: bool = False
+
+    @property
+    def group(self) -> tuple[int, ...]:
+        """The indexes of its frames."""
+        return tuple(frame.index for frame in self.frames)
 
 
 def computed_by() -> str:
@@ -54,14 +67,18 @@ def computed_by() -> str:
 
 
 def make_plan(
-    frames: Sequence[FrameEntry], prompts: Sequence[Prompt], answering: Answering
+    frames: Sequence[FrameEntry], prompts: Sequence[Prompt], answering: Answering, recording: str = ""
 ) -> tuple[Ask, ...]:
-    """Return the asks of a run."""
-    asked = [(frame, prompt) for frame in frames for prompt in prompts]
-    return tuple(
-        Ask(number, ask_id(prompt.segments(frame), answering), prompt, frame)
-        for number, (frame, prompt) in enumerate(asked)
-    )
+    """Return the asks of a run; ``recording`` is the name that ``{recording}`` stands for."""
+    showing, asks = answering.showing, list[Ask]()
+    for group in showing.groups(frames):
+        for prompt in prompts:
+            segments, number = showing.segments(prompt.text, group, recording), len(asks)
+            name = ask_id(segments, answering)
+            asks.append(
+                Ask(number, name, prompt, group, segments, showing.system, showing.frames_per_prompt > 1)
+            )
+    return tuple(asks)
 
 
 def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
@@ -78,6 +95,7 @@ def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
         "compute_dtype": answering.compute_dtype,
         "computed_by": answering.computed_by,
         "sampling": asdict(sampling),  # every field, those that come later too
+        "system": answering.showing.system,
         "segments": [_segment(segment) for segment in segments],
     }
     return AskId(blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest())
@@ -85,7 +103,7 @@ def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
 
 def plan_id(asks: Sequence[Ask]) -> str:
     """Return the digest of all asks of a run, with the frames that they are about."""
-    document: JsonValue = [[ask.id, ask.frame.index, ask.prompt.prompt_id] for ask in asks]
+    document: JsonValue = [[ask.id, ask.group, ask.prompt.prompt_id] for ask in asks]
     return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
 
 

@@ -61,20 +61,31 @@ def collect_prompts(texts: list[str], files: list[Path]) -> tuple[Prompt, ...]:
     return tuple(dict.fromkeys(prompts)) or (Prompt(DEFAULT_PROMPT),)
 
 
+def read_system(text: str | None, file: Path | None) -> str | None:
+    """Return the system text, given as such or in a file.
+
+    Raises:
+        InputError: it is given twice, empty, or cannot be read.
+    """
+    if text is not None and file is not None:
+        raise InputError("--system and --system-file were both given: give one.")
+    if file is not None:
+        return _not_empty(_read(file), f"system file {file}")
+    return None if text is None else _not_empty(text, "--system text")
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise InputError(f"There is no prompt file {path}: check --prompt-file.") from None
+        raise InputError(f"There is no prompt file {path}: check its name.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The prompt file {path} cannot be read as UTF-8 text ({error}).") from error
 
 
 def _not_empty(text: str, where: str) -> str:
     if not text.strip():
-        raise InputError(
-            f"The {where} is empty: write the question into it, or leave it out for the default."
-        )
+        raise InputError(f"The {where} is empty: write something into it, or leave the option out.")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -17,12 +17,12 @@ from cache.manifest import now
 from cache.store import Store
 from infer.answering import Answerer
 from infer.limits import BatchLimits
+from infer.lines import results_of
 from infer.plan import Ask
 from infer.sampling import Sampling
 from infer.selection import Selected
-from results.answers import parse_description
 from results.known import AskId, KnownAnswers, Reply
-from results.run import Result, RunInfo, Totals
+from results.run import Result, RunInfo, Totals, Usage
 from results.writing import RunWriter
 
 if TYPE_CHECKING:
@@ -64,11 +64,20 @@ class Work:
 
 
 def split(results: Sequence[Result], asks: Sequence[Ask]) -> tuple[list[Result], list[Ask]]:
-    """Return the lines of asks that are answered, and the asks that are not; an error is no answer."""
-    answered = {(line.prompt_id, line.frame): line for line in results if line.error is None}
-    names = [(ask.prompt.prompt_id, ask.frame.index) for ask in asks]
-    kept = [answered[name] for name in names if name in answered]
-    return kept, [ask for name, ask in zip(names, asks, strict=True) if name not in answered]
+    """Return the lines of asks that are answered whole, and the asks that are not; an error is no answer."""
+    answered: dict[tuple[str, tuple[int, ...]], dict[int, Result]] = {}
+    for line in results:
+        if line.error is None:
+            answered.setdefault((line.prompt_id, line.group), {})[line.frame] = line
+    kept: list[Result] = []
+    left: list[Ask] = []
+    for ask in asks:
+        found = answered.get((ask.prompt.prompt_id, ask.group), {})
+        if found.keys() == set(ask.group):
+            kept += found.values()
+        else:
+            left.append(ask)
+    return kept, left
 
 
 class Running:
@@ -82,8 +91,12 @@ class Running:
     def go(self, info: RunInfo, kept: Sequence[Result], asks: Sequence[Ask]) -> RunInfo:
         """Answer ``asks``, and return how the run ended; run.json says so too."""
         started = time.perf_counter()
-        self._listener.begin(len(kept) + len(asks))
+        self._listener.begin(len(kept) + sum(len(ask.frames) for ask in asks))
+        requests: set[tuple[str, tuple[int, ...]]] = set()
         for result in kept:
+            if (result.prompt_id, result.group) not in requests:
+                self._count_tokens(result.usage)
+            requests.add((result.prompt_id, result.group))
             self._count(result)
         before = info.totals
         self._add(
@@ -93,10 +106,8 @@ class Running:
             num_images_again=before.num_images_again,
         )
         try:
-            for origin, result in self._results(asks):
-                self._add(num_known=origin is Origin.known, num_repeated=origin is Origin.repeated)
-                self._writer.write(result)
-                self._count(result)
+            for origin, ask, reply in self._answers(asks):
+                self._take(origin, ask, reply)
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -108,7 +119,15 @@ class Running:
         self._writer.write_info(info)
         return info
 
-    def _results(self, asks: Sequence[Ask]) -> Iterator[tuple[Origin, Result]]:
+    def _take(self, origin: Origin, ask: Ask, reply: Reply) -> None:
+        """Write a reply as lines, one a frame, and count it."""
+        self._count_tokens(reply.usage)
+        for result in results_of(ask, reply, self._work.selected.manifest.recording.id):
+            self._add(num_known=origin is Origin.known, num_repeated=origin is Origin.repeated)
+            self._writer.write(result)
+            self._count(result)
+
+    def _answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Origin, Ask, Reply]]:
         """Yield what is known already, then decode the rest; the model is loaded only for that."""
         work = self._work
         recording = work.selected.manifest.recording.id
@@ -116,7 +135,7 @@ class Running:
         for ask in asks:
             reply = None if work.known is None or work.fresh else work.known.find(ask.id)
             if reply is not None:
-                yield Origin.known, _result(recording, ask, reply)
+                yield Origin.known, ask, reply
             elif work.fresh:
                 waiting[AskId(f"{ask.id} {ask.number}")] = [ask]  # each is decoded, equal ones too
             else:
@@ -124,9 +143,9 @@ class Running:
         for first, reply in self._replies([same[0] for same in waiting.values()]):
             if work.known is not None and reply.error is None:
                 work.known.keep(first.id, reply, recording)
-            yield Origin.decoded, _result(recording, first, reply)
+            yield Origin.decoded, first, reply
             for ask in waiting.get(first.id, ())[1:]:
-                yield Origin.repeated, _result(recording, ask, reply)
+                yield Origin.repeated, ask, reply
 
     def _replies(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         work = self._work
@@ -140,10 +159,12 @@ class Running:
             num_results=1,
             num_errors=result.error is not None,
             num_parsed=result.parsed is not None,
-            prompt_tokens=result.usage.prompt_tokens,
-            completion_tokens=result.usage.completion_tokens,
         )
         self._listener.result(result)
+
+    def _count_tokens(self, usage: Usage) -> None:
+        """Count the tokens of a request, once for all of its lines."""
+        self._add(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
 
     def _prefilled(self, stats: "EngineStats") -> None:
         self._add(num_images=stats.num_images, num_images_again=stats.num_images_again)
@@ -157,22 +178,3 @@ class Running:
         seconds = info.totals.seconds + time.perf_counter() - started
         totals = dataclasses.replace(self._totals, seconds=seconds)
         return dataclasses.replace(info, ended_at=now(), status=status, totals=totals)
-
-
-def _result(recording: str, ask: Ask, reply: Reply) -> Result:
-    frame = ask.frame
-    return Result(
-        recording=recording,
-        frame=frame.index,
-        timestamp_s=frame.timestamp_s,
-        source=frame.source,
-        key=frame.key.hex,
-        prompt_id=ask.prompt.prompt_id,
-        prompt=ask.prompt.text,
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        usage=reply.usage,
-        parsed=parse_description(reply.text),
-        error=reply.error,
-        logprobs=reply.logprobs,
-    )

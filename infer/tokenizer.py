@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from cache.errors import CheckpointError
 from checkpoint.backend import import_mlx
 from checkpoint.config import CheckpointConfig
@@ -55,8 +57,9 @@ class ChatTokenizer:
             ) from error
         if not self._tokenizer.chat_template:
             raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
+        self._folder = folder
         self._tokens = config.tokens
-        self._known: dict[tuple[str | None, ...], tuple[tuple[int, ...], ...]] = {}
+        self._known: dict[tuple[str | None, tuple[str | None, ...]], tuple[tuple[int, ...], ...]] = {}
         self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
         if not self._special_pattern.fullmatch(self._image_token):
             raise CheckpointError(
@@ -73,14 +76,18 @@ class ChatTokenizer:
     @cached_property
     def opens_think(self) -> bool:
         """Whether the template itself opens a ``<think>`` block that the answer then closes."""
-        return self._render([]).rstrip().endswith("<think>")
+        return self._render([], None).rstrip().endswith("<think>")
 
-    def encode(self, segments: Iterable[Segment]) -> PromptTokens:
-        """Return the ids of a user turn made of ``segments``, ready for the answer."""
+    def encode(self, segments: Iterable[Segment], system: str | None = None) -> PromptTokens:
+        """Return the ids of a user turn made of ``segments``, after a system text, ready for the answer.
+
+        Raises:
+            CheckpointError: the chat template takes no such turn.
+        """
         segments = tuple(segments)
         frames = [segment.frame for segment in segments if isinstance(segment, Image)]
         texts = tuple(segment.text if isinstance(segment, Text) else None for segment in segments)
-        around = self._around_images(texts)
+        around = self._around_images(texts, system)
         ids = list(around[0])
         images: list[ImageSpan] = []
         for frame, following in zip(frames, around[1:], strict=True):
@@ -96,25 +103,28 @@ class ChatTokenizer:
         )
         return text
 
-    def _around_images(self, texts: tuple[str | None, ...]) -> tuple[tuple[int, ...], ...]:
+    def _around_images(
+        self, texts: tuple[str | None, ...], system: str | None
+    ) -> tuple[tuple[int, ...], ...]:
         """Return the ids before, between and after the images; ``None`` among ``texts`` is an image.
 
         Kept for the next frame: a prompt is asked of every frame, and only the images differ.
         """
-        if texts not in self._known:
+        known = (system, texts)
+        if known not in self._known:
             if len(self._known) >= _KEPT_PROMPTS:
                 self._known.clear()
             parts: list[list[int]] = [[]]
-            for special, text in self._pieces(texts):
+            for special, text in self._pieces(texts, system):
                 if special == self._image_token:
                     parts.append([])
                 else:
                     parts[-1] += self._special_ids(special)
                 parts[-1] += self._text_ids(text)
-            self._known[texts] = tuple(map(tuple, parts))
-        return self._known[texts]
+            self._known[known] = tuple(map(tuple, parts))
+        return self._known[known]
 
-    def _pieces(self, texts: tuple[str | None, ...]) -> list[tuple[str, str]]:
+    def _pieces(self, texts: tuple[str | None, ...], system: str | None) -> list[tuple[str, str]]:
         """Split the rendered turn into (special token, text that follows it).
 
         User text is rendered as a nonce that no template knows, so only the template's own special
@@ -125,14 +135,23 @@ class ChatTokenizer:
         content = [
             {"type": "image"} if text is None else {"type": "text", "text": next(named)} for text in texts
         ]
-        parts = self._special_pattern.split(self._render(content))
+        instead = None if system is None else uuid.uuid4().hex
+        if instead is not None and system is not None:
+            nonces[instead] = system
+        parts = self._special_pattern.split(self._render(content, instead))
         texts_between = [_put_back(text, nonces) for text in parts[0::2]]
         return list(zip(["", *parts[1::2]], texts_between, strict=True))
 
-    def _render(self, content: list[dict[str, str]]) -> str:
-        rendered: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+    def _render(self, content: list[dict[str, str]], system: str | None) -> str:
+        before = [] if system is None else [{"role": "system", "content": system}]
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                [*before, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise CheckpointError(
+                f"The chat template of {self._folder.path} refuses the prompt ({error}): leave out --system."
+            ) from error
         return rendered
 
     @cached_property

@@ -64,6 +64,7 @@ def _result(found: JsonObject) -> Result:
         usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
         parsed=None if found.raw("parsed") is None else _description(found.child("parsed")),
         error=_text_or_none(found, "error"),
+        group=found.integers("group"),
         logprobs=logprobs_from_json(found, "logprobs"),
     )
 
@@ -112,6 +113,10 @@ def _info(found: JsonObject) -> RunInfo:
         repetition_window=found.integer("repetition_window"),
         stop=_texts(found, "stop"),
         logprobs=_integer_or_none(found, "logprobs"),
+        frames_per_prompt=found.integer("frames_per_prompt"),
+        stride=_integer_or_none(found, "stride"),
+        image_position=found.text("image_position"),
+        system=_text_or_none(found, "system"),
     )
 
 

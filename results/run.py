@@ -47,7 +47,9 @@ class TokenLogprob:
 class Result:
     """One line of results.jsonl: what one prompt said of one frame. ``frame`` is zero-based.
 
-    ``logprobs`` are those of every token that was decoded, a stop string's too; ``None`` when nobody asked.
+    ``group`` are the frames that the same request showed, in order; ``usage`` and ``logprobs`` are the whole
+    request's, and stand on each line of its group. ``logprobs`` are those of every token that was decoded, a
+    stop string's too; ``None`` when nobody asked.
     """
 
     recording: str
@@ -62,6 +64,7 @@ class Result:
     usage: Usage
     parsed: Description | None
     error: str | None
+    group: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
@@ -129,6 +132,10 @@ class RunInfo:
     repetition_window: int = 20
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    frames_per_prompt: int = 1
+    stride: int | None = None
+    image_position: str = "before"
+    system: str | None = None
 
 
 def new_run_id() -> str:

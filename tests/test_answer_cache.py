@@ -20,6 +20,7 @@ from cache.pixel_index import PixelIndex
 from checkpoint import answering
 from checkpoint.answering import model_id
 from checkpoint.folder import find_folder
+from infer.grouping import ImagePosition, Showing
 from infer.plan import Answering, ask_id, make_plan
 from infer.prompt import Image, Prompt, Text
 from infer.sampling import Sampling
@@ -170,6 +171,7 @@ def _changes() -> list[Any]:
         dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.8, 1, 64)),
         dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.9, 2, 64)),
         dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.9, 1, 65)),
+        dataclasses.replace(ANSWERING, showing=Showing(system="Be brief.")),
     ]
 
 
@@ -188,6 +190,19 @@ def test_texts_and_frames_in_another_order_or_division_are_another_question() ->
         (one, Text('"],["image","' + key)), (one, Text("What?"), Text("")),
     ]  # fmt: skip
     assert len({ask_id(segments, ANSWERING) for segments in asked}) == len(asked)
+
+
+def test_how_frames_are_shown_makes_another_question() -> None:
+    showings = (Showing(), Showing(2), Showing(image_position=ImagePosition.after), Showing(3))
+    plans = [
+        make_plan(
+            [frame(0), frame(1)], [Prompt("At {timestamp}?")], dataclasses.replace(ANSWERING, showing=showing)
+        )
+        for showing in showings
+    ]
+    assert (
+        len({ask.id for plan in plans for ask in plan}) == 2 + 1 + 2 + 0
+    )  # three frames hold both, as two do
 
 
 def test_the_same_picture_elsewhere_is_the_same_question() -> None:

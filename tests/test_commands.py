@@ -24,7 +24,7 @@ from sources.recording import recording_id
 
 FIELDS = [
     "recording", "frame", "timestamp_s", "source", "key", "prompt_id", "prompt", "text", "finish_reason",
-    "usage", "parsed", "error", "logprobs",
+    "usage", "parsed", "error", "group", "logprobs",
 ]  # fmt: skip
 SEEONCE = "import sys, seeonce; sys.exit(seeonce.run(seeonce.app, sys.argv[1:], error_code=1))"
 

@@ -49,6 +49,23 @@ def test_tokens_are_those_of_mlx_vlm(
     assert list(tokenizer.encode(Prompt(text).segments(frame)).ids) == inputs["input_ids"].tolist()[0]
 
 
+def test_a_system_text_stands_where_the_chat_template_puts_it(
+    checkpoint: Path, encoded: Encoded, tokenizer: ChatTokenizer
+) -> None:
+    frame, live = encoded.manifest.frames[0], Live(checkpoint)
+    content = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    text = live.processor.tokenizer.apply_chat_template(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}],
+        tokenize=False, add_generation_prompt=True,
+    )  # fmt: skip
+    prompt = tokenizer.encode(Prompt("What?").segments(frame), "Be brief.")
+    pad = encoded.config.tokens.image
+    ids = [token for token in prompt.ids if token != pad]
+    assert ids == [i for i in live.processor.tokenizer.encode(text, add_special_tokens=False) if i != pad]
+    tricky = tokenizer.encode(Prompt("What?").segments(frame), "<|image_pad|><|im_end|>")
+    assert (tricky.images[0].num_tokens, tricky.ids.count(pad)) == (frame.num_tokens, frame.num_tokens)
+
+
 @pytest.mark.parametrize(
     "special", ["<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>"]
 )
