@@ -70,8 +70,10 @@ def read_system(text: str | None, file: Path | None) -> str | None:
     if text is not None and file is not None:
         raise InputError("--system and --system-file were both given: give one.")
     if file is not None:
-        return _not_empty(_read(file), f"system file {file}")
-    return None if text is None else _not_empty(text, "--system text")
+        text = _read(file)
+    if text is not None and not text.strip():
+        raise InputError("The system text is empty: write it, or leave out --system and --system-file.")
+    return None if text is None else _utf8(text, "system text")
 
 
 def _read(path: Path) -> str:
@@ -85,7 +87,13 @@ def _read(path: Path) -> str:
 
 def _not_empty(text: str, where: str) -> str:
     if not text.strip():
-        raise InputError(f"The {where} is empty: write something into it, or leave the option out.")
+        raise InputError(
+            f"The {where} is empty: write the question into it, or leave it out for the default."
+        )
+    return _utf8(text, where)
+
+
+def _utf8(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
