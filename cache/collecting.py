@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from cache.errors import StoreError
-from cache.files import Folder
+from cache.files import Durability, Folder
 from cache.inventory import StoredEntry, stored_entries
 from cache.key import EntryKey, PixelDigest
 from cache.layout import FRAMES, THUMBS, TRASH, group_name
@@ -221,6 +221,7 @@ def _put_back(batch: TrashBatch, frames: Folder, keys: list[EntryKey]) -> None:
         try:
             with frames.folder(group_name(key)) as group:
                 batch.put_back(key.hex, group)
+                group.sync(Durability.batch)  # it was durable here: only the move away may be so by now
         except OSError as error:  # it stays in the batch, which a later collection judges again
             refused = error
     if refused is not None:

@@ -13,8 +13,16 @@ import typer
 
 from cache.checking import Subset, check_store
 from cache.collecting import Collection, collect
-from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY
-from cache.forgetting import RemoveRuns, ToForget, find_recording_id, forget, forget_all, least_used
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
+from cache.forgetting import (
+    RemoveRuns,
+    ToForget,
+    find_recording_id,
+    forget,
+    forget_all,
+    least_used,
+    purge_runs,
+)
 from cache.home import Home
 from cache.inventory import stored_entries
 from cache.listing import stored_recordings, time_text
@@ -152,8 +160,13 @@ def forget_command(
     """
     opened = Store.open(Home.locate(), create=False)
     wiring: Wiring = context.obj
-    recording_id = find_recording_id(opened.home, recording)
-    found = forget(opened, recording_id, purge=purge, remove_runs=wiring.remove_runs)
+    try:
+        recording_id = find_recording_id(opened.home, recording)
+        found = forget(opened, recording_id, purge=purge, remove_runs=wiring.remove_runs)
+    except NotEncodedError:
+        if not purge:
+            raise
+        found = purge_runs(opened, recording, wiring.remove_runs)
     typer.echo(json.dumps(asdict(found)) if as_json else forgotten_text(found, purge=purge))
 
 

@@ -32,6 +32,10 @@ _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 _CANNOT_PREALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
+# What a filesystem says that has no such command (exFAT says ENOTTY). Any other error is a disk that failed.
+_NO_FLUSH = frozenset(
+    {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENODEV, errno.ENOSYS}
+)
 _F_BARRIERFSYNC = 85  # <sys/fcntl.h> of macOS; Python has no name for it
 
 
@@ -52,9 +56,12 @@ def sync_fd(fd: int, durability: Durability) -> None:
     if durability is Durability.none:
         return
     if sys.platform == "darwin":
-        with suppress(OSError):  # network filesystems refuse both; fsync is what they have
+        try:
             fcntl.fcntl(fd, _F_BARRIERFSYNC if durability is Durability.batch else fcntl.F_FULLFSYNC)
             return
+        except OSError as error:  # network filesystems refuse both; fsync is what they have
+            if error.errno not in _NO_FLUSH:
+                raise
     os.fsync(fd)
 
 

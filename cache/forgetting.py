@@ -113,6 +113,21 @@ def forget(store: Store, recording_id: str, *, purge: bool, remove_runs: RemoveR
     )
 
 
+def purge_runs(store: Store, recording_id: str, remove_runs: RemoveRuns) -> Forgotten:
+    """Remove the runs of a recording that is not in the store, as it was forgotten before.
+
+    Raises:
+        NotEncodedError: nothing is known of it.
+    """
+    num_runs = remove_runs(store.home, recording_id)
+    if not num_runs:
+        raise NotEncodedError(
+            f"{recording_id!r} is not in the store, and no run is of it: see what there is with "
+            "seeonce store ls."
+        )
+    return Forgotten(recording_id, 0, 0, 0, 0, 0, 0, num_runs)
+
+
 def least_used(
     store: Store, *, max_bytes: int | None = None, max_age_s: float | None = None
 ) -> list[ToForget]:

@@ -78,11 +78,15 @@ class Home:
             _leave_out_of_time_machine(self.path)
 
     def _create(self) -> bool:
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.path.mkdir(mode=stat.S_IRWXU)
         except FileExistsError:
             return False
+        for path in missing:  # a power cut must not take the name that everything below hangs on
+            with suppress(PermissionError), Folder.open_root(path.parent) as parent:
+                parent.sync(Durability.full)
         return True
 
     def warnings(self) -> list[str]:

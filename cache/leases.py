@@ -4,7 +4,8 @@ Owns: the files in ``leases/``, their renewal, and which of them count. Does not
 does about them (``cache.collecting``): while a lease lives, its clock stands still at the lease's start.
 
 Every doubt counts as a living lease: a file that cannot be read, a start in the future, an expired
-lease whose process lives (a suspended machine, a clock that was put forward).
+lease whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock
+dated days ahead would count for ever, so it counts no longer than its process.
 """
 
 import logging
@@ -138,8 +139,13 @@ def _living(store: Path, name: str, now_s: float) -> Lease | None:
         return None
     except (OSError, StoreError, ValueError):
         # One that lives is written anew every minute.
-        return Lease(name, "a lease that cannot be read", -math.inf) if now_s - modified_s < DOUBT_S else None
-    if now_s < expires_s or (now_s < expires_s + DOUBT_S and is_alive(name)):
+        return (
+            Lease(name, "a lease that cannot be read", -math.inf)
+            if abs(now_s - modified_s) < DOUBT_S
+            else None
+        )
+    counts = expires_s - LEASE_S - DOUBT_S <= now_s < expires_s
+    if counts or (now_s < expires_s + DOUBT_S and is_alive(name)):
         return Lease(name, purpose, since_s if since_s <= now_s else -math.inf)
     return None
 

@@ -65,7 +65,7 @@ def _require_entries(store: Store, manifest: Manifest) -> None:
 
     A collection that took one of them a moment before puts it back when it sees the manifest.
     """
-    gone = {frame.key for frame in manifest.frames}
+    gone = taken = {frame.key for frame in manifest.frames if not store.is_there(frame.key)}
     until_s = time.monotonic() + _PUT_BACK_S
     while gone := {key for key in gone if not store.is_there(key)}:
         if time.monotonic() > until_s:
@@ -74,3 +74,4 @@ def _require_entries(store: Store, manifest: Manifest) -> None:
                 "run the same command again"
             )
         time.sleep(_LOOK_AGAIN_S)
+    store.make_durable(taken)

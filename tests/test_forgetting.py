@@ -188,6 +188,16 @@ def test_forget_says_what_is_gone(run: Run, home: Path) -> None:
     )
 
 
+def test_what_was_forgotten_without_its_runs_can_still_be_purged(run: Run, home: Path) -> None:
+    store = new_store(home.parent)
+    recorded(store, "monday", range(2))
+    assert run("seeonce store forget monday").code == 0
+    assert list(store.home.runs.iterdir()) != []
+    assert run("seeonce store forget monday --purge --json").json["num_runs"] == 1
+    assert list(store.home.runs.iterdir()) == []
+    assert "no run is of it" in run("seeonce store forget monday --purge").error
+
+
 def test_a_run_whose_file_cannot_be_read_is_kept(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for name, content in (("a", "{"), ("b", "[]"), ("c", '{"recording": "monday"}')):

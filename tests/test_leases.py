@@ -75,6 +75,20 @@ def test_when_the_clock_was_put_back_the_lease_protects_everything(tmp_path: Pat
         assert lease.since_s == float("-inf")
 
 
+def test_the_lease_of_a_killed_process_whose_clock_was_years_ahead_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    right_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: right_s + 3650 * DOUBT_S)
+    dead = taken_over(store)
+    monkeypatch.undo()
+    assert living_leases(store.path) == []
+    dead.write_bytes(b"damaged")
+    os.utime(dead, (right_s + 3650 * DOUBT_S,) * 2)
+    assert living_leases(store.path) == []
+
+
 def test_a_renewed_lease_begins_no_later_than_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(tmp_path)
     right_s = time.time()

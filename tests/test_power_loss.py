@@ -16,8 +16,9 @@ from unittest.mock import patch
 
 import pytest
 from fault_disk import Acknowledged, Disk, Event, Kept, Synced, chances, survivors
-from store_samples import PROVENANCE, SPEC, features, manifest, pixels, same
+from store_samples import PROVENANCE, SPEC, entry_folder, features, manifest, pixels, same
 
+from cache.collecting import CollectStep, collect
 from cache.commit import CommitStep
 from cache.errors import SeeonceError
 from cache.home import Home
@@ -168,6 +169,34 @@ def test_a_power_cut_after_any_call_takes_nothing_that_was_acknowledged(
             assert objections(disk, disk.events[:cut], chance, after, whole) == []
             num_outcomes += 1
     print(f"{scenario}, {durability}: {len(disk.events)} events, {num_outcomes} outcomes, all right")
+
+
+def test_a_home_that_was_just_made_survives_as_well(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    with patch("cache.layout._GROUPS", ()), Disk(tmp_path / "disk").watching() as disk:
+        commit(disk, Store.open(Home(disk.root / "new" / "home")), *range(NUM_ENTRIES))
+    survivors(disk, disk.events, tmp_path / "after", *NAMES_LOST)
+    store = Store.open(Home(tmp_path / "after" / "new" / "home"), create=False)
+    assert all(same(store.read(key), features(number)) for key, number in KEYS.items())
+
+
+def test_a_power_cut_takes_nothing_that_a_collection_put_back(tmp_path: Path, after: Path) -> None:
+    """The move away may be kept, and the move back lost."""
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+
+    def name_them(step: CollectStep) -> None:
+        if step == CollectStep.moved:
+            write_manifest(home, manifest(NUM_ENTRIES))
+
+    with patch("cache.layout._GROUPS", ()), Disk(home.path).watching() as disk:
+        store = Store.open(home)
+        commit(disk, store, *range(NUM_ENTRIES))
+        for key in KEYS:
+            os.utime(entry_folder(store, key), (1, 1))
+        assert collect(store, on_step=name_them).num_kept == NUM_ENTRIES
+    for seed in range(30):
+        assert objections(disk, disk.events, chances(seed), after, whole=True) == []
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,8 +94,14 @@ def test_after_an_entry_that_does_not_fit_the_others_can_be_committed(
     assert list(store.keys()) == [key]
 
 
-def _full(*_: object, **__: object) -> int:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _failing(code: int) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+_full = _failing(errno.ENOSPC)
 
 
 def test_one_fsync_for_each_group_however_many_entries_it_gets(
@@ -184,13 +191,26 @@ def test_on_macos_a_batch_keeps_its_order_and_empties_the_drives_cache_once(
     assert asked == expected
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_on_macos_a_disk_that_fails_to_empty_its_cache_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """fsync after it may well succeed: the system tells an error once."""
+    store = new_store(tmp_path, Durability.batch)
+    monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("cache.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_failing(code)))
+    with pytest.raises(StoreError, match="cannot write entry"):
+        write(store)
+    assert list(store.keys()) == []
+
+
 def test_on_a_disk_that_knows_no_barrier_fsync_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = new_store(tmp_path)
     synced: list[int] = []
     monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
-    monkeypatch.setattr("cache.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_full))
+    monkeypatch.setattr("cache.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_failing(errno.ENOTSUP)))
     monkeypatch.setattr(os, "fsync", synced.append)
     write(replace(store, durability=Durability.full))
     assert len(synced) >= 4
