@@ -112,7 +112,7 @@ def rows_of(
     else:
         linked = shape.has("observations", "frame_id")
         found = list(rows(connection, f"{query} frame_id = CAST(? AS TEXT)", (id_,))) if linked else []
-        reason = "Escribano has not looked at that frame"
+        reason = "Escribano has not looked at that frame yet, so export again when it has"
     if not found:
         shown = printable(id_.decode("utf-8", "replace"))[:80]
         raise InputError(f"no visual observation of {match['kind']} {shown}: {reason}")
@@ -122,7 +122,8 @@ def rows_of(
 def _change(row: tuple[object, ...], columns: Sequence[str], answer: Answer, *, overwrite: bool) -> RowChange:
     id_, *values = row
     wanted = dict(_wanted(answer))
-    if overwrite and RAW not in wanted:
+    there = dict(zip(columns, values, strict=True))[DESCRIPTION]
+    if overwrite and RAW not in wanted and there and there != wanted[DESCRIPTION]:
         wanted[RAW] = None  # the raw text of a description that is replaced
     different = tuple(
         ColumnChange(name, old, wanted[name])

@@ -80,6 +80,16 @@ def _changed_lines(before: list[str], after: list[str]) -> list[str]:
 # --- what is written
 
 
+def test_the_raw_text_beside_a_description_that_stays_the_same_stays(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    change(database, "UPDATE observations SET vlm_raw_response = 'raw'")
+    answered({}, {})
+    change(database, "UPDATE observations SET vlm_description = 'Writing tests' WHERE id = 'obs-0'")
+    assert run("seeonce export --to escribano --overwrite").code == 0
+    assert [_values(database, row) for row in ("obs-0", "obs-1")] == [(*NEW[:4], "raw")] * 2
+
+
 def test_descriptions_are_written_and_nothing_else_changes(
     run: Run, answered: Answered, database: Path
 ) -> None:
