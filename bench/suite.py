@@ -55,8 +55,16 @@ class Extent:
     levels: tuple[int, ...]
 
 
-QUICK = Extent(3, (512, 320), (4,), 16, 2, 15.0, 400, (2, 8), 5, 1_000, 4, (1, 8))
-FULL = Extent(8, (640, 400), (1, 4, 8), 24, 3, 240.0, 1776, (4, 32), 15, 10_000, 20, (1, 2, 4, 8, 16))
+QUICK = Extent(
+    num_frames=3, size=(512, 320), num_questions=(4,), max_tokens=16, num_repetitions=2,
+    resolution_budget_s=15.0, num_idle=400, memory_frames=(2, 8), store_repetitions=5, store_entries=1_000,
+    num_endpoint_frames=20, levels=(1, 8),
+)  # fmt: skip
+FULL = Extent(
+    num_frames=6, size=(640, 400), num_questions=(1, 4, 8), max_tokens=24, num_repetitions=3,
+    resolution_budget_s=150.0, num_idle=1_776, memory_frames=(4, 32), store_repetitions=15,
+    store_entries=10_000, num_endpoint_frames=20, levels=(1, 2, 4, 8, 16),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
