@@ -22,6 +22,7 @@ MAX_METADATA_BYTES = 256 << 10
 ENTRY_FORMAT = 1
 
 _ZARR_TYPES = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
+_OURS = frozenset({"seeonce"})
 _ATTRIBUTES = frozenset(
     {"format", "key", "dtype", "layers", "grid_thw", "merge_size", "pixels", "encoder_id", "encoder"}
     | {"crc32c", "blake3", "provenance", "created_at", SEAL_FIELD}
@@ -61,7 +62,7 @@ def decode_entry(raw: bytes, key: EntryKey) -> EntryInfo:
 
 def _decode(raw: bytes, key: EntryKey) -> EntryInfo:
     document = parse(raw, METADATA_NAME)
-    attributes = document.child("attributes").child("seeonce").only(_ATTRIBUTES)
+    attributes = document.child("attributes").only(_OURS).child("seeonce").only(_ATTRIBUTES)
     if (found := attributes.text("key")) != key.hex:
         raise DamagedError(f"the folder is {key}, its metadata is of {found}")
     if (version := attributes.integer("format")) != ENTRY_FORMAT:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
-from cache.files import PRIVATE_FILE
+from cache.files import PRIVATE_FILE, Folder
 from cache.home import Home
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
@@ -176,6 +176,8 @@ class PixelIndex:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
+            with Folder.open(self._path.parent):  # a symlink would lead out of the store
+                pass
             # SQLite gives its journal files the mode of this one.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
             connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)

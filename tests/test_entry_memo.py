@@ -98,6 +98,23 @@ def test_whatever_is_changed_the_outcome_is_that_of_parsing(
     assert outcome(encode_entry(info(3)), info(3).key) == info(3)
 
 
+def test_fields_of_another_object_are_not_taken_for_the_entrys_own() -> None:
+    """Fields of the same form before the real ones: recognised alone, they would hide what these say."""
+
+    def with_decoy(of: int) -> bytes:
+        fields = json.loads(encode_entry(info(of)))["attributes"]["seeonce"]
+        decoy = {name: fields[name] for name in ("blake3", "crc32c", "created_at", "format", "key", "layers")}
+
+        def change(document: dict[str, Any]) -> None:
+            document["attributes"]["a"] = {"seeonce": decoy}
+            document["attributes"]["seeonce"]["pixels"] = fields["pixels"]
+
+        return changed(1, change)
+
+    outcome(with_decoy(1), info(1).key)
+    assert isinstance(outcome(with_decoy(2), info(2).key), str)
+
+
 def test_entries_of_one_encoder_and_size_are_recognised() -> None:
     decode_entry(encode_entry(info(1)), info(1).key)
     assert recall(encode_entry(info(2)), info(2).key) == info(2)

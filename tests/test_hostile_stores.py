@@ -39,6 +39,7 @@ from cache.home import Home
 from cache.inventory import stored_entries
 from cache.key import EntryKey, entry_key
 from cache.manifest import list_manifests, manifest_path, read_manifest, write_manifest
+from cache.pixel_index import PixelIndex
 from cache.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -261,6 +262,17 @@ def test_a_collection_removes_nothing_through_a_symlink(tmp_path: Path, folder: 
     link.symlink_to(outside)
     assert collect(store).num_files == 0
     assert all(victim.exists() for victim in victims)
+
+
+def test_an_index_that_is_a_symlink_is_neither_read_nor_written(tmp_path: Path) -> None:
+    store, outside = new_store(tmp_path), tmp_path / "outside"
+    outside.mkdir()
+    (store.path / "index").rmdir()
+    (store.path / "index").symlink_to(outside)
+    with PixelIndex(store.home) as index:
+        index.put_note("a", "b")
+        assert index.get_note("a") is None
+    assert list(outside.iterdir()) == []
 
 
 def test_a_group_that_is_a_symlink_neither_counts_nor_stops_a_collection(tmp_path: Path) -> None:

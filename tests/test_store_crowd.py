@@ -122,6 +122,8 @@ def crowd(tmp_path: Path, num_old: int, num_collectors: int = 1) -> str:
     reads = sum(int(one[0]) for one in ended[:NUM_READERS])
     removed, kept = (sum(int(one[index]) for one in ended[NUM_READERS:]) for index in (0, 1))
     num_hits = sum(map(int, hits))
+    assert num_hits, "nobody relied on what was old: that would prove nothing"
+    assert removed, "nothing was collected: that would prove nothing"
     return f"{num_old} old: {num_hits} relied on, {removed} collected, {kept} spared; {reads} reads"
 
 
