@@ -101,7 +101,7 @@ def test_results_cover_every_frame_and_the_verifier_is_content(
     run: Run, home: Path, plain: Path, screens: Path
 ) -> None:
     assert run("seeonce encode --near-duplicates 4 --model", plain, screens).code == 0
-    ended = run("verify-cache --sample all --model", plain, screens)
+    ended = run("verify-cache --sample all --level embeddings --model", plain, screens)
     assert ended.code == 0, ended.out
     assert "3 more frames use a near duplicate's entry" in ended.out
     assert (

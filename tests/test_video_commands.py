@@ -90,7 +90,7 @@ def test_verify_cache_finds_scene_changes_again(run: Run, changing: Path, plain:
 def test_scene_changes_of_a_bundle_go_on_over_its_segments(
     run: Run, home: Path, bundle: Path, plain: Path
 ) -> None:
-    arguments = ("--model", plain, "--scene-change", 0.05, "--every", 0.5)
+    arguments = ("--model", plain, "--scene-change", 0.05, "--every", 2)
     assert run("seeonce encode", bundle, *arguments).code == 0
     segments = {Path(frame.source).parent.name for frame in _manifest(home).frames}
     assert segments == {"segment-0", "segment-1"}

@@ -17,7 +17,7 @@ from sources.picture_times import PictureTimes
 from sources.source import FrameChoice
 from sources.video import open_video
 
-STEADY = range(0, 8000, 40)
+STEADY = range(0, 5000, 40)
 GAPS = [0, 40, 80, 81, 3000, 3040, 3041, 3060, 20_000, 20_040, *range(20_080, 22_000, 40), 60_000]
 STEPS_S = (0.04, 0.3, 2.5, 7.0, 1000.0)
 
@@ -37,8 +37,8 @@ KINDS = [
     _Kind("gaps.mp4", times_ms=GAPS, options=B_FRAMES),
     _Kind("gaps.mkv", times_ms=GAPS),
     _Kind("gaps.mov", "mpeg4", GAPS),
-    _Kind("late.mkv", times_ms=range(5000, 13_000, 40)),
-    _Kind("edit-list.mp4", times_ms=range(-490, 7510, 40), container={"avoid_negative_ts": "disabled"}),
+    _Kind("late.mkv", times_ms=range(5000, 10_000, 40)),
+    _Kind("edit-list.mp4", times_ms=range(-490, 4510, 40), container={"avoid_negative_ts": "disabled"}),
     _Kind("one-keyframe.mp4", options={"g": "9999", "keyint_min": "9999", "sc_threshold": "0"}),
     _Kind("only-keyframes.mp4", options={"g": "1"}),
     _Kind("fragments.mp4", options={"g": "25"}, container={"movflags": "frag_keyframe+empty_moov"}),
