@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from live_mlx_vlm import draw_noise, encode_folder
 from PIL import Image
@@ -15,6 +16,7 @@ from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.entry import Features
 from cache.home import Home
+from cache.key import pixel_digest
 from cache.manifest import FrameEntry, write_manifest
 from infer import batching, positions, stored
 from infer import mlx_vlm_adapter as adapter
@@ -25,9 +27,12 @@ from infer.prefill import Prefill
 from infer.prefix import PrefixPool, SharedPrefix
 from infer.sampling import Sampling, SeededDraw
 from infer.tokenizer import ChatTokenizer
+from precompute import encode, live
 from precompute.vision import Preprocessor, VisionEncoder
 from sources import pixels
 from verify import outputs
+from verify.report import Level
+from verify.report_text import verdict_words
 
 Patch = pytest.MonkeyPatch
 
@@ -282,3 +287,32 @@ def test_a_fault_in_the_code_is_objected_to(
     report = _recorded(place, tmp_path / "home").verify(limits=LIMITS)
     print(plant.__name__, [problem for check in report.checks for problem in check.problems][:1])
     assert not report.equal
+
+
+def test_a_divergence_that_is_explained_is_told(place: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    recorded = _recorded(place, tmp_path / "home")
+    _drop_deepstack(monkeypatch)
+    report = recorded.verify(sample="1", limits=LIMITS, logprob_tolerance=1000)
+    figures = report.checks[2].logprobs
+    assert figures is not None
+    assert report.equal
+    assert figures.num_other_answers > 0
+    assert f"but for near-ties of live ({figures.num_other_answers} answers" in report.checks[2].words
+    assert "are those of live encoding but for near-ties" in verdict_words(report)
+
+
+def test_two_pictures_under_one_digest_are_objected_to(
+    place: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    pixels_of = np.random.default_rng(0).integers(0, 255, (2, 96, 128, 3), dtype=np.uint8)
+    pixels_of[1, :48] = pixels_of[0, :48]
+    (tmp_path / "images").mkdir()
+    for number, picture in enumerate(pixels_of):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
+    for module in (encode, live):
+        monkeypatch.setattr(module, "pixel_digest", lambda picture: pixel_digest(picture[:48].copy()))
+    encoded = encode_folder(place / "checkpoint", tmp_path / "images", tmp_path / "home")
+    write_manifest(Home(tmp_path / "home"), encoded.manifest)
+    recorded = Recorded(place / "checkpoint", tmp_path / "images", tmp_path / "home")
+    (problem,) = recorded.verify(Level.embeddings).checks[1].problems
+    assert problem == "frame 1: it shows another picture than frame 0, whose entry it names"

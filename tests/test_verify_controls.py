@@ -1,6 +1,8 @@
 """Controls through the public command: each fault put into a copy is objected to."""
 
 import dataclasses
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
 import seeonce
+from cache.errors import EXIT_INTERRUPTED
 from cache.home import Home
 from verify import controls
 from verify.controls import CommandEnded
@@ -100,6 +103,27 @@ def test_controls_leave_the_store_and_nothing_else(
     assert run("verify-cache --controls --level bytes", encoded, "--model", plain).code == 0
     assert {path: path.read_bytes() for path in home.rglob("c.0.0.0")} == before
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_controls_that_are_terminated_leave_nothing_behind(
+    run: Run, encoded: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(arguments: Sequence[str], home: Home) -> CommandEnded:
+        assert list((tmp_path / "temporary").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return CommandEnded(0, "", "")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setitem(
+        seeonce.verify_app.info.context_settings or {},
+        "obj",
+        dataclasses.replace(seeonce._VERIFY, command=terminated),
+    )
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert run("verify-cache --controls --level bytes", encoded, "--model", plain).code == EXIT_INTERRUPTED
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert signal.signal(signal.SIGTERM, before) is signal.SIG_IGN
 
 
 def test_one_entry_alone_has_nothing_to_be_swapped_with(run: Run, tmp_path: Path, plain: Path) -> None:

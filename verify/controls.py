@@ -6,8 +6,11 @@ fail proves nothing; so the unchanged copy must pass, and a fault that is not ob
 
 import json
 import random
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +73,7 @@ def run_controls(
 
     ``more`` are arguments that change what counts as equal. All copies are removed.
     """
-    with tempfile.TemporaryDirectory(prefix="seeonce-controls-") as name:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="seeonce-controls-") as name:
         place = Path(name)
         pristine = copy_store(store, selected.manifest, _few_of(sample), place / "twin")
         bench = _Bench(selected, pristine, level, tuple(more), command, place)
@@ -86,6 +89,19 @@ def run_controls(
                 results.append(bench.try_checkpoint(title, change))
                 listener.advance()
         return Controls(tuple(results), problem)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Take SIGTERM as an interruption: by default the process would end and leave the copies behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _few_of(sample: list[Group]) -> list[Group]:

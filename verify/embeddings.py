@@ -77,10 +77,13 @@ class EmbeddingCheck:
         if not own:
             self._problems.append(f"frame {first.index}: no frame has the picture of its entry")
             return
-        pictures = [self._picture(frame) for frame in own]
-        if pictures[0] is None or None in pictures:
+        picture = self._picture(first)
+        if picture is None:
             return
-        live = self._encode(first, pictures[0])
+        shown = [self._shows(frame, first, picture) for frame in own[1:]]
+        if not all(shown):
+            return
+        live = self._encode(first, picture)
         same = same_provenance(info.provenance, self._here)
         tolerance = self._allowed.features_same if same else self._allowed.features_other
         differences = feature_differences(stored, live)
@@ -101,6 +104,19 @@ class EmbeddingCheck:
         except CannotCheckError as error:
             self._unchecked.append(str(error))
         return None
+
+    def _shows(self, frame: FrameEntry, first: FrameEntry, picture: "Image.Image") -> bool:
+        """Tell whether a frame shows ``picture``, pixel by pixel: a digest may be blind to a difference."""
+        found = self._picture(frame)
+        if found is None:
+            return False
+        alike = found.size == picture.size and found.tobytes() == picture.tobytes()
+        if not alike:
+            self._problems.append(
+                f"frame {frame.index}: it shows another picture than frame {first.index}, "
+                "whose entry it names"
+            )
+        return alike
 
     def _verdict(self, manifest: Manifest, by: str) -> Check:
         groups = entry_groups(manifest)

@@ -56,6 +56,7 @@ class OutputCheck:
         self._last: tuple[FrameEntry, Picture] | None = None
         self._num_pairs = 0
         self._problems: list[str] = []
+        self._parted: set[int] = set()
 
     @property
     def _mean_allowed(self) -> float:
@@ -129,9 +130,11 @@ class OutputCheck:
             answers[answer.request.id] = answer
             self._listener.advance()
         for item in asked:
-            self._object(
-                item, _answer_problem(item, answers.get(item.request.id), self._tokenizer, self._allowed)
-            )
+            found = answers.get(item.request.id)
+            problem = _answer_problem(item, found, self._tokenizer, self._allowed)
+            self._object(item, problem)
+            if problem is None and found is not None and found.tokens != _handed_out(item.live):
+                self._parted.add(item.request.id % len(self._asked))  # repeats count once
 
     def _forced(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
         """Decode live's answers, each to its end, and return what the batch thought of every token."""
@@ -190,6 +193,7 @@ class OutputCheck:
         figures = LogprobFigures(
             num_answers=len(asked),
             num_positions=len(distances),
+            num_other_answers=len(self._parted),
             num_other_tokens=sum(difference.num_other_tokens for difference in found),
             max_abs=max((difference.largest for difference in found), default=0.0),
             mean_abs=sum(distances) / len(distances) if distances else 0.0,
@@ -218,15 +222,11 @@ class OutputCheck:
         if self._problems:
             words += f"unlike those of mlx-vlm live, one at a time: {len(self._problems)} problems"
         else:
-            near_ties = (
-                f" but for near-ties of live (another token would have won at {figures.num_other_tokens})"
-                if figures.num_other_tokens
-                else ""
-            )
             words += (
-                f"are those of mlx-vlm live, one at a time{near_ties}; at each of {figures.num_positions} "
-                f"positions the token's log-probability is within {figures.max_abs:.2g}, those of the eight "
-                f"most likely within {figures.mean_abs:.2g} in the mean"
+                f"are those of mlx-vlm live, one at a time{_near_tie_words(figures)}; at each of "
+                f"{figures.num_positions} positions the token's log-probability is within "
+                f"{figures.max_abs:.2g}, those of the eight most likely within {figures.mean_abs:.2g} in the "
+                "mean"
             )
         return Check(
             name="outputs",
@@ -237,6 +237,19 @@ class OutputCheck:
             problems=tuple(self._problems),
             logprobs=figures,
         )
+
+
+def _near_tie_words(figures: LogprobFigures) -> str:
+    if not figures.num_near_ties:
+        return ""
+    return (
+        f" but for near-ties of live ({figures.num_other_answers} answers go on otherwise from there, "
+        f"another token would have won at {figures.num_other_tokens} positions)"
+    )
+
+
+def _handed_out(live: LiveAnswer) -> tuple[int, ...]:
+    return live.tokens[:-1] if live.stopped else live.tokens
 
 
 def _answer_problem(
@@ -250,7 +263,7 @@ def _answer_problem(
         return answer.error
     if item.request.prompt.ids != live.prompt_ids:
         return "the prompt has other tokens than mlx-vlm gives it"
-    want = live.tokens[:-1] if live.stopped else live.tokens
+    want = _handed_out(live)
     for position, (token, live_token) in enumerate(zip(answer.tokens, want, strict=False)):
         if token != live_token:
             margin = live.margins[position]

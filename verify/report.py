@@ -73,17 +73,24 @@ class LayerFigures:
 class LogprobFigures:
     """Log-probabilities of live's most likely tokens, batched from the store against live one at a time.
 
-    ``num_other_tokens`` counts positions at which another token would have won. ``max_abs`` is of the token
+    ``num_other_answers`` counts answers that part from live's at a near-tie of live, ``num_other_tokens``
+    positions at which, after live's own tokens, another one would have won. ``max_abs`` is of the token
     taken; ``mean_abs`` over all positions and the eight tokens that live finds most likely at each, with
     ``mean_allowed`` its tolerance.
     """
 
     num_answers: int
     num_positions: int
+    num_other_answers: int
     num_other_tokens: int
     max_abs: float
     mean_abs: float
     mean_allowed: float
+
+    @property
+    def num_near_ties(self) -> int:
+        """How many divergences were explained, of answers handed out and of positions."""
+        return self.num_other_answers + self.num_other_tokens
 
 
 @dataclass(frozen=True, slots=True)

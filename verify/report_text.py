@@ -22,6 +22,8 @@ def verdict_words(report: Report) -> str:
     if not report.complete:
         return "nothing found to differ, but not all could be checked; see above"
     proven = _PROVEN[Level(report.level)]
+    if any(check.logprobs is not None and check.logprobs.num_near_ties for check in report.checks):
+        proven += " but for near-ties"
     if report.tolerances is not None and report.tolerances.given:
         proven += ", within the tolerance that was given"
     elif any(layer.num_exact < layer.num_entries for check in report.checks for layer in check.layers):
