@@ -39,8 +39,24 @@ def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
 
 
 def cast(module: Any, dtype: str) -> None:
-    """Cast the floating-point parameters of ``module`` to ``dtype``, in place; packed weights stay."""
-    module.set_dtype(getattr(import_mlx(), dtype))
+    """Cast the floating-point parameters of ``module`` to ``dtype``, in place; packed weights stay.
+
+    Raises:
+        CheckpointError: it has experts that MLX cannot compute in ``dtype`` here.
+    """
+    mx = import_mlx()
+    if dtype != "float32" and mx.default_device() == mx.Device(mx.cpu) and _has_unpacked_experts(module):
+        raise CheckpointError(
+            f"MLX computes a mixture of experts in float32 alone on a CPU, not in {dtype}: encode and "
+            "describe with SEEONCE_DTYPE=float32, or take quantised weights."
+        )
+    module.set_dtype(getattr(mx, dtype))
+
+
+def _has_unpacked_experts(module: Any) -> bool:
+    from mlx_vlm.models.switch_layers import SwitchLinear
+
+    return any(isinstance(part, SwitchLinear) for part in module.modules())
 
 
 @contextmanager

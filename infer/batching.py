@@ -159,8 +159,7 @@ class _Loop:
 
     def _turn(self, schedule: Schedule) -> None:
         if len(self._decoding):
-            for token in self._decoding.step():
-                self._take(token)
+            self._decoding.remove({token.uid for token in self._decoding.step() if self._ends_early(token)})
         if self._prefill is None:
             self._admit(schedule)
         if self._prefill is not None:
@@ -169,13 +168,14 @@ class _Loop:
                 self._join(schedule, self._prefill)
                 self._prefill = None
 
-    def _take(self, token: Token) -> None:
+    def _ends_early(self, token: Token) -> bool:
+        """Take a token; tell whether its row ends with it and is still in the batch."""
         answer = self._running[token.uid].take(token)
-        if answer is not None:
-            del self._running[token.uid]
-            if token.finish_reason is None:
-                self._decoding.remove(token.uid)
-            self._answers.append(answer)
+        if answer is None:
+            return False
+        del self._running[token.uid]
+        self._answers.append(answer)
+        return token.finish_reason is None
 
     def _admit(self, schedule: Schedule) -> None:
         """Begin to prefill what the schedule gives, less those that fail."""

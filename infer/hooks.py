@@ -70,7 +70,7 @@ class RowHooks:
 
     @property
     def touches_logits(self) -> bool:
-        """Whether anything must run at every step; rows without it decode a step ahead, undisturbed."""
+        """Whether anything must run at every step; while a row with it decodes, none is decoded ahead."""
         return bool(self.processors) or self.top_logprobs is not None
 
 

@@ -76,7 +76,8 @@ def default_kv_bytes(weight_bytes: int) -> int:
 
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     device: dict[str, Any] = {} if on_cpu else dict(mx.device_info())
-    recommended = device.get("max_recommended_working_set_size") or device.get("memory_size")
+    # Metal recommends; CUDA tells what the device has.
+    recommended = device.get("max_recommended_working_set_size") or device.get("total_memory")
     if recommended:
         return max(0, int((int(recommended) - weight_bytes) * _SHARE_OF_DEVICE))
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_HOST)

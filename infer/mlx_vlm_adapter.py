@@ -12,7 +12,7 @@ a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's ``p
 each row alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -312,9 +312,10 @@ class DecodeBatch:
         """Columns of the KV cache that are in use: as many as the longest row has tokens, or more."""
         return int(self._batch.prompt_cache[0].used) if len(self._batch) else 0
 
-    def remove(self, uid: int) -> None:
-        """Take out a row that is to end before its time; the others go on as they were."""
-        self._batch.filter([index for index, other in enumerate(self._batch.uids) if other != uid])
+    def remove(self, uids: Collection[int]) -> None:
+        """Take out rows that are to end before their time, all at once; the others go on as they were."""
+        if uids:  # whatever is kept is copied
+            self._batch.filter([index for index, uid in enumerate(self._batch.uids) if uid not in uids])
 
 
 def _most_likely(logprobs: mx.array) -> mx.array:

@@ -57,6 +57,7 @@ class Schedule:
         self._requests, self._limits, self._memory = requests, limits, memory
         self._waiting: list[Request] = []
         self._led: set[Keys] = set()
+        self._refused_at: int | None = None
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
@@ -76,19 +77,28 @@ class Schedule:
 
         With nothing in flight there is at least one, as long as any waits.
         """
+        if now.num_rows and now.num_rows == self._refused_at:
+            return []  # none has left since: asking the same at every step would take time from decoding
+        planned = self._chosen(now)
+        self._refused_at = None if planned else now.num_rows
+        return planned
+
+    def _chosen(self, now: InFlight) -> list[Planned]:
         waiting = self.upcoming
-        self.prefixes.keep_only([request.keys for request in waiting])
         num_free = self._limits.max_num_seqs - now.num_rows
+        if not waiting or num_free < 1:
+            return []
+        self.prefixes.keep_only([request.keys for request in waiting])
+        followers = {id(request) for request in waiting if self._prefix_of(request)}
         most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
-        if not waiting or num_free < min(most, len(waiting)):
+        if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
             return []
         batch = _Batch(now)
-        followers_wait = any(self._prefix_of(request) for request in waiting)
         for request in waiting:
             if len(batch.planned) == most or batch.num_claimed >= num_free:
                 break
-            is_follower = self._prefix_of(request) is not None
-            if is_follower != followers_wait or request.keys in batch.leading:
+            is_follower = id(request) in followers
+            if is_follower != bool(followers) or request.keys in batch.leading:
                 continue
             if not (self._follow(batch, request) if is_follower else self._lead(batch, request)):
                 break
@@ -96,6 +106,11 @@ class Schedule:
         chosen = {id(planned.request) for planned in batch.planned}
         self._waiting = [request for request in waiting if id(request) not in chosen]
         return batch.planned
+
+    def _worth_a_prefill(self, num_next: int) -> int:
+        """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""
+        half = max(1, self._limits.max_num_seqs // 2)
+        return min(self._limits.prefill_batch_size, half, num_next)
 
     def _prefix_of(self, request: Request) -> tuple[SharedPrefix, int] | None:
         return self.prefixes.match(request.keys, request.prompt)

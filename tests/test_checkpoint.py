@@ -23,7 +23,7 @@ from checkpoint import identity
 from checkpoint.config import read_config
 from checkpoint.folder import DEFAULT_MODEL, default_model, find_folder
 from checkpoint.identity import encoder_spec, lowest_vision_bits
-from checkpoint.loading import load_model
+from checkpoint.loading import cast, load_model
 from checkpoint.weights import tensor_shapes
 
 
@@ -297,3 +297,21 @@ def test_names_and_shapes_are_those_in_the_file(plain: Path) -> None:
     shapes = tensor_shapes(plain)
     assert shapes["lm_head.weight"] == (264, 64)
     assert shapes["model.visual.patch_embed.proj.weight"] == (64, 3, 2, 16, 16)
+
+
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="other backends compute these")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_experts_that_a_cpu_cannot_compute_are_refused_in_one_line(moe: Path, dtype: str) -> None:
+    folder = find_folder(str(moe), print)
+    model = load_model(folder, read_config(moe))
+    with pytest.raises(CheckpointError, match=f"not in {dtype}: .*SEEONCE_DTYPE=float32") as refused:
+        cast(model.language_model, dtype)
+    assert "\n" not in str(refused.value)
+    cast(model.vision_tower, dtype)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_experts_in_float32_or_packed_are_cast(checkpoint_of: MakeCheckpoint, bits: int | None) -> None:
+    path = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, moe=True, text_bits=bits))
+    model = load_model(find_folder(str(path), print), read_config(path))
+    cast(model.language_model, "bfloat16" if bits else "float32")

@@ -81,13 +81,24 @@ def test_the_default_is_a_share_of_what_there_is() -> None:
     assert 10_000_000 < default_kv_bytes(0) < 2**50
 
 
+@pytest.mark.parametrize(
+    "told",
+    [{"max_recommended_working_set_size": 8 * GB, "memory_size": 16 * GB}, {"total_memory": 8 * GB}],
+    ids=["Metal", "CUDA"],
+)
+def test_a_gpu_gives_a_share_of_its_own_memory(monkeypatch: pytest.MonkeyPatch, told: dict[str, int]) -> None:
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    monkeypatch.setattr(mx, "device_info", lambda: told)
+    assert default_kv_bytes(3 * GB) == 3 * GB
+
+
 def test_the_command_line_takes_a_size(run: Run, plain: Path, tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images")
     assert run("seeonce encode", images, "--model", plain).code == 0
     line = ("seeonce describe --fresh --max-tokens 4", images, "--model", plain, "--kv-memory")
     assert run(*line, "1GB").code == 0
     assert "--kv-memory is 'much'" in run(*line, "much").error
-    ended = run(*line, "1kB")
+    ended = run(*line, "1kB", "--fresh")
     assert (ended.code, "errors" in ended.out) == (1, True)
 
 

@@ -51,6 +51,26 @@ class SeenByDecoder:
         return self._layer(h, *more)
 
 
+class StepsOf:
+    """Counts decoding steps: embeddings of one token of each row."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._model = asked.half.model.decoder
+        self._embed = self._model.embed_tokens
+        self.num_steps = 0
+
+    def __enter__(self) -> "StepsOf":
+        self._model.embed_tokens = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._model.embed_tokens = self._embed
+
+    def __call__(self, ids: Any) -> Any:
+        self.num_steps += ids.shape[1] == 1
+        return self._embed(ids)
+
+
 def _image_tokens(asked: Asked) -> int:
     return sum(frame.num_tokens for frame in asked.frames)
 
@@ -156,6 +176,26 @@ def test_answers_of_one_token_share_too(asked: Asked) -> None:
     ended = asked.run(requests, SHARED)
     assert ended.stats.num_images == len(asked.frames)
     assert ended.tokens(requests) == asked.want(requests)
+
+
+@pytest.mark.parametrize("limits", [BatchLimits(), BatchLimits(4, 4), BatchLimits(8, 8)], ids=str)
+def test_followers_do_not_wait_for_more_slots_than_they_fill(asked: Asked, limits: BatchLimits) -> None:
+    requests = asked.questions(8)
+    with StepsOf(asked) as counted:
+        ended = asked.run(requests, limits)
+    num_tokens = sum(map(len, asked.want(requests)))
+    assert ended.stats.max_in_flight == limits.max_num_seqs
+    assert num_tokens / counted.num_steps > 0.85 * limits.max_num_seqs
+
+
+def test_half_of_the_slots_are_not_left_idle_until_the_last_row_ends(asked: Asked) -> None:
+    requests = [
+        replace(request, sampling=Sampling(max_tokens=2 if request.id % 4 else 40))
+        for request in asked.questions(4)
+    ]
+    with StepsOf(asked) as counted:
+        asked.run(requests, BatchLimits(4, 4, share_prefixes=False))
+    assert counted.num_steps < len(asked.frames) * 40 * 0.6
 
 
 @pytest.mark.parametrize("num_sequences", [1.05, 2.5, 6])
