@@ -85,7 +85,8 @@ class Home:
         except FileExistsError:
             return False
         for path in missing:  # a power cut must not take the name that everything below hangs on
-            with suppress(PermissionError), Folder.open_root(path.parent) as parent:
+            # Not every filesystem can, and not everywhere may we: a commit says so where it matters.
+            with suppress(OSError), Folder.open_root(path.parent) as parent:
                 parent.sync(Durability.full)
         return True
 

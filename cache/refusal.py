@@ -12,6 +12,7 @@ from pathlib import Path
 from cache.errors import StoreError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
 
 
 def refused(home: Path, what: str, error: OSError) -> StoreError:
@@ -22,4 +23,7 @@ def refused(home: Path, what: str, error: OSError) -> StoreError:
         with suppress(OSError):
             free = shutil.disk_usage(home).free
         advice = f"{free / 1e6:.0f} MB are free: free some space, or see seeonce store gc"
+    elif error.errno in _CANNOT_SYNC:
+        advice = "its filesystem may not be able to make a folder durable: encode with --durability none, or "
+        advice += "set SEEONCE_HOME to a disk of this machine"
     return StoreError(f"{what}: {error.strerror or error}; {advice}")

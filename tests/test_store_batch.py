@@ -24,6 +24,7 @@ from store_samples import (
 
 from cache.batch import CommitBatch
 from cache.errors import StoreError
+from cache.home import Home
 from cache.key import EntryKey, entry_key
 from cache.store import Durability, Store
 from precompute.writer import EntryWriter
@@ -189,6 +190,17 @@ def test_on_macos_a_batch_keeps_its_order_and_empties_the_drives_cache_once(
             add(batch, number)
         batch.commit()
     assert asked == expected
+
+
+def test_a_filesystem_that_cannot_sync_a_folder_is_told_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network filesystems and FUSE answer so."""
+    monkeypatch.setattr(os, "fsync", _failing(errno.EINVAL))
+    store = Store.open(Home(tmp_path / "new" / "home"), durability=Durability.none)
+    assert write(store)
+    with pytest.raises(StoreError, match="encode with --durability none"):
+        write(replace(store, durability=Durability.batch), 1)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
