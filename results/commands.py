@@ -5,8 +5,6 @@ the demo, comes in as ``Wiring``, set by the front door.
 """
 
 import json
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from cache.errors import InputError
 from cache.home import Home
 from results.compare import Answers, Said, compare
 from results.printed import comparison_lines, runs_table, score_lines
+from results.private_file import write_private
 from results.runs import Run, list_runs, select_run
 from results.score import Truth, score_column
 from results.sheet import Column, Row, Sheet, make_sheet
@@ -66,7 +65,7 @@ def report_command(
     sheet = _sheet([select_run(home, run, _warn) for run in runs])
     pictures = Pictures(home, {row.recording for row in sheet.rows})
     page = render_report(sheet, pictures.picture, pictures.num_tokens).encode("utf-8")
-    _write(output, page)
+    write_private(output, page)
     typer.echo(
         f"{output}: {len(sheet.rows)} frames, {len(sheet.columns)} prompts, {len(page) / 1e6:.1f} MB. "
         "It contains pictures of screens."
@@ -171,21 +170,3 @@ def _no_truth(truth: Path | None, sheet: Sheet) -> str:
 
 def _warn(line: str) -> None:
     typer.echo(f"warning: {line}", err=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a private file as a whole, or leave what was there: it contains pictures of screens."""
-    target = path.expanduser()
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--output {path} cannot be written ({error.strerror}): give another file."
-        ) from error

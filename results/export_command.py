@@ -4,7 +4,6 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from secrets import token_hex
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from cache.home import Home
 from results.export_escribano import Exported, export, preview, target_of
 from results.export_plan import RowChange
 from results.export_table import as_csv, as_parquet
+from results.private_file import write_private
 from results.runs import Run, select_run
 from results.stored_answers import Answer
 from sources.recording import printable
@@ -58,7 +58,7 @@ def export_command(
         if dry_run or overwrite:
             raise InputError("--dry-run and --overwrite are for --to escribano; a file is written as it is")
         path = output or folder / f"results.{to.value}"
-        _write(path, as_csv(answers) if to is Format.csv else as_parquet(answers))
+        write_private(path, as_csv(answers) if to is Format.csv else as_parquet(answers))
         summary = {"output": str(path), "num_answers": len(answers)}
         typer.echo(json.dumps(summary) if as_json else f"{len(answers)} answers in {path}")
         return
@@ -88,20 +88,6 @@ def _of_one_prompt(run: Run) -> list[Answer]:
             f"an observation holds one answer and the run has {len(asked)} prompts: name {named}"
         )
     return [answer for answer in run.answers if answer.prompt in asked]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a private file at once: the old content or the new, nothing between."""
-    path = path.expanduser()
-    fresh = path.with_name(f".{path.name}.{token_hex(4)}")
-    try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written ({error.strerror}): give another file") from error
 
 
 def _warn(line: str) -> None:

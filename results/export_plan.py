@@ -99,7 +99,7 @@ def rows_of(
     """Return the visual observations that an answer is about: id, then ``columns``."""
     match = _ROW.search(answer.source, answer.source.rfind("#"))
     if match is None or match.end() != len(answer.source):
-        raise InputError("its source names no row of the database: it was encoded before there were any")
+        raise InputError("its source names no row of the database: encode it again once there are some")
     if answer.error is not None:
         raise InputError(f"there is no answer ({answer.error})")
     id_ = unquote_to_bytes(match["id"])

@@ -68,7 +68,7 @@ def open_moments(video: Path, moments_s: Sequence[float]) -> MomentPictures:
             if pick is None:
                 break
             picks[moment_s] = pick
+        end = times.missing() or f"{printable(video)}: ends before that moment"
     finally:
         times.close()
-    end = f"{printable(video)}: ends before that moment"
     return MomentPictures(track, Player(), picks, end)

@@ -510,6 +510,16 @@ def test_without_images_and_video_every_row_says_so_and_the_video_is_named_once(
     assert all("No such file" in _problem(frame) for frame in recording.frames())
 
 
+def test_a_video_with_a_broken_tail_says_so_where_it_stands_in_for_images(filmed: Path) -> None:
+    for file in filmed.parent.glob("*.jpg"):
+        file.unlink()
+    [video] = filmed.parent.glob("*.mp4")
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    first, *_, last = _open(filmed, "rec").frames()
+    assert number_of(np.asarray(first.read())) == 0
+    assert "breaks off" in _problem(last)
+
+
 # --- many
 
 
