@@ -6,6 +6,7 @@ nor what is done with a reply.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,23 @@ if TYPE_CHECKING:
     from infer.limits import BatchLimits
     from infer.mlx_vlm_adapter import LanguageHalf
     from infer.sampling import Sampling
+    from infer.schema import Guide
     from infer.tokenizer import ChatTokenizer
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Loaded:
     path: Path
     dtype: str
     tokenizer: "ChatTokenizer"
     half: "LanguageHalf"
+
+    @cached_property
+    def guide(self) -> "Guide":
+        """The tokenizer as a schema needs it, which takes about a second."""
+        from infer.schema import Guide
+
+        return Guide(self.tokenizer.backend, self.tokenizer.stop_ids)
 
 
 class Answerer:
@@ -69,7 +78,11 @@ class Answerer:
         source = StoredFeatures(store, selected.manifest.recording.id)
 
         def hooks_of(request: Request) -> "RowHooks":
-            return request_hooks(request, tokenizer.decode)
+            schema = None
+            if sampling.schema is not None:
+                numbered = by_number[request.id].numbered
+                schema = loaded.guide.processor(sampling.schema, len(request.frames), numbered=numbered)
+            return request_hooks(request, tokenizer.decode, schema)
 
         answers = answer_all(requests, loaded.half, source, tokenizer.stop_ids, limits, hooks_of, report)
         for answer in answers:
@@ -94,8 +107,10 @@ def _reply(answer: "Answer", tokenizer: "ChatTokenizer") -> Reply:
     whole, sampling = tokenizer.decode(answer.tokens), answer.request.sampling
     kept = before_stop(whole, sampling.stop)
     finish_reason = answer.finish_reason if kept == whole else "stop"
+    if sampling.schema is None:  # under a schema an answer cannot reason
+        kept = without_reasoning(kept, opened=tokenizer.opens_think)
     return Reply(
-        without_reasoning(kept, opened=tokenizer.opens_think),
+        kept,
         finish_reason,
         Usage(len(answer.request.prompt.ids), len(answer.tokens)),
         None if sampling.logprobs is None else _logprobs(answer.logprobs, tokenizer),

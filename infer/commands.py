@@ -22,6 +22,7 @@ from infer.grouping import ImagePosition, Showing
 from infer.limits import BatchLimits
 from infer.prompt import collect_prompts, read_system
 from infer.sampling import Sampling
+from infer.schema import read_schema
 from infer.selection import NewestId
 from infer.terminal import Terminal
 from results.known import KnownAnswers
@@ -77,6 +78,9 @@ def describe_command(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes recent tokens less likely.")] = 1.0,
     repetition_window: Annotated[int, typer.Option(help="How many tokens are recent.")] = 20,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; repeatable.")] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="A file of JSON Schema that answers follow; or description, the line.")
+    ] = None,
     logprobs: Annotated[
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
     ] = None,
@@ -119,6 +123,7 @@ def describe_command(
             repetition_window=repetition_window,
             stop=tuple(dict.fromkeys(stop or ())),
             logprobs=logprobs,
+            schema=None if schema is None else read_schema(schema),
         ),
         limits=BatchLimits(
             max_num_seqs,

@@ -153,6 +153,7 @@ def options_of(info: RunInfo) -> DescribeOptions:
             repetition_window=info.repetition_window,
             stop=info.stop,
             logprobs=info.logprobs,
+            schema=info.schema,
         ),
         limits=BatchLimits(
             info.max_num_seqs,
@@ -261,6 +262,7 @@ def _run_info(home: Home, selected: Selected, options: DescribeOptions, plan: st
         repetition_window=sampling.repetition_window,
         stop=sampling.stop,
         logprobs=sampling.logprobs,
+        schema=sampling.schema,
         frames_per_prompt=options.showing.frames_per_prompt,
         stride=options.showing.stride,
         image_position=options.showing.image_position.value,

@@ -52,6 +52,7 @@ class Ask:
     segments: tuple[Segment, ...]
     system: str | None = None
     numbered: bool = False
+    schema: str | None = None
 
     @property
     def group(self) -> tuple[int, ...]:
@@ -76,7 +77,16 @@ def make_plan(
             segments, number = showing.segments(prompt.text, group, recording), len(asks)
             name = ask_id(segments, answering)
             asks.append(
-                Ask(number, name, prompt, group, segments, showing.system, showing.frames_per_prompt > 1)
+                Ask(
+                    number,
+                    name,
+                    prompt,
+                    group,
+                    segments,
+                    showing.system,
+                    numbered=showing.frames_per_prompt > 1,
+                    schema=answering.sampling.schema,
+                )
             )
     return tuple(asks)
 

@@ -1,4 +1,4 @@
-"""What the settings of a request bring along into the batch: penalty, draw, stop strings, log-probabilities.
+"""What the settings of a request bring along into the batch: penalty, schema, draw, stop strings.
 
 Owns their order. Each is a module of its own; how they run in a batch is ``infer.hooks``.
 """
@@ -25,12 +25,16 @@ class Watches:
         return next((word for word in words if word is not None), None)
 
 
-def request_hooks(request: Request, decode: Callable[[Sequence[int]], str]) -> RowHooks:
-    """Return what a request brings along; ``decode`` turns tokens into text."""
+def request_hooks(
+    request: Request, decode: Callable[[Sequence[int]], str], schema: LogitsProcessor | None = None
+) -> RowHooks:
+    """Return what a request brings along; ``decode`` turns tokens into text, ``schema`` rules tokens out."""
     sampling = request.sampling
     processors: list[LogitsProcessor] = []
     if sampling.repetition_penalty != 1:
         processors.append(RepetitionPenalty(sampling))
+    if schema is not None:
+        processors.append(schema)  # after the penalty, which it has the last word over; before the draw
     if sampling.temperature > 0:
         processors.append(SeededDraw(sampling, request.keys, request.prompt.ids))
     watches: list[TokenWatch] = [StopWatch(sampling.stop, decode)] if sampling.stop else []

@@ -29,7 +29,8 @@ class Sampling:
     share of the best token's probability, ``top_k`` so many of the best (0: all). ``repetition_penalty``
     above 1 makes tokens less likely that are among the last ``repetition_window`` of prompt and answer. A
     ``stop`` string ends the answer before itself. ``logprobs`` asks for log-probabilities, with so many of
-    the most likely tokens beside each.
+    the most likely tokens beside each. ``schema`` is the text of a JSON Schema that answers follow, or
+    "description" (``infer.schema``).
     """
 
     temperature: float = 0.0
@@ -42,6 +43,7 @@ class Sampling:
     repetition_window: int = 20
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not _LEAST_TEMPERATURE <= self.temperature <= 100:
@@ -70,6 +72,10 @@ class Sampling:
             raise InputError(f"--repetition-window is {self.repetition_window}; expected at least 1.")
         if any(not text or text != text.encode("utf-8", "replace").decode() for text in self.stop):
             raise InputError("--stop is empty or not UTF-8; expected some text that ends an answer.")
+        if self.stop and self.schema is not None:
+            raise InputError(
+                "--stop and --schema were both given: a schema says itself where an answer ends."
+            )
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
             raise InputError(f"--logprobs is {self.logprobs}; expected 0 to {MOST_LOGPROBS}.")
 

@@ -78,6 +78,11 @@ class ChatTokenizer:
         """Whether the template itself opens a ``<think>`` block that the answer then closes."""
         return self._render([], None).rstrip().endswith("<think>")
 
+    @property
+    def backend(self) -> Any:
+        """The transformers tokenizer itself, for those who constrain what it decodes."""
+        return self._tokenizer
+
     def encode(self, segments: Iterable[Segment], system: str | None = None) -> PromptTokens:
         """Return the ids of a user turn made of ``segments``, after a system text, ready for the answer.
 

@@ -4,9 +4,11 @@ A run may have been killed in the middle of a line: what is no whole result is l
 Looking at runs of any version is ``results.runs``'s; here a run of another version is an error.
 """
 
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
-from cache.canonical_json import JsonObject, parse
+from cache.canonical_json import JsonObject, JsonValue, parse
 from cache.errors import StoreError
 from results.answers import Description
 from results.reply_json import logprobs_from_json
@@ -62,17 +64,25 @@ def _result(found: JsonObject) -> Result:
         text=found.text("text"),
         finish_reason=found.text("finish_reason"),
         usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
-        parsed=None if found.raw("parsed") is None else _description(found.child("parsed")),
+        parsed=_parsed(found.raw("parsed")),
         error=_text_or_none(found, "error"),
         group=found.integers("group"),
         logprobs=logprobs_from_json(found, "logprobs"),
     )
 
 
-def _description(found: JsonObject) -> Description:
-    return Description(
-        found.text("description"), found.text("activity"), _texts(found, "apps"), _texts(found, "topics")
-    )
+def _parsed(value: object) -> Description | JsonValue:
+    """Take a description apart again; any other JSON value is what a schema asked for."""
+    if isinstance(value, dict) and value.keys() == {"description", "activity", "apps", "topics"}:
+        found = JsonObject(value, "parsed")
+        with suppress(StoreError):
+            return Description(
+                found.text("description"),
+                found.text("activity"),
+                _texts(found, "apps"),
+                _texts(found, "topics"),
+            )
+    return cast(JsonValue, value)
 
 
 def _info(found: JsonObject) -> RunInfo:
@@ -117,6 +127,7 @@ def _info(found: JsonObject) -> RunInfo:
         stride=_integer_or_none(found, "stride"),
         image_position=found.text("image_position"),
         system=_text_or_none(found, "system"),
+        schema=_text_or_none(found, "schema"),
     )
 
 

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cache.canonical_json import JsonValue
 from results.answers import Description
 
 INFO_NAME = "run.json"
@@ -49,7 +50,8 @@ class Result:
 
     ``group`` are the frames that the same request showed, in order; ``usage`` and ``logprobs`` are the whole
     request's, and stand on each line of its group. ``logprobs`` are those of every token that was decoded, a
-    stop string's too; ``None`` when nobody asked.
+    stop string's too; ``None`` when nobody asked. ``parsed`` is the description line taken apart, or the JSON
+    value when a schema was asked for.
     """
 
     recording: str
@@ -62,7 +64,7 @@ class Result:
     text: str
     finish_reason: str
     usage: Usage
-    parsed: Description | None
+    parsed: Description | JsonValue
     error: str | None
     group: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -136,6 +138,7 @@ class RunInfo:
     stride: int | None = None
     image_position: str = "before"
     system: str | None = None
+    schema: str | None = None
 
 
 def new_run_id() -> str:

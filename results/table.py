@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
+from results.answers import Description
 from results.run import Result
 
 _MAX_STRETCHES = 24
@@ -41,7 +42,7 @@ def _text(result: Result) -> str:
     text, parsed = result.text, result.parsed
     if result.error is not None:
         text = f"error: {result.error}"
-    elif parsed is not None:
+    elif isinstance(parsed, Description):
         lists = f"{', '.join(parsed.apps)} · {', '.join(parsed.topics)}"
         text = f"{parsed.description} · {parsed.activity} · {lists}"
     # A model's words must not move the cursor or colour the terminal.

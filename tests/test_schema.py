@@ -1,0 +1,153 @@
+"""Answers under a schema: every one parses, whatever the weights; a bad schema is one error, at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from conftest import Ended, Run
+from screens import folder_of
+
+from cache.errors import InputError
+from infer.sampling import Sampling
+from infer.schema import check_schema
+
+BOUNDED = {
+    "type": "object",
+    "properties": {
+        "apps": {"type": "array", "items": {"enum": ["mail", "editor", "ünï 🙂"]}, "maxItems": 3},
+        "busy": {"type": "boolean"},
+        "title": {"type": "string", "maxLength": 8},
+        "windows": {"type": "integer", "minimum": 0, "maximum": 20},
+    },
+    "required": ["apps", "busy", "title", "windows"],
+    "additionalProperties": False,
+}
+RECURSIVE = {
+    "$defs": {
+        "window": {
+            "type": "object",
+            "properties": {
+                "n": {"enum": [1, 2]},
+                "behind": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/window"}]},
+            },
+            "required": ["n", "behind"],
+            "additionalProperties": False,
+        }
+    },
+    "$ref": "#/$defs/window",
+}
+
+
+@pytest.fixture
+def asked(run: Run, plain: Path, tmp_path: Path) -> Any:
+    """Ask about three frames with random weights, several seeds at a time."""
+    images = folder_of(tmp_path / "monday", 3)
+    assert run("seeonce encode", images, "--model", plain).code == 0
+
+    def ask(schema: object, *words: object) -> Ended:
+        if isinstance(schema, dict):
+            (tmp_path / "schema.json").write_text(json.dumps(schema))
+            schema = tmp_path / "schema.json"
+        return run("seeonce describe monday --json --model", plain, "--schema", schema, *words)
+
+    return ask
+
+
+def _lines(ended: Ended) -> list[dict[str, Any]]:
+    lines = (Path(ended.json["path"]) / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    return sorted(map(json.loads, lines), key=lambda line: (line["prompt"], line["frame"]))
+
+
+SAMPLINGS = [
+    (),
+    ("--temperature", 2, "--seed", 3),
+    ("--temperature", 1, "--repetition-penalty", 1.5, "--top-k", 9),
+]
+
+
+@pytest.mark.parametrize("words", SAMPLINGS, ids=str)
+def test_every_answer_fulfils_its_schema(words: tuple[object, ...], asked: Any) -> None:
+    ended = asked(BOUNDED, "--max-tokens", 300, "--prompt", "A?", "--prompt", "B?", *words)
+    assert ended.code == 0, _lines(ended)
+    for line in _lines(ended):
+        jsonschema.validate(line["parsed"], BOUNDED)
+        assert line["parsed"] == json.loads(line["text"])
+        assert line["finish_reason"] == "stop"
+
+
+def test_the_description_line_always_parses(asked: Any) -> None:
+    ended = asked("description", "--max-tokens", 2500, "--temperature", 1.5, "--seed", 1)
+    for line in _lines(ended):
+        assert (line["error"], set(line["parsed"])) == (None, {"description", "activity", "apps", "topics"})
+        assert line["text"].startswith("description: ")
+
+
+def test_several_frames_each_fulfil_the_schema(asked: Any) -> None:
+    ended = asked(BOUNDED, "--frames-per-prompt", 2, "--max-tokens", 500, "--temperature", 1)
+    lines = _lines(ended)
+    assert (ended.code, [line["group"] for line in lines]) == (0, [[0, 1], [0, 1], [2]])
+    for line in lines:
+        jsonschema.validate(line["parsed"], BOUNDED)
+
+
+def test_an_answer_cut_by_max_tokens_is_an_error_that_says_so(asked: Any) -> None:
+    ended = asked({"type": "integer", "minimum": 10}, "--max-tokens", 2)
+    assert ended.code == 1
+    for line in _lines(ended):
+        assert isinstance(json.loads(line["text"]), int)  # and yet it may be the beginning of another
+        assert "ended by length after 2 tokens, before its schema was fulfilled" in line["error"]
+        assert line["parsed"] is None
+
+
+def test_a_schema_that_refers_to_itself_works(asked: Any) -> None:
+    ended = asked(RECURSIVE, "--max-tokens", 400, "--temperature", 1.5)
+    for line in _lines(ended):
+        if line["error"] is None:
+            jsonschema.validate(line["parsed"], RECURSIVE)
+        else:
+            assert line["finish_reason"] in ("length", "repetition")
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"type": "string", "pattern": "(a{1000}){1000}"}], ids=str)
+def test_a_schema_that_no_answer_can_be_held_to_costs_an_error_a_line(schema: object, asked: Any) -> None:
+    ended = asked(schema, "--max-tokens", 8)
+    assert (ended.code, {line["error"] is None for line in _lines(ended)}) == (1, {False})
+
+
+def test_a_run_under_a_schema_goes_on(asked: Any, run: Run) -> None:
+    first = asked(BOUNDED, "--max-tokens", 300, "--fresh")
+    whole, path = _lines(first), Path(first.json["path"])
+    text = (path / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (path / "results.jsonl").write_text(text[0], encoding="utf-8")
+    assert _lines(run("seeonce describe --json --resume latest")) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no JSON"), ("{", "no JSON"), ("[]", "expected an object"), ("[" * 5000, "no JSON"),
+        ('{"type": "strin"}', "Invalid type: strin"), ('{"$ref": "#/nope"}', "'/nope' does not exist"),
+        ('{"$ref": "http://a/b"}', "not present"), ('{"not": {}}', "Unimplemented keys"),
+        ('{"type": "string", "minLength": 5, "maxLength": 2}', "Unsatisfiable"),
+        ('{"enum": []}', "Unsatisfiable"),
+        ('{"type": "string", "pattern": "("}', "unclosed group"),
+    ],
+)  # fmt: skip
+def test_a_bad_schema_is_one_line_that_says_why(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        check_schema(text, "--schema x.json")
+    assert "start: answer" not in str(raised.value)
+
+
+def test_a_bad_schema_is_refused_before_anything_is_loaded(run: Run, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text('{"type": "strin"}')
+    assert "Invalid type" in run("seeonce describe nowhere --schema", tmp_path / "bad.json").error
+    assert "cannot be read" in run("seeonce describe nowhere --schema", tmp_path / "none.json").error
+    assert not home.exists()
+
+
+def test_a_stop_string_and_a_schema_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="--stop and --schema"):
+        Sampling(stop=("x",), schema="description")
