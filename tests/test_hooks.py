@@ -1,6 +1,6 @@
 """What a request brings into the batch acts on its own row, and on no other."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,7 +12,8 @@ from cache.errors import InputError
 from infer.batching import Answer, HooksOf, Request, answer_all
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.mlx_vlm_adapter import DecodeBatch, LanguageHalf
+from infer.prefill import Prefill
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 
@@ -29,9 +30,11 @@ class Case:
         self._half = LanguageHalf(encoded.folder, encoded.config, encoded.spec.compute_dtype)
         self.plain = self.answers(lambda request: RowHooks())
 
-    def answers(self, hooks_of: HooksOf, requests: Sequence[Request] = ()) -> dict[int, Answer]:
+    def answers(
+        self, hooks_of: HooksOf, requests: Sequence[Request] = (), limits: BatchLimits = LIMITS
+    ) -> dict[int, Answer]:
         asked = requests or self.requests
-        answers = answer_all(asked, self._half, self._source, frozenset(), LIMITS, hooks_of)
+        answers = answer_all(asked, self._half, self._source, frozenset(), limits, hooks_of)
         return {answer.request.id: answer for answer in answers}
 
     def others_are_plain(self, got: dict[int, Answer], *changed: int) -> bool:
@@ -107,6 +110,46 @@ def test_all_answers_may_be_ended_at_once(case: Case) -> None:
     got = case.answers(lambda request: RowHooks(watch=Ends(1 + request.id % 2)))
     assert all(len(answer.tokens) == 1 + number % 2 for number, answer in got.items())
     assert len(got) == len(case.requests)
+
+
+class Removals:
+    """Notes how many rows leave early at a time, and whether a prefill was in the middle of its chunks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_rows: list[int] = []
+        self.num_amid_prefill = 0
+        self._prefill: Prefill | None = None
+        step, remove = Prefill.step, DecodeBatch.remove
+
+        def noted_step(prefill: Prefill) -> None:
+            self._prefill = prefill
+            step(prefill)
+
+        def noted_remove(batch: DecodeBatch, uids: Collection[int]) -> None:
+            if uids:
+                self.num_rows.append(len(uids))
+                self.num_amid_prefill += self._prefill is not None and not self._prefill.is_done
+            remove(batch, uids)
+
+        monkeypatch.setattr(Prefill, "step", noted_step)
+        monkeypatch.setattr(DecodeBatch, "remove", noted_remove)
+
+
+def test_rows_that_leave_while_others_are_prefilled_change_no_answer(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals = Removals(monkeypatch)
+    chunks = BatchLimits(6, 3, 16)
+    got = case.answers(lambda request: RowHooks(watch=Ends(2 + request.id % 5)), limits=chunks)
+    assert removals.num_amid_prefill >= 3
+    for number, answer in got.items():
+        assert answer.tokens == case.plain[number].tokens[: 2 + number % 5]
+
+
+def test_rows_that_end_early_at_one_step_leave_together(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    removals = Removals(monkeypatch)
+    case.answers(lambda request: RowHooks(watch=Ends(4)), limits=BatchLimits(4, 4, share_prefixes=False))
+    assert removals.num_rows == [4, 4, 4]
 
 
 @pytest.mark.parametrize("step", [0, 1, 4])
