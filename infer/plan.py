@@ -112,9 +112,18 @@ def ask_id(segments: Sequence[Segment], answering: Answering) -> AskId:
 
 
 def plan_id(asks: Sequence[Ask]) -> str:
-    """Return the digest of all asks of a run, with the frames that they are about."""
-    document: JsonValue = [[ask.id, ask.group, ask.prompt.prompt_id] for ask in asks]
+    """Return the digest of all asks of a run, with what its lines say of the frames that they are about.
+
+    Another recording of the same pictures has the same asks: a run about it is another run.
+    """
+    document: JsonValue = [
+        [ask.id, ask.prompt.prompt_id, [_place(frame) for frame in ask.frames]] for ask in asks
+    ]
     return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
+
+
+def _place(frame: FrameEntry) -> JsonValue:
+    return [frame.index, frame.timestamp_s, frame.source]
 
 
 def _segment(segment: Segment) -> JsonValue:

@@ -123,6 +123,18 @@ def test_an_experiment_encodes_what_is_not_encoded(run: Run, plain: Path, tmp_pa
     assert "1 made: 6 answers, 3 of them known" in added.out
 
 
+def test_a_run_about_another_recording_of_the_same_pictures_is_another_run(
+    run: Run, plain: Path, tmp_path: Path
+) -> None:
+    folders = [folder_of(tmp_path / name) for name in ("monday", "tuesday")]
+    text = 'recordings = ["{}"]\nmodels = ["{}"]\n[prompts]\na = "A?"\n[sampling]\nmax_tokens = 2\n'
+    for folder in folders:
+        (cell,) = run("seeonce run --json", _file(tmp_path, text.format(folder, plain))).json
+        assert not cell["was_there"]
+        assert cell["run"]["recording"].startswith(folder.name)
+    assert cell["run"]["num_known"] == cell["run"]["num_answers"]
+
+
 def test_ten_prompts_need_each_picture_encoded_once_and_the_report_says_so(
     run: Run, demo: None, tmp_path: Path
 ) -> None:

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from conftest import Run
 from live_mlx_vlm import draw_noise
 
+from cache.entry import Features
+from verify.compare import feature_differences, layer_figures
 from verify.report import REPORT_SCHEMA, Check, ControlResult, Report, Tolerances
+from verify.report_json import as_json_text
 from verify.report_text import markdown, terminal_lines, verdict_words
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -38,6 +42,17 @@ def test_a_real_report_follows_the_schema(options: str, run: Run, tmp_path: Path
     jsonschema.Draft202012Validator(SCHEMA).validate(found)
     assert not valid(found | {"equal": "yes"})
     assert not valid(found | {"more": 1})
+
+
+def test_features_that_are_no_numbers_make_figures_that_are_null() -> None:
+    live = Features(np.ones((1, 4, 3), np.float32), "float32", (1, 4, 4), 2)
+    broken = replace(live, array=np.full_like(live.array, np.nan))
+    layers = layer_figures([feature_differences(broken, live) or []])
+    check = replace(CHECK, equal=False, problems=("a layer differs",), layers=layers)
+    text = as_json_text(replace(REPORT, equal=False, checks=(check,)))
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found["checks"][0]["layers"][0]["relative"] is None
+    assert valid(found)
 
 
 def test_a_report_of_what_differs_follows_the_schema_and_fills_a_page(

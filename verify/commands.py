@@ -4,8 +4,6 @@ Owns no work (``verify.verifier``) and no words of the report (``verify.report_t
 knows (which recording is the newest, what live encoding gives) comes in as ``Wiring``, set by the front door.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from cache.home import Home
 from infer.limits import BatchLimits
 from infer.terminal import Terminal
 from verify.report import Against, Level, Report
+from verify.report_json import as_json_text
 from verify.report_text import markdown, terminal_lines
 from verify.verifier import VerifyOptions, Wiring, verify, verify_store
 
@@ -77,7 +76,7 @@ def verify_command(
     with Terminal() as terminal:
         found = verify_store(home, terminal) if whole_store else verify(home, options, wiring, terminal)
     _write(report, found)
-    typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(terminal_lines(found)))
+    typer.echo(as_json_text(found) if as_json else "\n".join(terminal_lines(found)))
     raise typer.Exit(found.exit_code)
 
 
