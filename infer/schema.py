@@ -17,13 +17,14 @@ from checkpoint.backend import import_mlx
 
 DESCRIPTION = "description"
 
-_LINE = r"""
-answer: "description: " TEXT " | activity: " SHORT " | apps: [" items "] | topics: [" items "]"
-items: (ITEM (", " ITEM){0,7})?
-TEXT: /[^\s|\[\]\x00-\x1f\x7f\ufffd][^|\[\]\x00-\x1f\x7f\ufffd]{0,299}/
-SHORT: /[^\s|\[\]\x00-\x1f\x7f\ufffd][^|\[\]\x00-\x1f\x7f\ufffd]{0,79}/
-ITEM: /[^\s|\[\],"'\x00-\x1f\x7f\ufffd][^|\[\],"'\x00-\x1f\x7f\ufffd]{0,39}/
-"""
+_WORDS = r"[^\s|\[\]\x00-\x1f\x7f\ufffd][^|\[\]\x00-\x1f\x7f\ufffd]"
+_ITEM = r"[^\s|\[\],\"'\x00-\x1f\x7f\ufffd][^|\[\],\"'\x00-\x1f\x7f\ufffd]{0,39}"
+_LIST = rf"\[({_ITEM}(, {_ITEM}){{0,7}})?\]"
+# One expression: as several lexemes, the first would take the space before "|" for its own, and never end.
+_LINE = (
+    rf"answer: /description: {_WORDS}{{0,299}} \| activity: {_WORDS}{{0,79}} "
+    rf"\| apps: {_LIST} \| topics: {_LIST}/"
+)
 # No spaces but one after a comma and a colon: a model cannot fill its answer with them.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 

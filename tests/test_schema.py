@@ -60,6 +60,7 @@ def _lines(ended: Ended) -> list[dict[str, Any]]:
     return sorted(map(json.loads, lines), key=lambda line: (line["prompt"], line["frame"]))
 
 
+SCHEMA_LINE = ("--schema", "description")
 SAMPLINGS = [
     (),
     ("--temperature", 2, "--seed", 3),
@@ -82,6 +83,13 @@ def test_the_description_line_always_parses(asked: Any) -> None:
     for line in _lines(ended):
         assert (line["error"], set(line["parsed"])) == (None, {"description", "activity", "apps", "topics"})
         assert line["text"].startswith("description: ")
+
+
+def test_a_model_that_writes_the_line_anyway_says_the_same_under_its_schema(run: Run) -> None:
+    assert run("seeonce encode demo --limit 12").code == 0
+    free, held = (_lines(run("seeonce describe demo --json", *words)) for words in ((), SCHEMA_LINE))
+    assert [line["text"] for line in held] == [line["text"] for line in free]
+    assert all(line["parsed"] for line in held)
 
 
 def test_several_frames_each_fulfil_the_schema(asked: Any) -> None:
