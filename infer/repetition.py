@@ -1,7 +1,7 @@
 """Endless repetition: the same tokens over and over, as small models give on dense tables.
 
 An answer is ended when its last tokens are one block, repeated exactly and often enough: ``span(period)``
-tokens of it. Rows of a table that differ in one token never are; docs/decisions/061 says why these numbers.
+tokens of it. Rows of a table that differ in one token never are; docs/decisions/021 says why these numbers.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Which paths that stand in other programs' databases are opened.
 
-Owns the rule (docs/decisions/020): a local, absolute path whose target, links followed, lies under the
+Owns the rule (docs/decisions/011): a local, absolute path whose target, links followed, lies under the
 user's home, the database's folder, a folder for temporary files or a mounted volume. A database is not
 the user: nothing in it may have seeonce look at devices, other users' files or the network. Opens nothing.
 """
