@@ -22,6 +22,9 @@ endif
 OPENBLAS := $(firstword $(wildcard /usr/lib/$(shell uname -m)-linux-gnu/openblas-pthread/libopenblas.so.0))
 RUN := $(if $(OPENBLAS),env LD_PRELOAD="$${LD_PRELOAD:+$$LD_PRELOAD:}$(OPENBLAS)")
 
+# Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs.
+TWO_AT_ONCE := env OPENBLAS_NUM_THREADS=1
+
 # What a user says goes to the commands through the environment, as it was typed: make expands
 # nothing in it, and the shell never reads it as its own words.
 override RECORDING := $(value RECORDING)
@@ -124,7 +127,7 @@ check: $(DEV)
 	$(VENV_PYTHON) -m mypy
 
 test: $(DEV)
-	$(RUN) $(VENV_PYTHON) -m pytest -m "not campaign"
+	$(RUN) $(TWO_AT_ONCE) $(VENV_PYTHON) -m pytest -n 2 --dist worksteal -m "not campaign"
 
 campaign: $(DEV)
 	$(RUN) $(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
