@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cache.errors import InputError
 from infer.describe import DescribeOptions
@@ -16,7 +17,8 @@ from infer.prompt import Prompt, collect_prompts
 from infer.sampling import Sampling
 
 _KEYS = ("name", "recordings", "models", "prompts", "sampling", "repetitions")
-_SAMPLING_KEYS = ("temperature", "top_p", "seed", "max_tokens")
+_WHOLE_KEYS = ("seed", "max_tokens", "top_k", "repetition_window")
+_NUMBER_KEYS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _MAX_REPETITIONS = 1000
 
 
@@ -131,21 +133,22 @@ class _Reader:
             yield name, self._sampling(values, f"sampling.{name}." if named else "sampling.")
 
     def _sampling(self, values: dict[str, object], where: str) -> Sampling:
-        self._only(values, _SAMPLING_KEYS, where)
-        for key, value in values.items():
-            whole = key in ("seed", "max_tokens")
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise self._wrong(where + key, "a whole number" if whole else "a number", value)
-        default = Sampling()
+        self._only(values, (*_NUMBER_KEYS, *_WHOLE_KEYS, "stop"), where)
+        settings: dict[str, Any] = {
+            key: self._texts(values, key) if key == "stop" else self._number(value, key, where)
+            for key, value in values.items()
+        }
         try:
-            return Sampling(
-                float(values.get("temperature", default.temperature)),  # type: ignore[arg-type]
-                float(values.get("top_p", default.top_p)),  # type: ignore[arg-type]
-                int(values.get("seed", default.seed)),  # type: ignore[call-overload]
-                int(values.get("max_tokens", default.max_tokens)),  # type: ignore[call-overload]
-            )
+            return Sampling(**settings)
         except InputError as error:
             raise InputError(f"{self._path}: {where[:-1]}: {error}") from error
+
+    def _number(self, value: object, key: str, where: str) -> int | float:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value if key in _WHOLE_KEYS else float(value)
+        if isinstance(value, float) and key not in _WHOLE_KEYS:
+            return value
+        raise self._wrong(where + key, "a whole number" if key in _WHOLE_KEYS else "a number", value)
 
     def _texts(self, document: dict[str, object], key: str) -> tuple[str, ...]:
         value = document.get(key)

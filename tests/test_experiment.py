@@ -46,6 +46,16 @@ def test_the_matrix_has_every_combination_and_greedy_ones_once(tmp_path: Path) -
     assert [cell.sampling.seed for cell in cells[:3]] == [0, 5, 6]
 
 
+def test_a_setting_may_name_all_that_describe_takes_of_sampling(tmp_path: Path) -> None:
+    text = (
+        "[sampling]\ntop_k = 5\nmin_p = 0.1\nrepetition_penalty = 1.2\nrepetition_window = 8\nstop = ['.']\n"
+    )
+    (cell,) = read_experiment(_file(tmp_path, LEAST + text)).cells()
+    found = cell.sampling
+    assert (found.top_k, found.min_p, found.repetition_penalty) == (5, 0.1, 1.2)
+    assert (found.repetition_window, found.stop) == (8, (".",))
+
+
 def test_a_prompt_file_lies_beside_the_experiment(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("A long\nquestion?\n")
     text = 'recordings = ["demo"]\n[prompts]\nlong = { file = "long.txt" }\n'
@@ -61,7 +71,7 @@ def test_a_prompt_file_lies_beside_the_experiment(tmp_path: Path) -> None:
             LEAST + "[sampling]\ntemprature = 1\n",
             "unknown key sampling.temprature; did you mean sampling.temp",
         ),
-        (LEAST + "[sampling.a]\ntop_k = 1\n", "unknown key sampling.a.top_k; did you mean sampling.a.top_p"),
+        (LEAST + "[sampling.a]\ntopk = 1\n", "unknown key sampling.a.topk; did you mean sampling.a.top_k"),
         (LEAST + "x = { fil = 'a' }\n", "unknown key prompts.x.fil; did you mean prompts.x.file"),
         ("zzz = 1\n" + LEAST, "unknown key zzz; expected one of name, recordings"),
         ('[prompts]\na = "b"\n', "recordings should be a list"),
