@@ -4,6 +4,8 @@ import dataclasses
 import sqlite3
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,10 @@ ANSWERING = Answering("m" * 64, "float32", "here", Sampling(0.5, 0.9, 1, 64))
 
 
 @pytest.fixture
-def cache(home: Path) -> AnswerCache:
+def cache(home: Path) -> Iterator[AnswerCache]:
     home.mkdir()
-    return AnswerCache(Home(home))
+    with AnswerCache(Home(home)) as cache:
+        yield cache
 
 
 def _file(home: Path) -> Path:
@@ -49,7 +52,8 @@ def _file(home: Path) -> Path:
 def test_what_was_kept_is_found_by_another_process(cache: AnswerCache, home: Path) -> None:
     cache.keep(ASK, REPLY, "monday")
     cache.close()
-    assert AnswerCache(Home(home)).find(ASK) == REPLY
+    with AnswerCache(Home(home)) as other:
+        assert other.find(ASK) == REPLY
     assert stat.S_IMODE(_file(home).stat().st_mode) == 0o600
     assert stat.S_IMODE(_file(home).parent.stat().st_mode) == 0o700
 
@@ -127,6 +131,7 @@ def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
         cache.keep(AskId(f"{number:064}"), REPLY, "monday")
         cache.find(AskId(f"{0:064}"))
     kept = [number for number in range(30) if cache.find(AskId(f"{number:064}"))]
+    cache.close()
     assert kept[0] == 0
     assert 29 in kept
     assert len(kept) <= 10
@@ -142,10 +147,14 @@ def test_forgetting_a_recording_removes_its_answers_alone(cache: AnswerCache, ho
     assert not [file for file in _file(home).parent.iterdir() if b"secret words" in file.read_bytes()]
 
 
-def test_several_threads_and_connections_share_the_memory(home: Path) -> None:
+@pytest.fixture
+def caches(home: Path) -> Iterator[list[AnswerCache]]:
     home.mkdir()
-    caches = [AnswerCache(Home(home)) for _ in range(4)]
+    with ExitStack() as opened:
+        yield [opened.enter_context(AnswerCache(Home(home))) for _ in range(4)]
 
+
+def test_several_threads_and_connections_share_the_memory(caches: list[AnswerCache]) -> None:
     def work(number: int) -> None:
         for step in range(50):
             caches[number].keep(AskId(f"{step:064}"), REPLY, "monday")
