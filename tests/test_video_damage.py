@@ -128,7 +128,11 @@ def test_pictures_that_build_on_damage_are_left_out(name: str, codec: str, tmp_p
 
 
 def test_damage_that_swallows_a_part_of_the_file_is_said(tmp_path: Path) -> None:
-    video = _damaged(make_video(tmp_path / "a.mkv", STEADY), 0.4, 0.6)
+    video = make_video(tmp_path / "a.mkv", STEADY)
+    content = video.read_bytes()
+    start, end = int(len(content) * 0.4), int(len(content) * 0.6)
+    # Zeros, not noise: no file is written like the last one, and noise may happen to look like an element.
+    video.write_bytes(content[:start] + bytes(end - start) + content[end:])
     recording = open_video(video, FrameChoice(0.04))
     assert any("a.mkv: damaged somewhere between" in remark for remark in recording.remarks)
     assert max(_readable(recording)) > 7000
