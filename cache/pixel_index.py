@@ -6,24 +6,22 @@ memory: when it is corrupt it starts anew, when it cannot be written it is silen
 
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
-from cache.files import PRIVATE_FILE, Folder
+from cache.files import Folder
 from cache.home import Home
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
+from cache.remembered import RememberedFile
 
 __all__ = ["FileStamp", "KnownPixels", "PixelIndex"]
 
 # A file changed twice within the granularity of its timestamps looks unchanged, as in git's index.
 RACY_NS = 2_000_000_000
-BUSY_TIMEOUT_S = 10.0
 _FILE = "pixels-1.sqlite"
 _CHECK = "seeonce 2026-11 pixel index row, format 1"
 _BATCH = 500
@@ -35,8 +33,6 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS notes (
     name TEXT PRIMARY KEY, text TEXT NOT NULL, row_digest BLOB NOT NULL) WITHOUT ROWID;
 """
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +85,8 @@ class PixelIndex:
 
     def __init__(self, home: Home) -> None:
         """Nothing is opened until it is asked."""
-        self._path = home.store / INDEX / _FILE
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._off = False
+        self._folder = home.store / INDEX
+        self._file = RememberedFile(self._folder / _FILE, _SCHEMA, self._prepare_folder)
 
     def __enter__(self) -> Self:
         return self
@@ -102,8 +96,7 @@ class PixelIndex:
 
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
-        with self._lock:
-            self._disconnect()
+        self._file.close()
 
     def get(self, stamp: FileStamp) -> KnownPixels | None:
         """Return what is known of an unchanged file, or None."""
@@ -116,7 +109,7 @@ class PixelIndex:
             found = ((stamp, _find(connection, stamp)) for stamp in stamps)
             return {stamp: known for stamp, known in found if known is not None}
 
-        return self._try(work) or {}
+        return self._file.work(work) or {}
 
     def put_many(
         self, known: Mapping[FileStamp, KnownPixels] | Iterable[tuple[FileStamp, KnownPixels]]
@@ -133,7 +126,7 @@ class PixelIndex:
                         rows[start : start + _BATCH],
                     )
 
-        self._try(work)
+        self._file.work(work)
 
     def get_note(self, name: str) -> str | None:
         """Return the text last put under a name, or None."""
@@ -142,7 +135,7 @@ class PixelIndex:
             row = connection.execute("SELECT text, row_digest FROM notes WHERE name = ?", (name,)).fetchone()
             return row[0] if row is not None and row[1] == _note_digest(name, row[0]) else None
 
-        return self._try(work)
+        return self._file.work(work)
 
     def put_note(self, name: str, text: str) -> None:
         """Remember a small text under a name."""
@@ -152,56 +145,11 @@ class PixelIndex:
                 row = (name, text, _note_digest(name, text))
                 connection.execute("INSERT OR REPLACE INTO notes VALUES (?,?,?)", row)
 
-        self._try(work)
+        self._file.work(work)
 
-    def _try(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
-        """Work on the file; start it anew when it is corrupt, give up when the disk refuses."""
-        with self._lock:
-            for _ in range(2):
-                if self._off:
-                    return None
-                try:
-                    return work(self._connect())
-                except sqlite3.OperationalError as error:
-                    # Locked for longer than the timeout is no reason to give up for good.
-                    self._off = "locked" not in str(error)
-                    self._disconnect()
-                    return None
-                except (sqlite3.DatabaseError, TypeError, ValueError):
-                    self._start_anew()
-                except OSError:
-                    self._off = True
-            self._off = True
-            return None
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._connection is None:
-            with Folder.open(self._path.parent):  # a symlink would lead out of the store
-                pass
-            # SQLite gives its journal files the mode of this one.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
-            connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                connection.executescript(_SCHEMA)
-            except sqlite3.Error:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error), closing(connection):
-                pass
-
-    def _start_anew(self) -> None:
-        self._disconnect()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+    def _prepare_folder(self) -> None:
+        with Folder.open(self._folder):  # a symlink would lead out of the store
+            pass
 
 
 def _find(connection: sqlite3.Connection, stamp: FileStamp) -> KnownPixels | None:

@@ -5,26 +5,21 @@ what makes two questions the same: an ask is named by a digest (``infer.plan``).
 it is corrupt it starts anew, when it cannot be written it is silently off. Errors are never kept.
 """
 
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from cache.digest import FieldHasher
 from cache.errors import StoreError
-from cache.files import PRIVATE_FILE, PRIVATE_FOLDER
+from cache.files import PRIVATE_FOLDER
 from cache.home import Home
+from cache.remembered import RememberedFile
 from results.known import AskId, Reply
 from results.reply_json import reply_from_json, reply_to_json
 
 MAX_ANSWERS = 500_000
 MAX_BYTES = 1 << 30
 _CHECK = "seeonce 2026-11 answer row, format 1"
-_BUSY_TIMEOUT_S = 10.0
 _KEPT_OF_FULL = 0.8
 _PRUNE_EVERY = 500
 _SCHEMA = """
@@ -35,8 +30,6 @@ CREATE INDEX IF NOT EXISTS answers_by_use ON answers (used_at);
 CREATE INDEX IF NOT EXISTS answers_by_recording ON answers (recording);
 """
 
-Result = TypeVar("Result")
-
 
 class AnswerCache:
     """The answers of one home; threads and processes may share it. ``close`` it, or use ``with``."""
@@ -45,9 +38,7 @@ class AnswerCache:
         """Nothing is opened until it is asked."""
         self._home, self._max_answers, self._max_bytes = home, max_answers, max_bytes
         self._path = home.path / "answers" / "answers-1.sqlite"
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._off = False
+        self._file = RememberedFile(self._path, _SCHEMA, self._prepare_folder)
         self._num_kept = 0
 
     def __enter__(self) -> Self:
@@ -58,8 +49,7 @@ class AnswerCache:
 
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
-        with self._lock:
-            self._disconnect()
+        self._file.close()
 
     def find(self, ask: AskId) -> Reply | None:
         """Return the reply that was kept for an ask; a row that is not what was written is none."""
@@ -73,7 +63,7 @@ class AnswerCache:
                 connection.execute("UPDATE answers SET used_at = ? WHERE ask = ?", (_now(), ask))
             return _reply(row[1])
 
-        return self._try(work)
+        return self._file.work(work)
 
     def keep(self, ask: AskId, reply: Reply, recording: str) -> None:
         """Keep a reply that was decoded for a recording; one with an error is not kept."""
@@ -89,7 +79,7 @@ class AnswerCache:
                 self._prune(connection)
             self._num_kept += 1
 
-        self._try(work)
+        self._file.work(work)
 
     def remove_recording(self, recording: str) -> int:
         """Remove the answers that were decoded for a recording; return how many there were."""
@@ -101,7 +91,7 @@ class AnswerCache:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return found
 
-        return (self._try(work) or 0) if self._path.exists() else 0
+        return (self._file.work(work) or 0) if self._path.exists() else 0
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         """When there is more than the bound, keep four fifths of it: those that were used last."""
@@ -118,53 +108,8 @@ class AnswerCache:
                 (surplus,),
             )
 
-    def _try(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
-        """Work on the file; start it anew when it is corrupt, give up when the disk refuses."""
-        with self._lock:
-            for _ in range(2):
-                if self._off:
-                    return None
-                try:
-                    return work(self._connect())
-                except sqlite3.OperationalError as error:
-                    # Locked for longer than the timeout is no reason to give up for good.
-                    self._off = "locked" not in str(error)
-                    self._disconnect()
-                    return None
-                except (sqlite3.DatabaseError, TypeError, ValueError):
-                    self._start_anew()
-                except (OSError, StoreError):
-                    self._off = True
-            self._off = True
-            return None
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-            # SQLite gives its journal files the mode of this one.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
-            connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                connection.executescript(_SCHEMA)
-            except sqlite3.Error:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error), closing(connection):
-                pass
-
-    def _start_anew(self) -> None:
-        self._disconnect()
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                Path(f"{self._path}{suffix}").unlink()
+    def _prepare_folder(self) -> None:
+        self._path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
 def _row_digest(ask: str, recording: str, reply: str) -> bytes:
