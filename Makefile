@@ -18,9 +18,9 @@ else
 EXTRA ?= cpu
 endif
 
-# Float32 matrix products on a CPU are 30 times as fast with Debian's libopenblas0-pthread.
+# The commands load OpenBLAS themselves, where it is; the tests, which import parts of them, have it preloaded.
 OPENBLAS := $(firstword $(wildcard /usr/lib/$(shell uname -m)-linux-gnu/openblas-pthread/libopenblas.so.0))
-RUN := $(if $(OPENBLAS),env LD_PRELOAD="$${LD_PRELOAD:+$$LD_PRELOAD:}$(OPENBLAS)")
+PRELOAD := $(if $(OPENBLAS),env LD_PRELOAD="$${LD_PRELOAD:+$$LD_PRELOAD:}$(OPENBLAS)")
 
 # Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs.
 TWO_AT_ONCE := env OPENBLAS_NUM_THREADS=1
@@ -35,7 +35,7 @@ export RECORDING MODEL PROMPT PROMPT_FILE
 
 # The demo keeps its store apart from the user's, and takes no setting of theirs.
 DEMO_HOME ?= $(CURDIR)/.seeonce-demo
-DEMO := env -u SEEONCE_MODEL -u SEEONCE_RECORDINGS SEEONCE_HOME="$(DEMO_HOME)" $(RUN)
+DEMO := env -u SEEONCE_MODEL -u SEEONCE_RECORDINGS SEEONCE_HOME="$(DEMO_HOME)"
 
 # The training of the demo checkpoint: hours, and its own dependencies (torch).
 OUT ?= build/demo-checkpoint
@@ -112,14 +112,14 @@ demo: $(RUNTIME)
 	@$(DEMO) $(VENV)/bin/verify-cache demo
 
 encode: $(RUNTIME)
-	@$(RUN) $(VENV)/bin/seeonce encode $${MODEL:+--model="$$MODEL"} $${RECORDING:+-- "$$RECORDING"}
+	@$(VENV)/bin/seeonce encode $${MODEL:+--model="$$MODEL"} $${RECORDING:+-- "$$RECORDING"}
 
 describe: $(RUNTIME)
-	@$(RUN) $(VENV)/bin/seeonce describe $${MODEL:+--model="$$MODEL"} $${PROMPT:+--prompt="$$PROMPT"} \
+	@$(VENV)/bin/seeonce describe $${MODEL:+--model="$$MODEL"} $${PROMPT:+--prompt="$$PROMPT"} \
 		$${PROMPT_FILE:+--prompt-file="$$PROMPT_FILE"} $${RECORDING:+-- "$$RECORDING"}
 
 verify: $(RUNTIME)
-	@$(RUN) $(VENV)/bin/verify-cache $${MODEL:+--model="$$MODEL"} $${RECORDING:+-- "$$RECORDING"}
+	@$(VENV)/bin/verify-cache $${MODEL:+--model="$$MODEL"} $${RECORDING:+-- "$$RECORDING"}
 
 check: $(DEV)
 	$(VENV_PYTHON) -m ruff format --check .
@@ -127,10 +127,10 @@ check: $(DEV)
 	$(VENV_PYTHON) -m mypy
 
 test: $(DEV)
-	$(RUN) $(TWO_AT_ONCE) $(VENV_PYTHON) -m pytest -n 2 --dist worksteal -m "not campaign"
+	$(PRELOAD) $(TWO_AT_ONCE) $(VENV_PYTHON) -m pytest -n 2 --dist worksteal -m "not campaign"
 
 campaign: $(DEV)
-	$(RUN) $(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
+	$(PRELOAD) $(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
 
 train-demo: $(TRAIN)
 	$(VENV_PYTHON) -m demo.train --out "$(OUT)" $(TRAIN_ARGS)

@@ -27,6 +27,7 @@ from cache.errors import EXIT_INTERRUPTED, SeeonceError
 from cache.home import Home
 from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
+from checkpoint.backend import put_openblas_in_front
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
 from infer.canary import sound_limits
@@ -86,6 +87,9 @@ __all__ = [
     "encode",
     "verify",
 ]
+
+
+put_openblas_in_front()  # whatever is called first, MLX is imported after this
 
 
 def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:

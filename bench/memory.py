@@ -9,11 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.stage import QUESTIONS, Model, Warm, encode_frames
 from bench.table import Cell, Table
 from cache.errors import SeeonceError
 from cache.home import Home
-from infer.limits import BatchLimits
+from checkpoint.backend import put_openblas_in_front
 
 _SELF = "bench.memory"
 
@@ -58,6 +57,9 @@ def _run(what: str, checkpoint: str, *places: str) -> _Peak:
     """Do the work in this process and return what MLX held."""
     import mlx.core as mx
 
+    from bench.stage import QUESTIONS, Model, Warm, encode_frames
+    from infer.limits import BatchLimits
+
     if what == "whole":
         from bench.peers import LiveModel
 
@@ -80,5 +82,6 @@ def _run(what: str, checkpoint: str, *places: str) -> _Peak:
 
 
 if __name__ == "__main__":
+    put_openblas_in_front()
     measured = _run(*sys.argv[1:])
     print(json.dumps([measured.weights_bytes, measured.peak_bytes]))
