@@ -119,7 +119,7 @@ def _is_integer(value: object) -> TypeGuard[int]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return type(value) is float or _is_integer(value)
+    return (type(value) is float and isfinite(value)) or _is_integer(value)
 
 
 class JsonObject:
@@ -162,7 +162,7 @@ class JsonObject:
         return value if _is_integer(value) else self._wrong(name, "an integer", value)
 
     def number(self, name: str) -> float:
-        """Return a float; an integer is taken as one."""
+        """Return a finite float; an integer is taken as one."""
         value = self.raw(name)
         return float(value) if _is_number(value) else self._wrong(name, "a number", value)
 
@@ -177,6 +177,13 @@ class JsonObject:
         if isinstance(value, list) and all(map(_is_integer, value)):
             return tuple(value)
         return self._wrong(name, "a list of integers", value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return a list of strings."""
+        value = self.raw(name)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        return self._wrong(name, "a list of strings", value)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return a list of numbers as floats."""

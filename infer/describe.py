@@ -127,7 +127,7 @@ def resume(
         )
         asks = planned(home, selected, options)
         _check_same(home, info, selected, asks)
-        kept, left = split(read_results(path), asks)
+        kept, left = split(read_results(path, lambda _: None, logprobs=True), asks)
         shared = shared or Shared()
         if not left and info.status == "done" and shared.output is None:
             return DescribeResult(info, path, interrupted=False, was_done=True)

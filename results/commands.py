@@ -155,7 +155,7 @@ def _side(name: str, run: Run, prompt: str | None = None) -> Answers:
     if len({answer.prompt for answer in answers}) > 1:
         raise InputError(f"{name} has several prompts: name one, as in {name}:1.")
     said = {
-        (answer.recording, answer.frame): Said(answer.text, answer.parsed)
+        (answer.recording, answer.frame): Said(answer.text, answer.description)
         for answer in answers
         if answer.error is None
     }

@@ -14,8 +14,8 @@ from results.export_escribano import Exported, export, preview, target_of
 from results.export_plan import RowChange
 from results.export_table import as_csv, as_parquet
 from results.private_file import write_private
+from results.run import Result
 from results.runs import Run, select_run
-from results.stored_answers import Answer
 from sources.recording import printable
 
 _LINES_SHOWN = 20
@@ -76,11 +76,11 @@ def export_command(
         raise typer.Exit(EXIT_PARTLY)
 
 
-def _of_one_prompt(run: Run) -> list[Answer]:
+def _of_one_prompt(run: Run) -> list[Result]:
     """Return the answers to the only prompt, or to the only one that got descriptions."""
     asked = list(dict.fromkeys(answer.prompt for answer in run.answers))
     if len(asked) > 1:
-        described = {answer.prompt for answer in run.answers if answer.parsed is not None}
+        described = {answer.prompt for answer in run.answers if answer.description is not None}
         asked = [text for text in asked if text in described] if len(described) == 1 else asked
     if len(asked) > 1:
         named = ", ".join(f"{run.info.id}:{number} {text[:40]!r}" for number, text in enumerate(asked, 1))

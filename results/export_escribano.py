@@ -17,7 +17,7 @@ from cache.errors import InputError, StoreError
 from cache.home import Home
 from cache.manifest import list_manifests
 from results.export_plan import ExportPlan, RowChange, plan_rows
-from results.stored_answers import Answer
+from results.run import Result
 from sources.escribano import KIND, split_place
 from sources.escribano_db import reading, words
 from sources.escribano_rows import RECORDING
@@ -61,7 +61,7 @@ def target_of(home: Home, recording_id: str) -> Target:
     return Target(place.database, place.id if place.kind == RECORDING else None)
 
 
-def preview(target: Target, answers: Sequence[Answer], *, overwrite: bool) -> ExportPlan:
+def preview(target: Target, answers: Sequence[Result], *, overwrite: bool) -> ExportPlan:
     """Return what an export would change. Reads only.
 
     Raises:
@@ -71,7 +71,7 @@ def preview(target: Target, answers: Sequence[Answer], *, overwrite: bool) -> Ex
         return plan_rows(connection, answers, target.recording, overwrite=overwrite)
 
 
-def export(target: Target, answers: Sequence[Answer], *, overwrite: bool) -> Exported:
+def export(target: Target, answers: Sequence[Result], *, overwrite: bool) -> Exported:
     """Write descriptions into the visual observations of a recording, all in one transaction.
 
     Raises:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from cache.errors import InputError
-from results.stored_answers import Answer
+from results.run import Result
 from sources.escribano_db import Shape, rows
 from sources.recording import printable
 
@@ -56,7 +56,7 @@ class ExportPlan:
 
 
 def plan_rows(
-    connection: sqlite3.Connection, answers: Sequence[Answer], recording: str | None, *, overwrite: bool
+    connection: sqlite3.Connection, answers: Sequence[Result], recording: str | None, *, overwrite: bool
 ) -> ExportPlan:
     """Decide what answers change in the visual observations of a recording.
 
@@ -94,7 +94,7 @@ def rows_of(
     shape: Shape,
     columns: Sequence[str],
     recording: str | None,
-    answer: Answer,
+    answer: Result,
 ) -> list[tuple[object, ...]]:
     """Return the visual observations that an answer is about: id, then ``columns``."""
     match = _ROW.search(answer.source, answer.source.rfind("#"))
@@ -119,7 +119,7 @@ def rows_of(
     return found
 
 
-def _change(row: tuple[object, ...], columns: Sequence[str], answer: Answer, *, overwrite: bool) -> RowChange:
+def _change(row: tuple[object, ...], columns: Sequence[str], answer: Result, *, overwrite: bool) -> RowChange:
     id_, *values = row
     wanted = dict(_wanted(answer))
     there = dict(zip(columns, values, strict=True))[DESCRIPTION]
@@ -133,15 +133,16 @@ def _change(row: tuple[object, ...], columns: Sequence[str], answer: Answer, *, 
     return RowChange(os_bytes(str(id_)), answer.frame, different)
 
 
-def _wanted(answer: Answer) -> Iterator[tuple[str, str | None]]:
+def _wanted(answer: Result) -> Iterator[tuple[str, str | None]]:
     """Give the values that an answer has for columns: its fields, or its text where it has none."""
-    if answer.parsed is None:
+    said = answer.description
+    if said is None:
         yield RAW, _storable(answer.text)
         return
-    yield DESCRIPTION, _storable(answer.parsed.description)
-    yield "activity_type", _storable(answer.parsed.activity)
-    yield "apps", json.dumps([_storable(app) for app in answer.parsed.apps], ensure_ascii=False)
-    yield "topics", json.dumps([_storable(topic) for topic in answer.parsed.topics], ensure_ascii=False)
+    yield DESCRIPTION, _storable(said.description)
+    yield "activity_type", _storable(said.activity)
+    yield "apps", json.dumps([_storable(app) for app in said.apps], ensure_ascii=False)
+    yield "topics", json.dumps([_storable(topic) for topic in said.topics], ensure_ascii=False)
 
 
 def _storable(text: str) -> str:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 
 from cache.errors import InputError
-from results.stored_answers import Answer
+from results.run import Result
 
 COLUMNS = (
     "recording", "frame", "timestamp_s", "source", "key", "prompt_id", "prompt", "text", "description",
@@ -23,7 +23,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 Cell = str | int | float | list[str] | None
 
 
-def as_csv(answers: Sequence[Answer]) -> bytes:
+def as_csv(answers: Sequence[Result]) -> bytes:
     """Return CSV (RFC 4180, UTF-8): a header, and a line for each answer; lists are JSON arrays."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -33,7 +33,7 @@ def as_csv(answers: Sequence[Answer]) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def as_parquet(answers: Sequence[Answer]) -> bytes:
+def as_parquet(answers: Sequence[Result]) -> bytes:
     """Return a Parquet file; apps and topics are lists of strings.
 
     Raises:
@@ -58,9 +58,9 @@ def as_parquet(answers: Sequence[Answer]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _cells(answer: Answer) -> list[Cell]:
+def _cells(answer: Result) -> list[Cell]:
     """Return an answer's values in the order of ``COLUMNS``."""
-    parsed = answer.parsed
+    parsed, usage = answer.description, answer.usage
     cells: list[Cell] = [
         answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, answer.prompt_id,
         answer.prompt, answer.text,
@@ -68,7 +68,7 @@ def _cells(answer: Answer) -> list[Cell]:
         None if parsed is None else parsed.activity,
         None if parsed is None else list(parsed.apps),
         None if parsed is None else list(parsed.topics),
-        answer.finish_reason, answer.error, answer.prompt_tokens, answer.completion_tokens,
+        answer.finish_reason, answer.error, usage.prompt_tokens, usage.completion_tokens,
     ]  # fmt: skip
     return [_storable(cell) for cell in cells]
 

@@ -91,7 +91,7 @@ def read_table(run: Path) -> AnswerTable:
     """Read the answers of a run's folder."""
     rows = []
     for answer in load_run(run, lambda _: None).answers:
-        found = answer.parsed
+        found = answer.description
         rows.append(
             AnswerRow(
                 answer.recording,

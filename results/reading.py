@@ -1,16 +1,18 @@
-"""Reads a run back, for going on with it: what it was asked, and what it answered.
+"""Reads a run back: what it was asked, and what it answered.
 
-A run may have been killed in the middle of a line: what is no whole result is left out, never guessed.
-Looking at runs of any version is ``results.runs``'s; here a run of another version is an error.
+A run may have been killed in the middle of a line: what is no whole result is told and left out, never
+guessed. What is asked of run.json here is for going on with a run, so one of another version is an error;
+summing up runs of any version is ``results.runs``'s.
 """
 
-from contextlib import suppress
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from cache.canonical_json import JsonObject, JsonValue, parse
 from cache.errors import StoreError
-from results.answers import Description
 from results.reply_json import logprobs_from_json
 from results.run import INFO_NAME, RESULTS_NAME, Result, RunInfo, Totals, Usage
 
@@ -28,27 +30,35 @@ def read_info(run: Path) -> RunInfo:
         raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
 
 
-def read_results(run: Path) -> tuple[Result, ...]:
-    """Read results.jsonl, in the order in which the answers came; a torn line is left out.
+def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = False) -> tuple[Result, ...]:
+    """Read results.jsonl, in the order in which the answers came; what is no result is told to ``say``.
+
+    Log-probabilities are most of a file that has them, and are read only when asked for. Fields of a newer
+    version are not looked at, and lines of before frames were grouped have no group.
 
     Raises:
         StoreError: the file cannot be read.
     """
     path = run / RESULTS_NAME
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return ()  # killed before its first line
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
-    return tuple(result for line in lines if (result := _result_or_none(line)) is not None)
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found = JsonObject(json.loads(line), "the line")
+            result = _result(found)
+            results.append(_with_logprobs(result, found) if logprobs else result)
+        except (StoreError, ValueError, RecursionError) as error:
+            say(f"{path}, line {number}: not a result ({error}); it is left out")
+    return tuple(results)
 
 
-def _result_or_none(line: bytes) -> Result | None:
-    try:
-        return _result(parse(line, "a line of results"))
-    except StoreError:
-        return None
+def _with_logprobs(result: Result, found: JsonObject) -> Result:
+    return replace(result, logprobs=logprobs_from_json(found, "logprobs"))
 
 
 def _result(found: JsonObject) -> Result:
@@ -64,25 +74,10 @@ def _result(found: JsonObject) -> Result:
         text=found.text("text"),
         finish_reason=found.text("finish_reason"),
         usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
-        parsed=_parsed(found.raw("parsed")),
+        parsed=cast(JsonValue, found.raw("parsed")),
         error=_text_or_none(found, "error"),
-        group=found.integers("group"),
-        logprobs=logprobs_from_json(found, "logprobs"),
+        group=found.integers("group") if found.has("group") else (),
     )
-
-
-def _parsed(value: object) -> Description | JsonValue:
-    """Take a description apart again; any other JSON value is what a schema asked for."""
-    if isinstance(value, dict) and value.keys() == {"description", "activity", "apps", "topics"}:
-        found = JsonObject(value, "parsed")
-        with suppress(StoreError):
-            return Description(
-                found.text("description"),
-                found.text("activity"),
-                _texts(found, "apps"),
-                _texts(found, "topics"),
-            )
-    return cast(JsonValue, value)
 
 
 def _info(found: JsonObject) -> RunInfo:
@@ -96,7 +91,7 @@ def _info(found: JsonObject) -> RunInfo:
         model=found.text("model"),
         model_path=found.text("model_path"),
         revision=found.text("revision"),
-        prompts=_texts(found, "prompts"),
+        prompts=found.texts("prompts"),
         temperature=found.number("temperature"),
         top_p=found.number("top_p"),
         seed=found.integer("seed"),
@@ -111,7 +106,7 @@ def _info(found: JsonObject) -> RunInfo:
         status=found.text("status"),
         totals=_totals(found.child("totals")),
         name=found.text("name"),
-        prompt_names=_texts(found, "prompt_names"),
+        prompt_names=found.texts("prompt_names"),
         plan_id=found.text("plan_id"),
         model_id=found.text("model_id"),
         kv_memory_bytes=_integer_or_none(found, "kv_memory_bytes"),
@@ -121,7 +116,7 @@ def _info(found: JsonObject) -> RunInfo:
         min_p=found.number("min_p"),
         repetition_penalty=found.number("repetition_penalty"),
         repetition_window=found.integer("repetition_window"),
-        stop=_texts(found, "stop"),
+        stop=found.texts("stop"),
         logprobs=_integer_or_none(found, "logprobs"),
         frames_per_prompt=found.integer("frames_per_prompt"),
         stride=_integer_or_none(found, "stride"),
@@ -152,10 +147,3 @@ def _text_or_none(found: JsonObject, name: str) -> str | None:
 
 def _integer_or_none(found: JsonObject, name: str) -> int | None:
     return None if found.raw(name) is None else found.integer(name)
-
-
-def _texts(found: JsonObject, name: str) -> tuple[str, ...]:
-    value = found.raw(name)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise StoreError(f"{name} should be a list of strings, got {str(value)[:80]!r}")

@@ -12,13 +12,13 @@ from results.answers import Description
 from results.compare import Place, Said
 from results.export_escribano import target_of
 from results.export_plan import DESCRIPTION, rows_of
-from results.stored_answers import Answer
+from results.run import Result
 from sources.escribano_db import Shape, reading
 
 _COLUMNS = (DESCRIPTION, "activity_type", "apps", "topics")
 
 
-def recorded_descriptions(home: Home, answers: Sequence[Answer]) -> dict[Place, Said]:
+def recorded_descriptions(home: Home, answers: Sequence[Result]) -> dict[Place, Said]:
     """Return what Escribano says of the frames that ``answers`` are about; frames without are left out.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cache.home import Home
 from cache.leases import living_leases
+from results.run import INFO_NAME
 
 
 def remove_runs(home: Home, recording_id: str) -> int:
@@ -29,6 +30,6 @@ def remove_runs(home: Home, recording_id: str) -> int:
 
 def _recording_and_status(run: Path) -> tuple[object, object]:
     with suppress(OSError, ValueError, AttributeError):
-        info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        info = json.loads((run / INFO_NAME).read_text(encoding="utf-8"))
         return info.get("recording"), info.get("status")
     return None, None

@@ -7,7 +7,8 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cache.canonical_json import JsonValue
+from cache.canonical_json import JsonObject, JsonValue
+from cache.errors import StoreError
 from results.answers import Description
 
 INFO_NAME = "run.json"
@@ -68,6 +69,19 @@ class Result:
     error: str | None
     group: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def description(self) -> Description | None:
+        """The fields of the description line, or of a JSON answer that has the same."""
+        if not isinstance(self.parsed, dict):
+            return self.parsed if isinstance(self.parsed, Description) else None
+        found = JsonObject(self.parsed, "parsed")
+        try:
+            return Description(
+                found.text("description"), found.text("activity"), found.texts("apps"), found.texts("topics")
+            )
+        except StoreError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

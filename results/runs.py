@@ -2,7 +2,7 @@
 
 Owns finding and summing up runs, whatever version wrote them and however they ended: a field that is
 missing is unknown, a newer one is not looked at, and of a run that was killed the answers are counted.
-Does not own the lines of results.jsonl (``results.stored_answers``).
+Does not own the lines of results.jsonl (``results.reading``).
 """
 
 import json
@@ -14,9 +14,11 @@ from pathlib import Path
 from cache.errors import InputError
 from cache.home import Home
 from results.lock import is_held
-from results.stored_answers import Answer, find_run, read_answers
+from results.reading import read_results
+from results.run import INFO_NAME, RESULTS_NAME, Result
 
 _MAX_INFO_BYTES = 16 << 20
+_RUNS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Run:
     """A run read back, its answers by frame and then as they were asked."""
 
     info: RunSummary
-    answers: tuple[Answer, ...]
+    answers: tuple[Result, ...]
 
 
 def list_runs(home: Home) -> list[RunSummary]:
@@ -74,7 +76,7 @@ def list_runs(home: Home) -> list[RunSummary]:
 
 def finished_run(home: Home, name: str, plan_id: str) -> RunSummary | None:
     """Return the newest run of a name that answered all of a plan without an error."""
-    for path in sorted(home.runs.glob("*/run.json"), reverse=True):
+    for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
         fields = _fields(path.parent)
         same = (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, "done")
         if same:
@@ -108,17 +110,33 @@ def select_run(home: Home, selector: str, say: Callable[[str], None]) -> Run:
 
 def load_run(folder: Path, say: Callable[[str], None]) -> Run:
     """Read a run; what of its answers is torn is told to ``say`` and left out."""
-    answers: tuple[Answer, ...] = ()
-    if (folder / "results.jsonl").is_file():
-        answers = tuple(read_answers(folder, say))
+    answers: tuple[Result, ...] = ()
+    if (folder / RESULTS_NAME).is_file():
+        answers = tuple(sorted(read_results(folder, say), key=lambda answer: answer.frame))
     return Run(_summary(folder, answers), answers)
+
+
+def _by_id(home: Home, selector: str) -> Path:
+    ids = sorted((path.parent.name for path in home.runs.glob(f"*/{INFO_NAME}")), reverse=True)
+    fits = ids[:1] if selector == "latest" else [id_ for id_ in ids if id_ == selector]
+    fits = fits or [id_ for id_ in ids if selector and id_.startswith(selector)]
+    if len(fits) == 1:
+        return home.runs / fits[0]
+    if not ids:
+        raise InputError(f"No run in {home.runs}: run seeonce describe first")
+    named = ", ".join((fits or ids)[:_RUNS_NAMED])
+    raise InputError(
+        f"{selector!r} fits {named}: give more of the id"
+        if fits
+        else f"No run {selector!r}; the newest are {named}"
+    )
 
 
 def _folder(home: Home, selector: str) -> Path:
     try:
-        return find_run(home, selector)
+        return _by_id(home, selector)
     except InputError:
-        for path in sorted(home.runs.glob("*/run.json"), reverse=True):
+        for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
             if selector and _fields(path.parent).get("name") == selector:
                 return path.parent
         raise
@@ -139,11 +157,11 @@ def _only_prompt(run: Run, wanted: str) -> Run:
     return Run(run.info, tuple(answer for answer in run.answers if answer.prompt == fits[0]))
 
 
-def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
+def _summary(folder: Path, answers: Sequence[Result]) -> RunSummary:
     fields = _fields(folder)
     totals = fields.get("totals")
     totals = totals if isinstance(totals, dict) else {}
-    usage = [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
+    usages = [answer.usage for answer in answers]
     asked = _texts(fields, "prompts")
     return RunSummary(
         id=folder.name,
@@ -160,10 +178,11 @@ def _summary(folder: Path, answers: Sequence[Answer]) -> RunSummary:
         num_frames=len({(answer.recording, answer.frame) for answer in answers}),
         num_answers=len(answers),
         num_errors=sum(answer.error is not None for answer in answers),
-        num_parsed=sum(answer.parsed is not None for answer in answers),
+        num_parsed=sum(answer.description is not None for answer in answers),
         num_known=int(_number(totals, "num_known")),
-        prompt_tokens=int(_number(totals, "prompt_tokens")) or sum(prompt for prompt, _ in usage),
-        completion_tokens=int(_number(totals, "completion_tokens")) or sum(own for _, own in usage),
+        prompt_tokens=int(_number(totals, "prompt_tokens")) or sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=int(_number(totals, "completion_tokens"))
+        or sum(usage.completion_tokens for usage in usages),
     )
 
 
@@ -175,7 +194,7 @@ def _state(folder: Path, fields: dict[str, object]) -> str:
 
 def _fields(folder: Path) -> dict[str, object]:
     with suppress(OSError, ValueError, RecursionError):
-        path = folder / "run.json"
+        path = folder / INFO_NAME
         if path.stat().st_size <= _MAX_INFO_BYTES:
             found = json.loads(path.read_bytes())
             if isinstance(found, dict):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from results.answers import Description
+from results.run import Result
 from results.runs import Run, RunSummary
-from results.stored_answers import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     """Lay runs side by side; a frame is the same frame when recording and index are."""
     columns: list[Column] = []
     cells: dict[tuple[str, int], dict[int, Cell]] = {}
-    first: dict[tuple[str, int], Answer] = {}
+    first: dict[tuple[str, int], Result] = {}
     for run in runs:
         own: dict[str, int] = {}
         for answer in run.answers:
@@ -85,13 +85,13 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     return Sheet(_labelled(columns), rows)
 
 
-def _cell(answer: Answer) -> Cell:
+def _cell(answer: Result) -> Cell:
     return Cell(
         answer.text,
-        answer.parsed,
+        answer.description,
         answer.error,
         answer.finish_reason,
-        answer.completion_tokens,
+        answer.usage.completion_tokens,
     )
 
 
@@ -108,7 +108,7 @@ def _joined(earlier: Cell | None, cell: Cell) -> Cell:
     )
 
 
-def _row(answer: Answer, found: dict[int, Cell], num_columns: int) -> Row:
+def _row(answer: Result, found: dict[int, Cell], num_columns: int) -> Row:
     cells = tuple(found.get(number) for number in range(num_columns))
     return Row(answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, cells)
 

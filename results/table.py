@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
-from results.answers import Description
 from results.run import Result
 
 _MAX_STRETCHES = 24
@@ -39,10 +38,10 @@ def _lines(stretch: Sequence[Result], width: int) -> list[str]:
 
 def _text(result: Result) -> str:
     """Return what is worth reading: the fields of a parsed line, the text, or the error."""
-    text, parsed = result.text, result.parsed
+    text, parsed = result.text, result.description
     if result.error is not None:
         text = f"error: {result.error}"
-    elif isinstance(parsed, Description):
+    elif parsed is not None:
         lists = f"{', '.join(parsed.apps)} · {', '.join(parsed.topics)}"
         text = f"{parsed.description} · {parsed.activity} · {lists}"
     # A model's words must not move the cursor or colour the terminal.

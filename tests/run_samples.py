@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from results.answers import parse_description
+from results.run import Result, Usage
 from results.runs import Run, RunSummary
-from results.stored_answers import Answer
 
 
 def answer(
@@ -17,9 +17,9 @@ def answer(
     source: str = "",
     finish_reason: str = "stop",
     recording: str = "monday",
-) -> Answer:
+) -> Result:
     """Return what a prompt said of a frame."""
-    return Answer(
+    return Result(
         recording=recording,
         frame=frame,
         timestamp_s=frame * 10.0,
@@ -29,8 +29,7 @@ def answer(
         prompt=prompt,
         text=text,
         finish_reason="error" if error else finish_reason,
-        prompt_tokens=100,
-        completion_tokens=len(text.split()),
+        usage=Usage(100, len(text.split())),
         parsed=parse_description(text),
         error=error,
     )
@@ -41,7 +40,7 @@ def line(description: str, activity: str = "reading", apps: str = "mail", topics
     return f"description: {description} | activity: {activity} | apps: [{apps}] | topics: [{topics}]"
 
 
-def run_of(results: Sequence[Answer], run_id: str = "20261121-100000-aaaa") -> Run:
+def run_of(results: Sequence[Result], run_id: str = "20261121-100000-aaaa") -> Run:
     """Return a finished run."""
     info = RunSummary(
         id=run_id,
@@ -55,9 +54,9 @@ def run_of(results: Sequence[Answer], run_id: str = "20261121-100000-aaaa") -> R
         num_frames=len({result.frame for result in results}),
         num_answers=len(results),
         num_errors=sum(result.error is not None for result in results),
-        num_parsed=sum(result.parsed is not None for result in results),
-        prompt_tokens=sum(result.prompt_tokens for result in results),
-        completion_tokens=sum(result.completion_tokens for result in results),
+        num_parsed=sum(result.description is not None for result in results),
+        prompt_tokens=sum(result.usage.prompt_tokens for result in results),
+        completion_tokens=sum(result.usage.completion_tokens for result in results),
     )
     return Run(info, tuple(results))
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,20 @@ from escribano_samples import change, sample
 from run_samples import answer, line
 from screens import noise
 
+from cache.canonical_json import JsonValue
 from results.lock import RunLock
-from results.stored_answers import Answer
+from results.run import Result
 
 FIRST, SECOND = "20261121-100000-aaaa", "20261121-110000-bbbb"
 
 
-def write_run(home: Path, run_id: str, answers: list[Answer], **info: object) -> Path:
+def write_run(home: Path, run_id: str, answers: list[Result], **info: object) -> Path:
     """Write a run as pass two does."""
     folder = home / "runs" / run_id
     folder.mkdir(parents=True)
     fields = {"id": run_id, "recording": "monday", "model": "m", "status": "done", "prompts": ["What is it?"]}
     (folder / "run.json").write_text(json.dumps(fields | {"started_at": "2026-11-21T10:00:00Z"} | info))
-    lines = []
-    for one in answers:
-        found = asdict(one)
-        usage = {name: found.pop(name) for name in ("prompt_tokens", "completion_tokens")}
-        lines.append(json.dumps(found | {"usage": usage, "a_newer_field": [1]}) + "\n")
+    lines = [json.dumps(asdict(one) | {"a_newer_field": [1]}) + "\n" for one in answers]
     (folder / "results.jsonl").write_text("".join(lines))
     return folder
 
@@ -74,6 +71,25 @@ def test_a_run_says_running_only_while_a_process_writes_it(run: Run, home: Path)
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"prompts": 3, "totals": [], "status": null}', "null"])
 def test_a_broken_run_json_hides_no_answers(content: str, run: Run, two_runs: Path) -> None:
     (two_runs / "runs" / SECOND / "run.json").write_text(content)
+    assert run("seeonce runs --json").json[0]["num_answers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("parsed", "num_parsed"),
+    [({}, 1), ({"more": 1}, 1), ({"topics": [1]}, 0), ({"activity": None}, 0)],
+)
+def test_a_json_answer_with_the_fields_of_a_description_is_one(
+    parsed: dict[str, JsonValue], num_parsed: int, run: Run, home: Path
+) -> None:
+    whole: dict[str, JsonValue] = {"description": "d", "activity": "a", "apps": [], "topics": ["t"]} | parsed
+    write_run(home, FIRST, [replace(answer(0, json.dumps(whole)), parsed=whole)])
+    assert run("seeonce runs --json").json[0]["num_parsed"] == num_parsed
+
+
+def test_answers_of_before_frames_were_grouped_are_read(run: Run, two_runs: Path) -> None:
+    file = two_runs / "runs" / SECOND / "results.jsonl"
+    file.write_text(file.read_text().replace('"group": [], "logprobs": null, ', ""))
+    assert "group" not in file.read_text()
     assert run("seeonce runs --json").json[0]["num_answers"] == 2
 
 
