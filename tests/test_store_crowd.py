@@ -1,7 +1,8 @@
 """Eight processes write same and different keys, two read, one collects: nothing is lost, nothing wrong.
 
 The store begins with entries that nobody names and nobody used for two days. The writers want some of them:
-they rely on those that they find, write the others, and name them all in a manifest, as pass one does.
+they rely on those that they find, write the others in batches, and name them all in a manifest, as pass one
+does.
 """
 
 import os
@@ -12,7 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import entry_folder, features, frame, manifest, new_store, same, write
+from store_samples import (
+    PROVENANCE,
+    SPEC,
+    entry_folder,
+    features,
+    frame,
+    manifest,
+    new_store,
+    pixels,
+    same,
+    write,
+)
 from test_store_processes import start
 
 from cache.checking import check_store
@@ -25,7 +37,8 @@ from precompute.encode import EncodeResult, Progress
 from precompute.leaving import leave_manifest
 
 NUM_WRITERS, NUM_READERS = 8, 2
-NUM_NAMED = 20
+NAMED = range(50_000, 50_020)  # a manifest names these from the beginning
+LEFT = range(60_000, 60_020)  # nobody names or wants these
 TWO_DAYS_S = 2 * 86400
 
 # Each of these runs in a process of its own; the name of the function is its first argument.
@@ -52,19 +65,29 @@ def write_and_name(home: str, who: str, num_old: str) -> None:
     store, seed = opened(home), int(who)
     wanted = random.Random(seed).sample(range(int(num_old)), int(num_old) // 8)
     own = range(100_000 * (seed + 1), 100_000 * (seed + 1) + 10)
-    numbers = sorted({*wanted, *own})
-    num_hits = 0
+    numbers, draw, num_hits = sorted({*wanted, *own}), random.Random(seed), 0
+    left = draw.sample(numbers, len(numbers))
     wait_for_go(store)
     with held_lease(store, f"writer {who}"):
-        for number in random.Random(seed).sample(numbers, len(numbers)):
-            if store.has(frame(number).key):
-                num_hits += 1
-            else:
-                write(store, number)
+        while left:
+            taken = [left.pop() for _ in range(min(len(left), draw.choice([1, 2, 7])))]
+            missing = [number for number in taken if not store.has(frame(number).key)]
+            write_together(store, missing)
+            num_hits += len(taken) - len(missing)
         made = replace(manifest(0, f"by-{who}"), frames=tuple(map(frame, numbers)))
         progress = Progress(len(numbers), len(numbers), num_hits, len(numbers) - num_hits, 0, 0)
         leave_manifest(store, EncodeResult(made, progress, interrupted=False), print)
     print(num_hits)
+
+
+def write_together(store: Store, numbers: list[int]) -> None:
+    """Commit entries in one batch, and read them back."""
+    with store.batch() as batch:
+        for number in numbers:
+            batch.add(pixels(number), SPEC, features(number), PROVENANCE)
+        keys = batch.commit()
+    for key, number in zip(keys, numbers, strict=True):
+        assert same(store.read(key), features(number)), number
 
 
 def read_on(home: str, who: str, num_old: str) -> None:
@@ -72,7 +95,7 @@ def read_on(home: str, who: str, num_old: str) -> None:
     store, draw, num_reads = opened(home), random.Random(int(who)), 0
     wait_for_go(store)
     while not (store.home.path / "stop").exists():
-        named = draw.randrange(NUM_NAMED) + 50_000
+        named = draw.choice(NAMED)
         assert same(store.read(frame(named).key), features(named)), named
         old = draw.randrange(int(num_old) // 4)  # a hit keeps an entry: most are left to the collection
         found = store.read(frame(old).key)
@@ -97,11 +120,10 @@ def collect_on(home: str) -> None:
 def crowd(tmp_path: Path, num_old: int, num_collectors: int = 1) -> str:
     """Let all of them loose on one store, and check what they leave; return the figures."""
     store = new_store(tmp_path)
-    named = range(50_000, 50_000 + NUM_NAMED)
-    for number in [*range(num_old), *named]:
+    for number in [*range(num_old), *NAMED, *LEFT]:
         used_s = time.time() - TWO_DAYS_S
         os.utime(entry_folder(store, write(store, number)), (used_s, used_s))
-    write_manifest(store.home, replace(manifest(0, "named"), frames=tuple(map(frame, named))))
+    write_manifest(store.home, replace(manifest(0, "named"), frames=tuple(map(frame, NAMED))))
     home = store.home.path
     writers = [start(CALL, "write_and_name", home, who, num_old) for who in range(NUM_WRITERS)]
     others = [start(CALL, "read_on", home, who, num_old) for who in range(NUM_READERS)]
@@ -117,6 +139,7 @@ def crowd(tmp_path: Path, num_old: int, num_collectors: int = 1) -> str:
     assert [one.returncode for one in [*writers, *others]] == [0] * num_all
     assert check_store(store, read_data=True).problems == ()
     collect(store)
+    assert not any(entry_folder(store, frame(number).key).exists() for number in LEFT)
     for folder in ("tmp", "trash", "quarantine", "leases"):
         assert list((store.path / folder).iterdir()) == []
     reads = sum(int(one[0]) for one in ended[:NUM_READERS])
