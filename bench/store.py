@@ -18,51 +18,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.imagined_encoder import IMAGINED_ENCODER
 from bench.measure import Contestant, Timing, alternate
 from bench.table import Cell, Table
 from cache.entry import Features, Provenance
 from cache.home import Home
-from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest
+from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.stats import store_stats
 from cache.store import Durability, Store
 from verify.byte_check import check_store_bytes
 
 FRAME_SHAPE = (4, 2040, 2560)  # one 1920x1080 frame under 4B: 41.8 MB
-SMALL_SHAPE = (4, 6, 8)
+SMALL_SHAPE = (4, 6, IMAGINED_ENCODER.out_hidden_size)
 FEW, MANY, SAMPLE = 100, 10_000, 100
 BATCH = 16
 _NUM_VERIFIED = 8
 
 _HEADER = ("what", "median_s", "spread", "beside_median_s", "ratio", "bound", "holds")
-_PREPROCESSING = Preprocessing(
-    processor_class="Qwen3VLProcessor",
-    min_pixels=65_536,
-    max_pixels=2_073_600,
-    patch_size=16,
-    merge_size=2,
-    temporal_patch_size=2,
-    do_rescale=True,
-    rescale_factor=1 / 255,
-    do_normalize=True,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.5, 0.5, 0.5),
-    resample="bicubic",
-)
-_SPEC = EncoderSpec(
-    architecture="qwen3_vl",
-    depth=24,
-    hidden_size=1024,
-    num_heads=16,
-    out_hidden_size=FRAME_SHAPE[2],
-    num_position_embeddings=2304,
-    deepstack_visual_indexes=(5, 11, 17),
-    weights=WeightsDigest(bytes(32)),
-    quantization="none",
-    preprocessing=_PREPROCESSING,
-    compute_dtype="bfloat16",
-    epoch=1,
-)
-_SMALL_SPEC = replace(_SPEC, out_hidden_size=SMALL_SHAPE[2])
+_FRAME_ENCODER = replace(IMAGINED_ENCODER, out_hidden_size=FRAME_SHAPE[2])
 _PROVENANCE = Provenance("0", "0", "0", "cpu", "bench", "bench")
 
 
@@ -112,7 +85,7 @@ class Bench:
     def _large_entries(self) -> None:
         store, frame = self._store("large"), features(FRAME_SHAPE)
         payload = frame.array.reshape(-1).view(np.uint8).data
-        key = self._write(store, frame, _SPEC)
+        key = self._write(store, frame, _FRAME_ENCODER)
         chunk = store.path / "frames" / key.hex[:2] / key.hex / "c.0.0.0"
         buffer = np.empty(chunk.stat().st_size, np.uint8)
         read, bare, check = self._in_turn(
@@ -128,7 +101,7 @@ class Bench:
 
         bare, write = self._in_turn(
             lambda: _bare_write(plain, payload),
-            lambda: self._write(store, frame, _SPEC),
+            lambda: self._write(store, frame, _FRAME_ENCODER),
             clean=clean,
         )
         self._row("write 42 MB at durability none, as speed", bare, write, Bound(0.5, at_least=True))
@@ -137,7 +110,7 @@ class Bench:
         """The bytes level of verify-cache over several large entries, beside reading their files."""
         store, frame = self._store("verify"), features(FRAME_SHAPE)
         for _ in range(_NUM_VERIFIED):
-            self._write(store, frame, _SPEC)
+            self._write(store, frame, _FRAME_ENCODER)
         chunks = sorted(store.path.rglob("c.0.0.0"))
         buffer = np.empty(chunks[0].stat().st_size, np.uint8)
         os.sync()
@@ -180,8 +153,8 @@ class Bench:
             ("read", lambda: [many.read(key) for key in of_many], lambda: [few.read(key) for key in of_few]),
             (
                 "write",
-                lambda: [self._write(many, small, _SMALL_SPEC) for _ in range(SAMPLE)],
-                lambda: [self._write(few, small, _SMALL_SPEC) for _ in range(SAMPLE)],
+                lambda: [self._write(many, small, IMAGINED_ENCODER) for _ in range(SAMPLE)],
+                lambda: [self._write(few, small, IMAGINED_ENCODER) for _ in range(SAMPLE)],
             ),
         )
         for name, in_many, in_few in pairs:
@@ -194,11 +167,11 @@ class Bench:
         def together() -> None:
             with store.batch() as batch:
                 for _ in range(BATCH):
-                    batch.add(self._picture(), _SMALL_SPEC, small, _PROVENANCE)
+                    batch.add(self._picture(), IMAGINED_ENCODER, small, _PROVENANCE)
                 batch.commit()
 
         one_batch, one_by_one = self._in_turn(
-            together, lambda: [self._write(store, small, _SMALL_SPEC) for _ in range(BATCH)]
+            together, lambda: [self._write(store, small, IMAGINED_ENCODER) for _ in range(BATCH)]
         )
         self._row(f"{BATCH} small entries at durability batch, beside one by one", one_batch, one_by_one)
 
@@ -233,7 +206,7 @@ class Bench:
     def _filled(self, name: str, num_entries: int) -> Store:
         store, small = self._store(name), features(SMALL_SHAPE)
         for _ in range(num_entries):
-            self._write(store, small, _SMALL_SPEC)
+            self._write(store, small, IMAGINED_ENCODER)
         return store
 
     def _store(self, name: str, durability: Durability = Durability.none) -> Store:

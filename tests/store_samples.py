@@ -6,41 +6,16 @@ from unittest.mock import patch
 
 import numpy as np
 
+from bench.imagined_encoder import IMAGINED_ENCODER
 from cache.entry import STORED_DTYPES, Features, Provenance
 from cache.entry_json import CHUNK_NAME, METADATA_NAME
 from cache.home import Home
-from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest, entry_key
+from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.manifest import FrameEntry, Manifest, RecordingInfo
 from cache.store import Durability, Store
 
-PREPROCESSING = Preprocessing(
-    processor_class="Qwen3VLProcessor",
-    min_pixels=65_536,
-    max_pixels=2_073_600,
-    patch_size=16,
-    merge_size=2,
-    temporal_patch_size=2,
-    do_rescale=True,
-    rescale_factor=1 / 255,
-    do_normalize=True,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.5, 0.5, 0.5),
-    resample="bicubic",
-)
-SPEC = EncoderSpec(
-    architecture="qwen3_vl",
-    depth=4,
-    hidden_size=32,
-    num_heads=2,
-    out_hidden_size=8,
-    num_position_embeddings=2304,
-    deepstack_visual_indexes=(1, 2, 3),
-    weights=WeightsDigest(bytes(range(32))),
-    quantization="none",
-    preprocessing=PREPROCESSING,
-    compute_dtype="bfloat16",
-    epoch=1,
-)
+SPEC = IMAGINED_ENCODER
+PREPROCESSING = SPEC.preprocessing
 PROVENANCE = Provenance("0.32.0", "0.7.10", "0.1.0", "cpu", "a chip", "an OS")
 GRID_THW = (1, 4, 6)
 
