@@ -197,10 +197,9 @@ class PictureTimes:
             except av.FFmpegError:
                 self._seeks = False
 
-    def _read_from(self, source: "Iterator[Packet[VideoStream]]", *, sought: bool = False) -> None:
+    def _read_from(self, source: "Iterator[Packet[VideoStream]]") -> None:
         """Forget what was read, and go on with these packets."""
         self._packets = source
-        self._sought = sought
         self._shown: list[int] = []  # ascending, from the last but one that was asked for
         self._keys: list[Keyframe] = []  # ascending
         self._num_dropped = 0  # shown pictures before those; their place, while nothing was skipped
@@ -231,7 +230,7 @@ class PictureTimes:
                 self._container.seek(target, stream=self._stream)
             except av.FFmpegError:
                 return False
-            self._read_from(packets(self._container, self._stream), sought=True)
+            self._read_from(packets(self._container, self._stream))
             if not self._read_one():
                 return True  # the index goes further than the file: nothing is there
             if self._keys and self._keys[0].pts <= pts:
