@@ -15,8 +15,8 @@ import typer
 from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
 from cache.home import Home
 from infer.commands import SoundLimits
-from infer.describe import DescribeOptions, describe, planned
-from infer.experiment import read_experiment
+from infer.describe import DescribeOptions, Shared, describe, planned
+from infer.experiment_file import read_experiment
 from infer.plan import plan_id
 from infer.selection import NewestId, select
 from infer.terminal import Terminal
@@ -61,9 +61,10 @@ def run_command(
     home, wiring = Home.locate(), context.obj
     options = list(read_experiment(experiment).cells())
     done: list[Cell] = []
+    shared = Shared()  # a model is loaded once for all of its runs that follow one another
     with wiring.known_answers(home) as known:
         for number, cell in enumerate(options, 1):
-            done.append(_run(home, replace(cell, fresh=fresh), wiring, known))
+            done.append(_run(home, replace(cell, fresh=fresh), wiring, known, shared))
             typer.echo(f"[{number}/{len(options)}] {_line(done[-1])}", err=True)
             if done[-1].interrupted:
                 break
@@ -71,7 +72,7 @@ def run_command(
     raise typer.Exit(_exit_code(done))
 
 
-def _run(home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswers) -> Cell:
+def _run(home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswers, shared: Shared) -> Cell:
     with Terminal() as terminal:
         if not _encoded(home, options, wiring, terminal.say):
             return Cell(RunSummary("", options.name, options.recording, state="interrupted"), False, True)
@@ -81,7 +82,8 @@ def _run(home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswe
         if there is not None:
             return Cell(there, was_there=True, interrupted=False)
         limits = wiring.sound_limits(home, options.limits, terminal.say)
-        ended = describe(home, replace(options, limits=limits), wiring.newest_recording_id, terminal, known)
+        options = replace(options, limits=limits)
+        ended = describe(home, options, wiring.newest_recording_id, terminal, known, shared)
     return Cell(load_run(ended.path, lambda _: None).info, was_there=False, interrupted=ended.interrupted)
 
 

@@ -57,7 +57,7 @@ def collect_prompts(texts: list[str], files: list[Path]) -> tuple[Prompt, ...]:
         InputError: a prompt is empty, or a file is missing or not text.
     """
     prompts = [Prompt(_not_empty(text, "--prompt")) for text in texts]
-    prompts += [Prompt(_not_empty(_read(path), f"prompt file {path}")) for path in files]
+    prompts += [Prompt(_not_empty(_read(path, "prompt file"), f"prompt file {path}")) for path in files]
     return tuple(dict.fromkeys(prompts)) or (Prompt(DEFAULT_PROMPT),)
 
 
@@ -70,19 +70,19 @@ def read_system(text: str | None, file: Path | None) -> str | None:
     if text is not None and file is not None:
         raise InputError("--system and --system-file were both given: give one.")
     if file is not None:
-        text = _read(file)
+        text = _read(file, "system text file")
     if text is not None and not text.strip():
         raise InputError("The system text is empty: write it, or leave out --system and --system-file.")
     return None if text is None else _utf8(text, "system text")
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise InputError(f"There is no prompt file {path}: check its name.") from None
+        raise InputError(f"There is no {what} {path}: check its name.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The prompt file {path} cannot be read as UTF-8 text ({error}).") from error
+        raise InputError(f"The {what} {path} cannot be read as UTF-8 text ({error}).") from error
 
 
 def _not_empty(text: str, where: str) -> str:

@@ -29,22 +29,23 @@ _LINE = (
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def read_schema(name: str) -> str:
+def read_schema(name: str, folder: Path = Path(), where: str = "--schema") -> str:
     """Return a schema as text: ``description``, or the JSON of the file that ``name`` is.
+
+    A relative name is one in ``folder``; ``where`` is what an error says of where the name was given.
 
     Raises:
         InputError: there is no such file, it is no JSON Schema, or llguidance cannot follow it.
     """
     if name == DESCRIPTION:
         return DESCRIPTION
-    path = Path(name).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (folder / Path(name).expanduser()).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--schema {name} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."
+            f"{where} {name} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."
         ) from error
-    check_schema(text, f"--schema {name}")
+    check_schema(text, f"{where} {name}")
     return text
 
 

@@ -88,7 +88,9 @@ def compare_command(
     if right == RECORDED:
         from results.recorded import recorded_descriptions
 
-        pairs = [(_side(left, first), Answers(RECORDED, recorded_descriptions(home, first.answers)))]
+        pairs = [
+            (_side(_named(left, first), first), Answers(RECORDED, recorded_descriptions(home, first.answers)))
+        ]
     else:
         pairs = _pairs(left, first, right, select_run(home, right, _warn))
     found = [compare(*pair) for pair in pairs]
@@ -139,15 +141,24 @@ def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers
     yours = list(dict.fromkeys(answer.prompt for answer in second.answers))
     shared = [prompt for prompt in mine if prompt in yours]
     if len(mine) == len(yours) == 1:
-        return [(_side(left, first), _side(right, second))]
+        return [(_side(_named(left, first), first), _side(_named(right, second), second))]
     if not shared:
         raise InputError(
             f"{left} and {right} have no prompt in common: name one of each, as in {left}:1 {right}:1."
         )
     return [
-        (_side(f"{left}: {prompt}", first, prompt), _side(f"{right}: {prompt}", second, prompt))
+        (
+            _side(f"{_named(left, first)}: {prompt}", first, prompt),
+            _side(f"{_named(right, second)}: {prompt}", second, prompt),
+        )
         for prompt in shared
     ]
+
+
+def _named(name: str, run: Run) -> str:
+    """Name one side by its run, and by how its prompts were asked."""
+    manner = str(run.info.manner)
+    return f"{name} ({manner})" if manner else name
 
 
 def _side(name: str, run: Run, prompt: str | None = None) -> Answers:

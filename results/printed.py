@@ -26,6 +26,7 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
         "time",
         "parsed",
         "state",
+        "asked with",
         "prompt",
     )
     rows = [head, *map(_run_row, runs)] if runs else []
@@ -45,7 +46,7 @@ def _run_row(run: RunSummary) -> tuple[str, ...]:
     prompts = f"{len(run.prompts)} prompts: " if len(run.prompts) > 1 else ""
     return (
         run.id,
-        _short(run.name, 24) or "–",
+        _short(run.name, 40) or "–",
         _short(run.recording, 28),
         _short(run.model.rstrip("/").rpartition("/")[2], 28),
         run.started_at[:16].replace("T", " "),
@@ -54,6 +55,7 @@ def _run_row(run: RunSummary) -> tuple[str, ...]:
         f"{run.seconds:.1f} s" if run.seconds else "–",
         _percent(run.parse_rate),
         run.state,
+        str(run.manner) or "–",
         prompts + _short(run.prompts[0] if run.prompts else "", 48),
     )
 

@@ -229,12 +229,13 @@ def _cell(cell: Cell, *, asked_for_fields: bool) -> ShownCell:
 
 
 def _totals(sheet: Sheet, number: int) -> ColumnTotals:
-    cells = list(sheet.cells(number))
+    cells, column = list(sheet.cells(number)), sheet.columns[number]
+    schema = column.run.manner.schema  # an answer that does not follow it is an error
     return ColumnTotals(
-        sheet.columns[number],
+        column,
         num_answers=len(cells),
         num_failed=sum(cell.error is not None for cell in cells),
-        num_parsed=sum(cell.description is not None for cell in cells),
+        num_parsed=sum(cell.error is None if schema else cell.description is not None for cell in cells),
         completion_tokens=sum(cell.answer_tokens for cell in cells),
     )
 

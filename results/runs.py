@@ -8,16 +8,18 @@ Does not own the lines of results.jsonl (``results.reading``).
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import InputError
 from cache.home import Home
 from results.lock import is_held
+from results.manner import Manner
 from results.reading import read_results
 from results.run import INFO_NAME, RESULTS_NAME, Result
 
 _MAX_INFO_BYTES = 16 << 20
+_MOST = 1 << 63
 _RUNS_NAMED = 5
 
 
@@ -46,12 +48,13 @@ class RunSummary:
     num_known: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    manner: Manner = field(default_factory=Manner)
 
     @property
     def parse_rate(self) -> float | None:
-        """The share of answers that are description lines; ``None`` when no prompt asked for one."""
-        asked = self.num_parsed or any("description:" in prompt for prompt in self.prompts)
-        return self.num_parsed / self.num_answers if self.num_answers and asked else None
+        """The share of answers in the form that was asked for; ``None`` when none was."""
+        asked = self.manner.schema or any("description:" in prompt for prompt in self.prompts)
+        return self.num_parsed / self.num_answers if self.num_answers and (asked or self.num_parsed) else None
 
     @property
     def label(self) -> str:
@@ -75,14 +78,19 @@ def list_runs(home: Home) -> list[RunSummary]:
 
 
 def finished_run(home: Home, name: str, plan_id: str) -> RunSummary | None:
-    """Return the newest run of a name that answered all of a plan without an error."""
+    """Return the newest run of a name that answered all of a plan.
+
+    A request that failed may fare better the next time. An answer that leaves a frame out, or was cut before
+    its schema was fulfilled, is an error, too, but it is the answer: asking again gives the same.
+    """
     for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
         fields = _fields(path.parent)
         same = (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, "done")
         if same:
-            found = load_run(path.parent, lambda _: None).info
-            if found.num_errors == 0 and found.num_answers == _total(fields):
-                return found
+            run = load_run(path.parent, lambda _: None)
+            failed = any(answer.error and answer.finish_reason == "error" for answer in run.answers)
+            if not failed and run.info.num_answers == _total(fields):
+                return run.info
     return None
 
 
@@ -163,6 +171,7 @@ def _summary(folder: Path, answers: Sequence[Result]) -> RunSummary:
     totals = totals if isinstance(totals, dict) else {}
     usages = [answer.usage for answer in answers]
     asked = _texts(fields, "prompts")
+    manner = _manner(fields)
     return RunSummary(
         id=folder.name,
         name=_text(fields, "name"),
@@ -178,11 +187,24 @@ def _summary(folder: Path, answers: Sequence[Result]) -> RunSummary:
         num_frames=len({(answer.recording, answer.frame) for answer in answers}),
         num_answers=len(answers),
         num_errors=sum(answer.error is not None for answer in answers),
-        num_parsed=sum(answer.description is not None for answer in answers),
+        num_parsed=sum(
+            answer.error is None if manner.schema else answer.description is not None for answer in answers
+        ),
         num_known=int(_number(totals, "num_known")),
         prompt_tokens=int(_number(totals, "prompt_tokens")) or sum(usage.prompt_tokens for usage in usages),
         completion_tokens=int(_number(totals, "completion_tokens"))
         or sum(usage.completion_tokens for usage in usages),
+        manner=manner,
+    )
+
+
+def _manner(fields: dict[str, object]) -> Manner:
+    return Manner(
+        schema=_text(fields, "schema"),
+        system=_text(fields, "system"),
+        frames_per_prompt=int(_number(fields, "frames_per_prompt")) or 1,
+        stride=int(_number(fields, "stride")) or None,
+        image_position=_text(fields, "image_position") or "before",
     )
 
 
@@ -214,4 +236,6 @@ def _texts(fields: dict[str, object], name: str) -> tuple[str, ...]:
 
 def _number(fields: dict[str, object], name: str) -> float:
     value = fields.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST:
+        return float(value)
+    return 0.0

@@ -37,6 +37,11 @@ class Column:
         named = dict(zip(self.run.prompts, self.run.prompt_names, strict=False))
         return f"{named[self.prompt]}: {self.prompt}" if self.prompt in named else self.prompt
 
+    @property
+    def asked_with(self) -> str:
+        """What tells it from the same prompt asked otherwise; empty when it was asked as usual."""
+        return str(self.run.manner)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

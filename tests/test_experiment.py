@@ -15,7 +15,7 @@ from screens import ROOT, folder_of, python
 import seeonce
 from cache.errors import InputError
 from cache.home import Home
-from infer.experiment import read_experiment
+from infer.experiment_file import read_experiment
 
 EXAMPLE = ROOT / "docs" / "examples" / "experiment.toml"
 SEEONCE = "import sys, seeonce; sys.exit(seeonce.run(seeonce.app, sys.argv[1:], error_code=1))"
@@ -113,11 +113,14 @@ def test_the_annotated_example_runs_on_the_demo_and_has_nothing_left_to_do(run: 
     assert first.code == 0, first.err
     cells = first.json
     assert [cell["run"]["name"] for cell in cells] == [
-        "applications / greedy / 1", "applications / warm / 1", "applications / warm / 2"
+        "applications / greedy / 1", "applications / warm / 1", "applications / warm / 2",
+        "applications / line / greedy / 1", "applications / line / warm / 1",
+        "applications / line / warm / 2",
     ]  # fmt: skip
-    assert {cell["run"]["num_answers"] for cell in cells} == {18}
+    assert [cell["run"]["num_answers"] for cell in cells] == [18] * 3 + [6] * 3
+    assert cells[3]["run"]["num_parsed"] == 6
     again = run("seeonce run --json", EXAMPLE).json
-    assert [cell["was_there"] for cell in again] == [True] * 3
+    assert [cell["was_there"] for cell in again] == [True] * 6
     assert [cell["run"]["id"] for cell in again] == [cell["run"]["id"] for cell in cells]
 
 
