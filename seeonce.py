@@ -26,7 +26,7 @@ from cache.commands import app as store_app
 from cache.errors import EXIT_INTERRUPTED, SeeonceError
 from cache.home import Home
 from cache.manifest import FrameEntry, Manifest
-from cache.store import Store
+from cache.repairing import Missing
 from checkpoint.backend import put_openblas_in_front
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
@@ -147,16 +147,10 @@ def _verify_cache(arguments: Sequence[str], home: Home) -> CommandEnded:
     return CommandEnded(code, out.getvalue(), err.getvalue())
 
 
-def _encode_again(
-    store: Store,
-    manifest: Manifest,
-    frames: Sequence[FrameEntry],
-    model: str | None,
-    say: Callable[[str], None],
-) -> Iterator[tuple[FrameEntry, str | None]]:
+def _encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
     from precompute.again import encode_again  # imports mlx-vlm, which takes seconds
 
-    yield from encode_again(store, manifest, frames, model, say)
+    yield from encode_again(missing)
 
 
 def _judge(recording_id: str, results: Sequence[Result]) -> list[str]:

@@ -21,6 +21,16 @@ _METADATA_BYTES = 2048  # of one entry, about
 _NUM_NAMED = 3
 
 
+def max_store_bytes(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return the limit that the environment sets, or None.
+
+    Raises:
+        InputError: it is no size.
+    """
+    text = environ.get(VARIABLE, "").strip()
+    return parse_size(text, VARIABLE) if text else None
+
+
 class LimitReachedError(StoreError):
     """The store is as large as it may be; what was encoded stays."""
 
@@ -46,8 +56,7 @@ class StoreLimit:
         Raises:
             InputError: it is no size.
         """
-        text = environ.get(VARIABLE, "").strip()
-        return cls(store, parse_size(text, VARIABLE) if text else None)
+        return cls(store, max_store_bytes(environ))
 
     def require(self, num_bytes: int, num_entries: int) -> None:
         """Refuse what does not fit, before it is begun.

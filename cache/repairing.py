@@ -4,31 +4,34 @@ Owns: what is to be done, and the account of it. Does not own: finding the probl
 encoding, which comes in as ``EncodeAgain``: the store knows no model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from cache.checking import OnProgress, Problem, check_store
 from cache.errors import StoreError
 from cache.key import EntryKey
 from cache.leases import held_lease
+from cache.limit import VARIABLE, LimitReachedError, StoreLimit, max_store_bytes
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest
 from cache.store import Store
 
 
-class EncodeAgain(Protocol):
-    """Encodes frames of a manifest whose entries are missing, into the same keys."""
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Frames of a manifest whose entries are to be encoded again; ``limit`` counts what is written."""
 
-    def __call__(
-        self,
-        store: Store,
-        manifest: Manifest,
-        frames: Sequence[FrameEntry],
-        model: str | None,
-        say: Callable[[str], None],
-    ) -> Iterator[tuple[FrameEntry, str | None]]:
-        """Yield each frame when its entry is written, or with the reason why it cannot be."""
+    store: Store
+    manifest: Manifest
+    frames: tuple[FrameEntry, ...]
+    model: str | None
+    limit: StoreLimit
+    say: Callable[[str], None]
+
+
+EncodeAgain = Callable[[Missing], Iterator[tuple[FrameEntry, str | None]]]
+"""Encodes missing frames into the same keys: yields each when its entry is written, or with the reason why
+it cannot be. Raises ``LimitReachedError`` at the limit of the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,20 @@ def repair(
 ) -> RepairReport:
     """Put every damaged entry into quarantine, and encode again what manifests name and nobody has.
 
+    At the limit of the store it stops: what is missing then remains.
+
     Raises:
+        InputError: the limit is no size.
         StoreError: the store is read-only, or the disk refuses.
     """
     if not store.writable:
         raise StoreError(f"the store {store.path} is read-only: nothing can be repaired in it")
+    max_bytes = max_store_bytes()
     work = _Repair(store, encode_again, model, say)
     with held_lease(store, "store repair"):
         try:
             work.put_away(read_data, on_progress)
-            work.encode()
+            work.encode(StoreLimit(store, max_bytes))
         except KeyboardInterrupt:
             work.interrupted = True
     return RepairReport(work.num_put_away, work.num_encoded, tuple(work.remaining), work.interrupted)
@@ -76,7 +83,7 @@ class _Repair:
         self._store, self._encode_again, self._model, self._say = store, encode_again, model, say
         self.num_put_away = self.num_encoded = 0
         self.remaining: list[Problem] = []
-        self.interrupted = False
+        self.interrupted = self._full = False
 
     def put_away(self, read_data: bool, on_progress: OnProgress) -> None:
         found = check_store(self._store, read_data=read_data, restart=True, on_progress=on_progress)
@@ -88,24 +95,33 @@ class _Repair:
             elif problem.kind in ("manifest", "unreadable"):
                 self.remaining.append(problem)
 
-    def encode(self) -> None:
+    def encode(self, limit: StoreLimit) -> None:
         for ref in list_manifests(self._store.home, lambda _: None):  # told by the check
             manifest = None
             with suppress(StoreError):  # forgotten meanwhile, or told by the check
                 manifest = read_manifest(ref.path)
             if manifest is not None:
-                self._encode(manifest)
+                self._encode(manifest, limit)
 
-    def _encode(self, manifest: Manifest) -> None:
+    def _encode(self, manifest: Manifest, limit: StoreLimit) -> None:
         missing = {frame.key: frame for frame in manifest.frames if not self._store.is_there(frame.key)}
         if not missing:
             return
-        id_ = manifest.recording.id
-        self._say(f"{id_}: {len(missing)} of {len(manifest.frames)} frames have no entry")
-        frames = list(missing.values())
-        for frame, refusal in self._encode_again(self._store, manifest, frames, self._model, self._say):
-            if refusal is None:
-                self.num_encoded += 1
-            else:
-                reason = f"frame {frame.index} of {id_}: {refusal}"
-                self.remaining.append(Problem("missing", frame.key.hex, reason))
+        self._say(f"{manifest.recording.id}: {len(missing)} of {len(manifest.frames)} frames have no entry")
+        wanted = Missing(self._store, manifest, tuple(missing.values()), self._model, limit, self._say)
+        try:
+            for frame, refusal in () if self._full else self._encode_again(wanted):
+                del missing[frame.key]
+                if refusal is None:
+                    self.num_encoded += 1
+                else:
+                    self._remains(manifest, frame, refusal)
+        except LimitReachedError as error:
+            self._full = True
+            self._say(f"stopped: {error}")
+        for frame in missing.values():
+            self._remains(manifest, frame, f"{VARIABLE} allows no more")
+
+    def _remains(self, manifest: Manifest, frame: FrameEntry, why: str) -> None:
+        reason = f"frame {frame.index} of {manifest.recording.id}: {why}"
+        self.remaining.append(Problem("missing", frame.key.hex, reason))

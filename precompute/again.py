@@ -3,12 +3,12 @@
 Owns: what makes that possible or not. Does not own: which frames (``cache.repairing``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 from cache.errors import CannotCheckError, CheckpointError, InputError, SeeonceError, StalePictureError
-from cache.manifest import FrameEntry, Manifest
+from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
-from cache.store import Store
+from cache.repairing import Missing
 from checkpoint import backend
 from checkpoint.config import read_config
 from checkpoint.folder import default_model, find_folder
@@ -16,32 +16,28 @@ from checkpoint.identity import encoder_spec
 from precompute.live import LiveFrames
 
 
-def encode_again(
-    store: Store,
-    manifest: Manifest,
-    frames: Sequence[FrameEntry],
-    model: str | None,
-    say: Callable[[str], None],
-) -> Iterator[tuple[FrameEntry, str | None]]:
+def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
     """Yield each frame when its entry is written, or with the reason why it cannot be.
 
     Raises:
+        LimitReachedError: the store may not be larger; what is written stays.
         StoreError: the disk refuses.
     """
     try:
-        live = _live(store, manifest, model, say)
+        live = _live(missing)
     except SeeonceError as error:
-        yield from ((frame, str(error)) for frame in frames)
+        yield from ((frame, str(error)) for frame in missing.frames)
         return
-    for frame in frames:
-        yield frame, _encoded(store, manifest, frame, live)
+    for frame in missing.frames:
+        yield frame, _encoded(missing, frame, live)
 
 
-def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[str], None]) -> LiveFrames:
-    name = model or default_model(manifest.recording.id)
-    folder = find_folder(name, say)
+def _live(missing: Missing) -> LiveFrames:
+    manifest = missing.manifest
+    name = missing.model or default_model(manifest.recording.id)
+    folder = find_folder(name, missing.say)
     config = read_config(folder.path)
-    with PixelIndex(store.home) as index:
+    with PixelIndex(missing.store.home) as index:
         spec = encoder_spec(folder, config, index, manifest.encoder.preprocessing.max_pixels)
     if spec != manifest.encoder:
         raise CheckpointError(
@@ -54,7 +50,7 @@ def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[st
         raise CannotCheckError(f"{manifest.recording.path} is gone or cannot be read") from None
 
 
-def _encoded(store: Store, manifest: Manifest, frame: FrameEntry, live: LiveFrames) -> str | None:
+def _encoded(missing: Missing, frame: FrameEntry, live: LiveFrames) -> str | None:
     """Encode and commit one frame; return why it cannot be, or ``None``."""
     try:
         features = live.encode(live.image(frame))
@@ -64,5 +60,6 @@ def _encoded(store: Store, manifest: Manifest, frame: FrameEntry, live: LiveFram
         return f"{frame.source} is another picture now: run seeonce encode again"
     except InputError as error:
         return str(error)
-    store.write(frame.pixels, manifest.encoder, features, backend.provenance())
+    missing.limit.take(features.nbytes)
+    missing.store.write(frame.pixels, missing.manifest.encoder, features, backend.provenance())
     return None

@@ -1,7 +1,7 @@
 """Repair: damaged entries are put away, and what is missing is encoded again when its frames exist."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,26 +20,22 @@ from store_samples import (
     write,
 )
 
-from cache.errors import StoreError
+from cache.errors import InputError, StoreError
 from cache.home import Home
-from cache.manifest import FrameEntry, Manifest, list_manifests, manifest_path, read_manifest, write_manifest
-from cache.repairing import repair
+from cache.inventory import stored_bytes
+from cache.manifest import FrameEntry, list_manifests, manifest_path, read_manifest, write_manifest
+from cache.repairing import Missing, repair
 from cache.store import Store
 
 
-def encode_again(
-    store: Store,
-    manifest: Manifest,
-    frames: Sequence[FrameEntry],
-    model: str | None,
-    say: Callable[[str], None],
-) -> Iterator[tuple[FrameEntry, str | None]]:
+def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
     """Encode all frames but the last of a recording, whose picture is gone."""
-    for one in frames:
-        if one == manifest.frames[-1]:
+    for one in missing.frames:
+        if one == missing.manifest.frames[-1]:
             yield one, "its picture is gone"
         else:
-            store.write(one.pixels, SPEC, features(one.index), PROVENANCE)
+            missing.limit.take(features(one.index).nbytes)
+            missing.store.write(one.pixels, SPEC, features(one.index), PROVENANCE)
             yield one, None
 
 
@@ -104,6 +100,33 @@ def test_a_full_disk_is_an_error_and_no_success(tmp_path: Path, monkeypatch: pyt
         repair(store, encode_again)
 
 
+def test_repair_stops_at_the_limit_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, lines = filled(tmp_path), list[str]()
+    write_manifest(store.home, manifest(4, "b-recording"))
+    max_bytes = stored_bytes(store.path)
+    for number in range(3):
+        shutil.rmtree(entry_folder(store, frame(number).key))
+    monkeypatch.setenv("SEEONCE_STORE_MAX", str(max_bytes - 500))  # room for two of the three
+    report = repair(store, encode_again, say=lines.append)
+    assert (report.num_encoded, stored_bytes(store.path) <= max_bytes - 500) == (2, True)
+    assert sorted(problem.reason for problem in report.remaining) == [
+        f"frame 2 of {id_}-recording: SEEONCE_STORE_MAX allows no more" for id_ in ("a", "b")
+    ]
+    [stopped] = [line for line in lines if line.startswith("stopped: what is encoded stays, and no more: ")]
+    assert "or raise SEEONCE_STORE_MAX" in stopped
+
+
+def test_a_limit_that_is_no_size_is_refused_before_anything_is_put_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path)
+    flip_bit(entry_files(store, frame(0).key)[0], 40)
+    monkeypatch.setenv("SEEONCE_STORE_MAX", "much")
+    with pytest.raises(InputError, match="SEEONCE_STORE_MAX is 'much'"):
+        repair(store, encode_again)
+    assert entry_folder(store, frame(0).key).exists()
+
+
 def test_a_read_only_store_is_not_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path)
     monkeypatch.setattr("os.access", lambda *_: False)
@@ -127,6 +150,21 @@ def test_the_command_encodes_again_bit_for_bit(run: Run, encoded: Store, plain: 
     assert (ended.code, ended.json["num_put_away"], ended.json["num_encoded"]) == (0, 1, 2)
     assert [entry_files(encoded, one.key)[1].read_bytes() for one in frames] == before
     assert run("seeonce store check --read-data").code == 0
+
+
+def test_the_command_stops_at_the_limit_of_the_store(
+    run: Run, encoded: Store, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = read_manifest(list_manifests(encoded.home)[0].path).frames
+    monkeypatch.setenv("SEEONCE_STORE_MAX", str(stored_bytes(encoded.path)))
+    for one in frames[:2]:
+        shutil.rmtree(entry_folder(encoded, one.key))
+    shutil.copytree(entry_folder(encoded, frames[2].key), encoded.path / "frames" / "00" / ("00" * 32))
+    ended = run("seeonce store repair --model", plain)
+    assert ended.code == 3
+    assert f"frame {frames[1].index} of monday" in ended.out
+    assert "SEEONCE_STORE_MAX allows no more" in ended.out
+    assert "1 encoded again" in ended.out
 
 
 def test_the_command_says_why_frames_cannot_be_encoded(
