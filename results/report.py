@@ -213,7 +213,7 @@ def _cell(cell: Cell, *, asked_for_fields: bool) -> ShownCell:
     found = cell.description
     if cell.error is not None:
         failure = f"error: {cell.error}"
-    elif cell.finish_reason == "length":
+    elif cell.was_cut:
         failure = f"cut off after {cell.answer_tokens} tokens"
     else:
         failure = "not in the form of the other answers" if asked_for_fields and found is None else ""
@@ -236,7 +236,7 @@ def _totals(sheet: Sheet, number: int) -> ColumnTotals:
         num_answers=len(cells),
         num_failed=sum(cell.error is not None for cell in cells),
         num_parsed=sum(cell.error is None if schema else cell.description is not None for cell in cells),
-        completion_tokens=sum(cell.answer_tokens for cell in cells),
+        completion_tokens=column.answer_tokens,
     )
 
 

@@ -6,7 +6,7 @@ Does not own the lines of results.jsonl (``results.reading``).
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,9 @@ from results.lock import is_held
 from results.manner import Manner
 from results.reading import read_results
 from results.run import INFO_NAME, RESULTS_NAME, Result
+
+Request = tuple[str, tuple[int, ...]]
+"""A prompt's id, and the frames that were shown together."""
 
 _MAX_INFO_BYTES = 16 << 20
 _MOST = 1 << 63
@@ -153,7 +156,7 @@ def _folder(home: Home, selector: str) -> Path:
 def _only_prompt(run: Run, wanted: str) -> Run:
     """Keep the answers to one prompt, given as its number from 1 or the start of its text."""
     prompts = list(dict.fromkeys(answer.prompt for answer in run.answers))
-    if wanted.isdigit() and 1 <= int(wanted) <= len(prompts):
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(prompts):
         fits = [prompts[int(wanted) - 1]]
     else:
         fits = [prompt for prompt in prompts if wanted and prompt.startswith(wanted)]
@@ -169,7 +172,7 @@ def _summary(folder: Path, answers: Sequence[Result]) -> RunSummary:
     fields = _fields(folder)
     totals = fields.get("totals")
     totals = totals if isinstance(totals, dict) else {}
-    usages = [answer.usage for answer in answers]
+    usages = [answer.usage for answer in requests(answers)]
     asked = _texts(fields, "prompts")
     manner = _manner(fields)
     return RunSummary(
@@ -196,6 +199,20 @@ def _summary(folder: Path, answers: Sequence[Result]) -> RunSummary:
         or sum(usage.completion_tokens for usage in usages),
         manner=manner,
     )
+
+
+def request_of(answer: Result) -> Request:
+    """Return what names the request that an answer came from, within its run."""
+    return answer.prompt_id, answer.group or (answer.frame,)
+
+
+def requests(answers: Iterable[Result]) -> Iterator[Result]:
+    """Yield one line of each request: those of the frames that it showed together all say its tokens."""
+    seen: set[Request] = set()
+    for answer in answers:
+        if request_of(answer) not in seen:
+            yield answer
+        seen.add(request_of(answer))
 
 
 def _manner(fields: dict[str, object]) -> Manner:

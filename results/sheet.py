@@ -3,33 +3,38 @@
 Owns which answers stand in one row and one column. Reads no file, prints nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from results.answers import Description
 from results.run import Result
-from results.runs import Run, RunSummary
+from results.runs import Run, RunSummary, request_of, requests
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one prompt of one run said of one frame."""
+    """What one prompt of one run said of one frame; ``was_cut`` tells that it ends where its tokens did."""
 
     text: str
     description: Description | None
     error: str | None
-    finish_reason: str
+    was_cut: bool
     answer_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One prompt of one run; ``label`` tells it from the others of its sheet."""
+    """One prompt of one run; ``label`` tells it from the others of its sheet.
+
+    ``answer_tokens`` are those of its requests, each counted once however many frames it showed.
+    """
 
     label: str
     run: RunSummary
     prompt_id: str
     prompt: str
+    answer_tokens: int
 
     @property
     def title(self) -> str:
@@ -77,25 +82,31 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     first: dict[tuple[str, int], Result] = {}
     for run in runs:
         own: dict[str, int] = {}
+        tokens = Counter[str]()
+        for answer in requests(run.answers):
+            tokens[answer.prompt_id] += answer.usage.completion_tokens
+        # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
+        last = {request_of(answer): answer.frame for answer in run.answers if answer.error is None}
         for answer in run.answers:
             if answer.prompt_id not in own:
                 own[answer.prompt_id] = len(columns)
-                columns.append(Column("", run.info, answer.prompt_id, answer.prompt))
+                columns.append(_column(len(columns), run, answer, tokens[answer.prompt_id]))
             place = (answer.recording, answer.frame)
             first.setdefault(place, answer)
             row = cells.setdefault(place, {})
             number = own[answer.prompt_id]
-            row[number] = _joined(row.get(number), _cell(answer))
+            was_cut = answer.finish_reason == "length" and answer.frame == last.get(request_of(answer))
+            row[number] = _joined(row.get(number), _cell(answer, was_cut=was_cut))
     rows = tuple(_row(first[place], cells[place], len(columns)) for place in sorted(cells))
-    return Sheet(_labelled(columns), rows)
+    return Sheet(tuple(columns), rows)
 
 
-def _cell(answer: Result) -> Cell:
+def _cell(answer: Result, *, was_cut: bool) -> Cell:
     return Cell(
         answer.text,
         answer.description,
         answer.error,
-        answer.finish_reason,
+        was_cut,
         answer.usage.completion_tokens,
     )
 
@@ -108,7 +119,7 @@ def _joined(earlier: Cell | None, cell: Cell) -> Cell:
         f"{earlier.text}\n\n{cell.text}".strip(),
         earlier.description or cell.description,
         earlier.error or cell.error,
-        cell.finish_reason,
+        earlier.was_cut or cell.was_cut,
         earlier.answer_tokens + cell.answer_tokens,
     )
 
@@ -118,12 +129,9 @@ def _row(answer: Result, found: dict[int, Cell], num_columns: int) -> Row:
     return Row(answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, cells)
 
 
-def _labelled(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Name columns A, B, …, Z, AA, AB, …: short enough for a heading and for a sentence."""
-    return tuple(
-        Column(_letters(number), column.run, column.prompt_id, column.prompt)
-        for number, column in enumerate(columns)
-    )
+def _column(number: int, run: Run, answer: Result, answer_tokens: int) -> Column:
+    """Name a column A, B, …, Z, AA, AB, …: short enough for a heading and for a sentence."""
+    return Column(_letters(number), run.info, answer.prompt_id, answer.prompt, answer_tokens)
 
 
 def _letters(number: int) -> str:
