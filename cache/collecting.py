@@ -152,7 +152,7 @@ class _Judge:
         for digest in Thumbnails(self._store.home).digests():
             with suppress(FileNotFoundError):
                 is_old = os.lstat(folder / digest.hex).st_mtime < self._before_s
-                if is_old and digest not in self._references.pixels:
+                if is_old and digest not in self._references.names.pixels:
                     found.append(digest)
         return found
 

@@ -150,7 +150,7 @@ def forget_command(
     recording: Annotated[str, typer.Argument(help="An id, the start of one, a name or a path.")],
     purge: Annotated[
         bool,
-        typer.Option("--purge", help="Remove its entries, thumbnails and runs now, if nothing needs them."),
+        typer.Option("--purge", help="Remove all that nothing else needs of it now, also its runs."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -19,14 +19,16 @@ from cache.errors import InputError, NotEncodedError, StoreError
 from cache.files import Folder
 from cache.home import Home
 from cache.inventory import names_in, stored_entries
-from cache.key import EntryKey, PixelDigest
+from cache.key import EntryKey
 from cache.layout import RECORDINGS
 from cache.listing import StoredRecording, stored_recordings
-from cache.manifest import MANIFEST_FILE, list_manifests, manifest_names
+from cache.manifest import MANIFEST_FILE, ManifestNames, list_manifests, manifest_names
+from cache.pixel_index import PixelIndex
 from cache.quarantine import quarantined_entries, remove_quarantined
 from cache.references import References
 from cache.store import Store
 from cache.thumbs import Thumbnails
+from cache.usage import forget_uses
 
 RemoveRuns = Callable[[Home, str], int]
 """Removes the runs of a recording, and returns how many there were."""
@@ -34,7 +36,10 @@ RemoveRuns = Callable[[Home, str], int]
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What went. ``num_left`` entries stay for now: others name them, or a running command uses them."""
+    """What went. ``num_left`` entries stay for now: others name them, or a running command uses them.
+
+    ``num_files`` files, or places in them, were remembered with the digests of their pictures.
+    """
 
     recording: str
     num_manifests: int
@@ -44,6 +49,7 @@ class Forgotten:
     num_thumbnails: int
     num_quarantined: int
     num_runs: int
+    num_files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ def find_recording_id(home: Home, selector: str) -> str:
 
 
 def forget(store: Store, recording_id: str, *, purge: bool, remove_runs: RemoveRuns) -> Forgotten:
-    """Remove the manifests of a recording; with ``purge`` also what nothing else needs of its pictures.
+    """Remove the manifests of a recording; with ``purge`` also what nothing else needs of it.
 
     Raises:
         StoreError: the disk refuses, or another manifest cannot be read, so that nobody knows what it needs.
@@ -89,15 +95,17 @@ def forget(store: Store, recording_id: str, *, purge: bool, remove_runs: RemoveR
     if not store.writable:
         raise StoreError(f"the store {store.path} is read-only: nothing can be forgotten")
     folder = store.path / RECORDINGS / recording_id
-    keys, pixels = _named_by(folder)
+    named = _named_by(folder)
+    keys = named.keys
+    num_files = _forget_files(store, recording_id, named) if purge else 0
     try:
         num_manifests = _remove_manifests(store, folder)
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename or folder}: {error.strerror}") from error
     if not purge:
-        return Forgotten(recording_id, num_manifests, 0, 0, sum(map(store.is_there, keys)), 0, 0, 0)
+        return Forgotten(recording_id, num_manifests, 0, 0, sum(map(store.is_there, keys)), 0, 0, 0, 0)
     # Runs first: they are text, and the likeliest to be read by somebody.
-    num_runs = remove_runs(store.home, recording_id)
+    num_runs = _remove_runs(store, recording_id, remove_runs)
     collected = collect(store, only=keys)
     needed = References(store.home)
     thumbnails = Thumbnails(store.home)
@@ -107,9 +115,10 @@ def forget(store: Store, recording_id: str, *, purge: bool, remove_runs: RemoveR
         num_entries=collected.num_entries,
         num_bytes=collected.num_bytes,
         num_left=sum(map(store.is_there, keys)),
-        num_thumbnails=sum(thumbnails.remove(digest) for digest in pixels if digest not in needed.pixels),
-        num_quarantined=_remove_quarantined(store, {key for key in keys if key not in needed}),
+        num_thumbnails=sum(thumbnails.remove(digest) for digest in named.pixels - needed.names.pixels),
+        num_quarantined=_remove_quarantined(store, keys - needed.names.keys),
         num_runs=num_runs,
+        num_files=num_files,
     )
 
 
@@ -119,13 +128,13 @@ def purge_runs(store: Store, recording_id: str, remove_runs: RemoveRuns) -> Forg
     Raises:
         NotEncodedError: nothing is known of it.
     """
-    num_runs = remove_runs(store.home, recording_id)
+    num_runs = _remove_runs(store, recording_id, remove_runs)
     if not num_runs:
         raise NotEncodedError(
             f"{recording_id!r} is not in the store, and no run is of it: see what there is with "
             "seeonce store ls."
         )
-    return Forgotten(recording_id, 0, 0, 0, 0, 0, 0, num_runs)
+    return Forgotten(recording_id, 0, 0, 0, 0, 0, 0, num_runs, 0)
 
 
 def least_used(
@@ -176,15 +185,23 @@ class _Kept:
         self._num_naming.update(recording.keys)
 
 
-def _named_by(folder: Path) -> tuple[frozenset[EntryKey], frozenset[PixelDigest]]:
-    keys: set[EntryKey] = set()
-    pixels: set[PixelDigest] = set()
+def _named_by(folder: Path) -> ManifestNames:
+    found = []
     for encoder in names_in(folder):
         with suppress(StoreError):  # one that cannot be read names nothing that we could remove
-            names = manifest_names(folder / encoder / MANIFEST_FILE)
-            keys |= names.keys
-            pixels |= names.pixels
-    return frozenset(keys), frozenset(pixels)
+            found.append(manifest_names(folder / encoder / MANIFEST_FILE))
+    return ManifestNames.of_all(found)
+
+
+def _forget_files(store: Store, recording_id: str, named: ManifestNames) -> int:
+    """Remove what is remembered of files: first of all, as nobody knows which they are without a manifest."""
+    with PixelIndex(store.home) as index:
+        return index.forget(named, References(store.home, leave_out=recording_id).names)
+
+
+def _remove_runs(store: Store, recording_id: str, remove_runs: RemoveRuns) -> int:
+    forget_uses(store, recording_id)
+    return remove_runs(store.home, recording_id)
 
 
 def _remove_manifests(store: Store, path: Path) -> int:
@@ -200,7 +217,7 @@ def _remove_manifests(store: Store, path: Path) -> int:
     return num_removed
 
 
-def _remove_quarantined(store: Store, keys: set[EntryKey]) -> int:
+def _remove_quarantined(store: Store, keys: frozenset[EntryKey]) -> int:
     away = quarantined_entries(store.path)
     names = [item.name for key in keys for item in away.get(key, ())]
     for name in names:

@@ -140,16 +140,19 @@ def manifest_files(home: Home) -> list[Path]:
 
 
 def manifest_names(path: Path) -> ManifestNames:
-    """Return which entries and pictures a manifest names.
+    """Return which entries, pictures and files a manifest names.
 
     Raises:
         StoreError: it is missing, damaged or of a newer format.
     """
-    frames = _read_document(path).children("frames")
+    document = _read_document(path)
+    frames = document.children("frames")
+    sources = (frame.text("source") for frame in (*frames, *document.children("skipped")))
     try:
         return ManifestNames(
             frozenset(EntryKey.from_hex(frame.text("key")) for frame in frames),
             frozenset(PixelDigest.from_hex(frame.text("pixels")) for frame in frames),
+            frozenset([document.child("recording").text("path"), *sources]),
         )
     except ValueError as error:
         raise StoreError(f"manifest {path}: {error}; run seeonce encode again") from None

@@ -4,7 +4,9 @@ Owns: one SQLite file in ``index/`` and when its word is good. Does not own: dec
 memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
 """
 
+import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from cache.errors import StoreError
 from cache.files import Folder
 from cache.home import Home
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
+from cache.places import Places
+from cache.recording import ManifestNames
 from cache.remembered import RememberedFile
 
 __all__ = ["FileStamp", "KnownPixels", "PixelIndex"]
@@ -25,6 +30,8 @@ RACY_NS = 2_000_000_000
 _FILE = "pixels-1.sqlite"
 _CHECK = "seeonce 2026-11 pixel index row, format 1"
 _BATCH = 500
+_DIGEST_DIGITS = 64
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB NOT NULL, position TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -138,7 +145,11 @@ class PixelIndex:
         return self._file.work(work)
 
     def put_note(self, name: str, text: str) -> None:
-        """Remember a small text under a name."""
+        """Remember a small text under a name.
+
+        A note about a picture has its digest at the end of its name, one about files their paths as JSON
+        strings in it: ``forget`` goes by that.
+        """
 
         def work(connection: sqlite3.Connection) -> None:
             with connection:
@@ -147,9 +158,52 @@ class PixelIndex:
 
         self._file.work(work)
 
+    def forget(self, gone: ManifestNames, needed: ManifestNames) -> int:
+        """Remove what is remembered of files and pictures that are ``gone`` and not ``needed``.
+
+        Returns how many files, or places in files, were removed.
+
+        Raises:
+            StoreError: the index is in use for long, or cannot be written.
+        """
+        places, needed_places = Places(gone.places), Places(needed.places)
+        pictures = gone.pixels - needed.pixels
+
+        def is_gone(path: str) -> bool:
+            return places.hold(path) and not needed_places.names(path)
+
+        def work(connection: sqlite3.Connection) -> int:
+            rows = [
+                (path, position, pixels)
+                for path, position, pixels in connection.execute("SELECT path, position, pixels FROM files")
+                if is_gone(os.fsdecode(path)) or PixelDigest(pixels) in pictures
+            ]
+            unknown = pictures | {PixelDigest(pixels) for *_, pixels in rows} - needed.pixels
+            digests = {digest.hex for digest in unknown}
+            notes = [
+                (name,)
+                for (name,) in connection.execute("SELECT name FROM notes")
+                if name[-_DIGEST_DIGITS:] in digests or any(map(is_gone, _json_strings(name)))
+            ]
+            connection.executemany("DELETE FROM files WHERE path = ? AND position = ?", [r[:2] for r in rows])
+            connection.executemany("DELETE FROM notes WHERE name = ?", notes)
+            return len(rows)
+
+        found = self._file.erase(work)
+        if found is None and self._file.path.exists():
+            raise StoreError(
+                f"{self._file.path} is in use or cannot be written, so the paths of files would stay in it: "
+                "run the same command again, or remove that file"
+            )
+        return found or 0
+
     def _prepare_folder(self) -> None:
         with Folder.open(self._folder):  # a symlink would lead out of the store
             pass
+
+
+def _json_strings(text: str) -> list[str]:
+    return [json.loads(found) for found in _JSON_STRING.findall(text)]
 
 
 def _find(connection: sqlite3.Connection, stamp: FileStamp) -> KnownPixels | None:

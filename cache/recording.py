@@ -4,8 +4,10 @@ Owns: the types and what makes a manifest sound. Does not own: their text form
 (``cache.manifest_json``), their place in the store (``cache.manifest``).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cache.entry import num_merged_tokens
 from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
@@ -120,7 +122,21 @@ class ManifestRef:
 
 @dataclass(frozen=True, slots=True)
 class ManifestNames:
-    """What a manifest keeps from being collected: entries, and the pictures whose thumbnails stay."""
+    """What manifests keep from being removed: entries, pictures, and what is remembered of files.
 
-    keys: frozenset[EntryKey]
-    pixels: frozenset[PixelDigest]
+    ``places`` are paths of recordings and sources of frames (``cache.places``).
+    """
+
+    keys: frozenset[EntryKey] = frozenset()
+    pixels: frozenset[PixelDigest] = frozenset()
+    places: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_all(cls, several: "Iterable[ManifestNames]") -> Self:
+        """Return what any of several manifests names."""
+        named = list(several)
+        return cls(
+            frozenset().union(*(one.keys for one in named)),
+            frozenset().union(*(one.pixels for one in named)),
+            frozenset().union(*(one.places for one in named)),
+        )

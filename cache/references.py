@@ -1,6 +1,6 @@
-"""Which entries the manifests name: what a collection may never touch.
+"""What the manifests name: what a collection may never touch.
 
-Owns: reading keys out of every manifest, and saying so when one cannot be read. Does not own: where
+Owns: reading names out of every manifest, and saying so when one cannot be read. Does not own: where
 manifests lie (``cache.manifest``). Manifests are looked at again and again during a collection; one
 that has not changed is not read again.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.errors import StoreError
 from cache.home import Home
-from cache.key import EntryKey, PixelDigest
+from cache.key import EntryKey
 from cache.layout import RECORDINGS
 from cache.manifest import ManifestNames, manifest_files, manifest_names
 
@@ -18,14 +18,13 @@ _Stamp = tuple[int, int, int]
 
 
 class References:
-    """The keys, and the pictures as ``pixels``, that all manifests of a home name."""
+    """The keys, and all that the manifests of a home name as ``names``."""
 
-    def __init__(self, home: Home) -> None:
-        """Read every manifest. Raises as ``refresh``."""
-        self._home = home
+    def __init__(self, home: Home, leave_out: str = "") -> None:
+        """Read every manifest, but of the recording ``leave_out``. Raises as ``refresh``."""
+        self._home, self._left_out = home, home.store / RECORDINGS / leave_out if leave_out else None
         self._known: dict[Path, tuple[_Stamp, ManifestNames]] = {}
-        self._keys: frozenset[EntryKey] = frozenset()
-        self.pixels: frozenset[PixelDigest] = frozenset()
+        self.names = ManifestNames()
         self.refresh()
 
     def refresh(self) -> None:
@@ -36,7 +35,8 @@ class References:
         """
         try:
             os.lstat(self._home.store / RECORDINGS)  # when it is not there, nothing can be concluded
-            found = dict(filter(None, map(self._look, manifest_files(self._home))))
+            paths = [path for path in manifest_files(self._home) if path.parent.parent != self._left_out]
+            found = dict(filter(None, map(self._look, paths)))
         except OSError as error:
             raise StoreError(
                 f"cannot read {error.filename}: {error.strerror}; nothing is collected while manifests "
@@ -44,12 +44,11 @@ class References:
             ) from error
         if found != self._known:
             self._known = found
-            self._keys = frozenset().union(*(names.keys for _, names in found.values()))
-            self.pixels = frozenset().union(*(names.pixels for _, names in found.values()))
+            self.names = ManifestNames.of_all(names for _, names in found.values())
 
     def __contains__(self, key: EntryKey) -> bool:
         """Say whether a manifest names the entry."""
-        return key in self._keys
+        return key in self.names.keys
 
     def _look(self, path: Path) -> tuple[Path, tuple[_Stamp, ManifestNames]] | None:
         try:

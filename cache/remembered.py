@@ -25,7 +25,7 @@ class RememberedFile:
 
     def __init__(self, path: Path, schema: str, prepare_folder: Callable[[], None]) -> None:
         """Use ``path``; ``prepare_folder`` is called before it is opened, and may raise ``OSError``."""
-        self._path, self._schema, self._prepare_folder = path, schema, prepare_folder
+        self.path, self._schema, self._prepare_folder = path, schema, prepare_folder
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._off = False
@@ -55,12 +55,24 @@ class RememberedFile:
             self._off = True
             return None
 
+    def erase(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        """Work on the file so that what is deleted can be read nowhere in it; no file is made for it."""
+
+        def overwrite(connection: sqlite3.Connection) -> Result:
+            connection.execute("PRAGMA secure_delete = ON")
+            with connection:
+                found = work(connection)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return found
+
+        return self.work(overwrite) if self.path.exists() else None
+
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             self._prepare_folder()
             # SQLite gives its journal files the mode of this one.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
-            connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -81,4 +93,4 @@ class RememberedFile:
         self._disconnect()
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+                self.path.with_name(self.path.name + suffix).unlink()

@@ -115,7 +115,8 @@ def forgotten_text(found: Forgotten, *, purge: bool) -> str:
         left = f" {found.num_left:,} entries stay: others name them, or a running command uses them."
     return (
         f"{line}, {found.num_entries:,} entries ({megabytes(found.num_bytes)}), {found.num_thumbnails:,} "
-        f"thumbnails, {found.num_quarantined:,} in quarantine, {found.num_runs:,} runs.{left}"
+        f"thumbnails, {found.num_quarantined:,} in quarantine, {found.num_runs:,} runs, the "
+        f"memory of {found.num_files:,} files.{left}"
     )
 
 

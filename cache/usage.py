@@ -74,6 +74,14 @@ def record_use(
                 folder.unlink(old)
 
 
+def forget_uses(store: Store, recording: str) -> None:
+    """Remove the notes of a recording's runs; best effort."""
+    for name in names_in(store.path / USAGE):
+        with suppress(OSError, StoreError), Folder.open(store.path / USAGE) as folder:
+            if _read(store.path, name).recording == recording:
+                folder.unlink(name)
+
+
 def recent_uses(store: Path) -> list[Use]:
     """Return the last runs, the newest first; what cannot be read is left out."""
     found = []

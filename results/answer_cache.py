@@ -85,13 +85,9 @@ class AnswerCache:
         """Remove the answers that were decoded for a recording; return how many there were."""
 
         def work(connection: sqlite3.Connection) -> int:
-            connection.execute("PRAGMA secure_delete = ON")
-            with connection:
-                found = connection.execute("DELETE FROM answers WHERE recording = ?", (recording,)).rowcount
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return found
+            return connection.execute("DELETE FROM answers WHERE recording = ?", (recording,)).rowcount
 
-        return (self._file.work(work) or 0) if self._path.exists() else 0
+        return self._file.erase(work) or 0
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         """When there is more than the bound, keep four fifths of it: those that were used last."""

@@ -17,12 +17,14 @@ from blake3 import blake3
 
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
+from cache.places import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
+__all__ = ["Frame", "Recording", "iso_utc", "printable", "recording_id", "resolve"]
+
 _MAX_SLUG_LENGTH = 48
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,6 @@ def recording_id(path: Path) -> str:
 def resolve(path: Path) -> Path:
     """Give the absolute path with `~` and links resolved, whether or not anything is there."""
     return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 (no RuntimeError, as Path raises)
-
-
-def printable(path: Path | str) -> str:
-    """Give a path as one line of valid Unicode: what no terminal or JSON file takes is escaped."""
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(path))
 
 
 def iso_utc(posix_s: float) -> str:
