@@ -29,6 +29,7 @@ from cache.references import References
 from cache.store import Store
 from cache.thumbs import Thumbnails
 from cache.usage import forget_uses
+from cache.user_path import user_path
 
 RemoveRuns = Callable[[Home, str], int]
 """Removes the runs of a recording, and returns how many there were."""
@@ -72,7 +73,7 @@ def find_recording_id(home: Home, selector: str) -> str:
     """
     infos = {ref.recording.id: ref.recording for ref in list_manifests(home, lambda _: None)}
     ids = sorted({*infos, *(name for name in names_in(home.store / RECORDINGS) if not name.startswith("."))})
-    path = os.path.realpath(Path(selector).expanduser()) if selector else ""
+    path = os.path.realpath(user_path(selector)) if selector else ""
     for fits in (
         [id_ for id_ in ids if id_ == selector],
         [id_ for id_, info in infos.items() if os.path.realpath(info.path) == path],

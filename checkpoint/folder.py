@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CheckpointError
+from cache.user_path import user_path
 
 DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
 DEMO = "demo"
@@ -43,7 +44,7 @@ def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder
     Raises:
         CheckpointError: there is no such folder, and no such model on the hub or no way to it.
     """
-    local = Path(model).expanduser()
+    local = user_path(model)
     if model == DEMO:
         local = _bundled()
     if model and local.is_dir():  # Path("") is where the user stands

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
+from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
 from cache.home import Home
 from infer.commands import SoundLimits
 from infer.describe import DescribeOptions, Shared, describe, planned
@@ -22,6 +22,7 @@ from infer.selection import NewestId, select
 from infer.terminal import Terminal
 from results.known import KnownAnswers
 from results.runs import RunSummary, finished_run, load_run
+from results.visible import visible
 
 Say = Callable[[str], None]
 
@@ -41,11 +42,15 @@ class Wiring:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of the matrix; ``was_there`` tells that an earlier call made it."""
+    """One run of the matrix.
+
+    ``was_there`` tells that an earlier call made it, ``error`` why there is none.
+    """
 
     run: RunSummary
-    was_there: bool
-    interrupted: bool
+    was_there: bool = False
+    interrupted: bool = False
+    error: str | None = None
 
 
 def run_command(
@@ -64,8 +69,13 @@ def run_command(
     shared = Shared()  # a model is loaded once for all of its runs that follow one another
     with wiring.known_answers(home) as known:
         for number, cell in enumerate(options, 1):
-            done.append(_run(home, replace(cell, fresh=fresh), wiring, known, shared))
-            typer.echo(f"[{number}/{len(options)}] {_line(done[-1])}", err=True)
+            try:
+                done.append(_run(home, replace(cell, fresh=fresh), wiring, known, shared))
+            except SeeonceError as error:  # costs no other run
+                if len(options) == 1:
+                    raise
+                done.append(_failed(cell, error))
+            typer.echo(_line(done[-1], f"[{number}/{len(options)}]"), err=True)
             if done[-1].interrupted:
                 break
     typer.echo(json.dumps([asdict(cell) for cell in done]) if as_json else _summary(done, len(options)))
@@ -73,18 +83,36 @@ def run_command(
 
 
 def _run(home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswers, shared: Shared) -> Cell:
+    try:
+        return _run_or_found(home, options, wiring, known, shared)
+    except KeyboardInterrupt:  # before the run began, or as it was closed
+        return _not_begun(options, "interrupted")
+
+
+def _not_begun(options: DescribeOptions, state: str, error: str | None = None) -> Cell:
+    summary = RunSummary("", options.name, options.recording, state=state)
+    return Cell(summary, interrupted=state == "interrupted", error=error)
+
+
+def _failed(options: DescribeOptions, error: SeeonceError) -> Cell:
+    return _not_begun(options, "failed", " ".join(str(error).split()))
+
+
+def _run_or_found(
+    home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswers, shared: Shared
+) -> Cell:
     with Terminal() as terminal:
         if not _encoded(home, options, wiring, terminal.say):
-            return Cell(RunSummary("", options.name, options.recording, state="interrupted"), False, True)
+            return _not_begun(options, "interrupted")
         selected = select(home, options.recording, options.model, wiring.newest_recording_id, terminal.say)
         plan = plan_id(planned(home, selected, options))
         there = None if options.fresh else finished_run(home, options.name, plan)
         if there is not None:
-            return Cell(there, was_there=True, interrupted=False)
+            return Cell(there, was_there=True)
         limits = wiring.sound_limits(home, options.limits, terminal.say)
         options = replace(options, limits=limits)
         ended = describe(home, options, wiring.newest_recording_id, terminal, known, shared)
-    return Cell(load_run(ended.path, lambda _: None).info, was_there=False, interrupted=ended.interrupted)
+    return Cell(load_run(ended.path, lambda _: None).info, interrupted=ended.interrupted)
 
 
 def _encoded(home: Home, options: DescribeOptions, wiring: Wiring, say: Say) -> bool:
@@ -96,28 +124,31 @@ def _encoded(home: Home, options: DescribeOptions, wiring: Wiring, say: Say) -> 
     return True
 
 
-def _line(cell: Cell) -> str:
-    run = cell.run
-    if cell.was_there:
-        return f"{run.name}: there already, {run.num_answers} answers ({run.id})"
-    known = f", {run.num_known} known from earlier runs" if run.num_known else ""
+def _line(cell: Cell, number: str) -> str:
+    run, name = cell.run, " ".join(visible(cell.run.name).split())
+    if cell.error is not None:
+        return f"error: {name}: {cell.error}"
+    if not run.id:
+        return f"{number} {name}: interrupted before it began"
     errors = f", {run.num_errors} errors" if run.num_errors else ""
-    return (
-        f"{run.name}: {run.num_answers} answers in {run.seconds:.1f} s{known}{errors}; {run.state} ({run.id})"
-    )
+    if cell.was_there:
+        return f"{number} {name}: there already, {run.num_answers} answers{errors} ({run.id})"
+    known = f", {run.num_known} known from earlier runs" if run.num_known else ""
+    how = f"in {run.seconds:.1f} s{known}{errors}; {run.state}"
+    return f"{number} {name}: {run.num_answers} answers {how} ({run.id})"
 
 
 def _summary(done: list[Cell], num_cells: int) -> str:
-    fresh = [cell.run for cell in done if not cell.was_there]
+    fresh = [cell.run for cell in done if cell.run.id and not cell.was_there]
     left = num_cells - sum(cell.run.state == "done" for cell in done)
     lines = [
-        f"{len(done) - len(fresh)} of {num_cells} runs were there, {len(fresh)} made: "
+        f"{sum(cell.was_there for cell in done)} of {num_cells} runs were there, {len(fresh)} made: "
         f"{sum(run.num_answers for run in fresh)} answers, "
         f"{sum(run.num_known for run in fresh)} of them known, "
         f"{sum(run.num_errors for run in fresh)} errors, {sum(run.seconds for run in fresh):.1f} s."
     ]
     if left:
-        lines.append(f"{left} runs are left: run the same command to go on.")
+        lines.append(f"{left} {'run is' if left == 1 else 'runs are'} left: run the same command to go on.")
     else:
         lines.append("Side by side: seeonce report " + " ".join(cell.run.id for cell in done))
     return "\n".join(lines)
@@ -126,4 +157,6 @@ def _summary(done: list[Cell], num_cells: int) -> str:
 def _exit_code(done: list[Cell]) -> int:
     if any(cell.interrupted for cell in done):
         return EXIT_INTERRUPTED
-    return EXIT_PARTLY if any(cell.run.num_errors for cell in done) else 0
+    if all(cell.error is not None for cell in done):
+        return EXIT_ERROR
+    return EXIT_PARTLY if any(cell.error is not None or cell.run.num_errors for cell in done) else 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from cache.user_path import user_path
 from infer.experiment import Experiment, Manner, Question
 from infer.grouping import ImagePosition
 from infer.prompt import Prompt, collect_prompts, read_system
@@ -24,16 +25,20 @@ _PROMPT_KEYS = ("text", "file", *_MANNER_KEYS)
 _WHOLE_KEYS = ("seed", "max_tokens", "top_k", "repetition_window")
 _NUMBER_KEYS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _MAX_REPETITIONS = 1000
+_ONLY = "sampling"
+"""What the one setting is called where [sampling] has no names in it."""
 
 
 def read_experiment(path: Path) -> Experiment:
     """Read an experiment file; files of prompts, system texts and schemas are looked for beside it.
 
+    A byte-order mark, which some editors put in front, is no part of what they say.
+
     Raises:
         InputError: it cannot be read, lacks something, or says something unknown.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise InputError(f"{path} cannot be read ({reason}): give an experiment file.") from error
@@ -55,11 +60,11 @@ class _Reader:
             raise self._wrong("repetitions", f"a number from 1 to {_MAX_REPETITIONS}", repetitions)
         models: tuple[str | None, ...] = (None,)
         if "models" in document:
-            models = self._texts(document, "models")
+            models = self._names(document, "models")
         manner = self._manner(document, Manner(), "")
         found = Experiment(
             name=self._text(document.get("name", self.path.stem), "name"),
-            recordings=self._texts(document, "recordings"),
+            recordings=self._names(document, "recordings"),
             models=models,
             questions=tuple(self._questions(document.get("prompts"), manner)),
             samplings=tuple(self._samplings(document.get("sampling", {}))),
@@ -67,6 +72,7 @@ class _Reader:
             manner=manner,
         )
         self._check_stops(found)
+        self._check_seeds(found)
         return found
 
     def _questions(self, table: object, manner: Manner) -> Iterator[Question]:
@@ -74,6 +80,7 @@ class _Reader:
             raise self._wrong("prompts", 'a table such as apps = "Which applications are open?"', table)
         names: dict[tuple[Prompt, Manner], str] = {}
         for name, value in table.items():
+            self._text(name, "prompts: the name of a prompt")
             found = self._question(name, value, manner)
             same = names.setdefault((found.prompt, found.manner), name)
             if same != name:
@@ -99,7 +106,7 @@ class _Reader:
             raise self._wrong(where, "a text, or a table with either text or file", table)
         if "text" in table:
             return collect_prompts([self._text(table["text"], f"{where}.text")], [])[0]
-        file = self._beside(self._text(table["file"], f"{where}.file"))
+        file = self._beside(table["file"], f"{where}.file")
         try:
             return collect_prompts([], [file])[0]
         except InputError as error:
@@ -128,14 +135,14 @@ class _Reader:
             return None
         if not isinstance(value, str) or not value.strip():
             raise self._wrong(key, "a file of JSON Schema, description, or false for none", value)
-        return read_schema(value, self.path.parent, f"{self.path}: {key}")
+        return read_schema(self._name(value, key), self.path.parent, f"{self.path}: {key}")
 
     def _system(self, value: object, key: str) -> str | None:
         if value is False:
             return None
         if isinstance(value, dict):
             self._only(value, ("file",), f"{key}.")
-            file = self._beside(self._text(value.get("file"), f"{key}.file"))
+            file = self._beside(value.get("file"), f"{key}.file")
             try:
                 return read_system(None, file)
             except InputError as error:
@@ -163,13 +170,14 @@ class _Reader:
         if named and len(named) < len(table):
             lone = next(name for name in table if name not in named)
             raise InputError(f"{self.path}: sampling.{lone} stands beside named settings: put it into one.")
-        for name, values in (named or {"sampling": table}).items():
+        for name, values in (named or {_ONLY: table}).items():
+            self._text(name, "sampling: the name of a setting")
             yield name, self._sampling(values, f"sampling.{name}." if named else "sampling.")
 
     def _sampling(self, values: dict[str, object], where: str) -> Sampling:
         self._only(values, (*_NUMBER_KEYS, *_WHOLE_KEYS, "stop"), where)
         settings: dict[str, Any] = {
-            key: self._texts(values, key) if key == "stop" else self._number(value, key, where)
+            key: self._stops(value, where + key) if key == "stop" else self._number(value, key, where)
             for key, value in values.items()
         }
         try:
@@ -177,15 +185,28 @@ class _Reader:
         except InputError as error:
             raise InputError(f"{self.path}: {where[:-1]}: {error}") from error
 
+    def _stops(self, value: object, key: str) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+            raise self._wrong(key, r'a list of texts such as ["\n\n"]', value)
+        return tuple(dict.fromkeys(value))
+
+    def _check_seeds(self, found: Experiment) -> None:
+        """Refuse seeds that the repetitions would count beyond 64 bits."""
+        for name, sampling in found.samplings:
+            if sampling.temperature > 0 and sampling.seed + found.repetitions > 1 << 63:
+                raise InputError(
+                    f"{self.path}: {_setting(name)}.seed is {sampling.seed}, too large for "
+                    f"{found.repetitions} repetitions: each adds 1, and a seed has 64 bits."
+                )
+
     def _check_stops(self, found: Experiment) -> None:
         """Refuse stop strings beside a schema, which says itself where an answer ends."""
         stopping = [name for name, sampling in found.samplings if sampling.stop]
         held = [question.name for question in found.questions if question.manner.schema is not None]
         if stopping and held:
-            setting = "sampling" if stopping[0] == "sampling" else f"sampling.{stopping[0]}"
             raise InputError(
-                f"{self.path}: {setting}.stop ends answers that the schema of prompts.{held[0]} ends itself: "
-                "leave out one of them."
+                f"{self.path}: {_setting(stopping[0])}.stop ends answers that the schema of "
+                f"prompts.{held[0]} ends itself: leave out one of them."
             )
 
     def _number(self, value: object, key: str, where: str) -> int | float:
@@ -195,11 +216,11 @@ class _Reader:
             return value
         raise self._wrong(where + key, "a whole number" if key in _WHOLE_KEYS else "a number", value)
 
-    def _texts(self, document: dict[str, object], key: str) -> tuple[str, ...]:
+    def _names(self, document: dict[str, object], key: str) -> tuple[str, ...]:
         value = document.get(key)
         if not isinstance(value, list) or not value:
             raise self._wrong(key, f'a list such as {key} = ["demo"]', value)
-        texts = tuple(self._text(item, key) for item in value)
+        texts = tuple(self._name(item, key) for item in value)
         if len(set(texts)) < len(texts):
             raise InputError(f"{self.path}: {key} names something twice.")
         return texts
@@ -209,8 +230,15 @@ class _Reader:
             raise self._wrong(key, "a text", value)
         return value
 
-    def _beside(self, file: str) -> Path:
-        return self.path.parent / Path(file).expanduser()
+    def _name(self, value: object, key: str) -> str:
+        """Take what may name a file or folder."""
+        text = self._text(value, key)
+        if "\0" in text:
+            raise self._wrong(key, "the name of something, without a NUL", text)
+        return text
+
+    def _beside(self, value: object, key: str) -> Path:
+        return self.path.parent / user_path(self._name(value, key))
 
     def _only(self, table: dict[str, object], known: Iterable[str], where: str) -> None:
         names = tuple(known)
@@ -221,6 +249,10 @@ class _Reader:
     def _wrong(self, key: str, expected: str, value: object) -> InputError:
         got = "nothing" if value is None else repr(value)[:80]
         return InputError(f"{self.path}: {key} should be {expected}; got {got}.")
+
+
+def _setting(name: str) -> str:
+    return "sampling" if name == _ONLY else f"sampling.{name}"
 
 
 def _hint(key: str, names: tuple[str, ...], where: str) -> str:

@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from cache.errors import InputError
 from cache.manifest import FrameEntry
+from cache.user_path import user_path
 
 DEFAULT_PROMPT = (
     "Describe this screenshot in one line, exactly in this format: description: what is on the screen | "
@@ -78,7 +79,7 @@ def read_system(text: str | None, file: Path | None) -> str | None:
 
 def _read(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return user_path(path).read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:
         raise InputError(f"There is no {what} {path}: check its name.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import InputError
+from cache.user_path import user_path
 from checkpoint.backend import import_mlx
 
 DESCRIPTION = "description"
@@ -40,7 +41,7 @@ def read_schema(name: str, folder: Path = Path(), where: str = "--schema") -> st
     if name == DESCRIPTION:
         return DESCRIPTION
     try:
-        text = (folder / Path(name).expanduser()).read_text(encoding="utf-8")
+        text = (folder / user_path(name)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{where} {name} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."

@@ -8,13 +8,13 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from cache.errors import InputError, NotEncodedError
 from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
 from cache.pixel_index import PixelIndex
+from cache.user_path import user_path
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec
@@ -79,7 +79,7 @@ def find_recording(home: Home, selector: str, newest_id: NewestId) -> list[Manif
         selector = newest
     if not selector:
         raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
-    path = os.path.realpath(Path(selector).expanduser())
+    path = os.path.realpath(user_path(selector))
     for fits in (
         [ref for ref in refs if ref.recording.id == selector],
         [ref for ref in refs if os.path.realpath(ref.recording.path) == path],

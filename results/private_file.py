@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from cache.errors import InputError
+from cache.user_path import user_path
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -16,7 +17,7 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         InputError: it cannot be written; what was there is still there.
     """
-    target = path.expanduser()
+    target = user_path(path)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         try:

@@ -18,6 +18,7 @@ from blake3 import blake3
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
 from cache.places import printable
+from cache.user_path import user_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,7 +95,7 @@ def recording_id(path: Path) -> str:
 
 def resolve(path: Path) -> Path:
     """Give the absolute path with `~` and links resolved, whether or not anything is there."""
-    return Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111 (no RuntimeError, as Path raises)
+    return Path(os.path.realpath(user_path(path)))
 
 
 def iso_utc(posix_s: float) -> str:

@@ -56,6 +56,21 @@ def test_a_setting_may_name_all_that_describe_takes_of_sampling(tmp_path: Path) 
     assert (found.repetition_window, found.stop) == (8, (".",))
 
 
+def test_a_line_break_may_end_an_answer(tmp_path: Path) -> None:
+    (cell,) = read_experiment(_file(tmp_path, LEAST + '[sampling]\nstop = ["\\n", "."]\n')).cells()
+    assert cell.sampling.stop == ("\n", ".")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "marked.txt").write_text("\ufeffWhich?")
+    (cell,) = read_experiment(
+        _file(
+            tmp_path, '\ufeffrecordings = ["demo"]\nsystem = { file = "marked.txt" }\n[prompts]\na = "A?"\n'
+        )
+    ).cells()
+    assert cell.showing.system == "Which?"
+
+
 def test_a_prompt_file_lies_beside_the_experiment(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("A long\nquestion?\n")
     text = 'recordings = ["demo"]\n[prompts]\nlong = { file = "long.txt" }\n'
@@ -82,6 +97,19 @@ def test_a_prompt_file_lies_beside_the_experiment(tmp_path: Path) -> None:
         ("repetitions = 0\n" + LEAST, "repetitions should be a number from 1"),
         (LEAST + "[sampling]\ntemperature = 'hot'\n", "sampling.temperature should be a number; got 'hot'"),
         (LEAST + "[sampling]\nmax_tokens = 1.5\n", "sampling.max_tokens should be a whole number"),
+        (LEAST + "[sampling.a]\nstop = ['']\n", "sampling.a.stop should be a list of texts"),
+        (LEAST + '"" = "Empty?"\n', "the name of a prompt should be a text; got ''"),
+        (LEAST + '[sampling." "]\nseed = 1\n', "the name of a setting should be a text; got ' '"),
+        (
+            LEAST + "x = { file = '~nobody-here/x' }\n",
+            "prompts.x.file: There is no prompt file ",
+        ),
+        (LEAST + 'x = { file = "a\\u0000b" }\n', "prompts.x.file should be the name of something, without"),
+        ('models = ["a\\u0000b"]\n' + LEAST, "models should be the name of something, without a NUL"),
+        (
+            "repetitions = 2\n" + LEAST + f"[sampling]\ntemperature = 1\nseed = {2**63 - 1}\n",
+            "sampling.seed is 9223372036854775807, too large for 2 repetitions",
+        ),
         (LEAST + "[sampling]\ntemperature = -1\n", "sampling: "),
         (LEAST + "[sampling]\nseed = 1\n[sampling.a]\nseed = 1\n", "sampling.seed stands beside named"),
         ('recordings = ["demo", "demo"]\n[prompts]\na = "b"\n', "recordings names something twice"),
@@ -162,18 +190,82 @@ def test_ten_prompts_need_each_picture_encoded_once_and_the_report_says_so(
     assert rows == [str(pictures)] + ["0"] * 9
 
 
+def test_a_run_that_cannot_be_made_costs_no_other(run: Run, demo: None, tmp_path: Path) -> None:
+    text = LEAST.replace('"demo"', '"~nobody-here", "demo"') + "[sampling]\nmax_tokens = 1\n"
+    ended = run("seeonce run", _file(tmp_path, 'models = ["demo", "/nowhere"]\n' + text))
+    assert ended.code == 3
+    assert [line[:40] for line in ended.err.splitlines() if line.startswith("error: ")] == [
+        "error: try / ~nobody-here / demo: no rec",
+        "error: try / ~nobody-here / /nowhere: no",
+        "error: try / demo / /nowhere: No model f",
+    ]
+    assert "0 of 4 runs were there, 1 made: 6 answers" in ended.out
+    assert "3 runs are left: run the same command" in ended.out
+
+
+def test_when_no_run_can_be_made_it_is_an_error(run: Run, tmp_path: Path) -> None:
+    ended = run("seeonce run --json", _file(tmp_path, LEAST.replace('"demo"', '"nowhere", "elsewhere"')))
+    assert (ended.code, [cell["run"]["state"] for cell in ended.json]) == (1, ["failed", "failed"])
+    assert all("no recording" in cell["error"] for cell in ended.json)
+
+
+def test_names_and_prompts_in_any_script_are_kept_and_shown(run: Run, demo: None, tmp_path: Path) -> None:
+    text = 'name = "Ü\\n🙂\\u202e"\nrecordings = ["demo"]\n[prompts]\n"שלום 🙂" = "Wëlche 🙂\\u202e?"\n'
+    ended = run("seeonce run --json", _file(tmp_path, text + "[sampling]\nmax_tokens = 1\n"))
+    assert "[1/1] Ü 🙂[U+202E]: 6 answers" in ended.err
+    (cell,) = ended.json
+    assert (cell["run"]["prompt_names"], cell["run"]["prompts"]) == (["שלום 🙂"], ["Wëlche 🙂\u202e?"])
+    again = run("seeonce run --json", tmp_path / "try.toml")
+    assert [cell["was_there"] for cell in again.json] == [True]
+
+
+def test_a_letter_of_one_prompt_decodes_that_prompt_alone(run: Run, demo: None, tmp_path: Path) -> None:
+    text = LEAST + 'doing = "What is the user doing?"\n[sampling]\nmax_tokens = 1\n'
+    run("seeonce run", _file(tmp_path, text))
+    (cell,) = run("seeonce run --json", _file(tmp_path, text.replace("Which?", "Which!"))).json
+    assert (cell["was_there"], cell["run"]["num_known"], cell["run"]["num_answers"]) == (False, 6, 12)
+
+
+def test_a_model_that_moved_is_the_same_model(
+    run: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(plain, tmp_path / "here")
+    images = folder_of(tmp_path / "images")
+    text = f'recordings = ["{images}"]\nmodels = ["here"]\n[prompts]\na = "A?"\n[sampling]\nmax_tokens = 2\n'
+    (first,) = run("seeonce run --json", _file(tmp_path, text)).json
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert "No model folder at 'here'" in run("seeonce run", tmp_path / "try.toml").error
+    (moved,) = run("seeonce run --json", _file(tmp_path, text.replace("here", "there"))).json
+    assert (moved["was_there"], moved["run"]["id"]) == (True, first["run"]["id"])
+
+
+def test_a_request_that_failed_is_asked_again_and_the_others_are_known(
+    run: Run, demo: None, tmp_path: Path
+) -> None:
+    text = LEAST + f'long = "{"word " * 20_000}"\n[sampling]\nmax_tokens = 1\n'
+    for num_known in (0, 6, 6):
+        ended = run("seeonce run --json", _file(tmp_path, text))
+        (cell,) = ended.json
+        assert (ended.code, cell["was_there"], cell["run"]["num_errors"]) == (3, False, 6)
+        assert cell["run"]["num_known"] == num_known
+
+
 # --- killed and resumed
 
 
-def _answers(home: Path) -> list[dict[str, Any]]:
-    """Return the answers of the newest run, in an order that does not depend on the run."""
-    newest = max((home / "runs").iterdir())
-    lines = [json.loads(line) for line in (newest / "results.jsonl").read_text().splitlines()]
+def _newest(home: Path) -> Path:
+    return max((home / "runs").iterdir())
+
+
+def _answers(folder: Path) -> list[dict[str, Any]]:
+    """Return the answers of a run, in an order that does not depend on the run."""
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     return sorted(lines, key=lambda line: (line["frame"], line["prompt"]))
 
 
-def _killed(file: Path, home: Path, num_lines: int) -> None:
-    """Start an experiment and kill it when it has so many answers."""
+def _stopped(file: Path, home: Path, num_lines: int, by: signal.Signals) -> int:
+    """Start an experiment and stop it when it has so many answers; return how it ended."""
     process = python(SEEONCE, "run", file, SEEONCE_HOME=str(home))
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -181,12 +273,20 @@ def _killed(file: Path, home: Path, num_lines: int) -> None:
         if found and max(found) >= num_lines:
             break
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(by)
     process.communicate(timeout=60)
+    return process.returncode
 
 
-def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
-    run: Run, plain: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
+    by: signal.Signals,
+    code: int,
+    run: Run,
+    plain: Path,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = folder_of(tmp_path / "images", 24)
     text = (
@@ -198,8 +298,8 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     shutil.rmtree(home / "runs")
     shutil.copytree(home, tmp_path / "other")
     file = _file(tmp_path, text)
-    _killed(file, home, 5)
-    torn = len(_answers(home))
+    assert _stopped(file, home, 5, by) == code
+    torn = len(_answers(_newest(home)))
     assert run("seeonce runs --json").json[0]["state"] == "interrupted"
     ended = run("seeonce run --json", file)
     assert ended.code == 0
@@ -207,7 +307,19 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     assert ended.json[0]["run"]["num_known"] >= 4
     monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "other"))
     assert run("seeonce run", file).code == 0
-    assert _answers(home) == _answers(tmp_path / "other")
+    assert _answers(_newest(home)) == _answers(_newest(tmp_path / "other"))
+
+
+def test_two_processes_at_once_give_the_answers_of_one(
+    run: Run, demo: None, tmp_path: Path, home: Path
+) -> None:
+    file = _file(tmp_path, LEAST + "[sampling]\ntemperature = 1.0\nmax_tokens = 8\n")
+    both = [python(SEEONCE, "run", file, SEEONCE_HOME=str(home), SEEONCE_MODEL="demo") for _ in range(2)]
+    ends = [(*process.communicate(timeout=60), process.returncode) for process in both]
+    assert [code for _, _, code in ends] == [0, 0], ends
+    (cell,) = run("seeonce run --json --fresh", file).json
+    alone = _answers(home / "runs" / cell["run"]["id"])
+    assert [_answers(folder) for folder in (home / "runs").iterdir()] == [alone] * 3
 
 
 # --- notebooks

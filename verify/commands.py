@@ -11,6 +11,7 @@ import typer
 
 from cache.errors import InputError
 from cache.home import Home
+from cache.user_path import user_path
 from infer.limits import BatchLimits
 from infer.terminal import Terminal
 from verify.report import Against, Level, Report
@@ -84,7 +85,7 @@ def _write(path: Path | None, report: Report) -> None:
     if path is None:
         return
     try:
-        path.expanduser().write_text(markdown(report), encoding="utf-8")
+        user_path(path).write_text(markdown(report), encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"--report {path} cannot be written ({error.strerror}): give another file."
