@@ -4,15 +4,15 @@ Weights are loaded, frames encoded, and BatchGenerator's embeddings made before 
 store is timed.
 """
 
-import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from bench.measure import Contestant, Measured, alternate
+from bench.measure import Clock, Contestant, Measured, Timing
 from bench.peers import StockBatches
-from bench.stage import QUESTIONS, Encoded, Timed, Tokens, Warm
-from bench.table import Cell, Table
+from bench.right import Ask, Judgement, Right, judge_tokens
+from bench.stage import QUESTIONS, Encoded, Tokens, Warm
+from bench.table import Cell, Found, Table
 from infer.limits import BatchLimits
 
 _NUM_QUESTIONS = 4
@@ -20,59 +20,75 @@ _NEVER = frozenset[int]()  # no token ends an answer: all decode the same number
 _FRAMES_OF_A_RECORDING = 182
 _HEADER = (
     "in flight", "path", "tokens/s", "of BatchGenerator", "frames/s", "latency median s", "latency p95 s",
-    "182 frames, s", "answers", "wrong",
+    "182 frames, s", "answers", "near-ties", "wrong",
 )  # fmt: skip
 
 
-def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, num_repetitions: int) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What a contestant decoded; BatchGenerator does not tell when it begins with a request."""
+
+    tokens: Tokens
+    latencies: Timing | None = None
+
+
+def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: Clock) -> Found:
     """Decode the same requests both ways, so many in flight; unshared, as BatchGenerator does, and shared."""
     questions = QUESTIONS[:_NUM_QUESTIONS]
     frames = encoded.manifest.frames
     requests = encoded.requests(questions, max_tokens)
     stock, warm = StockBatches(encoded.model), Warm(encoded)
-    embedded = stock.rows([(Path(frame.source), text) for frame in frames for text in questions])
-    right = stock.answers(embedded, max_tokens, BatchLimits(1, 1, 2**30))
+    embedded = stock.rows([Ask(Path(frame.source), text) for frame in frames for text in questions])
+    right = stock.right(embedded, max_tokens)
+
+    def ours(limits: BatchLimits) -> _Decoded:
+        timed = warm.answers(requests, limits, _NEVER)
+        return _Decoded(timed.tokens, timed.latencies)
+
+    def theirs(limits: BatchLimits) -> _Decoded:
+        return _Decoded(stock.answers(embedded, max_tokens, limits))
+
     rows: list[tuple[Cell, ...]] = []
     for level in levels:
         limits = BatchLimits(max_num_seqs=level)
-
-        def batches(limits: BatchLimits = limits) -> Timed:
-            return Timed(stock.answers(embedded, max_tokens, limits), [])
-
-        found = alternate(
+        found = clock.alternate(
             [
-                Contestant("mlx-vlm BatchGenerator", batches),
-                Contestant(
-                    "seeonce, nothing shared",
-                    partial(warm.answers, requests, replace(limits, share_prefixes=False), _NEVER),
-                ),
-                Contestant("seeonce", partial(warm.answers, requests, limits, _NEVER)),
-            ],
-            num_repetitions,
+                Contestant("mlx-vlm BatchGenerator", partial(theirs, limits)),
+                Contestant("seeonce, nothing shared", partial(ours, replace(limits, share_prefixes=False))),
+                Contestant("seeonce", partial(ours, limits)),
+            ]
         )
-        rows += [_row(level, each, found[0], right, len(frames)) for each in found]
+        dtype = encoded.model.spec.compute_dtype
+        rows += [_row(level, each, found[0], right, len(frames), dtype) for each in found]
     remark = (
-        "Wrong: of all answers, those that are not BatchGenerator's own, one by one and unchunked. A latency "
-        "runs from when the engine takes the request."
+        "Wrong: of all answers, those that are not BatchGenerator's own, one by one and unchunked, up to its "
+        "near-ties. A latency runs from a request's prefill to its last token."
     )
     title = f"Decoding: {len(requests)} requests of {max_tokens} tokens, prefill included"
-    return Table("decoding", title, _HEADER, tuple(rows), (remark,))
+    return Found((Table("decoding", title, _HEADER, tuple(rows), (remark,)),))
 
 
 def _row(
-    level: int, each: Measured[Timed], first: Measured[Timed], right: Tokens, num_frames: int
+    level: int,
+    each: Measured[_Decoded],
+    first: Measured[_Decoded],
+    right: list[Right],
+    num_frames: int,
+    dtype: str,
 ) -> tuple[Cell, ...]:
     tokens, seconds = each.outcome.tokens, each.timing.median_s
-    latencies = sorted(each.outcome.latencies_s)
+    latencies = each.outcome.latencies
+    judged = [judge_tokens(mine, want, dtype) for mine, want in zip(tokens, right, strict=True)]
     return (
         level,
         each.name,
         sum(map(len, tokens)) / seconds,
         first.timing.median_s / seconds,
         num_frames / seconds,
-        statistics.median(latencies) if latencies else None,
-        latencies[int(0.95 * (len(latencies) - 1))] if latencies else None,
+        latencies.median_s if latencies else None,
+        latencies.quantile_s(0.95) if latencies else None,
         seconds / num_frames * _FRAMES_OF_A_RECORDING,
-        len(tokens),
-        sum(mine != theirs for mine, theirs in zip(tokens, right, strict=True)),
+        len(judged),
+        judged.count(Judgement.near_tie),
+        judged.count(Judgement.wrong),
     )

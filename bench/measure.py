@@ -29,6 +29,11 @@ class Timing:
         """How far apart the fastest and the slowest are, as a share of the median."""
         return (max(self.seconds) - min(self.seconds)) / self.median_s
 
+    def quantile_s(self, share: float) -> float:
+        """Return the time that ``share`` (0.0 to 1.0) of the times do not exceed."""
+        ordered = sorted(self.seconds)
+        return ordered[round(share * (len(ordered) - 1))]
+
 
 @dataclass(frozen=True, slots=True)
 class Contestant(Generic[Outcome]):
@@ -47,21 +52,41 @@ class Measured(Generic[Outcome]):
     outcome: Outcome
 
 
-def alternate(
-    contestants: Sequence[Contestant[Outcome]], num_repetitions: int, num_warm_ups: int = 1
-) -> list[Measured[Outcome]]:
-    """Run every contestant in turn, ``num_warm_ups`` times untimed and then ``num_repetitions`` times."""
-    seconds: list[list[float]] = [[] for _ in contestants]
-    outcomes: list[Outcome | None] = [None for _ in contestants]
-    for repetition in range(-num_warm_ups, num_repetitions):
-        for number, contestant in enumerate(contestants):
-            started = time.perf_counter()
-            outcome = contestant.run()
-            took = time.perf_counter() - started
-            outcomes[number] = outcome
-            if repetition >= 0:
-                seconds[number].append(took)
-    return [
-        Measured(contestant.name, Timing(tuple(times)), outcome)  # type: ignore[arg-type]
-        for contestant, times, outcome in zip(contestants, seconds, outcomes, strict=True)
-    ]
+def _nothing() -> None:
+    """Leave everything as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How often everything is repeated, and who is told of each repetition."""
+
+    num_repetitions: int
+    say: Callable[[str], None] = lambda _: None
+    num_warm_ups: int = 1
+
+    def alternate(
+        self, contestants: Sequence[Contestant[Outcome]], clean: Callable[[], None] = _nothing
+    ) -> list[Measured[Outcome]]:
+        """Run every contestant in turn, ``num_warm_ups`` times untimed and then ``num_repetitions`` times.
+
+        ``clean`` is called after each round, untimed.
+        """
+        seconds: list[list[float]] = [[] for _ in contestants]
+        outcomes: list[Outcome | None] = [None for _ in contestants]
+        for repetition in range(-self.num_warm_ups, self.num_repetitions):
+            for number, contestant in enumerate(contestants):
+                started = time.perf_counter()
+                outcome = contestant.run()
+                took = time.perf_counter() - started
+                outcomes[number] = outcome
+                if repetition >= 0:
+                    seconds[number].append(took)
+                self.say(f"  {self._name(repetition)}: {contestant.name}, {took:.3g} s")
+            clean()
+        return [
+            Measured(contestant.name, Timing(tuple(times)), outcome)  # type: ignore[arg-type]
+            for contestant, times, outcome in zip(contestants, seconds, outcomes, strict=True)
+        ]
+
+    def _name(self, repetition: int) -> str:
+        return "warm-up" if repetition < 0 else f"{repetition + 1} of {self.num_repetitions}"

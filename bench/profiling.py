@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.stage import QUESTIONS, Model, Warm, encode_frames
-from bench.table import Cell, Table
+from bench.table import Cell, Found, Table
 from cache.home import Home
 from infer.limits import BatchLimits
 
@@ -14,7 +14,7 @@ _NUM_SHOWN = 12
 _HEADER = ("pass", "function", "calls", "seconds of its own", "share")
 
 
-def measure(model: Model, images: Path, scratch: Path, max_tokens: int) -> Table:
+def measure(model: Model, images: Path, scratch: Path, max_tokens: int) -> Found:
     """Profile pass one and pass two over the same frames, their halves of the model loaded before."""
     encoder = model.encoder()
     home = Home(scratch / "profile-home")
@@ -26,7 +26,7 @@ def measure(model: Model, images: Path, scratch: Path, max_tokens: int) -> Table
         *_rows("two", lambda: warm.texts(requests, BatchLimits())),
     ]
     remark = "Only the calling thread is seen; MLX computes where its results are waited for."
-    return Table("profile", "Where the time goes", _HEADER, tuple(rows), (remark,))
+    return Found((Table("profile", "Where the time goes", _HEADER, tuple(rows), (remark,)),))
 
 
 def _rows(name: str, work: Callable[[], object]) -> list[tuple[Cell, ...]]:

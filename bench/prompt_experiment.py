@@ -4,137 +4,183 @@ Owns the comparison, and the arithmetic of what storing can save at most: live c
 frame, warm P + K·(s + d), with V vision, P prefill of the image, s prefill of the question, d decoding.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from PIL import Image
 
-from bench.measure import Contestant, Measured, alternate
+from bench.measure import Clock, Contestant, Measured
 from bench.peers import LiveModel
+from bench.right import Ask, Judgement, Right, judge_text, matches, num_about_another_frame, right_answers
 from bench.stage import QUESTIONS, Encoded, Warm, encode_frames
-from bench.table import Cell, Table
+from bench.table import Cell, Found, Table
+from bench.verdict import Outcome
 from cache.home import Home
 from infer.limits import BatchLimits
 from precompute.vision import VisionEncoder
 
-_ONE = BatchLimits(max_num_seqs=1, prefill_batch_size=1, share_prefixes=False)
+LIVE = "mlx-vlm live, one by one"
+_ONE = BatchLimits(max_num_seqs=1, prefill_batch_size=1)
+_UNSHARED = BatchLimits(max_num_seqs=1, prefill_batch_size=1, share_prefixes=False)
+_HEADER = (
+    "questions a frame", "path", "seconds", "spread", "times as fast as live", "answers", "near-ties",
+    "wrong",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is asked: questions a frame, tokens an answer, requests in flight, repetitions."""
+    """How much is asked: questions a frame, tokens an answer, requests in flight."""
 
     num_questions: tuple[int, ...]
     max_tokens: int
     num_in_flight: int
-    num_repetitions: int
 
 
-def measure(encoded: Encoded, scratch: Path, sizes: Sizes) -> Table:
-    """Compare mlx-vlm live, one by one and batched, with ours cold and warm."""
-    live, warm = LiveModel(encoded.model), Warm(encoded)
-    rows: list[tuple[Cell, ...]] = []
-    remarks: list[str] = []
-    for num_questions in sizes.num_questions:
-        found = _compare(encoded, live, warm, scratch, QUESTIONS[:num_questions], sizes)
-        rows += _rows(num_questions, found)
-        warm_s = found[-1].timing.median_s
-        speed_up = found[0].timing.median_s / warm_s
-        remarks.append(_arithmetic(encoded, warm, num_questions, sizes.max_tokens, speed_up))
-    title = (
-        f"Prompt experiment: {len(encoded.manifest.frames)} frames, {sizes.max_tokens} tokens an answer, "
-        f"{sizes.num_in_flight} in flight"
-    )
-    header = ("questions a frame", "path", "seconds", "spread", "times as fast as live", "answers", "wrong")
-    return Table("prompt_experiment", title, header, tuple(rows), tuple(remarks))
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """Seconds that one frame costs, one request at a time."""
 
+    vision_s: float
+    image_s: float
+    question_s: float
+    decode_s: float
 
-def _compare(
-    encoded: Encoded, live: LiveModel, warm: Warm, scratch: Path, questions: tuple[str, ...], sizes: Sizes
-) -> list[Measured[list[str]]]:
-    asked = [(Path(frame.source), question) for frame in encoded.manifest.frames for question in questions]
-    requests = encoded.requests(questions, sizes.max_tokens)
-    limits = BatchLimits(max_num_seqs=sizes.num_in_flight)
-    homes = _fresh_homes(scratch / f"cold-{len(questions)}")
-
-    def cold() -> list[str]:
-        again = encode_frames(encoded.model, encoded.images, Home(next(homes)))
-        return Warm(again).texts(requests, limits)
-
-    return alternate(
-        [
-            Contestant("mlx-vlm live, one by one", partial(live.one_by_one, asked, sizes.max_tokens)),
-            Contestant(
-                "mlx-vlm live, batch_generate",
-                partial(live.batched, asked, sizes.max_tokens, sizes.num_in_flight),
-            ),
-            Contestant("seeonce cold (encode, load, describe)", cold),
-            Contestant("seeonce warm, nothing shared", partial(warm.texts, requests, _unshared(limits))),
-            Contestant("seeonce warm", partial(warm.texts, requests, limits)),
-        ],
-        sizes.num_repetitions,
-    )
-
-
-def _fresh_homes(folder: Path) -> Iterator[Path]:
-    number = 0
-    while True:
-        yield folder / str(number)
-        number += 1
-
-
-def _unshared(limits: BatchLimits) -> BatchLimits:
-    return BatchLimits(limits.max_num_seqs, share_prefixes=False)
-
-
-def _rows(num_questions: int, found: list[Measured[list[str]]]) -> list[tuple[Cell, ...]]:
-    right = found[0].outcome
-    return [
-        (
-            num_questions,
-            measured.name,
-            measured.timing.median_s,
-            f"{measured.timing.spread:.0%}",
-            found[0].timing.median_s / measured.timing.median_s,
-            len(measured.outcome),
-            sum(answer != want for answer, want in zip(measured.outcome, right, strict=True)),
+    def allowed(self, num_questions: int) -> float:
+        """Return how many times as fast as live the store can be at most, one request at a time."""
+        each_s = self.question_s + self.decode_s
+        return (
+            num_questions * (self.vision_s + self.image_s + each_s) / (self.image_s + num_questions * each_s)
         )
-        for measured in found
-    ]
 
 
-def _arithmetic(encoded: Encoded, warm: Warm, num_questions: int, max_tokens: int, speed_up: float) -> str:
-    """Measure the shares of one frame, one request at a time, and say what they allow."""
-    vision_s, image_s, question_s, decode_s = _shares(encoded, warm, max_tokens)
-    live_s = num_questions * (vision_s + image_s + question_s + decode_s)
-    warm_s = image_s + num_questions * (question_s + decode_s)
-    allowed = live_s / warm_s
+class PromptExperiment:
+    """Encoded frames, the right answers about them, and what gives answers, loaded once."""
+
+    def __init__(self, encoded: Encoded, scratch: Path, sizes: Sizes, clock: Clock) -> None:
+        """Ask mlx-vlm live for the right answers, and load both sides."""
+        self._encoded, self._sizes, self._clock = encoded, sizes, clock
+        self._right = right_answers(encoded, QUESTIONS[: max(sizes.num_questions)], sizes.max_tokens)
+        self._live, self._warm = LiveModel(encoded.model), Warm(encoded)
+        self._homes = (Home(scratch / f"cold-{number}") for number in count())
+
+    def measure(self) -> Found:
+        """Compare mlx-vlm live, one by one and batched, with ours cold and warm."""
+        shares = self._shares()
+        rows: list[tuple[Cell, ...]] = []
+        remarks = [
+            f"One request at a time, a frame costs V {shares.vision_s:.3f} s in the vision encoder, P "
+            f"{shares.image_s:.3f} s in the prefill of its image, s {shares.question_s:.3f} s in that of a "
+            f"question, d {shares.decode_s:.3f} s in decoding."
+        ]
+        for num_questions in self._sizes.num_questions:
+            asks = [
+                Ask(Path(frame.source), question)
+                for frame in self._encoded.manifest.frames
+                for question in QUESTIONS[:num_questions]
+            ]
+            found = self._compare(asks, num_questions)
+            rows += [self._row(num_questions, each, found[0], asks) for each in found]
+            remarks.append(
+                _arithmetic(shares, num_questions, *(found[n].timing.median_s for n in (0, -2, -1)))
+            )
+        num_frames = len(self._encoded.manifest.frames)
+        title = (
+            f"Prompt experiment: {num_frames} frames, {self._sizes.max_tokens} tokens an answer, "
+            f"{self._sizes.num_in_flight} in flight"
+        )
+        table = Table("prompt_experiment", title, _HEADER, tuple(rows), tuple(remarks))
+        return Found((table,), self._outcome(asks, found[0], found[-1]))
+
+    def _compare(self, asks: list[Ask], num_questions: int) -> list[Measured[list[str]]]:
+        sizes = self._sizes
+        requests = self._encoded.requests(QUESTIONS[:num_questions], sizes.max_tokens)
+        limits = BatchLimits(max_num_seqs=sizes.num_in_flight)
+
+        def cold() -> list[str]:
+            again = encode_frames(self._encoded.model, self._encoded.images, next(self._homes))
+            return Warm(again).texts(requests, limits)
+
+        return self._clock.alternate(
+            [
+                Contestant(LIVE, partial(self._live.one_by_one, asks, sizes.max_tokens)),
+                Contestant(
+                    "mlx-vlm live, batch_generate",
+                    partial(self._live.batched, asks, sizes.max_tokens, sizes.num_in_flight),
+                ),
+                Contestant("seeonce cold (load, encode, load, describe)", cold),
+                Contestant("seeonce warm, one in flight", partial(self._warm.texts, requests, _ONE)),
+                Contestant("seeonce warm", partial(self._warm.texts, requests, limits)),
+            ]
+        )
+
+    def _row(
+        self, num_questions: int, each: Measured[list[str]], live: Measured[list[str]], asks: list[Ask]
+    ) -> tuple[Cell, ...]:
+        judged = [self._judge(text, self._right[ask]) for text, ask in zip(each.outcome, asks, strict=True)]
+        return (
+            num_questions,
+            each.name,
+            each.timing.median_s,
+            f"{each.timing.spread:.0%}",
+            live.timing.median_s / each.timing.median_s,
+            len(judged),
+            judged.count(Judgement.near_tie),
+            judged.count(Judgement.wrong),
+        )
+
+    def _judge(self, text: str, right: Right) -> Judgement:
+        dtype = self._encoded.model.spec.compute_dtype
+        return judge_text(text, right, dtype, self._warm.tokenizer.decode)
+
+    def _outcome(self, asks: list[Ask], live: Measured[list[str]], warm: Measured[list[str]]) -> Outcome:
+        """Judge the warm path: an answer that parts from live by a near-tie counts as a match."""
+        right = [self._warm.tokenizer.decode(self._right[ask].tokens) for ask in asks]
+        num_matching = sum(
+            matches(text, want) or self._judge(text, self._right[ask]) is Judgement.near_tie
+            for text, want, ask in zip(warm.outcome, right, asks, strict=True)
+        )
+        return Outcome(
+            work=f"{self._sizes.num_questions[-1]} questions a frame",
+            other=LIVE,
+            times_as_fast=live.timing.median_s / warm.timing.median_s,
+            num_answers=len(asks),
+            num_matching=num_matching,
+            num_about_another_frame=num_about_another_frame(asks, warm.outcome, right),
+            num_failed=0,
+        )
+
+    def _shares(self) -> _Shares:
+        """Measure the shares of the first frame, one request at a time: means over the questions."""
+        questions = QUESTIONS[: max(self._sizes.num_questions)]
+        num, encoded, warm = len(questions), self._encoded, self._warm
+        first = encoded.requests(questions, 1)[:num]
+        whole = encoded.requests(questions, self._sizes.max_tokens)[:num]
+        image = encoded.requests(("",), 1)[:1]
+        encoder = encoded.model.encoder()
+        found = Clock(num_repetitions=3).alternate(
+            [
+                Contestant("vision", partial(_encode_first, encoded, encoder)),
+                Contestant("image", partial(warm.texts, image, _UNSHARED)),
+                Contestant("first tokens", partial(warm.texts, first, _UNSHARED)),
+                Contestant("whole answers", partial(warm.texts, whole, _UNSHARED)),
+            ]
+        )
+        vision_s, image_s, first_s, whole_s = (measured.timing.median_s for measured in found)
+        return _Shares(
+            vision_s, image_s, max(0.0, first_s / num - image_s), max(0.0, (whole_s - first_s) / num)
+        )
+
+
+def _arithmetic(shares: _Shares, num_questions: int, live_s: float, alone_s: float, batched_s: float) -> str:
+    allowed, alone, batched = shares.allowed(num_questions), live_s / alone_s, live_s / batched_s
     return (
-        f"K = {num_questions}: V {vision_s:.3f}, P {image_s:.3f}, s {question_s:.3f}, d {decode_s:.3f} s "
-        f"allow {num_questions}·(V + P + s + d) / (P + {num_questions}·(s + d)) = {allowed:.2f} times; "
-        f"measured {speed_up:.2f} times, {speed_up / allowed:.0%} of it (decoding in batches adds to it)."
+        f"K = {num_questions}: K·(V + P + s + d) / (P + K·(s + d)) allows {allowed:.2f} times; measured are "
+        f"{alone:.2f} times one in flight, {alone / allowed:.0%} of it, and {batched:.2f} times in batches, "
+        f"{batched / allowed:.0%}."
     )
-
-
-def _shares(encoded: Encoded, warm: Warm, max_tokens: int) -> tuple[float, float, float, float]:
-    """Return seconds of vision, image prefill, question prefill and decoding, one request at a time."""
-    whole = encoded.requests(QUESTIONS[:1], max_tokens)[:1]
-    first = encoded.requests(QUESTIONS[:1], 1)[:1]
-    image = encoded.requests(("",), 1)[:1]
-    encoder = encoded.model.encoder()
-    found = alternate(
-        [
-            Contestant("vision", partial(_encode_first, encoded, encoder)),
-            Contestant("image", partial(warm.texts, image, _ONE)),
-            Contestant("first token", partial(warm.texts, first, _ONE)),
-            Contestant("whole", partial(warm.texts, whole, _ONE)),
-        ],
-        num_repetitions=3,
-    )
-    vision_s, image_s, first_s, whole_s = (measured.timing.median_s for measured in found)
-    return vision_s, image_s, max(0.0, first_s - image_s), max(0.0, whole_s - first_s)
 
 
 def _encode_first(encoded: Encoded, encoder: VisionEncoder) -> list[str]:

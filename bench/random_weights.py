@@ -4,6 +4,7 @@ Owns writing such a folder, so that nobody needs a download to measure.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,21 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from bench.dims import SHAPES, Dims, Shape
+from cache.errors import InputError
 from demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
 
 _TEXT_SPREAD = 2.0  # of a weight, times the root of its fan-in: large enough that a picture sways the answer
 _VISION_SPREAD = 2.8
+_BYTES = {"float32": 4, "bfloat16": 2}
 MAX_PIXELS = 16_777_216  # official checkpoints allow as much
 
 
 def write_checkpoint(folder: Path, dims: Dims) -> Path:
-    """Write random weights with the dimensions of ``dims`` into ``folder``, unless they are there."""
+    """Write random weights with the dimensions of ``dims`` into ``folder``, unless they are there.
+
+    Raises:
+        InputError: the disk has no room for them.
+    """
     if (folder / "model.safetensors").is_file():
         return folder
     import mlx.core as mx
@@ -31,7 +38,9 @@ def write_checkpoint(folder: Path, dims: Dims) -> Path:
     config = _config(shape, configuration(ids, shape.vocabulary))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _allow_large_pictures(folder / "preprocessor_config.json")
-    weights = dict(_random_weights(shape, config, _sayable(tokenizer)))
+    parameters = _parameters(config)
+    _require_room(folder, sum(value.size for value in parameters.values()) * _BYTES[shape.dtype])
+    weights = dict(_random_weights(shape, parameters, _sayable(tokenizer)))
     fresh = folder / ".model.new.safetensors"
     mx.save_safetensors(str(fresh), weights, {"format": "mlx"})
     fresh.replace(folder / "model.safetensors")
@@ -82,15 +91,31 @@ def _sayable(tokenizer: Tokenizer) -> list[int]:
     return [number for number, word in words.items() if word.isascii() and word.strip().isalnum()]
 
 
-def _random_weights(shape: Shape, config: dict[str, Any], sayable: list[int]) -> Iterator[tuple[str, Any]]:
-    """Yield mlx-vlm's parameters by name, drawn one by one. Only ``sayable`` words are ever the likeliest."""
-    import mlx.core as mx
+def _parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """Return mlx-vlm's parameters by name, none of them evaluated."""
     from mlx.utils import tree_flatten
     from mlx_vlm.models import qwen3_vl
 
+    model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(config))
+    return dict(tree_flatten(model.parameters()))
+
+
+def _require_room(folder: Path, num_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < num_bytes:
+        raise InputError(
+            f"Weights of these dimensions take {num_bytes / 1e9:.1f} GB, {folder.parent} has "
+            f"{free_bytes / 1e9:.1f} GB free: set TMPDIR to a folder with more room, or take smaller --dims."
+        )
+
+
+def _random_weights(
+    shape: Shape, parameters: dict[str, Any], sayable: list[int]
+) -> Iterator[tuple[str, Any]]:
+    """Yield each parameter with its name, drawn one by one. Only ``sayable`` words are ever the likeliest."""
+    import mlx.core as mx
+
     dtype = getattr(mx, shape.dtype)
-    model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(config))  # lazy: nothing of it is evaluated
-    parameters = dict[str, Any](tree_flatten(model.parameters()))
     for number, (name, value) in enumerate(parameters.items()):
         if value.ndim < 2:
             yield name, value.astype(dtype)

@@ -5,13 +5,16 @@ were left out is said.
 """
 
 import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench.measure import Contestant, alternate
+import numpy as np
+
+from bench.measure import Clock, Contestant
 from bench.peers import LiveModel
-from bench.stage import QUESTIONS, Model, draw_frames, encode_frames
-from bench.table import Cell, Table
+from bench.right import Ask, Right, judge_tokens
+from bench.stage import QUESTIONS, Model, Tokens, draw_frames, encode_frames
+from bench.table import Cell, Found, Table
 from cache.home import Home
 from infer.batching import answer_all
 from infer.limits import BatchLimits
@@ -24,10 +27,10 @@ SIZES = (
 )  # fmt: skip
 _LIMITS = BatchLimits(max_num_seqs=1, prefill_batch_size=1)
 _GROWTH = 4.0  # how much longer a size may take than the one before it
-_HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", "load ms")
+_HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", "load ms", "first token")
 
 
-def measure(model: Model, scratch: Path, num_repetitions: int, budget_s: float) -> Table:
+def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> Found:
     """Measure seconds to the first token of one question, live and from the store, per size."""
     live = LiveModel(model)
     half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
@@ -38,39 +41,56 @@ def measure(model: Model, scratch: Path, num_repetitions: int, budget_s: float) 
         started = time.perf_counter()
         if rows and started + _GROWTH * last_s > ends_at:
             break
-        rows.append(_row(model, live, half, size, scratch, num_repetitions))
+        rows.append(_row(model, live, half, size, scratch, clock))
         last_s = time.perf_counter() - started
     left_out = [f"{width}x{height}" for width, height in sizes[len(rows) :]]
     remarks = ["Seconds from the picture, or from its entry, to the first token of one question."]
     if left_out:
         remarks.append(f"Left out, for they would not end in time here: {', '.join(left_out)}.")
-    return Table("resolution", "Resolution: one frame, one question", _HEADER, tuple(rows), tuple(remarks))
+    title = "Resolution: one frame, one question"
+    return Found((Table("resolution", title, _HEADER, tuple(rows), tuple(remarks)),))
 
 
 def _row(
-    model: Model,
-    live: LiveModel,
-    half: LanguageHalf,
-    size: tuple[int, int],
-    scratch: Path,
-    num_repetitions: int,
+    model: Model, live: LiveModel, half: LanguageHalf, size: tuple[int, int], scratch: Path, clock: Clock
 ) -> tuple[Cell, ...]:
     name = f"{size[0]}x{size[1]}"
     images = draw_frames(scratch / name, 1, size)
     encoded = encode_frames(model, images, Home(scratch / f"{name}-home"))
     requests = encoded.requests(QUESTIONS[:1], max_tokens=1)
     frame = encoded.manifest.frames[0]
+    source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
 
-    def stored() -> object:
-        source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
-        return list(answer_all(requests, half, source, frozenset(), _LIMITS))
+    def stored() -> Tokens:
+        return [answer.tokens for answer in answer_all(requests, half, source, frozenset(), _LIMITS)]
 
-    contestants: list[Contestant[object]] = [
-        Contestant("live", partial(live.one_by_one, [(Path(frame.source), QUESTIONS[0])], 1)),
-        Contestant("stored", stored),
-        Contestant("load", partial(encoded.store.read, frame.key)),
-    ]
-    live_s, stored_s, load_s = (found.timing.median_s for found in alternate(contestants, num_repetitions))
+    firsts: list[Right] = []
+
+    def encoding() -> Tokens:
+        token, logprobs = live.first_token(Ask(Path(frame.source), QUESTIONS[0]))
+        firsts.append(_right(token, logprobs))
+        return [(token,)]
+
+    def load() -> Tokens:
+        encoded.store.read(frame.key)
+        return []
+
+    found = clock.alternate(
+        [Contestant(f"{name} live", encoding), Contestant("stored", stored), Contestant("load", load)]
+    )
+    live_s, stored_s, load_s = (each.timing.median_s for each in found)
+    judged = judge_tokens(found[1].outcome[0], firsts[-1], model.spec.compute_dtype)
     info = encoded.store.peek(frame.key)
     num_bytes = 0 if info is None else info.nbytes
-    return name, frame.num_tokens, live_s, stored_s, live_s / stored_s, num_bytes / 1e6, load_s * 1e3
+    return (
+        name, frame.num_tokens, live_s, stored_s, live_s / stored_s, num_bytes / 1e6, load_s * 1e3,
+        judged.value,
+    )  # fmt: skip
+
+
+def _right(token: int, logprobs: Any) -> Right:
+    """Take live's first token; its margin is worked out from log-probabilities ``(vocab,)``."""
+    import mlx.core as mx
+
+    second, best = np.sort(np.array(logprobs.astype(mx.float32)))[-2:]
+    return Right((token,), (float(best - second),))

@@ -5,12 +5,12 @@ never touched.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from bench.measure import Timing
 from cache.errors import SeeonceError
 from cache.home import Home
 from cache.key import EncoderSpec
@@ -21,7 +21,8 @@ from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
 from demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
-from infer.batching import answer_all
+from infer.batching import answer_all, sampling_hooks
+from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
 from infer.prompt import DEFAULT_PROMPT, Prompt
@@ -92,10 +93,10 @@ Tokens = list[tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """The tokens of each request, in order, and how long each took, in seconds."""
+    """The tokens of each request, in order, and how long each took from its prefill on."""
 
     tokens: Tokens
-    latencies_s: list[float]
+    latencies: Timing
 
 
 class Warm:
@@ -105,35 +106,33 @@ class Warm:
         model = encoded.model
         self._encoded = encoded
         self._half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
-        self._tokenizer = ChatTokenizer(model.folder, model.config)
+        self.tokenizer = ChatTokenizer(model.folder, model.config)
 
     def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
         """Answer requests from the store; return the texts in the order of the requests."""
-        timed = self.answers(requests, limits, self._tokenizer.stop_ids)
-        return [self._tokenizer.decode(tokens) for tokens in timed.tokens]
+        timed = self.answers(requests, limits, self.tokenizer.stop_ids)
+        return [self.tokenizer.decode(tokens) for tokens in timed.tokens]
 
     def answers(self, requests: list[Request], limits: BatchLimits, stop_ids: frozenset[int]) -> Timed:
-        """Answer requests from the store; a latency runs from when the engine takes a request.
+        """Answer requests from the store.
 
         Raises:
             SeeonceError: a request failed: a benchmark with errors measures nothing.
         """
-        taken: dict[int, float] = {}
+        began: dict[int, float] = {}
 
-        def as_taken() -> Iterator[Request]:
-            for request in requests:
-                taken[request.id] = time.perf_counter()
-                yield request
+        def hooks_of(request: Request) -> RowHooks:
+            began[request.id] = time.perf_counter()
+            return sampling_hooks(request)
 
         source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
         done: dict[int, tuple[tuple[int, ...], float]] = {}
-        for answer in answer_all(as_taken(), self._half, source, stop_ids, limits):
+        for answer in answer_all(requests, self._half, source, stop_ids, limits, hooks_of):
             if answer.error is not None:
                 raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
-            done[answer.request.id] = answer.tokens, time.perf_counter() - taken[answer.request.id]
-        return Timed(
-            [done[request.id][0] for request in requests], [done[request.id][1] for request in requests]
-        )
+            done[answer.request.id] = answer.tokens, time.perf_counter() - began[answer.request.id]
+        found = [done[request.id] for request in requests]
+        return Timed([tokens for tokens, _ in found], Timing(tuple(took_s for _, took_s in found)))
 
 
 def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0]) -> Path:

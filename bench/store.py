@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.imagined_encoder import IMAGINED_ENCODER
-from bench.measure import Contestant, Timing, alternate
+from bench.measure import Clock, Contestant, Timing
 from bench.table import Cell, Table
 from cache.entry import Features, Provenance
 from cache.home import Home
@@ -179,14 +179,9 @@ class Bench:
         self, *runs: Callable[[], object], clean: Callable[[], None] = lambda: None
     ) -> Sequence[Timing]:
         """Time each in turn; what ``clean`` does after every round is not timed."""
-        seconds: list[list[float]] = [[] for _ in runs]
         contestants = [Contestant(str(number), run) for number, run in enumerate(runs)]
-        for repetition in range(-2, self._repeat):
-            for number, measured in enumerate(alternate(contestants, 1, num_warm_ups=0)):
-                if repetition >= 0:
-                    seconds[number] += measured.timing.seconds
-            clean()
-        return [Timing(tuple(times)) for times in seconds]
+        found = Clock(self._repeat, num_warm_ups=2).alternate(contestants, clean)
+        return [measured.timing for measured in found]
 
     def _row(self, what: str, timing: Timing, beside: Timing | None, bound: Bound | None = None) -> None:
         ratio = timing.median_s / beside.median_s if beside else None

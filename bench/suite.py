@@ -1,29 +1,32 @@
-"""The whole benchmark: which workloads at which size, and the report that they make.
+"""The whole benchmark: which workloads, in which order and at which size.
 
-Owns sizes, order and the verdict. Everything is made in a scratch folder that goes away afterwards.
+Owns sizes and order. Does not own what a workload measures (a module each) or the report (``report``).
+Everything is made in a scratch folder that goes away afterwards; the user's store is never touched.
 """
 
-import os
-import platform
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.dims import Dims
-from bench.table import Table
+from bench.report import Machine, Report, memory_bytes, now
+from bench.table import Found
 from cache.home import Home
-from checkpoint.backend import computes_on_cpu, installed_version, provenance
+from checkpoint.backend import computes_on_cpu
 from checkpoint.folder import DEMO
 
 if TYPE_CHECKING:
-    from bench.stage import Model
+    from bench.stage import Encoded
 
-_DISTRIBUTIONS = ("seeonce", "mlx", "mlx-vlm", "transformers", "zarr")
-_THRESHOLDS = ((3.0, "strong"), (2.0, "yes"), (1.5, "marginal"))  # times as fast as live
+Step = tuple[str, Callable[[], Found]]
+"""A workload's name, and what measures it."""
+
+_SMALL_MEMORY_BYTES = 32_000_000_000  # 4B in bfloat16 is loaded twice, for live and for pass two
 
 
 class Workload(StrEnum):
@@ -77,150 +80,151 @@ class BenchOptions:
     workloads: tuple[Workload, ...] = tuple(Workload)
     endpoint: str | None = None
     endpoint_model: str | None = None
+    endpoint_timeout_s: float = 300.0
     profile: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What was measured, where, and how it came out."""
-
-    checkpoint: str
-    machine: dict[str, str]
-    started_at: str
-    tables: tuple[Table, ...]
-    verdict: str
-
-    def as_markdown(self) -> str:
-        """Return the report for a person."""
-        machine = "\n".join(f"- {name}: {value}" for name, value in self.machine.items())
-        head = f"# Benchmark of {self.checkpoint}\n\n{self.started_at}\n\n{machine}\n\n**{self.verdict}**\n"
-        return "\n".join([head, *(table.as_markdown() for table in self.tables)])
-
-    def as_json(self) -> dict[str, object]:
-        """Return the report for machines."""
-        return {
-            "format": 1,
-            "checkpoint": self.checkpoint,
-            "machine": self.machine,
-            "started_at": self.started_at,
-            "tables": [table.as_json() for table in self.tables],
-            "verdict": self.verdict,
-        }
-
-
-def bench(options: BenchOptions, say: Callable[[str], None]) -> Bench:
-    """Run the workloads one after the other.
+def bench(
+    options: BenchOptions, say: Callable[[str], None], keep: Callable[[Report], None] = lambda _: None
+) -> Report:
+    """Run the workloads one after the other; ``keep`` is given the report after each.
 
     Raises:
         CheckpointError: the checkpoint is missing or does not load.
-        InputError: the other server does not answer.
+        InputError: the other server does not answer, or the disk has no room for random weights.
     """
-    started_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    started_at, started = now(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
-        scratch = Path(folder)
-        checkpoint = _checkpoint(options, scratch, say)
-        tables = []
-        for table in _tables(options, checkpoint, scratch, say):
-            say(table.as_markdown())
-            tables.append(table)
-    name = options.model or f"random weights, {_dims(options)}"
-    return Bench(name, _machine(), started_at, tuple(tables), _verdict(tables))
-
-
-def _dims(options: BenchOptions) -> Dims:
-    return options.dims or (Dims.small if computes_on_cpu() else Dims.qwen3_vl_4b)
-
-
-def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> str:
-    if options.model is not None:
-        return options.model
-    from bench.random_weights import write_checkpoint
-
-    say(f"drawing random weights with the dimensions of {_dims(options)}")
-    return str(write_checkpoint(scratch / "checkpoint", _dims(options)))
-
-
-def _tables(
-    options: BenchOptions, checkpoint: str, scratch: Path, say: Callable[[str], None]
-) -> Iterator[Table]:
-    from bench import decoding, memory, pass_one, profiling, prompt_experiment, resolution, store
-    from bench.stage import Model, draw_frames, encode_frames
-
-    extent = QUICK if options.quick else FULL
-    home = Home(scratch / "home")
-    model = Model.open(checkpoint, home)
-    images = draw_frames(scratch / "frames", extent.num_frames, extent.size)
-    if Workload.prompts in options.workloads:
-        say("prompt experiment")
-        sizes = prompt_experiment.Sizes(
-            extent.num_questions, extent.max_tokens, num_in_flight=8, num_repetitions=extent.num_repetitions
-        )
-        yield prompt_experiment.measure(encode_frames(model, images, home), scratch, sizes)
-    if Workload.decoding in options.workloads:
-        say("decoding")
-        encoded = encode_frames(model, images, home)
-        yield decoding.measure(encoded, extent.levels, extent.max_tokens, extent.num_repetitions)
-    if Workload.resolution in options.workloads:
-        say("resolution")
-        yield resolution.measure(model, scratch, extent.num_repetitions, extent.resolution_budget_s)
-    if Workload.pass_one in options.workloads:
-        say("pass one")
-        yield pass_one.measure(model, images, scratch, extent.num_repetitions, extent.num_idle)
-    if Workload.store in options.workloads:
-        say("store")
-        folder = scratch / "store"
-        folder.mkdir()
-        yield store.Bench(folder, extent.store_repetitions, extent.store_entries).table()
-    if Workload.memory in options.workloads:
-        say("memory")
-        folders = tuple(
-            draw_frames(scratch / f"frames-{number}", number, extent.size) for number in extent.memory_frames
-        )
-        yield memory.measure(checkpoint, folders, scratch)
-    if options.profile:
-        say("profile")
-        yield profiling.measure(model, images, scratch, extent.max_tokens)
-    if options.endpoint is not None:
-        yield _beside(options, options.endpoint, model, extent, scratch, say)
-
-
-def _beside(
-    options: BenchOptions, url: str, model: "Model", extent: Extent, scratch: Path, say: Callable[[str], None]
-) -> Table:
-    """Measure another server; the truth is known of the demo's answers alone."""
-    from bench import endpoint
-    from bench.stage import QUESTIONS, draw_frames, encode_frames
-    from demo.score import read_truth
-
-    say(url)
-    images = draw_frames(scratch / "endpoint-frames", extent.num_endpoint_frames)
-    encoded = encode_frames(model, images, Home(scratch / "endpoint-home"))
-    truth = read_truth(images / "truth.json") if options.model == DEMO else None
-    other = endpoint.Endpoint(url, options.endpoint_model or "default")
-    return endpoint.measure(other, encoded, QUESTIONS, extent.levels, 64, truth)
-
-
-def _machine() -> dict[str, str]:
-    here = provenance()
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory_gb:.0f} GB",
-        "device": f"{here.device}, {here.chip}",
-        "versions": ", ".join(f"{name} {installed_version(name)}" for name in _DISTRIBUTIONS),
-        "python": platform.python_version(),
-    }
-
-
-def _verdict(tables: list[Table]) -> str:
-    """Judge by stated thresholds: 3 times as fast as live is strong, 2 yes, 1.5 marginal; no answer wrong."""
-    for table in tables:
-        if table.name == "prompt_experiment":
-            num_questions, _, _, _, speed_up, num_answers, num_wrong = table.rows[-1]
-            if not isinstance(speed_up, float) or num_wrong:
-                return f"Wrong: {num_wrong} of {num_answers} answers are not those of live."
-            word = next((word for least, word in _THRESHOLDS if speed_up >= least), "no gain")
-            return (
-                f"{word}: {speed_up:.1f} times as fast as mlx-vlm live for {num_questions} questions a "
-                f"frame, all {num_answers} answers those of live."
+        suite = _Suite(options, Path(folder), say)
+        steps = suite.steps()
+        report = Report(suite.name, Machine.here(), started_at, num_left=len(steps))
+        for number, (title, measure) in enumerate(steps, 1):
+            say(f"{title} ({number} of {len(steps)})")
+            found = measure()
+            report = replace(
+                report,
+                took_s=time.perf_counter() - started,
+                found=(*report.found, found),
+                num_left=len(steps) - number,
             )
-    return "No verdict: the prompt experiment was not measured."
+            keep(report)
+            for table in found.tables:
+                say(f"\n{table.as_markdown()}")
+    return report
+
+
+class _Suite:
+    """The workloads, and what they are measured on: a checkpoint, drawn frames, encoded once."""
+
+    def __init__(self, options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> None:
+        """Find the checkpoint, or draw one."""
+        from bench.measure import Clock
+        from bench.stage import Model, draw_frames
+
+        self._options, self._scratch, self._say = options, scratch, say
+        self._extent = QUICK if options.quick else FULL
+        self._clock = Clock(self._extent.num_repetitions, say)
+        self._home = Home(scratch / "home")
+        dims = options.dims or _default_dims()
+        self.name = options.model or f"random weights, {dims}"
+        self._checkpoint = options.model or self._drawn(dims)
+        self._model = Model.open(self._checkpoint, self._home)
+        self._images = draw_frames(scratch / "frames", self._extent.num_frames, self._extent.size)
+
+    def steps(self) -> list[Step]:
+        """Return what was asked for, in order."""
+        of = {
+            Workload.prompts: ("prompt experiment", self._prompts),
+            Workload.decoding: ("decoding", self._decoding),
+            Workload.resolution: ("resolution", self._resolution),
+            Workload.pass_one: ("pass one", self._pass_one),
+            Workload.store: ("store", self._store),
+            Workload.memory: ("memory", self._memory),
+        }
+        steps: list[Step] = [of[workload] for workload in Workload if workload in self._options.workloads]
+        if self._options.profile:
+            steps.append(("profile", self._profile))
+        if self._options.endpoint is not None:
+            steps.append((self._options.endpoint, partial(self._beside, self._options.endpoint)))
+        return steps
+
+    def _drawn(self, dims: Dims) -> str:
+        from bench.random_weights import write_checkpoint
+
+        self._say(f"drawing random weights with the dimensions of {dims}")
+        return str(write_checkpoint(self._scratch / "checkpoint", dims))
+
+    def _encoded(self) -> "Encoded":
+        from bench.stage import encode_frames
+
+        return encode_frames(self._model, self._images, self._home)
+
+    def _prompts(self) -> Found:
+        from bench.prompt_experiment import PromptExperiment, Sizes
+
+        sizes = Sizes(self._extent.num_questions, self._extent.max_tokens, num_in_flight=8)
+        return PromptExperiment(self._encoded(), self._scratch, sizes, self._clock).measure()
+
+    def _decoding(self) -> Found:
+        from bench import decoding
+
+        return decoding.measure(self._encoded(), self._extent.levels, self._extent.max_tokens, self._clock)
+
+    def _resolution(self) -> Found:
+        from bench import resolution
+
+        return resolution.measure(
+            self._model, self._scratch, self._extent.resolution_budget_s, replace(self._clock, say=_silent)
+        )
+
+    def _pass_one(self) -> Found:
+        from bench.pass_one import PassOne
+
+        return PassOne(self._model, self._images, self._scratch, self._clock).measure(self._extent.num_idle)
+
+    def _store(self) -> Found:
+        from bench import store
+
+        folder = self._scratch / "store"
+        folder.mkdir()
+        extent = self._extent
+        return Found((store.Bench(folder, extent.store_repetitions, extent.store_entries).table(),))
+
+    def _memory(self) -> Found:
+        from bench import memory
+        from bench.stage import draw_frames
+
+        folders = tuple(
+            draw_frames(self._scratch / f"frames-{number}", number, self._extent.size)
+            for number in self._extent.memory_frames
+        )
+        return memory.measure(self._checkpoint, folders, self._scratch)
+
+    def _profile(self) -> Found:
+        from bench import profiling
+
+        return profiling.measure(self._model, self._images, self._scratch, self._extent.max_tokens)
+
+    def _beside(self, url: str) -> Found:
+        """Measure another server; the truth is known of the demo's answers alone."""
+        from bench.client import Endpoint
+        from bench.endpoint import Beside, Questions
+        from bench.stage import QUESTIONS, draw_frames, encode_frames
+        from demo.score import read_truth
+
+        images = draw_frames(self._scratch / "endpoint-frames", self._extent.num_endpoint_frames)
+        encoded = encode_frames(self._model, images, Home(self._scratch / "endpoint-home"))
+        truth = read_truth(images / "truth.json") if self._options.model == DEMO else None
+        endpoint = Endpoint(url, self._options.endpoint_model or "default", self._options.endpoint_timeout_s)
+        questions = Questions(encoded, QUESTIONS, 64, truth)
+        return Beside(endpoint, questions, self._say).measure(self._extent.levels)
+
+
+def _default_dims() -> Dims:
+    if computes_on_cpu():
+        return Dims.small
+    return Dims.qwen3_vl_2b if memory_bytes() < _SMALL_MEMORY_BYTES else Dims.qwen3_vl_4b
+
+
+def _silent(_: str) -> None:
+    """Say nothing: a line for every load of some milliseconds tells nobody anything."""

@@ -125,7 +125,7 @@ class ChatTokenizer:
                     parts.append([])
                 else:
                     parts[-1] += self._special_ids(special)
-                parts[-1] += self._text_ids(text)
+                parts[-1] += self.text_ids(text)
             self._known[known] = tuple(map(tuple, parts))
         return self._known[known]
 
@@ -168,7 +168,8 @@ class ChatTokenizer:
     def _special_ids(self, special: str) -> list[int]:
         return [int(self._tokenizer.convert_tokens_to_ids(special))] if special else []
 
-    def _text_ids(self, text: str) -> list[int]:
+    def text_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, in which nothing is read as a special token."""
         if not text:
             return []
         return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))

@@ -107,12 +107,16 @@ def compare(left: Answers, right: Answers) -> Comparison:
     )
 
 
-def _change(place: Place, left: Said, right: Said) -> FrameChange:
+def likeness(left: Said, right: Said) -> float:
+    """Return how alike two answers are, 0.0 to 1.0; 1.0 when they differ in white space at most."""
     first, second = left.text, right.text
     if first == left.words or second == right.words:  # a sentence, or a row's, against a line of fields
         first, second = left.words, right.words
-    ratio = 1.0 if normalised(first) == normalised(second) else min(similarity(first, second), 1 - 1e-9)
-    return FrameChange(*place, ratio, left.text, right.text)
+    return 1.0 if normalised(first) == normalised(second) else min(similarity(first, second), 1 - 1e-9)
+
+
+def _change(place: Place, left: Said, right: Said) -> FrameChange:
+    return FrameChange(*place, likeness(left, right), left.text, right.text)
 
 
 def _most_changed_first(change: FrameChange) -> tuple[float, str, int]:

@@ -27,6 +27,7 @@ from infer.request import Request
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
+from verify.compare import first_difference
 from verify.reference import LiveAnswer, LiveReference
 from verify.tolerance import LOGPROB
 
@@ -99,12 +100,7 @@ def _problem(answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
         return answer.error
     if answer.request.prompt.ids != live.prompt_ids:
         return "a prompt has other tokens than mlx-vlm gives it"
-    want = live.tokens[:-1] if live.stopped else live.tokens
-    if answer.tokens == want:
-        return None
-    pairs = zip(answer.tokens, want, strict=False)
-    first = next((at for at, (mine, theirs) in enumerate(pairs) if mine != theirs), -1)
-    at = first if first >= 0 else min(len(answer.tokens), len(want))
-    if live.margins[min(at, len(live.margins) - 1)] <= tolerance:
+    at = first_difference(answer.tokens, live.handed_out)
+    if at is None or live.margin_at(at) <= tolerance:
         return None
     return f"answer {answer.request.id} differs from token {at}"

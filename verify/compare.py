@@ -134,6 +134,14 @@ def rounding_noise(one: Sequence[tuple[float, ...]], other: Sequence[tuple[float
     return sum(apart) / len(apart) if apart else 0.0
 
 
+def first_difference(mine: Sequence[int], theirs: Sequence[int]) -> int | None:
+    """Return where two sequences of tokens first differ, one's end included; ``None`` if nowhere."""
+    pairs = zip(mine, theirs, strict=False)
+    shorter = min(len(mine), len(theirs))
+    at = next((at for at, (one, other) in enumerate(pairs) if one != other), shorter)
+    return None if at == len(mine) == len(theirs) else at
+
+
 def trace_difference(
     live_tokens: tuple[int, ...],
     live_logprobs: tuple[tuple[float, ...], ...],

@@ -20,7 +20,7 @@ from infer.sampling import Sampling
 from infer.selection import Selected
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
-from verify.compare import TraceDifference, rounding_noise, trace_difference
+from verify.compare import TraceDifference, first_difference, rounding_noise, trace_difference
 from verify.embeddings import EmbeddingCheck, ProvenLive
 from verify.reference import LiveAnswer, LiveReference, Picture
 from verify.report import Check, Listener, LogprobFigures, Tolerances
@@ -133,7 +133,7 @@ class OutputCheck:
             found = answers.get(item.request.id)
             problem = _answer_problem(item, found, self._tokenizer, self._allowed)
             self._object(item, problem)
-            if problem is None and found is not None and found.tokens != _handed_out(item.live):
+            if problem is None and found is not None and found.tokens != item.live.handed_out:
                 self._parted.add(item.request.id % len(self._asked))  # repeats count once
 
     def _forced(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
@@ -248,10 +248,6 @@ def _near_tie_words(figures: LogprobFigures) -> str:
     )
 
 
-def _handed_out(live: LiveAnswer) -> tuple[int, ...]:
-    return live.tokens[:-1] if live.stopped else live.tokens
-
-
 def _answer_problem(
     item: _Asked, answer: Answer | None, tokenizer: ChatTokenizer, allowed: Tolerances
 ) -> str | None:
@@ -263,16 +259,15 @@ def _answer_problem(
         return answer.error
     if item.request.prompt.ids != live.prompt_ids:
         return "the prompt has other tokens than mlx-vlm gives it"
-    want = _handed_out(live)
-    for position, (token, live_token) in enumerate(zip(answer.tokens, want, strict=False)):
-        if token != live_token:
-            margin = live.margins[position]
-            near_tie = margin <= allowed.logprob
-            return None if near_tie else f"token {position} is another one, live's margin is {margin:.3g}"
-    shorter = min(len(answer.tokens), len(want))
-    if len(answer.tokens) != len(want):
-        near_tie = live.margins[min(shorter, len(live.margins) - 1)] <= allowed.logprob
-        return None if near_tie else f"{len(answer.tokens)} tokens, live gives {len(want)}"
+    want = live.handed_out
+    at = first_difference(answer.tokens, want)
+    if at is not None:
+        margin = live.margin_at(at)
+        if margin <= allowed.logprob:
+            return None
+        if at == min(len(answer.tokens), len(want)):
+            return f"{len(answer.tokens)} tokens, live gives {len(want)}"
+        return f"token {at} is another one, live's margin is {margin:.3g}"
     if (answer.finish_reason == "stop") != live.stopped:
         return f"it ends by {answer.finish_reason!r}, live {'does' if live.stopped else 'does not'} stop"
     if tokenizer.decode(answer.tokens) != live.text:
@@ -282,11 +277,8 @@ def _answer_problem(
 
 def _num_agreed(one: LiveAnswer, other: LiveAnswer) -> int:
     """Return at how many positions two answers were asked about after the same beginning."""
-    pairs = zip(one.tokens, other.tokens, strict=False)
-    return 1 + next(
-        (at for at, (mine, theirs) in enumerate(pairs) if mine != theirs),
-        min(len(one.tokens), len(other.tokens)),
-    )
+    at = first_difference(one.tokens, other.tokens)
+    return 1 + (len(one.tokens) if at is None else at)
 
 
 def _trace(item: _Asked, stored: Trace, tolerance: float) -> TraceDifference:
