@@ -1,7 +1,8 @@
 """The collection of what nobody needs: ``seeonce store gc``.
 
 Owns: which entries go, and in which order things are looked at. Does not own: leases
-(``cache.leases``), what manifests name (``cache.references``), the way out (``cache.trash``).
+(``cache.leases``), what manifests name (``cache.references``), the way out (``cache.trash``), times in the
+future (``cache.first_sight``).
 
 An entry goes when no manifest names it, nobody used it for 24 hours, and no lease is alive from that
 time. No lock keeps others away, so each entry is first renamed into ``trash/`` and everything is
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from cache.errors import StoreError
 from cache.files import Durability, Folder
+from cache.first_sight import date_by_first_sight
 from cache.inventory import StoredEntry, stored_entries
 from cache.key import EntryKey, PixelDigest
 from cache.layout import FRAMES, THUMBS, TRASH, group_name
@@ -94,7 +96,8 @@ def _collect(
     on_progress: Callable[[int, int], None],
 ) -> Collection:
     judge = _Judge(store, only)
-    found = [entry for entry in stored_entries(store.path) if judge.condemns(entry.key, entry.used_s)]
+    entries = list(stored_entries(store.path))
+    found = [entry for entry in entries if judge.condemns(entry.key, entry.used_s)]
     leases = tuple(living_leases(store.path))
     pictures: list[PixelDigest] = []
     left, num_trash, removed = Leftovers((), (), ()), 0, found
@@ -105,6 +108,7 @@ def _collect(
         on_step(CollectStep.planned)
         removed = list(_remove_entries(store.path, found, judge, on_step, on_progress))
         if only is None:
+            date_by_first_sight(store.home, entries, judge.references)
             left, num_trash = remove_leftovers(store.path), _empty_old_batches(store.path, judge)
             pictures = [
                 digest for digest in judge.unneeded_thumbnails() if Thumbnails(store.home).remove(digest)
@@ -135,16 +139,16 @@ class _Judge:
         self._store, self._only = store, only
         self._before_s = 0.0
         self._look_at_leases()
-        self._references = References(store.home)
+        self.references = References(store.home)
 
     def look_again(self) -> None:
         # Leases first: whose lease has just ended has written his manifest before that.
         self._look_at_leases()
-        self._references.refresh()
+        self.references.refresh()
 
     def condemns(self, key: EntryKey, used_s: float) -> bool:
         chosen = self._only is None or key in self._only
-        return chosen and used_s < self._before_s and key not in self._references
+        return chosen and used_s < self._before_s and key not in self.references
 
     def unneeded_thumbnails(self) -> list[PixelDigest]:
         """Return the old pictures that no manifest names. Only reports miss one that is needed again."""
@@ -152,7 +156,7 @@ class _Judge:
         for digest in Thumbnails(self._store.home).digests():
             with suppress(FileNotFoundError):
                 is_old = os.lstat(folder / digest.hex).st_mtime < self._before_s
-                if is_old and digest not in self._references.names.pixels:
+                if is_old and digest not in self.references.names.pixels:
                     found.append(digest)
         return found
 

@@ -7,7 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import SPEC, entry_files, entry_folder, features, manifest, new_store, pixels, same, write
+from screens import noise
+from store_samples import (
+    SPEC,
+    entry_files,
+    entry_folder,
+    features,
+    manifest,
+    new_store,
+    pixels,
+    same,
+    write,
+)
 
 from cache.collecting import GRACE_S, Collection, CollectStep, collect
 from cache.commit import CommitStep
@@ -17,6 +28,7 @@ from cache.key import EntryKey, entry_key
 from cache.leases import held_lease
 from cache.manifest import manifest_path, write_manifest
 from cache.store import Store
+from cache.thumbs import Thumbnails
 from cache.trash import new_batch
 
 DAYS_AGO_S = 2 * GRACE_S
@@ -81,6 +93,33 @@ def test_an_entry_from_the_future_stays(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     age(store, write(store), by_s=-DAYS_AGO_S)
     assert counts(collect(store)) == (0, 0)
+
+
+def test_an_entry_from_the_future_goes_a_day_after_it_was_first_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, later_s = new_store(tmp_path), time.time() + GRACE_S + 60
+    keys = [write(store, number) for number in range(3)]
+    write_manifest(store.home, manifest(1))
+    for key in keys:
+        age(store, key, by_s=-10 * 365 * GRACE_S)
+    assert collect(store, dry_run=True).num_entries == 0
+    assert counts(collect(store)) == (0, 0)
+    monkeypatch.setattr("time.time", lambda: later_s)
+    os.utime(entry_folder(store, keys[2]), (later_s, later_s))  # a hit meanwhile
+    assert counts(collect(store)) == (1, 0)
+    assert [store.is_there(key) for key in keys] == [True, False, True]
+
+
+def test_a_thumbnail_from_the_future_goes_a_day_after_it_was_first_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, later_s = new_store(tmp_path), time.time() + GRACE_S + 60
+    assert Thumbnails(store.home).write(pixels(1), noise(1))
+    os.utime(store.path / "thumbs" / pixels(1).hex, (2 * later_s, 2 * later_s))
+    assert collect(store).num_thumbnails == 0
+    monkeypatch.setattr("time.time", lambda: later_s)
+    assert collect(store).num_thumbnails == 1
 
 
 def test_nothing_is_collected_while_a_manifest_cannot_be_read(tmp_path: Path) -> None:
