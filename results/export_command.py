@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from cache.errors import EXIT_PARTLY, InputError
 from cache.home import Home
+from cache.user_path import STANDARD_OUTPUT
 from results.export_escribano import Exported, export, preview, target_of
 from results.export_plan import RowChange
 from results.export_table import as_csv, as_parquet
@@ -36,7 +38,8 @@ def export_command(
     ] = "latest",
     to: Annotated[Format, typer.Option(help="Escribano's database, or a file.")] = Format.csv,
     output: Annotated[
-        Path | None, typer.Option(help="The file for csv or parquet; beside the run's results.")
+        Path | None,
+        typer.Option(help="The file for csv or parquet; - prints csv; else beside the run's results."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change, write nothing.")
@@ -57,6 +60,9 @@ def export_command(
     if to is not Format.escribano:
         if dry_run or overwrite:
             raise InputError("--dry-run and --overwrite are for --to escribano; a file is written as it is")
+        if output == STANDARD_OUTPUT:
+            _print_table(to, answers, as_json=as_json)
+            return
         path = output or folder / f"results.{to.value}"
         write_private(path, as_csv(answers) if to is Format.csv else as_parquet(answers))
         summary = {"output": str(path), "num_answers": len(answers)}
@@ -74,6 +80,14 @@ def export_command(
     typer.echo(_as_json(done, dry_run=dry_run) if as_json else _in_words(done, dry_run=dry_run))
     if done.plan.problems:
         raise typer.Exit(EXIT_PARTLY)
+
+
+def _print_table(to: Format, answers: Sequence[Result], *, as_json: bool) -> None:
+    if to is not Format.csv:
+        raise InputError(f"--output - is for csv: {to.value} is no text, name a file")
+    if as_json:
+        raise InputError("--json and --output - both write to standard output: leave one out")
+    typer.echo(as_csv(answers), nl=False)
 
 
 def _of_one_prompt(run: Run) -> list[Result]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from cache.errors import InputError
-from cache.user_path import user_path
+from cache.user_path import output_path
 from results.lock import lock_file, refused
 from results.run import INFO_NAME, RESULTS_NAME, Result, RunInfo
 
@@ -35,7 +35,7 @@ class OutputFile:
             InputError: it cannot be written, or another run is writing it.
         """
         try:
-            self._file: IO[bytes] = user_path(path).open("ab")
+            self._file: IO[bytes] = output_path(path, "--output").open("ab")
         except OSError as error:
             raise InputError(
                 f"--output {path} cannot be written ({error.strerror}): give another file."

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -377,6 +379,9 @@ def test_of_several_prompts_the_one_that_describes_is_taken_else_it_must_be_name
         ("seeonce export --to escribano --output x.csv", "--output is for csv and parquet"),
         ("seeonce export --dry-run", "--dry-run and --overwrite are for --to escribano"),
         ("seeonce export --output /nowhere/x.csv", "/nowhere/x.csv cannot be written"),
+        ("seeonce export --to parquet --output -", "--output - is for csv: parquet is no text, name a file"),
+        ("seeonce export --to escribano --output -", "--output is for csv and parquet"),
+        ("seeonce export --json --output -", "--json and --output - both write to standard output"),
     ],
 )
 def test_what_an_export_refuses(line: str, said: str, run: Run, answered: Answered) -> None:
@@ -421,6 +426,28 @@ def test_a_csv_holds_every_answer_and_no_formula(run: Run, answered: Answered, t
     assert json.loads(rows[7]["apps"]) == PARSED["apps"]
     assert (rows[7]["frame"], rows[7]["description"], rows[0]["description"]) == ("7", "Writing tests", "")
     assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_csv_goes_to_standard_output_and_nothing_else_does(
+    run: Run, answered: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answered({"text": ODD[5]}, {})
+    printed = run("seeonce export --output -")
+    assert run("seeonce export --output a.csv").code == 0
+    assert printed.out == (tmp_path / "a.csv").read_bytes().decode()
+    assert not (tmp_path / "-").exists()
+
+
+def test_a_pipe_that_an_export_is_given_stays_one(run: Run, answered: Answered, tmp_path: Path) -> None:
+    answered({})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert run("seeonce export --output", pipe).code == 0
+    assert os.read(reader, 9) == b"recording"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_a_parquet_file_holds_every_answer_as_it_is(run: Run, answered: Answered, home: Path) -> None:

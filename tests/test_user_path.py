@@ -33,3 +33,21 @@ def test_a_user_who_is_not_there_is_one_line(line: str, run: Run, home: Path) ->
     assert run("seeonce encode demo --limit 1").code == 0
     write_run(home, FIRST, [answer(0, "a")])
     assert "~nobody-here" in run(line).error
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("seeonce describe demo --output -", "--output"),
+        ("seeonce report latest -o -", "--output"),
+        ("verify-cache demo --report -", "--report"),
+    ],
+)
+def test_standard_output_is_not_taken_for_a_file(
+    line: str, option: str, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("seeonce encode demo --limit 1").code == 0
+    write_run(home, FIRST, [answer(0, "a")])
+    assert run(line).error == f"error: {option} - is no file: name one, as in {option} ./-"
+    assert not (tmp_path / "-").exists()

@@ -11,7 +11,7 @@ import typer
 
 from cache.errors import InputError
 from cache.home import Home
-from cache.user_path import user_path
+from cache.user_path import output_path
 from infer.limits import BatchLimits
 from infer.terminal import Terminal
 from verify.report import Against, Level, Report
@@ -57,6 +57,7 @@ def verify_command(
     Example: verify-cache demo --level outputs --sample all
     """
     wiring: Wiring = context.obj
+    page = None if report is None else output_path(report, "--report")
     if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
         raise InputError(
             "--all checks bytes of the whole store: leave RECORDING, --level and --controls out."
@@ -76,7 +77,7 @@ def verify_command(
     home = Home.locate()
     with Terminal() as terminal:
         found = verify_store(home, terminal) if whole_store else verify(home, options, wiring, terminal)
-    _write(report, found)
+    _write(page, found)
     typer.echo(as_json_text(found) if as_json else "\n".join(terminal_lines(found)))
     raise typer.Exit(found.exit_code)
 
@@ -85,7 +86,7 @@ def _write(path: Path | None, report: Report) -> None:
     if path is None:
         return
     try:
-        user_path(path).write_text(markdown(report), encoding="utf-8")
+        path.write_text(markdown(report), encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"--report {path} cannot be written ({error.strerror}): give another file."
