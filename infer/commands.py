@@ -23,7 +23,7 @@ from infer.limits import BatchLimits
 from infer.prompt import collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.schema import read_schema
-from infer.selection import NewestId
+from infer.selection import LATEST, NewestId
 from infer.terminal import Terminal
 from results.known import KnownAnswers
 from results.run import Result, Totals
@@ -144,7 +144,7 @@ def describe_command(
         if resume_run is not None:
             code = command.resume(resume_run)
         else:
-            code = command.each(options, list(dict.fromkeys(recording or ["latest"])))
+            code = command.each(options, list(dict.fromkeys(recording or [LATEST])))
     raise typer.Exit(code)
 
 

@@ -25,7 +25,7 @@ from infer.plan import Answering, Ask, computed_by, make_plan, plan_id
 from infer.prompt import Prompt
 from infer.running import Listener, Running, Work, split
 from infer.sampling import Sampling
-from infer.selection import NewestId, Selected, select
+from infer.selection import LATEST, NewestId, Selected, select
 from results.known import KnownAnswers
 from results.lock import RunLock
 from results.reading import read_info, read_results
@@ -41,7 +41,7 @@ class DescribeOptions:
     """What to ask and how: the options of ``seeonce describe``. ``fresh`` decodes what is known, too."""
 
     prompts: tuple[Prompt, ...]
-    recording: str = "latest"
+    recording: str = LATEST
     model: str | None = None
     output: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
@@ -229,7 +229,7 @@ def _model_id(home: Home, selected: Selected) -> str:
 def _run_info(home: Home, selected: Selected, options: DescribeOptions, plan: str) -> RunInfo:
     sampling, limits = options.sampling, options.limits
     return RunInfo(
-        id=new_run_id(),
+        id=new_run_id(home.runs),
         recording=selected.manifest.recording.id,
         encoder_id=selected.manifest.encoder.encoder_id.hex,
         model=selected.model,

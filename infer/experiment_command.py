@@ -4,7 +4,7 @@ Owns which runs are missing and what is said. Encoding and known answers come in
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from infer.commands import SoundLimits
 from infer.describe import DescribeOptions, Shared, describe, planned
 from infer.experiment_file import read_experiment
 from infer.plan import plan_id
-from infer.selection import NewestId, select
+from infer.selection import LATEST, NewestId, newest_recording, select
 from infer.terminal import Terminal
 from results.known import KnownAnswers
 from results.runs import RunSummary, finished_run, load_run
@@ -64,7 +64,7 @@ def run_command(
     Example: seeonce run experiment.toml
     """
     home, wiring = Home.locate(), context.obj
-    options = list(read_experiment(experiment).cells())
+    options = list(_pinned(home, read_experiment(experiment).cells(), wiring))
     done: list[Cell] = []
     shared = Shared()  # a model is loaded once for all of its runs that follow one another
     with wiring.known_answers(home) as known:
@@ -80,6 +80,15 @@ def run_command(
                 break
     typer.echo(json.dumps([asdict(cell) for cell in done]) if as_json else _summary(done, len(options)))
     raise typer.Exit(_exit_code(done))
+
+
+def _pinned(home: Home, cells: Iterable[DescribeOptions], wiring: Wiring) -> Iterator[DescribeOptions]:
+    """Say which recording ``latest`` is, once: one that comes meanwhile is not asked about in its place."""
+    newest: str | None = None
+    for options in cells:
+        if options.recording == LATEST:
+            newest = newest or newest_recording(home, wiring.newest_recording_id)
+        yield replace(options, recording=newest) if options.recording == LATEST and newest else options
 
 
 def _run(home: Home, options: DescribeOptions, wiring: Wiring, known: KnownAnswers, shared: Shared) -> Cell:

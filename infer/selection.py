@@ -19,6 +19,8 @@ from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, default_model, find_folder
 from checkpoint.identity import encoder_spec
 
+LATEST = "latest"
+
 NewestId = Callable[[], str | None]
 """Gives the newest recording that sources know; asked for ``latest`` alone, since it lists folders."""
 
@@ -69,9 +71,9 @@ def find_recording(home: Home, selector: str, newest_id: NewestId) -> list[Manif
         NotEncodedError: no such recording is encoded.
         InputError: several recordings fit.
     """
-    refs = list_manifests(home) if home.store.is_dir() else []
-    if selector == "latest":
-        newest = newest_id() or (refs[0].recording.id if refs else None)
+    refs = _manifests(home)
+    if selector == LATEST:
+        newest = newest_recording(home, newest_id)
         if newest is None:
             raise NotEncodedError(
                 "Nothing is encoded yet: run seeonce encode demo, or encode a recording of yours."
@@ -95,6 +97,15 @@ def find_recording(home: Home, selector: str, newest_id: NewestId) -> list[Manif
         f"{selector!r} is not encoded: run seeonce encode {shlex.quote(selector)}, or see what there is with "
         "seeonce recordings."
     )
+
+
+def newest_recording(home: Home, newest_id: NewestId) -> str | None:
+    """Return the id of the recording that ``latest`` means now; ``None`` when there is none at all."""
+    return newest_id() or next((ref.recording.id for ref in _manifests(home)), None)
+
+
+def _manifests(home: Home) -> list[ManifestRef]:
+    return list_manifests(home) if home.store.is_dir() else []
 
 
 def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Manifest:

@@ -3,9 +3,9 @@
 Owns their fields. Files are written by ``results.writing`` and read by ``results.reading``.
 """
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from cache.canonical_json import JsonObject, JsonValue
 from cache.errors import StoreError
@@ -155,6 +155,10 @@ class RunInfo:
     schema: str | None = None
 
 
-def new_run_id() -> str:
-    """Return an id that sorts by time: date, time, four random hex digits."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def new_run_id(runs: Path) -> str:
+    """Return an id that no run in ``runs`` has: date, time, fraction of the second. Ids sort by time."""
+    while True:
+        at = datetime.now(UTC)
+        run_id = f"{at:%Y%m%d-%H%M%S}-{(at.microsecond << 16) // 1_000_000:04x}"
+        if not (runs / run_id).exists():
+            return run_id

@@ -219,6 +219,25 @@ def test_names_and_prompts_in_any_script_are_kept_and_shown(run: Run, demo: None
     assert [cell["was_there"] for cell in again.json] == [True]
 
 
+def test_latest_is_one_recording_for_all_runs_whatever_comes_meanwhile(
+    run: Run, demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = iter(["demo", "came-meanwhile", "came-later"])
+    monkeypatch.setattr(seeonce, "newest_listed_id", lambda _: next(newest))
+    text = LEAST.replace("demo", "latest") + 'line = { text = "?", schema = "description" }\n'
+    cells = run("seeonce run --json", _file(tmp_path, text + "[sampling]\nmax_tokens = 1\n")).json
+    assert [cell["run"]["recording"] for cell in cells] == ["demo", "demo"]
+    assert next(newest) == "came-meanwhile"
+
+
+def test_a_later_run_has_a_later_id(run: Run, demo: None, tmp_path: Path) -> None:
+    text = "".join(f'p{number} = {{ text = "?", system = "{number}" }}\n' for number in range(6))
+    cells = run("seeonce run --json", _file(tmp_path, LEAST + text + "[sampling]\nmax_tokens = 1\n")).json
+    ids = [cell["run"]["id"] for cell in cells]
+    assert ids == sorted(ids)
+    assert [listed["id"] for listed in run("seeonce runs --json").json] == ids[::-1]
+
+
 def test_a_letter_of_one_prompt_decodes_that_prompt_alone(run: Run, demo: None, tmp_path: Path) -> None:
     text = LEAST + 'doing = "What is the user doing?"\n[sampling]\nmax_tokens = 1\n'
     run("seeonce run", _file(tmp_path, text))

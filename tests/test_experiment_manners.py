@@ -209,3 +209,18 @@ def test_columns_that_differ_in_schema_or_system_alone_are_told_apart(
     assert page.count(said[0]) == 4  # of two columns, in the totals and in the heading
     compared = run("seeonce compare", ids[0], ids[3])
     assert f"A  {ids[0]}\nB  {ids[3]} (system Be brief.)" in compared.out
+
+
+def test_a_run_that_describe_went_on_with_is_there(run: Run, file: Write, text: str, home: Path) -> None:
+    written = file(text + 'held = { text = "Which?", schema = "busy.json", frames_per_prompt = 2 }\n')
+    (cell,) = run("seeonce run --json", written).json
+    folder = home / "runs" / cell["run"]["id"]
+    whole = _lines(home, folder.name)
+    kept = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:2]
+    (folder / "results.jsonl").write_text("".join(kept), encoding="utf-8")
+    info = json.loads((folder / "run.json").read_text()) | {"status": "interrupted"}
+    (folder / "run.json").write_text(json.dumps(info))
+    run("seeonce describe --resume", folder.name)
+    assert _lines(home, folder.name) == whole
+    (again,) = run("seeonce run --json", written).json
+    assert (again["was_there"], again["run"]["id"]) == (True, folder.name)
