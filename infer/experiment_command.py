@@ -21,7 +21,7 @@ from infer.plan import plan_id
 from infer.selection import LATEST, NewestId, newest_recording, select
 from infer.terminal import Terminal
 from results.known import KnownAnswers
-from results.runs import RunSummary, finished_run, load_run
+from results.runs import RunSummary, finished_run, load_run, running_run
 from results.visible import visible
 
 Say = Callable[[str], None]
@@ -44,11 +44,13 @@ class Wiring:
 class Cell:
     """One run of the matrix.
 
-    ``was_there`` tells that an earlier call made it, ``error`` why there is none.
+    ``was_there`` tells that an earlier call made it, ``is_elsewhere`` that another process is at it now,
+    ``error`` why there is none.
     """
 
     run: RunSummary
     was_there: bool = False
+    is_elsewhere: bool = False
     interrupted: bool = False
     error: str | None = None
 
@@ -115,9 +117,13 @@ def _run_or_found(
             return _not_begun(options, "interrupted")
         selected = select(home, options.recording, options.model, wiring.newest_recording_id, terminal.say)
         plan = plan_id(planned(home, selected, options))
-        there = None if options.fresh else finished_run(home, options.name, plan)
-        if there is not None:
-            return Cell(there, was_there=True)
+        if not options.fresh:
+            there = finished_run(home, options.name, plan)
+            if there is not None:
+                return Cell(there, was_there=True)
+            elsewhere = running_run(home, options.name, plan)
+            if elsewhere is not None:
+                return Cell(elsewhere, is_elsewhere=True)
         limits = wiring.sound_limits(home, options.limits, terminal.say)
         options = replace(options, limits=limits)
         ended = describe(home, options, wiring.newest_recording_id, terminal, known, shared)
@@ -139,6 +145,8 @@ def _line(cell: Cell, number: str) -> str:
         return f"error: {name}: {cell.error}"
     if not run.id:
         return f"{number} {name}: interrupted before it began"
+    if cell.is_elsewhere:
+        return f"{number} {name}: goes on in another process ({run.id})"
     errors = f", {run.num_errors} errors" if run.num_errors else ""
     if cell.was_there:
         return f"{number} {name}: there already, {run.num_answers} answers{errors} ({run.id})"
@@ -148,7 +156,7 @@ def _line(cell: Cell, number: str) -> str:
 
 
 def _summary(done: list[Cell], num_cells: int) -> str:
-    fresh = [cell.run for cell in done if cell.run.id and not cell.was_there]
+    fresh = [cell.run for cell in done if cell.run.id and not (cell.was_there or cell.is_elsewhere)]
     left = num_cells - sum(cell.run.state == "done" for cell in done)
     lines = [
         f"{sum(cell.was_there for cell in done)} of {num_cells} runs were there, {len(fresh)} made: "
@@ -168,4 +176,5 @@ def _exit_code(done: list[Cell]) -> int:
         return EXIT_INTERRUPTED
     if all(cell.error is not None for cell in done):
         return EXIT_ERROR
-    return EXIT_PARTLY if any(cell.error is not None or cell.run.num_errors for cell in done) else 0
+    partly = (cell.error is not None or cell.is_elsewhere or cell.run.num_errors for cell in done)
+    return EXIT_PARTLY if any(partly) else 0

@@ -86,15 +86,28 @@ def finished_run(home: Home, name: str, plan_id: str) -> RunSummary | None:
     A request that failed may fare better the next time. An answer that leaves a frame out, or was cut before
     its schema was fulfilled, is an error, too, but it is the answer: asking again gives the same.
     """
+    for folder, fields in _of_plan(home, name, plan_id, "done"):
+        run = load_run(folder, lambda _: None)
+        failed = any(answer.error and answer.finish_reason == "error" for answer in run.answers)
+        if not failed and run.info.num_answers == _total(fields):
+            return run.info
+    return None
+
+
+def running_run(home: Home, name: str, plan_id: str) -> RunSummary | None:
+    """Return a run of a name that another process is making of a plan now."""
+    for folder, _ in _of_plan(home, name, plan_id, "running"):
+        if is_held(folder):
+            return load_run(folder, lambda _: None).info
+    return None
+
+
+def _of_plan(home: Home, name: str, plan_id: str, status: str) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Yield folder and run.json of the runs that have a name, a plan and a status, newest first."""
     for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
         fields = _fields(path.parent)
-        same = (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, "done")
-        if same:
-            run = load_run(path.parent, lambda _: None)
-            failed = any(answer.error and answer.finish_reason == "error" for answer in run.answers)
-            if not failed and run.info.num_answers == _total(fields):
-                return run.info
-    return None
+        if (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, status):
+            yield path.parent, fields
 
 
 def _total(fields: dict[str, object]) -> int:
