@@ -85,7 +85,7 @@ def describe_command(
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Sampled answers repeat under the same seed.")] = 0,
-    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
     prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
     prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
     kv_memory: Annotated[

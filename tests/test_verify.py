@@ -1,6 +1,7 @@
 """verify-cache passes on a right store, and objects to every fault that is put into a copy of it."""
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -138,6 +139,18 @@ def test_a_right_store_passes_and_says_how_much_was_checked(name: str, tmp_path:
     assert [check.name for check in report.checks] == ["bytes", "embeddings", "outputs"]
     assert [check.num_checked for check in report.checks] == [5, 3, 3]
     assert "3 equal bit for bit" in report.checks[1].words
+
+
+@pytest.mark.parametrize(
+    ("kv_memory_bytes", "in_flight"),
+    [(None, r", up to 8 in flight, "), (1_000_000, r", up to [1-7] in flight \(8 were allowed\), ")],
+)
+def test_the_report_says_how_many_answers_were_in_flight(
+    recorded: Recorded, kv_memory_bytes: int | None, in_flight: str
+) -> None:
+    report = recorded.verify(sample="2", limits=BatchLimits(kv_memory_bytes=kv_memory_bytes))
+    assert report.equal
+    assert re.search(in_flight, report.checks[2].words)
 
 
 def test_a_sample_says_that_it_is_one(recorded: Recorded) -> None:

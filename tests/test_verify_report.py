@@ -73,12 +73,12 @@ def test_a_report_of_what_differs_follows_the_schema_and_fills_a_page(
 @pytest.mark.parametrize(
     ("report", "code", "words"),
     [
-        (REPORT, 0, "every stored byte is as it was written"),
+        (REPORT, 0, "every byte of the entries and manifests checked is as it was written"),
         (replace(REPORT, equal=False), 1, "NOT equal"),
         (replace(REPORT, complete=False), 2, "not all could be checked"),
         (replace(REPORT, controls_problem="the twin fails"), 1, "controls FAILED"),
         (replace(REPORT, controls=(ControlResult("zeroed", True, False, (), ""),)), 1, "controls FAILED"),
-        (replace(REPORT, controls=(ControlResult("zeroed", False, False, (), "none"),)), 0, "every stored"),
+        (replace(REPORT, controls=(ControlResult("zeroed", False, False, (), "none"),)), 0, "every byte"),
         (replace(REPORT, tolerances=Tolerances(1, 1, 1, 1, True)), 0, "within the tolerance that was given"),
     ],
 )

@@ -48,7 +48,7 @@ def verify_command(
         Against | None, typer.Option(help="Also features by transformers, or answers by stream_generate.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
-    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once.")] = 8,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:

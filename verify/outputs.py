@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cache.manifest import FrameEntry
 from cache.store import Store
 from infer.batching import Answer, FeatureSource, Request, answer_all
+from infer.engine_stats import EngineStats
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
@@ -57,6 +58,7 @@ class OutputCheck:
         self._num_pairs = 0
         self._problems: list[str] = []
         self._parted: set[int] = set()
+        self._max_in_flight = 0
 
     @property
     def _mean_allowed(self) -> float:
@@ -111,7 +113,7 @@ class OutputCheck:
         if self._selected.manifest.encoder.compute_dtype == "float32":
             self._compare_seeds(asked, half, source)
         figures = self._compare_traces(asked, from_store)
-        return self._verdict(replace(figures, num_answers=num_answers), len(asked))
+        return self._verdict(replace(figures, num_answers=num_answers))
 
     def _fill_a_batch(self, asked: list[_Asked]) -> list[_Asked]:
         """Repeat what is asked until a batch is full: faults of full batches show in full batches only."""
@@ -126,7 +128,9 @@ class OutputCheck:
         source = StoredFeatures(self._store, self._selected.manifest.recording.id)
         requests = [item.request for item in asked]
         answers: dict[int, Answer] = {}
-        for answer in answer_all(requests, half, source, self._tokenizer.stop_ids, self._limits):
+        for answer in answer_all(
+            requests, half, source, self._tokenizer.stop_ids, self._limits, report=self._note_in_flight
+        ):
             answers[answer.request.id] = answer
             self._listener.advance()
         for item in asked:
@@ -135,6 +139,15 @@ class OutputCheck:
             self._object(item, problem)
             if problem is None and found is not None and found.tokens != item.live.handed_out:
                 self._parted.add(item.request.id % len(self._asked))  # repeats count once
+
+    def _note_in_flight(self, stats: EngineStats) -> None:
+        self._max_in_flight = stats.max_in_flight
+
+    def _in_flight_words(self) -> str:
+        """Say how many answers decoded at once: memory may admit fewer than are allowed."""
+        allowed = self._limits.max_num_seqs
+        fewer = f" ({allowed} were allowed)" if self._max_in_flight < allowed else ""
+        return f"up to {self._max_in_flight} in flight{fewer}"
 
     def _forced(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
         """Decode live's answers, each to its end, and return what the batch thought of every token."""
@@ -212,12 +225,12 @@ class OutputCheck:
         if problem is not None and line not in self._problems:
             self._problems.append(line)
 
-    def _verdict(self, figures: LogprobFigures, num_asked: int) -> Check:
+    def _verdict(self, figures: LogprobFigures) -> Check:
         num_entries = len({key for item in self._asked for key in item.request.keys})
         num_total = len({frame.key for frame in self._selected.manifest.frames})
         words = (
             f"{figures.num_answers} answers about {num_entries} of {num_total} entries, "
-            f"{min(num_asked, self._limits.max_num_seqs)} in flight, "
+            f"{self._in_flight_words()}, "
         )
         if self._problems:
             words += f"unlike those of mlx-vlm live, one at a time: {len(self._problems)} problems"

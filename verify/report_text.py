@@ -7,8 +7,9 @@ from verify.report import Check, ControlResult, Level, ProvenanceDifference, Rep
 
 _PROBLEMS_SHOWN = 12
 _PROVEN = {
-    Level.bytes: "every stored byte is as it was written; live encoding was not asked",
-    Level.embeddings: "the features checked are those of live encoding; answers were not asked",
+    Level.bytes: "every byte of the entries and manifests checked is as it was written; whether live "
+    "encoding gives the same was not checked",
+    Level.embeddings: "the features checked are those of live encoding; answers were not checked",
     Level.outputs: "the features and answers checked are those of live encoding",
 }
 
