@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from cache.errors import InputError
 from cache.manifest import FrameEntry
+from cache.places import printable
 from cache.user_path import user_path
 
 DEFAULT_PROMPT = (
@@ -58,7 +59,9 @@ def collect_prompts(texts: list[str], files: list[Path]) -> tuple[Prompt, ...]:
         InputError: a prompt is empty, or a file is missing or not text.
     """
     prompts = [Prompt(_not_empty(text, "--prompt")) for text in texts]
-    prompts += [Prompt(_not_empty(_read(path, "prompt file"), f"prompt file {path}")) for path in files]
+    prompts += [
+        Prompt(_not_empty(_read(path, "prompt file"), f"prompt file {printable(path)}")) for path in files
+    ]
     return tuple(dict.fromkeys(prompts)) or (Prompt(DEFAULT_PROMPT),)
 
 
@@ -81,9 +84,9 @@ def _read(path: Path, what: str) -> str:
     try:
         return user_path(path).read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:
-        raise InputError(f"There is no {what} {path}: check its name.") from None
+        raise InputError(f"There is no {what} {printable(path)}: check its name.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The {what} {path} cannot be read as UTF-8 text ({error}).") from error
+        raise InputError(f"The {what} {printable(path)} cannot be read as UTF-8 text ({error}).") from error
 
 
 def _not_empty(text: str, where: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import InputError
+from cache.places import printable
 from cache.user_path import user_path
 from checkpoint.backend import import_mlx
 
@@ -40,13 +41,14 @@ def read_schema(name: str, folder: Path = Path(), where: str = "--schema") -> st
     """
     if name == DESCRIPTION:
         return DESCRIPTION
+    given = f"{where} {printable(name)}"
     try:
         text = (folder / user_path(name)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{where} {name} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."
+            f"{given} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."
         ) from error
-    check_schema(text, f"{where} {name}")
+    check_schema(text, given)
     return text
 
 

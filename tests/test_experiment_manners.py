@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,43 @@ def test_what_is_wrong_is_one_line_with_file_and_key(text: str, said: str, file:
     assert said in str(refused.value)
     assert "try.toml" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+PLACES = (
+    "{key} = {value}\n" + LEAST,
+    LEAST + "{key} = {value}\n",
+    LEAST + "x = {{ text = 'X?', {key} = {value} }}\n",
+    LEAST + "[sampling]\n{key} = {value}\n",
+    LEAST + "[sampling.s]\n{key} = {value}\n",
+    "system = {{ {key} = {value} }}\n" + LEAST,
+)
+KEYS = (
+    "name", "recordings", "models", "prompts", "sampling", "repetitions", "schema", "system",
+    "frames_per_prompt", "stride", "image_position", "text", "file", "seed", "max_tokens", "top_k",
+    "repetition_window", "temperature", "top_p", "min_p", "repetition_penalty", "stop", "''", "a.b",
+)  # fmt: skip
+VALUES = (
+    "1", "-1", "0", "1.5", "nan", "-inf", "9" * 30, "true", "false", "2026-11-21", "08:30:00",
+    "''", "' '", "'🙂'", "'~nobody-here/x'", "'.'", "'description'", '"\\u0000"', '"\\u202e"', '"a\\nb"',
+    "[]", "[[]]", "[1]", '[""]', '["a", "a"]', "{}", "{a = 1}", "{file = 1}", "{file = '.'}",
+)  # fmt: skip
+
+
+def _refusal(path: Path) -> str:
+    """Return why an experiment is refused; empty when it is taken."""
+    try:
+        list(read_experiment(path).cells())
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_whatever_stands_at_a_key_is_taken_or_is_one_line(key: str, file: Write) -> None:
+    said = [_refusal(file(place.format(key=key, value=value))) for place, value in product(PLACES, VALUES)]
+    refused = [line for line in said if line]
+    assert len(refused) > len(VALUES)
+    assert [line for line in refused if "try.toml" not in line or "\n" in line] == []
 
 
 def test_a_wrong_schema_is_told_before_anything_is_encoded_or_loaded(
