@@ -171,6 +171,18 @@ class JsonObject:
         value = self.raw(name)
         return value if isinstance(value, bool) else self._wrong(name, "true or false", value)
 
+    def text_or_none(self, name: str) -> str | None:
+        """Return a string, or None for null."""
+        return None if self.raw(name) is None else self.text(name)
+
+    def integer_or_none(self, name: str) -> int | None:
+        """Return an integer, or None for null."""
+        return None if self.raw(name) is None else self.integer(name)
+
+    def number_or_none(self, name: str) -> float | None:
+        """Return a float, or None for null."""
+        return None if self.raw(name) is None else self.number(name)
+
     def integers(self, name: str) -> tuple[int, ...]:
         """Return a list of integers."""
         value = self.raw(name)

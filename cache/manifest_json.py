@@ -72,8 +72,8 @@ def recording_from_json(document: JsonObject) -> RecordingInfo:
         path=recording.text("path"),
         captured_at=recording.text("captured_at"),
         num_frames=recording.integer("num_frames"),
-        every_s=None if recording.raw("every_s") is None else recording.number("every_s"),
-        limit=None if recording.raw("limit") is None else recording.integer("limit"),
+        every_s=recording.number_or_none("every_s"),
+        limit=recording.integer_or_none("limit"),
         scene_change=recording.number("scene_change") if recording.has("scene_change") else None,
     )
 

@@ -21,7 +21,7 @@ from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
 from cache.places import Places
 from cache.recording import ManifestNames
-from cache.remembered import RememberedFile
+from cache.remembered import Memory, RememberedFile
 
 __all__ = ["FileStamp", "KnownPixels", "PixelIndex"]
 
@@ -87,23 +87,13 @@ class KnownPixels:
     height: int
 
 
-class PixelIndex:
+class PixelIndex(Memory):
     """The memory of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, home: Home) -> None:
         """Nothing is opened until it is asked."""
         self._folder = home.store / INDEX
-        self._file = RememberedFile(self._folder / _FILE, _SCHEMA, self._prepare_folder)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file; the next call opens it again."""
-        self._file.close()
+        super().__init__(RememberedFile(self._folder / _FILE, _SCHEMA, self._prepare_folder))
 
     def get(self, stamp: FileStamp) -> KnownPixels | None:
         """Return what is known of an unchanged file, or None."""

@@ -27,8 +27,13 @@ class LateBar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Leave the bar as it is; what is told after this gets a bar of its own."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def show(self, num_done: int, num_all: int, note: str = "") -> None:
         """Move the bar to so many of so many."""

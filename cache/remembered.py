@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from cache.errors import StoreError
 from cache.files import PRIVATE_FILE
@@ -94,3 +94,20 @@ class RememberedFile:
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
                 self.path.with_name(self.path.name + suffix).unlink()
+
+
+class Memory:
+    """What is kept in one such file; ``close`` it, or use ``with``."""
+
+    def __init__(self, file: RememberedFile) -> None:
+        self._file = file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; the next call opens it again."""
+        self._file.close()

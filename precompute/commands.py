@@ -6,23 +6,19 @@ Owns no work: that is ``precompute.pass_one``.
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY
 from cache.home import Home
-from cache.progress import progress_bar
+from cache.progress import LateBar
 from cache.sizes import megabytes
 from cache.store import Durability
 from precompute.encode import EncodeResult, Progress
 from precompute.pass_one import EncodeOptions, Refusal, encode_each
 from precompute.selection import wanted_of
 from sources.path_list import split_paths
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 
 Recordings = Annotated[
     list[str] | None,
@@ -104,46 +100,41 @@ def _exit_code(ends: list[int]) -> int:
 
 
 class Terminal:
-    """Shows pass one on the terminal: lines on standard error, and one bar."""
+    """Shows pass one on the terminal: lines and one bar at a time on standard error."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+        self._look, self._encode = LateBar("s", "look"), LateBar("frame", "encode")
         self._told: Progress | None = None
 
     def __enter__(self) -> "Terminal":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_bar()
+        self._end_bars()
 
     def say(self, line: str) -> None:
         """Print a line on standard error."""
-        self._end_bar()
+        self._end_bars()
         typer.echo(line, err=True)
 
     def looked(self, num_s: float, length_s: float) -> None:
         """Move the bar of the look for pictures that differ: seconds of the recording."""
-        if self._bar is None:
-            self._bar = progress_bar(round(length_s), "s", "look")
-        self._bar.update(round(num_s) - self._bar.n)
+        self._look.show(round(num_s), round(length_s))
 
     def progress(self, progress: Progress) -> None:
         """Move the bar: frames/s, hits, new ones, bytes written. What is told twice is shown once."""
         if progress == self._told:
             return
         self._told = progress
-        if self._bar is None:
-            self._bar = progress_bar(progress.num_frames, "frame", "encode")
+        self._look.end()
         counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
-        self._bar.set_postfix_str(counts, refresh=False)
-        self._bar.update(progress.num_done - self._bar.n)
+        self._encode.show(progress.num_done, progress.num_frames, counts)
         if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
-            self._end_bar()
+            self._encode.end()
 
-    def _end_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def _end_bars(self) -> None:
+        self._look.end()
+        self._encode.end()
 
 
 def _summary(result: EncodeResult) -> str:

@@ -7,13 +7,12 @@ it is corrupt it starts anew, when it cannot be written it is silently off. Erro
 
 import sqlite3
 import time
-from typing import Self
 
 from cache.digest import FieldHasher
 from cache.errors import StoreError
 from cache.files import PRIVATE_FOLDER
 from cache.home import Home
-from cache.remembered import RememberedFile
+from cache.remembered import Memory, RememberedFile
 from results.known import AskId, Reply
 from results.reply_json import reply_from_json, reply_to_json
 
@@ -31,25 +30,15 @@ CREATE INDEX IF NOT EXISTS answers_by_recording ON answers (recording);
 """
 
 
-class AnswerCache:
+class AnswerCache(Memory):
     """The answers of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, home: Home, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
         """Nothing is opened until it is asked."""
         self._home, self._max_answers, self._max_bytes = home, max_answers, max_bytes
         self._path = home.path / "answers" / "answers-1.sqlite"
-        self._file = RememberedFile(self._path, _SCHEMA, self._prepare_folder)
+        super().__init__(RememberedFile(self._path, _SCHEMA, self._prepare_folder))
         self._num_kept = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file; the next call opens it again."""
-        self._file.close()
 
     def find(self, ask: AskId) -> Reply | None:
         """Return the reply that was kept for an ask; a row that is not what was written is none."""

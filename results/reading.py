@@ -1,12 +1,13 @@
 """Reads a run back: what it was asked, and what it answered.
 
 A run may have been killed in the middle of a line: what is no whole result is told and left out, never
-guessed. What is asked of run.json here is for going on with a run, so one of another version is an error;
-summing up runs of any version is ``results.runs``'s.
+guessed. Going on with a run needs all of its run.json, and one of another version is an error; who sums up
+runs of any version (``results.runs``) takes the fields that there are.
 """
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,8 @@ from cache.canonical_json import JsonObject, JsonValue, parse
 from cache.errors import StoreError
 from results.reply_json import logprobs_from_json
 from results.run import INFO_NAME, RESULTS_NAME, Result, RunInfo, Totals, Usage
+
+_MAX_INFO_BYTES = 16 << 20
 
 
 def read_info(run: Path) -> RunInfo:
@@ -28,6 +31,17 @@ def read_info(run: Path) -> RunInfo:
         return _info(parse(path.read_bytes(), str(path)))
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
+
+
+def info_fields(run: Path) -> dict[str, object]:
+    """Return what run.json says, whatever version wrote it; nothing where it cannot be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        path = run / INFO_NAME
+        if path.stat().st_size <= _MAX_INFO_BYTES:
+            found = json.loads(path.read_bytes())
+            if isinstance(found, dict):
+                return found
+    return {}
 
 
 def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = False) -> tuple[Result, ...]:
@@ -75,7 +89,7 @@ def _result(found: JsonObject) -> Result:
         finish_reason=found.text("finish_reason"),
         usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
         parsed=cast(JsonValue, found.raw("parsed")),
-        error=_text_or_none(found, "error"),
+        error=found.text_or_none("error"),
         group=found.integers("group") if found.has("group") else (),
     )
 
@@ -102,14 +116,14 @@ def _info(found: JsonObject) -> RunInfo:
         compute_dtype=found.text("compute_dtype"),
         versions={str(name): str(version) for name, version in versions.items()},
         started_at=found.text("started_at"),
-        ended_at=_text_or_none(found, "ended_at"),
+        ended_at=found.text_or_none("ended_at"),
         status=found.text("status"),
         totals=_totals(found.child("totals")),
         name=found.text("name"),
         prompt_names=found.texts("prompt_names"),
         plan_id=found.text("plan_id"),
         model_id=found.text("model_id"),
-        kv_memory_bytes=_integer_or_none(found, "kv_memory_bytes"),
+        kv_memory_bytes=found.integer_or_none("kv_memory_bytes"),
         share_prefixes=found.flag("share_prefixes"),
         fresh=found.flag("fresh"),
         top_k=found.integer("top_k"),
@@ -117,12 +131,12 @@ def _info(found: JsonObject) -> RunInfo:
         repetition_penalty=found.number("repetition_penalty"),
         repetition_window=found.integer("repetition_window"),
         stop=found.texts("stop"),
-        logprobs=_integer_or_none(found, "logprobs"),
+        logprobs=found.integer_or_none("logprobs"),
         frames_per_prompt=found.integer("frames_per_prompt"),
-        stride=_integer_or_none(found, "stride"),
+        stride=found.integer_or_none("stride"),
         image_position=found.text("image_position"),
-        system=_text_or_none(found, "system"),
-        schema=_text_or_none(found, "schema"),
+        system=found.text_or_none("system"),
+        schema=found.text_or_none("schema"),
     )
 
 
@@ -139,11 +153,3 @@ def _totals(found: JsonObject) -> Totals:
         num_images_again=found.integer("num_images_again"),
         seconds=found.number("seconds"),
     )
-
-
-def _text_or_none(found: JsonObject, name: str) -> str | None:
-    return None if found.raw(name) is None else found.text(name)
-
-
-def _integer_or_none(found: JsonObject, name: str) -> int | None:
-    return None if found.raw(name) is None else found.integer(name)

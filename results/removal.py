@@ -3,14 +3,11 @@
 Owns: which runs are of it. Does not own: what is in a run (``results.run``).
 """
 
-import json
 import shutil
-from contextlib import suppress
-from pathlib import Path
 
 from cache.home import Home
 from cache.leases import living_leases
-from results.run import INFO_NAME
+from results.reading import info_fields
 
 
 def remove_runs(home: Home, recording_id: str) -> int:
@@ -21,15 +18,9 @@ def remove_runs(home: Home, recording_id: str) -> int:
     """
     busy, num_removed = bool(living_leases(home.store)), 0
     for path in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:
-        recording, status = _recording_and_status(path)
+        fields = info_fields(path)
+        recording, status = fields.get("recording"), fields.get("status")
         if recording == recording_id and not path.is_symlink() and not (busy and status == "running"):
             shutil.rmtree(path, ignore_errors=True)
             num_removed += not path.exists()
     return num_removed
-
-
-def _recording_and_status(run: Path) -> tuple[object, object]:
-    with suppress(OSError, ValueError, AttributeError):
-        info = json.loads((run / INFO_NAME).read_text(encoding="utf-8"))
-        return info.get("recording"), info.get("status")
-    return None, None

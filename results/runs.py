@@ -5,9 +5,7 @@ missing is unknown, a newer one is not looked at, and of a run that was killed t
 Does not own the lines of results.jsonl (``results.reading``).
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +13,12 @@ from cache.errors import InputError
 from cache.home import Home
 from results.lock import is_held
 from results.manner import Manner
-from results.reading import read_results
+from results.reading import info_fields, read_results
 from results.run import INFO_NAME, RESULTS_NAME, Result
 
 Request = tuple[str, tuple[int, ...]]
 """A prompt's id, and the frames that were shown together."""
 
-_MAX_INFO_BYTES = 16 << 20
 _MOST = 1 << 63
 _RUNS_NAMED = 5
 
@@ -105,7 +102,7 @@ def running_run(home: Home, name: str, plan_id: str) -> RunSummary | None:
 def _of_plan(home: Home, name: str, plan_id: str, status: str) -> Iterator[tuple[Path, dict[str, object]]]:
     """Yield folder and run.json of the runs that have a name, a plan and a status, newest first."""
     for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
-        fields = _fields(path.parent)
+        fields = info_fields(path.parent)
         if (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, status):
             yield path.parent, fields
 
@@ -161,7 +158,7 @@ def _folder(home: Home, selector: str) -> Path:
         return _by_id(home, selector)
     except InputError:
         for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
-            if selector and _fields(path.parent).get("name") == selector:
+            if selector and info_fields(path.parent).get("name") == selector:
                 return path.parent
         raise
 
@@ -182,7 +179,7 @@ def _only_prompt(run: Run, wanted: str) -> Run:
 
 
 def _summary(folder: Path, answers: Sequence[Result]) -> RunSummary:
-    fields = _fields(folder)
+    fields = info_fields(folder)
     totals = fields.get("totals")
     totals = totals if isinstance(totals, dict) else {}
     usages = [answer.usage for answer in requests(answers)]
@@ -242,16 +239,6 @@ def _state(folder: Path, fields: dict[str, object]) -> str:
     """Return how a run stands; one that says "running" and that no process writes was killed."""
     status = _text(fields, "status") or "unknown"
     return "interrupted" if status == "running" and not is_held(folder) else status
-
-
-def _fields(folder: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError, RecursionError):
-        path = folder / INFO_NAME
-        if path.stat().st_size <= _MAX_INFO_BYTES:
-            found = json.loads(path.read_bytes())
-            if isinstance(found, dict):
-                return found
-    return {}
 
 
 def _text(fields: dict[str, object], name: str) -> str:

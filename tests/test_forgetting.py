@@ -200,11 +200,12 @@ def test_what_was_forgotten_without_its_runs_can_still_be_purged(run: Run, home:
 
 def test_a_run_whose_file_cannot_be_read_is_kept(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    for name, content in (("a", "{"), ("b", "[]"), ("c", '{"recording": "monday"}')):
+    deep = "[" * 100_000
+    for name, content in (("a", "{"), ("b", "[]"), ("c", '{"recording": "monday"}'), ("d", deep)):
         (store.home.runs / name).mkdir(parents=True)
         (store.home.runs / name / "run.json").write_text(content)
     assert remove_runs(store.home, "monday") == 1
-    assert sorted(path.name for path in store.home.runs.iterdir()) == ["a", "b"]
+    assert sorted(path.name for path in store.home.runs.iterdir()) == ["a", "b", "d"]
 
 
 def test_a_run_that_may_still_be_written_is_kept(tmp_path: Path) -> None:

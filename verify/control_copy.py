@@ -9,7 +9,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from checkpoint.identity import encoder_spec
 from infer.selection import Selected
 from verify.sampling import Group
 
+Found = TypeVar("Found")
+
 _LEFT_OUT = "left out of this copy"
 _CHANGED_WEIGHT = "patch_embed.proj.weight"
 _SAFETENSORS_TYPES = {"F32": "<u4", "BF16": "<u2", "F16": "<u2"}
@@ -46,21 +48,11 @@ class CopiedStore:
 
     def features(self, group: Group) -> Features:
         """Return the stored features of an entry."""
-        features = self.store.read(group[0].key)
-        if features is None:
-            raise CannotCheckError(
-                f"The entry of frame {group[0].index} is missing in the copy for controls."
-            )
-        return features
+        return _there(self.store.read(group[0].key), group)
 
     def info(self, group: Group) -> EntryInfo:
         """Return what an entry says about itself."""
-        info = self.store.peek(group[0].key)
-        if info is None:
-            raise CannotCheckError(
-                f"The entry of frame {group[0].index} is missing in the copy for controls."
-            )
-        return info
+        return _there(self.store.peek(group[0].key), group)
 
     def entry_folder(self, key: EntryKey) -> Path:
         """Return where an entry lies."""
@@ -165,6 +157,12 @@ def encoder_of(checkpoint: Path, copy: CopiedStore, selected: Selected) -> Encod
     limits = selected.manifest.encoder.preprocessing
     preprocessing = replace(spec.preprocessing, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
     return replace(spec, preprocessing=preprocessing)
+
+
+def _there(found: Found | None, group: Group) -> Found:
+    if found is None:
+        raise CannotCheckError(f"The entry of frame {group[0].index} is missing in the copy for controls.")
+    return found
 
 
 def _links(folder: Path, to: Path, but: set[str]) -> Path:
