@@ -42,14 +42,11 @@ class PassOne:
         ``num_idle`` unchanged frames are looked at in that second run.
         """
         patches = [self._encoder.preprocess(_decoded(path)) for path in self._paths]
-        bare, ours = self._clock.alternate(
-            [
-                Contestant[Encoded | None]("bare vision tower", lambda: self._bare(patches)),
-                Contestant[Encoded | None](
-                    "pass one", lambda: self._encode(self._images, next(self._homes), self._encoder)
-                ),
-            ]
-        )
+        contestants: list[Contestant[Encoded | None]] = [
+            Contestant("bare vision tower", lambda: self._bare(patches)),
+            Contestant("pass one", lambda: self._encode(self._images, next(self._homes), self._encoder)),
+        ]
+        bare, ours = self._clock.alternate(contestants)
         num_unlike = None if ours.outcome is None else self._num_unlike(ours.outcome, patches)
         num_frames, bare_s, ours_s = len(self._paths), bare.timing.median_s, ours.timing.median_s
         idle_s = self._idle(num_idle)

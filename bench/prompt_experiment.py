@@ -153,24 +153,27 @@ class PromptExperiment:
         )
 
     def _shares(self) -> _Shares:
-        """Measure the shares of the first frame, one request at a time: means over the questions."""
+        """Measure the shares of the first frame, one request at a time: means over the questions.
+
+        A question's own prefill is one without the image; what the first token takes beyond it is the
+        image's.
+        """
         questions = QUESTIONS[: max(self._sizes.num_questions)]
         num, encoded, warm = len(questions), self._encoded, self._warm
         first = encoded.requests(questions, 1)[:num]
         whole = encoded.requests(questions, self._sizes.max_tokens)[:num]
-        image = encoded.requests(("",), 1)[:1]
         encoder = encoded.model.encoder()
         found = Clock(num_repetitions=3).alternate(
             [
                 Contestant("vision", partial(_encode_first, encoded, encoder)),
-                Contestant("image", partial(warm.texts, image, _UNSHARED)),
+                Contestant("questions", partial(warm.texts, encoded.bare_questions(questions), _UNSHARED)),
                 Contestant("first tokens", partial(warm.texts, first, _UNSHARED)),
                 Contestant("whole answers", partial(warm.texts, whole, _UNSHARED)),
             ]
         )
-        vision_s, image_s, first_s, whole_s = (measured.timing.median_s for measured in found)
+        vision_s, question_s, first_s, whole_s = (measured.timing.median_s for measured in found)
         return _Shares(
-            vision_s, image_s, max(0.0, first_s / num - image_s), max(0.0, (whole_s - first_s) / num)
+            vision_s, (first_s - question_s) / num, question_s / num, max(0.0, (whole_s - first_s) / num)
         )
 
 

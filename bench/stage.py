@@ -25,7 +25,7 @@ from infer.batching import answer_all, sampling_hooks
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
-from infer.prompt import DEFAULT_PROMPT, Prompt
+from infer.prompt import DEFAULT_PROMPT, Prompt, Text
 from infer.request import Request
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
@@ -85,6 +85,15 @@ class Encoded:
         return [
             Request(number, tokenizer.encode(Prompt(question).segments(frame)), (frame,), sampling)
             for number, (frame, question) in enumerate(asked)
+        ]
+
+    def bare_questions(self, questions: tuple[str, ...]) -> list[Request]:
+        """Ask for one token of every question, of no frame at all."""
+        tokenizer = ChatTokenizer(self.model.folder, self.model.config)
+        sampling = Sampling(max_tokens=1)
+        return [
+            Request(number, tokenizer.encode([Text(question)]), (), sampling)
+            for number, question in enumerate(questions)
         ]
 
 

@@ -7,8 +7,7 @@ writer thread (``writer``). Memory does not grow with the recording: at most
 ``_FRAMES_AHEAD`` decoded frames, and the writer's few features, wait at any time.
 """
 
-import queue
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -81,15 +80,16 @@ class EncodeResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
-    """A frame whose pixels are known: a hit, or a miss with patches once there is an encoder.
+    """A frame whose pixels are known: a hit, or a miss with what is to be encoded.
 
+    That is an image until there is an encoder to make patches for, which take eight times its memory.
     ``look`` is its perceptual hash, where near duplicates are looked for.
     """
 
     frame: Frame
     known: KnownPixels
     hit: EntryInfo | None
-    patches: "Patches | None"
+    picture: "Image.Image | Patches | None"
     look: int | None = None
 
 
@@ -215,8 +215,9 @@ class _Run:
         writer = EntryWriter(self._store, self._spec)
         try:
             with writer, ThreadPoolExecutor(recording.max_readers) as pool:
+                self._ahead = _Ahead(pool, self._prepare, frames)
                 try:
-                    for frame, prepared in _ahead(pool, self._prepare, frames, _FRAMES_AHEAD):
+                    for frame, prepared in self._ahead:
                         self._take(frame, prepared, writer)
                         self._settle(writer)
                         self._on_progress(self.progress())
@@ -255,7 +256,7 @@ class _Run:
             self._num_new += 1
             self._num_bytes += written.num_bytes
 
-    def _prepare(self, frame: Frame) -> "_Prepared | None":
+    def _prepare(self, frame: Frame) -> _Prepared | None:
         """Do the work of a thread; None for a frame that needs none if its neighbour can be read."""
         if self._near is not None and frame.index in self._near.likely:
             return None
@@ -277,8 +278,13 @@ class _Run:
         if self._near is not None:
             look = self._near.of(frame, known.pixels, image)
         hit = self._entry(known)
-        encoder = self._encoder if hit is None else None
-        return _Prepared(frame, known, hit, encoder.preprocess(image) if encoder else None, look)
+        return self._preprocessed(_Prepared(frame, known, hit, None if hit else image, look))
+
+    def _preprocessed(self, ready: _Prepared) -> _Prepared:
+        """Make patches of the image of a miss, if there is an encoder to make them for."""
+        if self._encoder is None or ready.picture is None:
+            return ready
+        return replace(ready, picture=_patches(self._encoder, ready.picture))
 
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
@@ -322,8 +328,8 @@ class _Run:
 
     def _booked(self, ready: _Prepared, writer: EntryWriter) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
-        if ready.hit is None and pixels not in self._encoded:
-            self._encode(ready, writer)
+        if ready.picture is not None and pixels not in self._encoded:
+            self._encode(pixels, ready.picture, writer)
         else:
             self._num_hits += 1
         if ready.hit is not None:
@@ -343,15 +349,18 @@ class _Run:
             num_tokens=num_tokens,
         )
 
-    def _encode(self, ready: _Prepared, writer: EntryWriter) -> None:
+    def _encode(self, pixels: PixelDigest, picture: "Image.Image | Patches", writer: EntryWriter) -> None:
         """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
-        encoder = self._encoder = self._encoder or self._load_encoder()
-        features = encoder.encode(ready.patches or encoder.preprocess(_read_again(ready)))
+        if self._encoder is None:
+            self._encoder = self._load_encoder()
+            self._ahead.then(lambda ready: ready and self._preprocessed(ready))
+        encoder = self._encoder
+        features = encoder.encode(_patches(encoder, picture))
         if self._limit is not None:
             self._limit.take(features.nbytes)
-        self._waiting[ready.known.pixels] = 0
-        writer.put(ready.known.pixels, features, encoder.provenance)
-        self._encoded[ready.known.pixels] = (features.grid_thw, features.num_tokens)
+        self._waiting[pixels] = 0
+        writer.put(pixels, features, encoder.provenance)
+        self._encoded[pixels] = (features.grid_thw, features.num_tokens)
 
 
 def _young(entry: EntryInfo) -> bool:
@@ -363,26 +372,39 @@ def _young(entry: EntryInfo) -> bool:
         return True
 
 
-def _read_again(ready: _Prepared) -> "Image.Image":
-    """Read the picture of a frame once more; another picture must never get this one's key."""
-    image = ready.frame.read()
-    if pixel_digest(pixels_array(image)) != ready.known.pixels:
-        raise InputError(f"{ready.frame.source} changed while it was encoded: run the same command again")
-    return image
+def _patches(encoder: Encoder, picture: "Image.Image | Patches") -> "Patches":
+    from PIL import Image  # not for --help
+
+    return encoder.preprocess(picture) if isinstance(picture, Image.Image) else picture
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Frame], _Prepared | None],
-    frames: Sequence[Frame],
-    num_ahead: int,
-) -> Iterator[tuple[Frame, "Future[_Prepared | None]"]]:
-    """Yield frames in order with their futures, keeping at most ``num_ahead`` of them under way."""
-    waiting: queue.SimpleQueue[tuple[Frame, Future[_Prepared | None]]] = queue.SimpleQueue()
-    remaining = iter(frames)
-    for frame in islice(remaining, num_ahead):
-        waiting.put((frame, pool.submit(work, frame)))
-    while not waiting.empty():
-        yield waiting.get()
-        for frame in islice(remaining, 1):
-            waiting.put((frame, pool.submit(work, frame)))
+class _Ahead:
+    """Frames in order with the futures of their preparation, at most ``_FRAMES_AHEAD`` of them under way."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, work: Callable[[Frame], _Prepared | None], frames: Sequence[Frame]
+    ) -> None:
+        self._pool, self._work, self._frames = pool, work, iter(frames)
+        self._waiting: deque[tuple[Frame, Future[_Prepared | None]]] = deque()
+
+    def __iter__(self) -> Iterator[tuple[Frame, "Future[_Prepared | None]"]]:
+        self._submit(_FRAMES_AHEAD)
+        while self._waiting:
+            yield self._waiting.popleft()
+            self._submit(1)
+
+    def then(self, work: Callable[[_Prepared | None], _Prepared | None]) -> None:
+        """Have more done to the frames that are under way; each waits for what was submitted before it."""
+        self._waiting = deque(
+            (frame, self._pool.submit(_after, before, work)) for frame, before in self._waiting
+        )
+
+    def _submit(self, num_frames: int) -> None:
+        for frame in islice(self._frames, num_frames):
+            self._waiting.append((frame, self._pool.submit(self._work, frame)))
+
+
+def _after(
+    before: "Future[_Prepared | None]", work: Callable[[_Prepared | None], _Prepared | None]
+) -> _Prepared | None:
+    return work(before.result())

@@ -1,26 +1,23 @@
-"""The benchmark: it measures in turn, marks wrong answers wrong, and copes with what servers do."""
+"""The benchmark: it measures in turn, marks wrong answers wrong, and says what it left out."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Run
 
-from bench import prompt_experiment, resolution
-from bench.endpoint import Ask, Endpoint, measure, send_all
-from bench.measure import Contestant, Timing, alternate
-from bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
+from bench import decoding, random_weights, resolution
+from bench.dims import Dims
+from bench.measure import Clock, Contestant, Timing
+from bench.prompt_experiment import PromptExperiment, Sizes
+from bench.right import Ask, Judgement, Right, judge_text, judge_tokens, num_about_another_frame
+from bench.stage import Encoded, Model, draw_frames, encode_frames
 from bench.table import Table
+from bench.verdict import Outcome
 from cache.errors import InputError
 from cache.home import Home
-from demo.score import read_truth
-from infer.limits import BatchLimits
 
 
 @pytest.fixture(scope="module")
@@ -31,102 +28,145 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     return encode_frames(Model.open("demo", home), draw_frames(folder / "frames", 3), home)
 
 
-def test_contestants_run_in_turn_and_the_warm_up_is_not_timed() -> None:
+def test_contestants_run_in_turn_and_neither_the_warm_up_nor_cleaning_is_timed() -> None:
     order: list[str] = []
     contestants = [Contestant(name, partial(order.append, name)) for name in "ab"]
-    found = alternate(contestants, num_repetitions=2, num_warm_ups=1)
-    assert order == ["a", "b"] * 3
+    found = Clock(num_repetitions=2).alternate(contestants, clean=lambda: order.append("c"))
+    assert order == ["a", "b", "c"] * 3
     assert [len(measured.timing.seconds) for measured in found] == [2, 2]
 
 
-def test_a_timing_is_its_median_and_how_far_apart_the_ends_are() -> None:
+def test_every_repetition_is_told() -> None:
+    told: list[str] = []
+    Clock(2, told.append).alternate([Contestant("work", lambda: None)])
+    assert [line.split(",")[0] for line in told] == ["  warm-up: work", "  1 of 2: work", "  2 of 2: work"]
+
+
+def test_a_timing_is_its_median_its_quantiles_and_how_far_apart_the_ends_are() -> None:
     timing = Timing((1.0, 9.0, 2.0))
-    assert (timing.median_s, timing.spread) == (2.0, 4.0)
+    assert (timing.median_s, timing.spread, timing.quantile_s(0.0), timing.quantile_s(1.0)) == (2, 4, 1, 9)
 
 
 def test_a_table_is_markdown_for_a_person_and_rows_by_column_for_machines() -> None:
-    table = Table("x", "Title", ("a", "b"), ((1_000, 0.12345), ("p|q", None)), ("Left out: c.",))
+    table = Table("x", "Title", ("a", "b"), ((1_000, 0.12345), ("p|q\nr", None)), ("Left out: c.",))
     assert "| 1,000 | 0.123 |" in table.as_markdown()
-    assert "| p\\|q | – |" in table.as_markdown()
-    assert table.as_json()["rows"] == [{"a": 1_000, "b": 0.12345}, {"a": "p|q", "b": None}]
+    assert "| p\\|q r | – |" in table.as_markdown()
+    assert table.as_json()["rows"] == [{"a": 1_000, "b": 0.12345}, {"a": "p|q\nr", "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("times", "num_matching", "num_about_another", "num_failed", "word"),
+    [
+        (3.0, 10, 0, 0, "strong"),
+        (2.9, 8, 0, 0, "yes"),
+        (1.5, 10, 0, 0, "marginal"),
+        (1.4, 10, 0, 0, "no gain"),
+        (9.0, 7, 0, 0, "answers differ"),
+        (9.0, 9, 1, 0, "answers differ"),
+        (9.0, 9, 0, 1, "answers differ"),
+    ],
+)
+def test_a_verdict_needs_speed_and_the_same_answers(
+    times: float, num_matching: int, num_about_another: int, num_failed: int, word: str
+) -> None:
+    outcome = Outcome("work", "other", times, 10, num_matching, num_about_another, num_failed)
+    assert outcome.word == word
+    assert outcome.sentence().startswith(f"{word}: {times:.1f} times as fast")
+
+
+def test_another_token_is_a_near_tie_only_where_the_winner_won_by_little() -> None:
+    right = Right((5, 6, 7), (2.0, 0.1, 2.0, 2.0))
+    assert judge_tokens((5, 6, 7), right, "bfloat16") is Judgement.right
+    assert judge_tokens((5, 9, 7), right, "bfloat16") is Judgement.near_tie
+    assert judge_tokens((5, 9, 7), right, "float32") is Judgement.wrong
+    assert judge_tokens((5, 6, 9), right, "bfloat16") is Judgement.wrong
+    assert judge_tokens((5, 6), right, "bfloat16") is Judgement.wrong
+
+
+def test_a_text_is_judged_at_the_token_where_it_parts() -> None:
+    right = Right((0, 1, 2), (2.0, 0.1, 2.0))
+    words = ["a ", "tall ", "tree"]
+    judge = partial(
+        judge_text, right=right, dtype="bfloat16", decode=lambda ids: "".join(words[i] for i in ids)
+    )
+    assert judge("a tall tree ") is Judgement.right
+    assert judge("a tiny bird") is Judgement.near_tie
+    assert judge("a tall bird") is Judgement.wrong
+
+
+def test_an_answer_of_another_frame_counts_when_only_that_frame_has_it() -> None:
+    asks = [Ask(Path(name), "What?") for name in "abcd"]
+    right = ["a red car", "a long river", "two people at a desk", "two people at a desk"]
+    said = ["a long river", "a long river", "nothing", "two people at a desk"]
+    assert num_about_another_frame(asks, said, right) == 1
+    assert (
+        num_about_another_frame(asks[:1] + asks[2:], ["two people at a desk"] * 3, right[:1] + right[2:]) == 0
+    )
 
 
 def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_wrong(
     encoded: Encoded, tmp_path: Path
 ) -> None:
-    sizes = prompt_experiment.Sizes((2,), max_tokens=12, num_in_flight=6, num_repetitions=1)
-    table = prompt_experiment.measure(encoded, tmp_path, sizes)
+    sizes = Sizes((2,), max_tokens=12, num_in_flight=6)
+    found = PromptExperiment(encoded, tmp_path, sizes, Clock(1)).measure()
+    (table,) = found.tables
     wrong = {str(row[1]): row[-1] for row in table.rows}
     assert [wrong[name] for name in wrong if name.startswith("seeonce")] == [0, 0, 0]
     assert wrong["mlx-vlm live, batch_generate"] != 0
-    assert "allow 2·(V + P + s + d)" in table.remarks[0]
+    assert "K·(V + P + s + d)" in table.remarks[1]
+    assert found.outcome is not None
+    assert (found.outcome.num_matching, found.outcome.num_about_another_frame) == (6, 0)
+
+
+def test_tokens_from_the_store_are_right_at_every_level_and_batch_generator_loses_deepstack(
+    encoded: Encoded,
+) -> None:
+    (table,) = decoding.measure(encoded, (1, 6), max_tokens=8, clock=Clock(1, num_warm_ups=0)).tables
+    wrong = {(row[0], row[1]): row[-1] for row in table.rows}
+    assert [number for (_, path), number in wrong.items() if str(path).startswith("seeonce")] == [0] * 4
+    assert wrong[1, "mlx-vlm BatchGenerator"] == 0
+    assert wrong[6, "mlx-vlm BatchGenerator"] != 0
 
 
 def test_sizes_that_would_take_too_long_are_left_out_by_name(encoded: Encoded, tmp_path: Path) -> None:
-    table = resolution.measure(encoded.model, tmp_path, num_repetitions=1, budget_s=0.0)
-    assert [row[0] for row in table.rows] == ["224x224"]
+    (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1)).tables
+    assert [(row[0], row[-1]) for row in table.rows] == [("224x224", "right")]
     assert "1920x1080" in table.remarks[-1]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        status, reply = self.server.answer(body)  # type: ignore[attr-defined]
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def _server(answer: Any) -> Iterator[Endpoint]:
-    """Serve ``answer``, which takes a request's body and returns a status and the bytes of a reply."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.answer = answer  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def test_pass_one_is_held_against_the_bare_tower_and_what_was_measured_is_kept(
+    run: Run, tmp_path: Path
+) -> None:
+    output = tmp_path / "bench.json"
+    ended = run("seeonce bench --quick --model demo --only pass-one --output", output, "--json")
+    assert ended.code == 0, ended.err
+    kept = json.loads(output.read_text())
+    assert ended.json == kept
+    rows = {row["path"]: row for row in kept["tables"][0]["rows"]}
+    assert rows["pass one"]["unlike the tower's"] == 0
+    assert rows["pass one, nothing to do"]["frames"] == 400
+    assert kept["not_measured"] == 0
 
 
-def _says(text: str) -> tuple[int, bytes]:
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
-
-
-def test_a_server_that_mixes_up_frames_is_found_out(encoded: Encoded) -> None:
-    requests = encoded.requests(QUESTIONS[4:5], 64)
-    right = Warm(encoded).texts(requests, BatchLimits())
-    assert len(set(right)) == 3
-    turned = iter([right[0], right[1], right[2], right[0]])  # the first is the greeting
-    truth = read_truth(encoded.images / "truth.json")
-    with _server(lambda body: _says(next(turned))) as endpoint:
-        table = measure(endpoint, encoded, QUESTIONS[4:5], (1,), 64, truth)
-    ours, theirs = (dict(zip(table.header, row, strict=True)) for row in table.rows)
-    assert (ours["unlike ours"], ours["about another frame"], ours["true"]) == (0, 0, 3)
-    assert (theirs["unlike ours"], theirs["about another frame"], theirs["true"]) == (3, 3, 0)
-
-
-def test_a_refused_request_is_tried_again_and_one_that_fails_is_counted(tmp_path: Path) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
-    replies = iter([(503, b"busy"), _says("yes"), (503, b"busy"), (200, b"no json")])
-    with _server(lambda body: next(replies)) as endpoint:
-        first, second = (send_all(endpoint, [Ask(picture, "What?")], 1, 8)[0] for _ in range(2))
-    assert (first.text, first.num_tries, first.error) == ("yes", 2, None)
-    assert (second.text, second.num_tries, second.error) == ("", 2, "its reply is no chat completion")
-
-
-def test_a_server_that_does_not_answer_is_named_with_what_to_check(encoded: Encoded) -> None:
-    with _server(lambda body: (404, b"")) as endpoint, pytest.raises(InputError, match="--endpoint-model"):
-        measure(endpoint, encoded, QUESTIONS[:1], (1,), 8, None)
+def test_random_weights_that_do_not_fit_on_the_disk_are_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9))
+    with pytest.raises(InputError, match=r"take \d+\.\d GB.*1\.0 GB free: set TMPDIR"):
+        random_weights.write_checkpoint(tmp_path / "checkpoint", Dims.qwen3_vl_2b)
+    assert not (tmp_path / "checkpoint" / "model.safetensors").exists()
 
 
 def test_dims_and_a_model_exclude_each_other(run: Run) -> None:
     ended = run("seeonce bench --quick --dims small --model demo")
     assert ended.code == 1
     assert ended.err == "error: --dims and --model exclude each other: give random weights or a checkpoint.\n"
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measured(
+    run: Run, tmp_path: Path
+) -> None:
+    ended = run("seeonce bench --quick --output", tmp_path / "none" / "bench.md")
+    assert ended.code == 1
+    assert ended.error.endswith("cannot be written: name a file in a folder that exists.")

@@ -1,0 +1,182 @@
+"""Another server beside ours: it is asked the same, and what servers do is coped with and said."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import client
+from bench.client import Endpoint, send_all
+from bench.endpoint import Beside, Questions
+from bench.right import Ask
+from bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
+from bench.table import Found, Table
+from cache.errors import InputError
+from cache.home import Home
+from demo.score import read_truth
+from infer.limits import BatchLimits
+
+DESCRIBE = QUESTIONS[4:5]
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """Three drawn screens under the demo checkpoint."""
+    folder = tmp_path_factory.mktemp("bench")
+    home = Home(folder / "home")
+    return encode_frames(Model.open("demo", home), draw_frames(folder / "frames", 3), home)
+
+
+@pytest.fixture(scope="module")
+def right(encoded: Encoded) -> list[str]:
+    """What we answer about each of them."""
+    answers = Warm(encoded).texts(encoded.requests(DESCRIBE, 64), BatchLimits())
+    assert len(set(answers)) == 3
+    return answers
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a hundredth of what a user's server is given."""
+    monkeypatch.setattr(client, "_FIRST_WAIT_S", 0.005)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status, reply = self.server.answer(body)  # type: ignore[attr-defined]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def _server(answer: Any, timeout_s: float = 60.0) -> Iterator[Endpoint]:
+    """Serve ``answer``, which takes a request's body and returns a status and the bytes of a reply."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.answer = answer  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", timeout_s)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _says(text: str | None) -> tuple[int, bytes]:
+    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
+def _beside(encoded: Encoded, answers: Iterator[str], levels: tuple[int, ...] = (1,)) -> Found:
+    truth = read_truth(encoded.images / "truth.json")
+    with _server(lambda body: _says(next(answers))) as endpoint:
+        return Beside(endpoint, Questions(encoded, DESCRIBE, 64, truth), lambda _: None).measure(levels)
+
+
+def _rows(table: Table) -> list[dict[str, Any]]:
+    return [dict(zip(table.header, row, strict=True)) for row in table.rows]
+
+
+def test_a_server_that_answers_as_we_do_is_judged_by_its_speed_alone(
+    encoded: Encoded, right: list[str]
+) -> None:
+    found = _beside(encoded, iter([right[0], *right]))
+    assert found.outcome is not None
+    assert found.outcome.is_same
+    assert (found.outcome.num_matching, found.outcome.num_true) == (3, (3, 3))
+    assert [row["path"] for row in _rows(found.tables[1])] == ["seeonce, from the store", "m"]
+    assert found.tables[2].remarks == ("Every answer is the same on both sides.",)
+
+
+def test_a_server_that_mixes_up_frames_is_found_out(encoded: Encoded, right: list[str]) -> None:
+    found = _beside(encoded, iter([right[0], right[1], right[2], right[0]]))  # the first is the greeting
+    ours, theirs = _rows(found.tables[0])
+    assert (ours["matching ours"], ours["about another frame"], ours["true"]) == (3, 0, 3)
+    assert (theirs["about another frame"], theirs["true"]) == (3, 0)
+    assert found.outcome is not None
+    assert found.outcome.word == "answers differ"
+    samples = _rows(found.tables[2])
+    assert {(row["seeonce"], row["the server"]) for row in samples} == set(
+        zip(right, [*right[1:], right[0]], strict=True)
+    )
+
+
+def test_a_server_that_takes_one_request_at_a_time_is_said_to(encoded: Encoded, right: list[str]) -> None:
+    one_at_a_time = threading.Lock()
+
+    def answer(body: object) -> tuple[int, bytes]:
+        with one_at_a_time:
+            time.sleep(0.1)
+            return _says("yes")
+
+    with _server(answer) as endpoint:
+        table = Beside(endpoint, Questions(encoded, DESCRIBE, 64), lambda _: None).measure((1, 3)).tables[0]
+    assert "it takes them one at a time" in table.remarks[-1].replace("the server takes", "it takes")
+
+
+def test_a_refused_request_is_tried_again_and_one_that_fails_is_counted(tmp_path: Path) -> None:
+    picture = draw_frames(tmp_path, 1) / "0000.png"
+    replies = iter([(503, b"busy"), (429, b""), _says("yes"), (400, b"no such\nmodel"), (200, b"no json")])
+    with _server(lambda body: next(replies)) as endpoint:
+        first, second, third = (send_all(endpoint, [Ask(picture, "What?")], 1, 8)[0] for _ in range(3))
+    assert (first.text, first.num_tries, first.error) == ("yes", 3, None)
+    assert (second.num_tries, second.error) == (1, "HTTP 400, no such model")
+    assert (third.num_tries, third.error) == (1, "its reply is no chat completion")
+
+
+def test_a_server_that_refuses_for_good_is_given_up_and_the_rest_is_not_sent(tmp_path: Path) -> None:
+    picture, asked = draw_frames(tmp_path, 1) / "0000.png", []
+
+    def answer(body: object) -> tuple[int, bytes]:
+        asked.append(body)
+        return 503, b"busy"
+
+    with _server(answer) as endpoint:
+        replies = send_all(endpoint, [Ask(picture, "What?")] * 20, 1, 8)
+    assert [reply.num_tries for reply in replies] == [5] * 8 + [0] * 12
+    assert len(asked) == 40
+    assert replies[-1].error == "not sent: 8 requests in a row had failed"
+
+
+def test_a_time_out_is_not_tried_again(tmp_path: Path) -> None:
+    picture = draw_frames(tmp_path, 1) / "0000.png"
+
+    def answer(body: object) -> tuple[int, bytes]:
+        time.sleep(0.3)
+        return _says("late")
+
+    with _server(answer, timeout_s=0.1) as endpoint:
+        (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
+    assert (reply.num_tries, reply.error) == (1, "no answer within 0.1 s")
+
+
+def test_an_answer_without_text_is_a_failure(tmp_path: Path) -> None:
+    picture = draw_frames(tmp_path, 1) / "0000.png"
+    with _server(lambda body: _says(None)) as endpoint:
+        (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
+    assert reply.error == "its reply is no chat completion"
+
+
+def test_a_server_that_dies_is_not_waited_for(encoded: Encoded, right: list[str]) -> None:
+    replies = iter([_says(right[0])])
+    with _server(lambda body: next(replies, (500, b"out of memory"))) as endpoint:
+        found = Beside(endpoint, Questions(encoded, DESCRIBE, 64), lambda _: None).measure((2,))
+    assert found.outcome is not None
+    assert (found.outcome.num_failed, found.outcome.word) == (3, "answers differ")
+    assert "Failed: HTTP 500, out of memory." in found.tables[0].remarks
+
+
+def test_a_server_that_does_not_answer_is_named_with_what_to_check(encoded: Encoded) -> None:
+    with _server(lambda body: (404, b"")) as endpoint, pytest.raises(InputError, match="--endpoint-model"):
+        Beside(endpoint, Questions(encoded, QUESTIONS[:1], 8), lambda _: None)
