@@ -1,9 +1,9 @@
 """Where the time of each pass goes, function by function, as Python's own profiler sees it."""
 
 import cProfile
-import pstats
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 
 from bench.stage import QUESTIONS, Model, Warm, encode_frames
 from bench.table import Cell, Found, Table
@@ -32,15 +32,16 @@ def measure(model: Model, images: Path, scratch: Path, max_tokens: int) -> Found
 def _rows(name: str, work: Callable[[], object]) -> list[tuple[Cell, ...]]:
     profile = cProfile.Profile()
     profile.runcall(work)
-    found = pstats.Stats(profile).get_stats_profile()
-    heaviest = sorted(found.func_profiles.items(), key=lambda item: item[1].tottime, reverse=True)
+    found = sorted(profile.getstats(), key=lambda entry: entry.inlinetime, reverse=True)
+    total_s = sum(entry.inlinetime for entry in found)
     return [
-        (
-            name,
-            f"{Path(line.file_name).name}:{line.line_number} {function}",
-            str(line.ncalls),
-            line.tottime,
-            f"{line.tottime / found.total_tt:.0%}",
-        )
-        for function, line in heaviest[:_NUM_SHOWN]
+        (name, _where(entry.code), entry.callcount, entry.inlinetime, f"{entry.inlinetime / total_s:.0%}")
+        for entry in found[:_NUM_SHOWN]
     ]
+
+
+def _where(code: CodeType | str) -> str:
+    """Name a function by file, line and name; one that is built in has a name alone."""
+    if isinstance(code, str):
+        return code
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno} {code.co_qualname}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from bench import decoding, random_weights, resolution
+from bench import decoding, profiling, random_weights, resolution
 from bench.dims import Dims
 from bench.measure import Clock, Contestant, Timing
 from bench.prompt_experiment import PromptExperiment, Sizes
@@ -170,3 +170,10 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measur
     ended = run("seeonce bench --quick --output", tmp_path / "none" / "bench.md")
     assert ended.code == 1
     assert ended.error.endswith("cannot be written: name a file in a folder that exists.")
+
+
+def test_a_profile_tells_functions_of_one_name_apart(encoded: Encoded, tmp_path: Path) -> None:
+    (table,) = profiling.measure(encoded.model, encoded.images, tmp_path, max_tokens=4).tables
+    functions = [str(row[1]).split()[-1] for row in table.rows]
+    assert "VisionEncoder.encode" in functions[:2]
+    assert "Prefill.step" in functions
