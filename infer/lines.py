@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 
 from cache.canonical_json import JsonValue
 from infer.grouping import split_by_frame
@@ -64,9 +65,18 @@ def _under_schema(
         found = parse_description(text)
         return found, None if found is not None else cut
     try:
-        return json.loads(text), None
-    except (ValueError, RecursionError):
+        return json.loads(text, parse_float=_finite), None
+    except json.JSONDecodeError:
         return None, cut
+    except (ValueError, RecursionError) as error:
+        return None, f"The answer is JSON that cannot be kept ({error}): give a schema with bounds."
+
+
+def _finite(text: str) -> float:
+    """Read a number; one that only infinity stands for would make results.jsonl no JSON."""
+    if isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text[:20]} is too large")
 
 
 def _left_out(number: int, reply: Reply) -> str:

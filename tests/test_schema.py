@@ -8,10 +8,16 @@ import jsonschema
 import pytest
 from conftest import Ended, Run
 from screens import folder_of
+from store_samples import frame
 
 from cache.errors import InputError
+from infer.lines import results_of
+from infer.plan import Ask
+from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.schema import check_schema
+from results.known import AskId, Reply
+from results.run import Usage
 
 BOUNDED = {
     "type": "object",
@@ -107,6 +113,15 @@ def test_an_answer_cut_by_max_tokens_is_an_error_that_says_so(asked: Any) -> Non
         assert isinstance(json.loads(line["text"]), int)  # and yet it may be the beginning of another
         assert "ended by length after 2 tokens, before its schema was fulfilled" in line["error"]
         assert line["parsed"] is None
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000])
+def test_a_number_that_cannot_be_kept_is_an_error_that_says_so(number: str) -> None:
+    ask = Ask(0, AskId("0" * 64), Prompt("What?"), (frame(0),), (), schema="{}")
+    (line,) = results_of(ask, Reply(f'{{"n": {number}}}', "stop", Usage(1, 1)), "monday")
+    assert line.parsed is None
+    assert line.error is not None
+    assert "JSON that cannot be kept" in line.error
 
 
 def test_a_schema_that_refers_to_itself_works(asked: Any) -> None:
