@@ -1,6 +1,7 @@
 """``seeonce bench``: options, and where the report goes. Owns no work: that is ``bench.suite``."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from bench.dims import Dims
 from bench.suite import BenchOptions, Workload, bench
 from cache.errors import InputError
+from cache.user_path import output_path
 
 
 def bench_command(
@@ -48,6 +50,13 @@ def bench_command(
     """
     if dims is not None and model is not None:
         raise InputError("--dims and --model exclude each other: give random weights or a checkpoint.")
+    if endpoint is None and endpoint_model is not None:
+        raise InputError("--endpoint-model names a model of a server: give --endpoint, too.")
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise InputError(f"--endpoint {endpoint} is no address: give one as http://localhost:8000")
+    if not math.isfinite(endpoint_timeout):
+        raise InputError(f"--endpoint-timeout is {endpoint_timeout}; expected a number of seconds, as 300")
+    output = None if output is None else output_path(output, "--output")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--output {output} cannot be written: name a file in a folder that exists.")
     workloads = tuple(only) if only else () if endpoint else tuple(Workload)

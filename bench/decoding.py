@@ -62,9 +62,12 @@ def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: C
         rows += [_row(level, each, found[0], right, len(frames), dtype) for each in found]
     remark = (
         "Wrong: of all answers, those that are not BatchGenerator's own, one by one and unchunked, up to its "
-        "near-ties. A latency runs from a request's prefill to its last token."
+        "near-ties. A latency runs from when a client with so many in flight would have sent the request to "
+        "its last token."
     )
-    title = f"Decoding: {len(requests)} requests of {max_tokens} tokens, prefill included"
+    title = (
+        f"Decoding: {len(requests)} requests, {_NUM_QUESTIONS} a frame, of {max_tokens} tokens, with prefill"
+    )
     return Found((Table("decoding", title, _HEADER, tuple(rows), (remark,)),))
 
 

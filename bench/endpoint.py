@@ -20,9 +20,11 @@ from cache.errors import InputError
 from demo.score import Expected, Result, is_true
 from infer.limits import BatchLimits
 from results.compare import Answers, Comparison, Said, compare
+from results.visible import visible
 
 _LITTLE_GAIN = 1.2  # less gain than this from more requests in flight: one at a time
 _NUM_SAMPLES = 8
+_LONGEST_SHOWN = 500  # characters
 _OURS = "seeonce, from the store"
 _HEADER = (
     "in flight", "path", "seconds", "answers/s", "tokens/s", "answers", "failed", "tried again",
@@ -63,9 +65,38 @@ class _Side:
         return [number for number, reply in enumerate(self.replies) if reply.error is None]
 
     @property
+    def num_failed(self) -> int:
+        """How many were not answered."""
+        return sum(reply.error is not None for reply in self.replies)
+
+    @property
+    def was_given_up(self) -> bool:
+        """Whether some were not even sent, so many before them had failed."""
+        return any(reply.num_tries == 0 for reply in self.replies)
+
+    @property
     def texts(self) -> list[str]:
         """The text of each request, empty where there is none."""
         return [reply.text for reply in self.replies]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """How many answers of a side match ours, are about another frame, and are true, where that is known."""
+
+    matching: int
+    about_another: int
+    true: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both sides at one level, and what is counted of either: once, for comparing texts takes a while."""
+
+    ours: _Side
+    theirs: _Side
+    of_ours: _Counts
+    of_theirs: _Counts
 
 
 class Beside:
@@ -84,21 +115,41 @@ class Beside:
         self._requests = questions.encoded.requests(questions.texts, questions.max_tokens)
         self._warm.texts(self._requests[: len(questions.texts)], BatchLimits())
 
-    def measure(self, levels: tuple[int, ...]) -> Found:
-        """Answer everything at each level on both sides."""
-        pairs = [(self._ours(level), self._theirs(level)) for level in levels]
+    def measure(self, levels: tuple[int, ...], keep: Callable[[Found], None] = lambda _: None) -> Found:
+        """Answer everything at each level on both sides; ``keep`` is given what is known after each.
+
+        After a level at which the server was given up there is no other.
+        """
+        pairs: list[_Pair] = []
+        for level in levels:
+            if pairs and pairs[-1].theirs.was_given_up:
+                break
+            pairs.append(self._pair(level))
+            keep(self._found(pairs))
+        return self._found(pairs)
+
+    def _found(self, pairs: list[_Pair]) -> Found:
         rows, latencies = [], []
-        for ours, theirs in pairs:
-            rows += [self._row(ours, ours), self._row(theirs, ours)]
-            latencies += [_latency_row(ours), _latency_row(theirs)]
+        for pair in pairs:
+            rows += [self._row(pair.ours, pair.of_ours), self._row(pair.theirs, pair.of_theirs)]
+            latencies += [_latency_row(pair.ours), _latency_row(pair.theirs)]
         num_frames = len(self._questions.encoded.manifest.frames)
-        title = f"{self._endpoint.url}: {num_frames} frames, {len(self._questions.texts)} questions each"
+        title = f"{self._endpoint.shown}: {num_frames} frames, {len(self._questions.texts)} questions each"
         tables = (
-            Table("endpoint", title, _HEADER, tuple(rows), self._remarks([theirs for _, theirs in pairs])),
+            Table("endpoint", title, _HEADER, tuple(rows), self._remarks(pairs)),
             Table("endpoint_latency", "Latency of a request", _LATENCY_HEADER, tuple(latencies)),
-            self._samples(*pairs[-1]),
+            self._samples(pairs[-1].ours, pairs[-1].theirs),
         )
         return Found(tables, self._outcome(pairs))
+
+    def _pair(self, level: int) -> _Pair:
+        ours, theirs = self._ours(level), self._theirs(level)
+        return _Pair(ours, theirs, self._counts(ours, ours), self._counts(theirs, ours))
+
+    def _counts(self, side: _Side, ours: _Side) -> _Counts:
+        return _Counts(
+            self._num_matching(side, ours), self._num_about_another(side, ours), self._num_true(side)
+        )
 
     def _ours(self, level: int) -> _Side:
         started = time.perf_counter()
@@ -120,14 +171,14 @@ class Beside:
         self._say(f"  {level} in flight: {self._endpoint.model}, {wall_s:.3g} s")
         return _Side(level, self._endpoint.model, wall_s, replies)
 
-    def _row(self, side: _Side, ours: _Side) -> tuple[Cell, ...]:
+    def _row(self, side: _Side, counts: _Counts) -> tuple[Cell, ...]:
         answered = side.answered
         num_tokens = sum(len(self._warm.tokenizer.text_ids(side.texts[number])) for number in answered)
         return (
             side.level, side.name, side.wall_s, len(answered) / side.wall_s, num_tokens / side.wall_s,
-            len(side.replies), len(side.replies) - len(answered),
+            len(side.replies), side.num_failed,
             sum(max(0, reply.num_tries - 1) for reply in side.replies),
-            self._num_matching(side, ours), self._num_about_another(side, ours), self._num_true(side),
+            counts.matching, counts.about_another, counts.true,
         )  # fmt: skip
 
     def _comparisons(self, side: _Side, ours: _Side) -> list[Comparison]:
@@ -173,44 +224,65 @@ class Beside:
         ranked = [
             change for rank in range(_NUM_SAMPLES) for found in changes for change in found[rank : rank + 1]
         ]
-        rows = tuple(
-            (self._asks[one.frame].image.name, one.recording, one.similarity, one.left, one.right)
+        rows: tuple[tuple[Cell, ...], ...] = tuple(
+            (
+                self._asks[one.frame].image.name, one.recording, one.similarity,
+                _shown(one.left), _shown(one.right),
+            )
             for one in ranked[:_NUM_SAMPLES]
-        )
-        remarks = () if rows else ("Every answer is the same on both sides.",)
+        )  # fmt: skip
+        same = "Every answer is the same on both sides." if theirs.answered else "The server gave no answer."
+        remarks = () if rows else (same,)
         title = f"Answers that differ most, {theirs.level} in flight"
         return Table("endpoint_samples", title, _SAMPLE_HEADER, rows, remarks)
 
-    def _remarks(self, sides: list[_Side]) -> tuple[str, ...]:
+    def _remarks(self, pairs: list[_Pair]) -> tuple[str, ...]:
+        encode_s = self._questions.encoded.took_s
+        with_it = (f"{pair.theirs.wall_s / (pair.ours.wall_s + encode_s):.2f}" for pair in pairs)
+        sides = [pair.theirs for pair in pairs]
         remarks = [
+            f"Our seconds are from the store: pass one over these frames took {encode_s:.3g} s before, once. "
+            f"With it counted each time, seeonce is {', '.join(with_it)} times as fast as the server.",
             "Tokens are counted by our tokenizer on both sides. Matching: as seeonce compare counts it, a "
             "likeness above 0.8. About another frame: what we say of exactly one other frame, and not what "
-            "we say of its own."
+            "we say of its own.",
         ]
         errors = {reply.error for side in sides for reply in side.replies if reply.error is not None}
         remarks += [f"Failed: {error}." for error in sorted(errors)[:_NUM_SAMPLES]]
+        if sides[-1].was_given_up:
+            remarks.append(f"Given up at {sides[-1].level} in flight: no higher level was asked.")
         most = max(sides, key=lambda side: side.level)
-        if most.level > sides[0].level and sides[0].wall_s < _LITTLE_GAIN * most.wall_s:
+        if most.level > sides[0].level and _is_little_gain(sides[0], most):
             remarks.append(
                 f"{most.level} requests in flight gain less than {_LITTLE_GAIN - 1:.0%} over "
                 f"{sides[0].level} there: the server takes them one at a time, or one keeps its machine busy."
             )
         return tuple(remarks)
 
-    def _outcome(self, pairs: list[tuple[_Side, _Side]]) -> Outcome:
-        """Judge at the level at which the server is fastest; answers at all levels."""
-        ours, theirs = min(pairs, key=lambda pair: pair[1].wall_s)
-        true = self._num_true(ours), self._num_true(theirs)
+    def _outcome(self, pairs: list[_Pair]) -> Outcome:
+        """Judge at the level at which the server is fastest, and fails least; answers at all levels."""
+        best = min(pairs, key=lambda pair: (pair.theirs.num_failed, pair.theirs.wall_s))
+        true = sum(pair.of_ours.true or 0 for pair in pairs), sum(pair.of_theirs.true or 0 for pair in pairs)
         return Outcome(
-            work=f"{len(self._questions.texts)} questions a frame, {theirs.level} in flight",
-            other=f"{self._endpoint.model} at {self._endpoint.url}",
-            times_as_fast=theirs.wall_s / ours.wall_s,
-            num_answers=sum(len(side.replies) for _, side in pairs),
-            num_matching=sum(self._num_matching(theirs, ours) for ours, theirs in pairs),
-            num_about_another_frame=sum(self._num_about_another(theirs, ours) for ours, theirs in pairs),
-            num_failed=sum(len(side.replies) - len(side.answered) for _, side in pairs),
-            num_true=None if true[0] is None or true[1] is None else (true[0], true[1]),
+            work=f"{len(self._questions.texts)} questions a frame, {best.theirs.level} in flight",
+            other=f"{self._endpoint.model} at {self._endpoint.shown}",
+            times_as_fast=best.theirs.wall_s / best.ours.wall_s,
+            num_answers=sum(len(pair.theirs.replies) for pair in pairs),
+            num_matching=sum(pair.of_theirs.matching for pair in pairs),
+            num_about_another_frame=sum(pair.of_theirs.about_another for pair in pairs),
+            num_failed=sum(pair.theirs.num_failed for pair in pairs),
+            num_true=None if self._questions.truth is None else true,
         )
+
+
+def _is_little_gain(one: _Side, most: _Side) -> bool:
+    """Tell whether more in flight gain little; times with failures in them tell nothing."""
+    return one.wall_s < _LITTLE_GAIN * most.wall_s and not one.num_failed and not most.num_failed
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of a text that a server may have made as long and as odd as it likes."""
+    return visible(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
 def _greet(endpoint: Endpoint, ask: Ask, max_tokens: int) -> None:
@@ -218,7 +290,7 @@ def _greet(endpoint: Endpoint, ask: Ask, max_tokens: int) -> None:
     (reply,) = send_all(endpoint, [ask], 1, max_tokens)
     if reply.error is not None:
         raise InputError(
-            f"--endpoint {endpoint.url} does not answer as {endpoint.model} ({reply.error}): start the "
+            f"--endpoint {endpoint.shown} does not answer as {endpoint.model} ({reply.error}): start the "
             "server, or check --endpoint and --endpoint-model."
         )
 

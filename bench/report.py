@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.table import Found, Table
 from bench.verdict import Outcome, thresholds
+from cache.errors import InputError
 from checkpoint.backend import installed_version, provenance
 
 FORMAT = 1
@@ -116,10 +117,17 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Write Markdown, or JSON into a file whose name ends so."""
+        """Write Markdown, or JSON into a file whose name ends so.
+
+        Raises:
+            InputError: the disk refuses.
+        """
         is_json = path.suffix == ".json"
         text = json.dumps(self.as_json(), indent=1) + "\n" if is_json else self.as_markdown()
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--output {path} cannot be written ({error}): name another file.") from error
 
 
 def memory_bytes() -> int:

@@ -104,8 +104,10 @@ def num_about_another_frame(asks: Sequence[Ask], texts: Sequence[str], right: Se
 
 
 def _is_about_another_frame(image: Path, said: Said, answers: Sequence[tuple[Path, Said]]) -> bool:
-    alike = {frame: likeness(said, answer) for frame, answer in answers}
-    own = alike.pop(image)
+    own = max(likeness(said, answer) for frame, answer in answers if frame == image)
+    if own == 1:
+        return False
+    alike = {frame: likeness(said, answer) for frame, answer in answers if frame != image}
     for least, is_unlike_own in ((1.0, own < 1), (MATCH_ABOVE, own <= MATCH_ABOVE)):
         others = [frame for frame, ratio in alike.items() if ratio == 1 or ratio > least]
         if is_unlike_own and others:

@@ -70,12 +70,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A folder of frames in a store, ready to be asked about."""
+    """A folder of frames in a store, ready to be asked about; pass one took ``took_s``, loading included."""
 
     model: Model
     images: Path
     store: Store
     manifest: Manifest
+    took_s: float = 0.0
 
     def requests(self, questions: tuple[str, ...], max_tokens: int) -> list[Request]:
         """Ask every question of every frame, frame by frame, greedily."""
@@ -102,7 +103,11 @@ Tokens = list[tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """The tokens of each request, in order, and how long each took from its prefill on."""
+    """The tokens of each request, in order, and how long each took.
+
+    A latency begins when a client that keeps so many in flight would have sent the request, or with its
+    prefill if that is earlier; it ends with the last token.
+    """
 
     tokens: Tokens
     latencies: Timing
@@ -135,13 +140,17 @@ class Warm:
             return sampling_hooks(request)
 
         source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
-        done: dict[int, tuple[tuple[int, ...], float]] = {}
+        started, done = time.perf_counter(), dict[int, tuple[tuple[int, ...], float]]()
         for answer in answer_all(requests, self._half, source, stop_ids, limits, hooks_of):
             if answer.error is not None:
                 raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
-            done[answer.request.id] = answer.tokens, time.perf_counter() - began[answer.request.id]
-        found = [done[request.id] for request in requests]
-        return Timed([tokens for tokens, _ in found], Timing(tuple(took_s for _, took_s in found)))
+            done[answer.request.id] = answer.tokens, time.perf_counter()
+        sent = [started] * limits.max_num_seqs + sorted(ended for _, ended in done.values())
+        latencies = (
+            done[request.id][1] - min(at, began[request.id])
+            for request, at in zip(requests, sent, strict=False)
+        )
+        return Timed([done[request.id][0] for request in requests], Timing(tuple(latencies)))
 
 
 def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0]) -> Path:
@@ -159,9 +168,10 @@ def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0])
 
 def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder | None = None) -> Encoded:
     """Run pass one over a folder of frames, with an encoder that is loaded already or one of its own."""
+    started = time.perf_counter()
     store = Store.open(home, durability=Durability.none)
     with PixelIndex(home) as index:
         result = encode_recording(
             open_folder(images), model.spec, store, index, lambda: encoder or model.encoder()
         )
-    return Encoded(model, images, store, result.manifest)
+    return Encoded(model, images, store, result.manifest, time.perf_counter() - started)

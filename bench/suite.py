@@ -100,17 +100,23 @@ def bench(
         report = Report(suite.name, Machine.here(), started_at, num_left=len(steps))
         for number, (title, measure) in enumerate(steps, 1):
             say(f"{title} ({number} of {len(steps)})")
+            suite.keep_part = partial(_keep_part, keep, report, started)
             found = measure()
-            report = replace(
-                report,
-                took_s=time.perf_counter() - started,
-                found=(*report.found, found),
-                num_left=len(steps) - number,
-            )
-            keep(report)
+            report = _with(report, found, started, len(steps) - number)
             for table in found.tables:
                 say(f"\n{table.as_markdown()}")
+            keep(report)
     return report
+
+
+def _with(report: Report, found: Found, started: float, num_left: int) -> Report:
+    took_s = time.perf_counter() - started
+    return replace(report, took_s=took_s, found=(*report.found, found), num_left=num_left)
+
+
+def _keep_part(keep: Callable[[Report], None], report: Report, started: float, found: Found) -> None:
+    """Keep what a workload has found so far, which counts as not measured until it ends."""
+    keep(_with(report, found, started, report.num_left))
 
 
 class _Suite:
@@ -122,6 +128,7 @@ class _Suite:
         from bench.stage import Model, draw_frames
 
         self._options, self._scratch, self._say = options, scratch, say
+        self.keep_part: Callable[[Found], None] = lambda _: None
         self._extent = QUICK if options.quick else FULL
         self._clock = Clock(self._extent.num_repetitions, say)
         self._home = Home(scratch / "home")
@@ -145,7 +152,7 @@ class _Suite:
         if self._options.profile:
             steps.append(("profile", self._profile))
         if self._options.endpoint is not None:
-            steps.append((self._options.endpoint, partial(self._beside, self._options.endpoint)))
+            steps.append(("another server", partial(self._beside, self._options.endpoint)))
         return steps
 
     def _drawn(self, dims: Dims) -> str:
@@ -217,7 +224,7 @@ class _Suite:
         truth = read_truth(images / "truth.json") if self._options.model == DEMO else None
         endpoint = Endpoint(url, self._options.endpoint_model or "default", self._options.endpoint_timeout_s)
         questions = Questions(encoded, QUESTIONS, 64, truth)
-        return Beside(endpoint, questions, self._say).measure(self._extent.levels)
+        return Beside(endpoint, questions, self._say).measure(self._extent.levels, self.keep_part)
 
 
 def _default_dims() -> Dims:

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
@@ -12,12 +15,16 @@ from bench import decoding, profiling, random_weights, resolution
 from bench.dims import Dims
 from bench.measure import Clock, Contestant, Timing
 from bench.prompt_experiment import PromptExperiment, Sizes
+from bench.report import Machine, Report, now
 from bench.right import Ask, Judgement, Right, judge_text, judge_tokens, num_about_another_frame
-from bench.stage import Encoded, Model, draw_frames, encode_frames
+from bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
 from bench.table import Table
 from bench.verdict import Outcome
 from cache.errors import InputError
 from cache.home import Home
+from infer.batching import Answer
+from infer.limits import BatchLimits
+from infer.request import Request
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +169,47 @@ def test_dims_and_a_model_exclude_each_other(run: Run) -> None:
     ended = run("seeonce bench --quick --dims small --model demo")
     assert ended.code == 1
     assert ended.err == "error: --dims and --model exclude each other: give random weights or a checkpoint.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("--endpoint-model m", "--endpoint-model names a model of a server: give --endpoint, too."),
+        ("--endpoint localhost:1", "--endpoint localhost:1 is no address: give one as http://localhost:8000"),
+        ("--endpoint-timeout inf", "--endpoint-timeout is inf; expected a number of seconds, as 300"),
+        ("--output -", "--output - is no file: name one, as in --output ./-"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_in_one_line(run: Run, options: str, error: str) -> None:
+    ended = run(f"seeonce bench --quick {options}")
+    assert (ended.code, ended.err) == (1, f"error: {error}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_report_for_which_there_is_no_room_is_an_error_of_one_line() -> None:
+    report = Report("demo", Machine("", 1, 1, "", "", ()), now())
+    with pytest.raises(InputError, match=r"^--output /dev/full cannot be written \(.*No space left"):
+        report.write(Path("/dev/full"))
+
+
+def test_a_latency_begins_when_a_client_would_have_sent_the_request(
+    encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = encoded.requests(QUESTIONS[:1], 4)
+
+    def prefilled_late(asked: list[Request], *others: Any) -> Iterator[Answer]:
+        for request in asked:
+            time.sleep(0.05)
+            others[-1](request)
+            yield Answer(request, (), "stop")
+
+    monkeypatch.setattr("bench.stage.answer_all", prefilled_late)
+    first, second, third = (
+        Warm(encoded).answers(requests, BatchLimits(max_num_seqs=2), frozenset()).latencies.seconds
+    )
+    assert 0.05 <= first < second
+    assert second >= 0.1
+    assert third >= 0.1
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measured(

@@ -1,10 +1,12 @@
 """Another server beside ours: it is asked the same, and what servers do is coped with and said."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -60,9 +62,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def _server(answer: Any, timeout_s: float = 60.0) -> Iterator[Endpoint]:
+def _server(
+    answer: Any, timeout_s: float = 60.0, handler: type[BaseHTTPRequestHandler] = _Handler
+) -> Iterator[Endpoint]:
     """Serve ``answer``, which takes a request's body and returns a status and the bytes of a reply."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.answer = answer  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -74,7 +78,7 @@ def _server(answer: Any, timeout_s: float = 60.0) -> Iterator[Endpoint]:
         server.server_close()
 
 
-def _says(text: str | None) -> tuple[int, bytes]:
+def _says(text: object) -> tuple[int, bytes]:
     return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
@@ -166,6 +170,113 @@ def test_an_answer_without_text_is_a_failure(tmp_path: Path) -> None:
     with _server(lambda body: _says(None)) as endpoint:
         (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
     assert reply.error == "its reply is no chat completion"
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (b"[" * 100_000, "its reply is no chat completion"),
+        (b'{"choices": []}', "its reply is no chat completion"),
+        (b'{"error": {"message": "no \\u001b[1mmodel"}}', "model"),
+        (b" " * 1_000_001, "its reply has more than 1,000,000 bytes"),
+        (_says("far " * 4_000)[1], "its text has more than 10,000 characters, whatever was asked for"),
+    ],
+)
+def test_what_is_no_answer_fails_in_words_and_is_not_tried_again(
+    reply: bytes, error: str, tmp_path: Path
+) -> None:
+    picture = draw_frames(tmp_path, 1) / "0000.png"
+    with _server(lambda body: (200, reply)) as endpoint:
+        (failed,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
+    assert failed.num_tries == 1
+    assert failed.error is not None
+    assert error in failed.error
+    assert failed.error.isprintable()
+
+
+def test_an_answer_in_parts_is_one_and_half_a_character_is_a_question_mark(tmp_path: Path) -> None:
+    picture, parts = draw_frames(tmp_path, 1) / "0000.png", [{"text": "a "}, {"text": "\ud800"}]
+    with _server(lambda body: (200, _says(parts)[1])) as endpoint:
+        (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
+    assert (reply.text, reply.error) == ("a ?", None)
+
+
+class _Trickles(_Handler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(200):
+                self.wfile.write(b" ")
+                time.sleep(0.02)
+
+
+def test_a_server_that_keeps_sending_a_little_is_timed_out_all_the_same(tmp_path: Path) -> None:
+    picture = draw_frames(tmp_path, 1) / "0000.png"
+    with _server(None, timeout_s=0.2, handler=_Trickles) as endpoint:
+        (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
+    assert reply.error == "no answer within 0.2 s"
+    assert reply.latency_s < 2
+
+
+def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
+    picture, go_on = draw_frames(tmp_path, 1) / "0000.png", threading.Event()
+
+    def answer(body: object) -> tuple[int, bytes]:
+        os.kill(os.getpid(), signal.SIGINT)
+        go_on.wait(30)
+        return _says("late")
+
+    with _server(answer) as endpoint:
+        started = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            send_all(endpoint, [Ask(picture, "What?")], 1, 8)
+        took_s = time.perf_counter() - started
+        go_on.set()
+    assert took_s < 10
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    assert Endpoint("http://me:secret@host:1/v1?key=secret", "m").shown == "http://host:1/v1"
+
+
+def test_a_key_that_is_none_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-\u00e9")
+    with pytest.raises(InputError, match=r"^OPENAI_API_KEY has characters that no key has"):
+        send_all(Endpoint("http://127.0.0.1:1", "m"), [Ask(tmp_path, "What?")], 1, 8)
+
+
+def test_a_level_that_fails_is_not_the_fastest_and_every_level_counts(
+    encoded: Encoded, right: list[str]
+) -> None:
+    answers = iter([_says(right[0]), *map(_says, right)])
+    truth = read_truth(encoded.images / "truth.json")
+    with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
+        found = Beside(endpoint, Questions(encoded, DESCRIBE, 64, truth), lambda _: None).measure((1, 2))
+    assert found.outcome is not None
+    assert found.outcome.work.endswith("1 in flight")
+    assert (found.outcome.num_answers, found.outcome.num_failed, found.outcome.num_true) == (6, 3, (6, 3))
+    assert found.tables[2].remarks == ("The server gave no answer.",)
+    assert "one at a time" not in found.tables[0].remarks[-1]
+
+
+def test_after_a_server_was_given_up_no_other_level_is_asked_and_each_level_is_kept(
+    encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_NUM_FAILURES", 2)
+    answers, kept = iter([_says("yes")]), list[Found]()
+    with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
+        found = Beside(endpoint, Questions(encoded, DESCRIBE, 8), lambda _: None).measure((1, 2), kept.append)
+    assert kept == [found]
+    assert {row["in flight"] for row in _rows(found.tables[0])} == {1}
+    assert found.tables[0].remarks[-1] == "Given up at 1 in flight: no higher level was asked."
+
+
+def test_what_pass_one_took_is_told_beside_the_server(encoded: Encoded, right: list[str]) -> None:
+    remark = _beside(encoded, iter([right[0], *right])).tables[0].remarks[0]
+    assert f"pass one over these frames took {encoded.took_s:.3g} s before, once." in remark
+    assert encoded.took_s > 0
 
 
 def test_a_server_that_dies_is_not_waited_for(encoded: Encoded, right: list[str]) -> None:
