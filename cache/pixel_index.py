@@ -71,6 +71,17 @@ class FileStamp:
             absolute, found.st_size, found.st_mtime_ns, found.st_ino, position, found.st_ctime_ns, taken_ns
         )
 
+    def again(self) -> Self:
+        """Return the stamp as it is taken now, if the file is still the same, else this one.
+
+        Taken right before a file is read, it is racy for fewer files than when they were listed.
+        """
+        try:
+            now = self.of(Path(self.path), self.position)
+        except OSError:
+            return self
+        return now if now == self else self
+
     @property
     def racy(self) -> bool:
         """Whether the file was changed so shortly before that another change may go unseen."""

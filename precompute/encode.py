@@ -119,13 +119,14 @@ def new_pictures(
     """Yield frames whose picture has no entry, each picture once, and those that cannot be read. Decodes."""
     seen: set[PixelDigest] = set()
     for frame in frames:
+        stamp = frame.stamp.again()
         try:
             image = frame.read()
         except InputError:
             yield frame
             continue
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
-        index.put_many([(frame.stamp, known)])
+        index.put_many([(stamp, known)])
         if known.pixels not in seen and not store.has(entry_key(known.pixels, spec.encoder_id)):
             yield frame
         seen.add(known.pixels)
@@ -270,9 +271,10 @@ class _Run:
             hit = self._entry(known)
             if hit is not None:
                 return _Prepared(frame, known, hit, None, look)
+        stamp = frame.stamp.again()
         image = frame.read()
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
-        self._index.put_many([(frame.stamp, known)])
+        self._index.put_many([(stamp, known)])
         if self._thumbnails is not None and not self._thumbnails.has(known.pixels):
             self._thumbnails.write(known.pixels, image)
         if self._near is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from store_samples import new_store, pixels
 
+from cache import pixel_index
 from cache.home import Home
 from cache.pixel_index import FileStamp, KnownPixels, PixelIndex
 
@@ -68,6 +69,20 @@ def test_a_file_written_again_with_its_old_time_is_not_known(tmp_path: Path, hom
         path.write_bytes(b"b picture")
         os.utime(path, (1_000_000, 1_000_000))
         assert index.get(FileStamp.of(path)) is None
+
+
+def test_a_stamp_taken_again_later_is_racy_no_more_unless_the_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_index, "RACY_NS", 100_000_000)
+    path = tmp_path / "frame.png"
+    path.write_bytes(b"a picture")
+    stamp = FileStamp.of(path)
+    time.sleep(0.15)
+    assert stamp.racy
+    assert not stamp.again().racy
+    path.write_bytes(b"another picture")
+    assert stamp.again() is stamp
 
 
 def test_a_file_changed_just_before_it_was_stamped_is_not_remembered(tmp_path: Path, home: Home) -> None:
