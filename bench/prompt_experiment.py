@@ -138,9 +138,10 @@ class PromptExperiment:
     def _outcome(self, asks: list[Ask], live: Measured[list[str]], warm: Measured[list[str]]) -> Outcome:
         """Judge the warm path: an answer that parts from live by a near-tie counts as a match."""
         right = [self._warm.tokenizer.decode(self._right[ask].tokens) for ask in asks]
+        judged = [self._judge(text, self._right[ask]) for text, ask in zip(warm.outcome, asks, strict=True)]
         num_matching = sum(
-            matches(text, want) or self._judge(text, self._right[ask]) is Judgement.near_tie
-            for text, want, ask in zip(warm.outcome, right, asks, strict=True)
+            matches(text, want) or judgement is Judgement.near_tie
+            for text, want, judgement in zip(warm.outcome, right, judged, strict=True)
         )
         return Outcome(
             work=f"{self._sizes.num_questions[-1]} questions a frame",
@@ -150,6 +151,7 @@ class PromptExperiment:
             num_matching=num_matching,
             num_about_another_frame=num_about_another_frame(asks, warm.outcome, right),
             num_failed=0,
+            num_wrong=judged.count(Judgement.wrong),
         )
 
     def _shares(self) -> _Shares:

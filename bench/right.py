@@ -18,6 +18,9 @@ from verify.compare import first_difference
 from verify.reference import LiveAnswer, LiveReference
 from verify.tolerance import LOGPROB
 
+_LEAST_WORDS = 2
+"""An answer needs so many to tell of one frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -92,7 +95,8 @@ def matches(text: str, other: str) -> bool:
 def num_about_another_frame(asks: Sequence[Ask], texts: Sequence[str], right: Sequence[str]) -> int:
     """Count answers that are what exactly one other frame is answered with, and not what their own is.
 
-    An answer that several frames share, as "3" to a question for a number, tells of none of them.
+    An answer that several frames share tells of none of them, and neither does one of a single word, as "3"
+    to a question for a number: who miscounts has not mixed up frames.
     """
     by_question: dict[str, list[tuple[Path, Said]]] = {}
     for ask, want in zip(asks, right, strict=True):
@@ -105,7 +109,7 @@ def num_about_another_frame(asks: Sequence[Ask], texts: Sequence[str], right: Se
 
 def _is_about_another_frame(image: Path, said: Said, answers: Sequence[tuple[Path, Said]]) -> bool:
     own = max(likeness(said, answer) for frame, answer in answers if frame == image)
-    if own == 1:
+    if own == 1 or len(said.words.split()) < _LEAST_WORDS:
         return False
     alike = {frame: likeness(said, answer) for frame, answer in answers if frame != image}
     for least, is_unlike_own in ((1.0, own < 1), (MATCH_ABOVE, own <= MATCH_ABOVE)):

@@ -13,7 +13,8 @@ LEAST_MATCH = 0.8
 class Outcome:
     """Ours against another way of answering the same questions about the same frames.
 
-    ``num_true`` counts the answers, ours and theirs, that are known to be true, where the truth is known.
+    ``num_true`` counts the answers, ours and theirs, that are known to be true, where the truth is known;
+    ``num_wrong`` those of ours that the same weights do not give live, near-ties aside, where that was asked.
     """
 
     work: str
@@ -24,14 +25,16 @@ class Outcome:
     num_about_another_frame: int
     num_failed: int
     num_true: tuple[int, int] | None = None
+    num_wrong: int | None = None
 
     @property
     def is_same(self) -> bool:
-        """Whether both say the same: enough answers match, none is about another frame, none failed."""
+        """Whether both say the same: enough match, none is about another frame, failed or is wrong."""
         return (
             self.num_matching >= LEAST_MATCH * self.num_answers
             and not self.num_about_another_frame
             and not self.num_failed
+            and not self.num_wrong
         )
 
     @property
@@ -48,6 +51,8 @@ class Outcome:
             f"{self.num_matching} of {self.num_answers} answers match",
             f"{self.num_about_another_frame} are about another frame, {self.num_failed} failed",
         ]
+        if self.num_wrong is not None:
+            parts.append(f"{self.num_wrong} of ours are wrong")
         if self.num_true is not None:
             ours, theirs = self.num_true
             parts.append(f"true are {ours} of ours and {theirs} of theirs")
@@ -64,6 +69,7 @@ class Outcome:
             "matching": self.num_matching,
             "about_another_frame": self.num_about_another_frame,
             "failed": self.num_failed,
+            "wrong": self.num_wrong,
             "true": None if self.num_true is None else list(self.num_true),
         }
 
@@ -73,5 +79,5 @@ def thresholds() -> str:
     speeds = ", ".join(f"{least:g} times as fast: {word}" for least, word in SPEED_UPS)
     return (
         f"At least {speeds}; else no gain. If fewer than {LEAST_MATCH:.0%} of the answers match, if one is "
-        "about another frame or if one failed: answers differ."
+        "about another frame, failed or is wrong under the same weights: answers differ."
     )

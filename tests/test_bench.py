@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from cache.errors import InputError
 from cache.home import Home
 from infer.batching import Answer
 from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf, PromptInputs
 from infer.request import Request
 
 
@@ -111,6 +113,31 @@ def test_an_answer_of_another_frame_counts_when_only_that_frame_has_it() -> None
     )
 
 
+def test_a_wrong_number_is_not_about_the_one_frame_that_has_it() -> None:
+    asks = [Ask(Path(name), "How many?") for name in "abc"]
+    assert num_about_another_frame(asks, ["5", "3", "5"], ["3", "3", "5"]) == 0
+
+
+def test_one_wrong_answer_under_the_same_weights_is_enough_for_the_verdict() -> None:
+    outcome = Outcome("work", "other", 9.0, 10, 10, 0, 0, num_wrong=1)
+    assert outcome.word == "answers differ"
+    assert "1 of ours are wrong" in outcome.sentence()
+
+
+def test_a_fault_that_leaves_the_first_token_is_seen_at_every_size(
+    encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = LanguageHalf.inputs
+
+    def without_deepstack(*arguments: Any) -> PromptInputs:
+        made = inputs(*arguments)
+        return replace(made, deepstack=made.deepstack * 0)
+
+    monkeypatch.setattr(LanguageHalf, "inputs", without_deepstack)
+    (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1)).tables
+    assert [row[-1] for row in table.rows] == ["wrong"]
+
+
 def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_wrong(
     encoded: Encoded, tmp_path: Path
 ) -> None:
@@ -123,6 +150,7 @@ def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_w
     assert "K·(V + P + s + d)" in table.remarks[1]
     assert found.outcome is not None
     assert (found.outcome.num_matching, found.outcome.num_about_another_frame) == (6, 0)
+    assert found.outcome.num_wrong == 0
 
 
 def test_tokens_from_the_store_are_right_at_every_level_and_batch_generator_loses_deepstack(
