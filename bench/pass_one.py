@@ -10,16 +10,13 @@ from PIL import Image
 
 from bench.measure import Clock, Contestant
 from bench.peers import BareTower
-from bench.stage import Encoded, Model
+from bench.stage import Encoded, Model, encode_frames
 from bench.table import Cell, Found, Table
 from cache.home import Home
 from cache.key import pixel_digest
-from cache.pixel_index import PixelIndex
 from cache.store import Store
 from cache.thumbs import Thumbnails
-from precompute.encode import encode_recording
-from precompute.vision import Patches, VisionEncoder
-from sources.folder import open_folder
+from precompute.vision import Patches
 from sources.pixels import pixels_array
 
 _HEADER = ("path", "frames", "seconds", "spread", "frames/s", "of the bare tower", "unlike the tower's")
@@ -44,7 +41,7 @@ class PassOne:
         patches = [self._encoder.preprocess(_decoded(path)) for path in self._paths]
         contestants: list[Contestant[Encoded | None]] = [
             Contestant("bare vision tower", lambda: self._bare(patches)),
-            Contestant("pass one", lambda: self._encode(self._images, next(self._homes), self._encoder)),
+            Contestant("pass one", self._pass_one),
         ]
         bare, ours = self._clock.alternate(contestants)
         num_unlike = None if ours.outcome is None else self._num_unlike(ours.outcome, patches)
@@ -68,19 +65,8 @@ class PassOne:
         for one in patches:
             self._tower.encode(one)
 
-    def _encode(self, images: Path, home: Home, encoder: VisionEncoder) -> Encoded:
-        """Do what ``seeonce encode`` does once it has the checkpoint."""
-        store = Store.open(home)
-        with PixelIndex(home) as index:
-            result = encode_recording(
-                open_folder(images),
-                self._model.spec,
-                store,
-                index,
-                lambda: encoder,
-                thumbnails=Thumbnails(home),
-            )
-        return Encoded(self._model, images, store, result.manifest)
+    def _pass_one(self) -> Encoded:
+        return encode_frames(self._model, self._images, next(self._homes), self._encoder)
 
     def _num_unlike(self, encoded: Encoded, patches: Sequence[Patches]) -> int:
         """Count frames whose stored features are not bit for bit the tower's."""
@@ -99,9 +85,9 @@ class PassOne:
             small.putpixel((number % 64, number // 64), (255, 0, 255))
             small.save(folder / f"{number:05d}.png")
         home = Home(self._scratch / "idle-home")
-        self._encode(folder, home, self._encoder)
+        encode_frames(self._model, folder, home, self._encoder)
         started = time.perf_counter()
-        self._encode(folder, home, self._encoder)
+        encode_frames(self._model, folder, home, self._encoder)
         return time.perf_counter() - started
 
     def _shares(self) -> Table:

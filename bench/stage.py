@@ -16,7 +16,8 @@ from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
-from cache.store import Durability, Store
+from cache.store import Store
+from cache.thumbs import Thumbnails
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
@@ -31,6 +32,7 @@ from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
+from precompute.leaving import leave_manifest
 from precompute.vision import VisionEncoder
 from sources.folder import open_folder
 
@@ -167,11 +169,23 @@ def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0])
 
 
 def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder | None = None) -> Encoded:
-    """Run pass one over a folder of frames, with an encoder that is loaded already or one of its own."""
+    """Do what ``seeonce encode`` does once it has the checkpoint; the encoder may be loaded already.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, which ends pass one well: a part of the frames measures nothing.
+    """
     started = time.perf_counter()
-    store = Store.open(home, durability=Durability.none)
+    store = Store.open(home)
     with PixelIndex(home) as index:
         result = encode_recording(
-            open_folder(images), model.spec, store, index, lambda: encoder or model.encoder()
+            open_folder(images),
+            model.spec,
+            store,
+            index,
+            lambda: encoder or model.encoder(),
+            thumbnails=Thumbnails(home),
         )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    leave_manifest(store, result, lambda _: None)
     return Encoded(model, images, store, result.manifest, time.perf_counter() - started)

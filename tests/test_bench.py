@@ -23,6 +23,9 @@ from bench.table import Table
 from bench.verdict import Outcome
 from cache.errors import InputError
 from cache.home import Home
+from cache.manifest import list_manifests
+from cache.store import Durability
+from cache.thumbs import Thumbnails
 from infer.batching import Answer
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf, PromptInputs
@@ -111,6 +114,26 @@ def test_an_answer_of_another_frame_counts_when_only_that_frame_has_it() -> None
     assert (
         num_about_another_frame(asks[:1] + asks[2:], ["two people at a desk"] * 3, right[:1] + right[2:]) == 0
     )
+
+
+def test_ctrl_c_in_pass_one_ends_the_benchmark_instead_of_measuring_a_part(
+    encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    encoder = encoded.model.encoder()
+    monkeypatch.setattr(encoder, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_frames(encoded.model, encoded.images, Home(tmp_path), encoder)
+
+
+def test_what_is_measured_of_pass_one_leaves_what_seeonce_encode_leaves(encoded: Encoded) -> None:
+    home = encoded.store.home
+    (ref,) = list_manifests(home)
+    assert ref.num_frames == 3
+    assert encoded.store.durability is Durability.batch
+    assert all(Thumbnails(home).has(frame.pixels) for frame in encoded.manifest.frames)
 
 
 def test_a_wrong_number_is_not_about_the_one_frame_that_has_it() -> None:
