@@ -23,6 +23,7 @@ _NUM_FAILURES = 8  # requests in a row: then the server is gone, and the others 
 _TOO_MANY, _SERVER_ERROR = 429, 500
 _MAX_REPLY_BYTES = 1_000_000
 _MAX_CHARACTERS = 10_000  # many times what 64 tokens hold; a longer text takes minutes to compare
+_NO_ADDRESS = (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError)
 _SHOWN = 200  # characters of what a server says of a failure
 
 
@@ -125,7 +126,7 @@ class _Sender:
             except _NoAnswerError as failure:
                 error = str(failure)
                 break
-            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as failure:
+            except _NO_ADDRESS as failure:
                 error = str(failure)
                 break
             except httpx2.HTTPError as failure:

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -52,7 +53,7 @@ def bench_command(
         raise InputError("--dims and --model exclude each other: give random weights or a checkpoint.")
     if endpoint is None and endpoint_model is not None:
         raise InputError("--endpoint-model names a model of a server: give --endpoint, too.")
-    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+    if endpoint is not None and not _is_address(endpoint):
         raise InputError(f"--endpoint {endpoint} is no address: give one as http://localhost:8000")
     if not math.isfinite(endpoint_timeout):
         raise InputError(f"--endpoint-timeout is {endpoint_timeout}; expected a number of seconds, as 300")
@@ -67,3 +68,11 @@ def bench_command(
         lambda so_far: None if output is None else so_far.write(output),
     )
     typer.echo(json.dumps(report.as_json()) if as_json else report.verdict)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no port, a bracket that is not closed
+        return False

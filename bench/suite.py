@@ -4,9 +4,11 @@ Owns sizes and order. Does not own what a workload measures (a module each) or t
 Everything is made in a scratch folder that goes away afterwards; the user's store is never touched.
 """
 
+import errno
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from bench.dims import Dims
 from bench.report import Machine, Report, memory_bytes, now
 from bench.table import Found
+from cache.errors import InputError
 from cache.home import Home
 from checkpoint.backend import computes_on_cpu
 from checkpoint.folder import DEMO
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 Step = tuple[str, Callable[[], Found]]
 """A workload's name, and what measures it."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SMALL_MEMORY_BYTES = 32_000_000_000  # 4B in bfloat16 is loaded twice, for live and for pass two
 
 
@@ -91,10 +95,10 @@ def bench(
 
     Raises:
         CheckpointError: the checkpoint is missing or does not load.
-        InputError: the other server does not answer, or the disk has no room for random weights.
+        InputError: the other server does not answer, or the disk has no room for what is drawn.
     """
     started_at, started = now(), time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
+    with _room(), tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
         suite = _Suite(options, Path(folder), say)
         steps = suite.steps()
         report = Report(suite.name, Machine.here(), started_at, num_left=len(steps))
@@ -107,6 +111,19 @@ def bench(
                 say(f"\n{table.as_markdown()}")
             keep(report)
     return report
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Say in one line that the disk of the scratch folder refuses."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"The scratch folder cannot be written ({error}): set TMPDIR to a folder with more room."
+        ) from error
 
 
 def _with(report: Report, found: Found, started: float, num_left: int) -> Report:

@@ -1,5 +1,6 @@
 """The benchmark: it measures in turn, marks wrong answers wrong, and says what it left out."""
 
+import errno
 import json
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from bench import decoding, profiling, random_weights, resolution
+from bench import decoding, profiling, random_weights, resolution, stage
 from bench.dims import Dims
 from bench.measure import Clock, Contestant, Timing
 from bench.prompt_experiment import PromptExperiment, Sizes
@@ -114,6 +115,18 @@ def test_an_answer_of_another_frame_counts_when_only_that_frame_has_it() -> None
     assert (
         num_about_another_frame(asks[:1] + asks[2:], ["two people at a desk"] * 3, right[:1] + right[2:]) == 0
     )
+
+
+def test_a_scratch_folder_without_room_is_an_error_of_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stage, "draw_frames", full)
+    ended = run("seeonce bench --quick --model demo")
+    assert ended.code == 1
+    assert ended.error.endswith("No space left on device): set TMPDIR to a folder with more room.")
 
 
 def test_ctrl_c_in_pass_one_ends_the_benchmark_instead_of_measuring_a_part(
@@ -227,6 +240,10 @@ def test_dims_and_a_model_exclude_each_other(run: Run) -> None:
     [
         ("--endpoint-model m", "--endpoint-model names a model of a server: give --endpoint, too."),
         ("--endpoint localhost:1", "--endpoint localhost:1 is no address: give one as http://localhost:8000"),
+        (
+            "--endpoint http://host:99999",
+            "--endpoint http://host:99999 is no address: give one as http://localhost:8000",
+        ),
         ("--endpoint-timeout inf", "--endpoint-timeout is inf; expected a number of seconds, as 300"),
         ("--output -", "--output - is no file: name one, as in --output ./-"),
     ],

@@ -237,6 +237,13 @@ def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
     assert took_s < 10
 
 
+@pytest.mark.parametrize("url", ["http://\0", f"http://{'a' * 64}.", "ftp://host"])
+def test_an_address_that_is_none_is_a_failure(url: str, tmp_path: Path) -> None:
+    picture = draw_frames(tmp_path, 1) / "0000.png"
+    (reply,) = send_all(Endpoint(url, "m", 5.0), [Ask(picture, "What?")], 1, 8)
+    assert reply.error
+
+
 def test_a_password_in_the_address_is_not_shown() -> None:
     assert Endpoint("http://me:secret@host:1/v1?key=secret", "m").shown == "http://host:1/v1"
 
