@@ -47,7 +47,7 @@ class Outcome:
     def sentence(self) -> str:
         """Return the verdict with what it rests on."""
         parts = [
-            f"{self.times_as_fast:.1f} times as fast as {self.other} for {self.work}",
+            f"{self.times_as_fast:.2f} times as fast as {self.other} for {self.work}",
             f"{self.num_matching} of {self.num_answers} answers match",
             f"{self.num_about_another_frame} are about another frame, {self.num_failed} failed",
         ]

@@ -7,12 +7,11 @@ writer thread (``writer``). Memory does not grow with the recording: at most
 ``_FRAMES_AHEAD`` decoded frames, and the writer's few features, wait at any time.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from cache.entry import EntryInfo, Features, Provenance
@@ -23,6 +22,7 @@ from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
 from cache.pixel_index import KnownPixels, PixelIndex
 from cache.store import Store
 from cache.thumbs import Thumbnails
+from precompute.ahead import Ahead
 from precompute.writer import EntryWriter
 from sources.near_duplicates import NearDuplicates
 from sources.pixels import pixels_array
@@ -216,7 +216,7 @@ class _Run:
         writer = EntryWriter(self._store, self._spec)
         try:
             with writer, ThreadPoolExecutor(recording.max_readers) as pool:
-                self._ahead = _Ahead(pool, self._prepare, frames)
+                self._ahead = Ahead(pool, self._prepare, frames, _FRAMES_AHEAD)
                 try:
                     for frame, prepared in self._ahead:
                         self._take(frame, prepared, writer)
@@ -378,35 +378,3 @@ def _patches(encoder: Encoder, picture: "Image.Image | Patches") -> "Patches":
     from PIL import Image  # not for --help
 
     return encoder.preprocess(picture) if isinstance(picture, Image.Image) else picture
-
-
-class _Ahead:
-    """Frames in order with the futures of their preparation, at most ``_FRAMES_AHEAD`` of them under way."""
-
-    def __init__(
-        self, pool: ThreadPoolExecutor, work: Callable[[Frame], _Prepared | None], frames: Sequence[Frame]
-    ) -> None:
-        self._pool, self._work, self._frames = pool, work, iter(frames)
-        self._waiting: deque[tuple[Frame, Future[_Prepared | None]]] = deque()
-
-    def __iter__(self) -> Iterator[tuple[Frame, "Future[_Prepared | None]"]]:
-        self._submit(_FRAMES_AHEAD)
-        while self._waiting:
-            yield self._waiting.popleft()
-            self._submit(1)
-
-    def then(self, work: Callable[[_Prepared | None], _Prepared | None]) -> None:
-        """Have more done to the frames that are under way; each waits for what was submitted before it."""
-        self._waiting = deque(
-            (frame, self._pool.submit(_after, before, work)) for frame, before in self._waiting
-        )
-
-    def _submit(self, num_frames: int) -> None:
-        for frame in islice(self._frames, num_frames):
-            self._waiting.append((frame, self._pool.submit(self._work, frame)))
-
-
-def _after(
-    before: "Future[_Prepared | None]", work: Callable[[_Prepared | None], _Prepared | None]
-) -> _Prepared | None:
-    return work(before.result())

@@ -84,7 +84,7 @@ def test_a_verdict_needs_speed_and_the_same_answers(
 ) -> None:
     outcome = Outcome("work", "other", times, 10, num_matching, num_about_another, num_failed)
     assert outcome.word == word
-    assert outcome.sentence().startswith(f"{word}: {times:.1f} times as fast")
+    assert outcome.sentence().startswith(f"{word}: {times:.2f} times as fast")
 
 
 def test_another_token_is_a_near_tie_only_where_the_winner_won_by_little() -> None:
