@@ -29,7 +29,6 @@ SIZES = (
 )  # fmt: skip
 _LIMITS = BatchLimits(max_num_seqs=1, prefill_batch_size=1)
 _NUM_LOGPROBS = 8
-_GROWTH = 4.0  # how much longer a size may take than the one before it
 _HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", "load ms", "first token")
 
 
@@ -40,9 +39,9 @@ def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> Found
     sizes = sorted(SIZES, key=lambda size: size[0] * size[1])
     rows: list[tuple[Cell, ...]] = []
     ends_at, last_s = time.perf_counter() + budget_s, 0.0
-    for size in sizes:
+    for before, size in zip((sizes[0], *sizes), sizes, strict=False):
         started = time.perf_counter()
-        if rows and started + _GROWTH * last_s > ends_at:
+        if rows and started + last_s * _growth(before, size) > ends_at:
             break
         rows.append(_row(model, live, half, size, scratch, clock))
         last_s = time.perf_counter() - started
@@ -55,6 +54,11 @@ def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> Found
         remarks.append(f"Left out, for they would not end in time here: {', '.join(left_out)}.")
     title = "Resolution: one frame, one question"
     return Found((Table("resolution", title, _HEADER, tuple(rows), tuple(remarks)),))
+
+
+def _growth(before: tuple[int, int], size: tuple[int, int]) -> float:
+    """Return how much longer a size takes at most: attention goes with the square of the area."""
+    return (size[0] * size[1] / (before[0] * before[1])) ** 2
 
 
 def _row(

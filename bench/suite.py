@@ -70,7 +70,7 @@ QUICK = Extent(
 )  # fmt: skip
 FULL = Extent(
     num_frames=4, size=(640, 400), num_questions=(1, 4, 8), max_tokens=24, num_repetitions=3,
-    resolution_budget_s=150.0, pass_one_frames=8, num_idle=1_776, memory_frames=(4, 32),
+    resolution_budget_s=480.0, pass_one_frames=8, num_idle=1_776, memory_frames=(4, 32),
     store_repetitions=15, store_entries=10_000, num_endpoint_frames=20, levels=(1, 2, 4, 8, 16),
 )  # fmt: skip
 
