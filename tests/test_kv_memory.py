@@ -140,7 +140,8 @@ def _same_peaks(checkpoint_of: MakeCheckpoint, root: Path, few: int, many: int) 
     recording = Recording(wide, root, many)
     small, large = recording.peak_bytes(few), recording.peak_bytes(many)
     print(f"{few} frames {small / 1e6:.1f} MB, {many} frames {large / 1e6:.1f} MB beside the weights")
-    assert large == pytest.approx(small, rel=0.05)
+    # The thread that reads ahead holds a frame more or less, 5 MB, at the moment of the peak.
+    assert large < small + 3 * recording.num_bytes / many
     return recording.num_bytes
 
 
