@@ -54,7 +54,8 @@ class Extent:
     max_tokens: int
     num_repetitions: int
     resolution_budget_s: float
-    pass_one_frames: int
+    num_pass_one_frames: int
+    pass_one_size: tuple[int, int]
     num_idle: int
     memory_frames: tuple[int, ...]
     store_repetitions: int
@@ -64,14 +65,15 @@ class Extent:
 
 
 QUICK = Extent(
-    num_frames=3, size=(512, 320), num_questions=(4,), max_tokens=16, num_repetitions=2,
-    resolution_budget_s=15.0, pass_one_frames=4, num_idle=400, memory_frames=(2, 8), store_repetitions=5,
-    store_entries=1_000, num_endpoint_frames=20, levels=(1, 8),
+    num_frames=2, size=(512, 320), num_questions=(4,), max_tokens=16, num_repetitions=2,
+    resolution_budget_s=8.0, num_pass_one_frames=4, pass_one_size=(640, 400), num_idle=400,
+    memory_frames=(2, 8), store_repetitions=5, store_entries=1_000, num_endpoint_frames=20, levels=(1, 8),
 )  # fmt: skip
 FULL = Extent(
     num_frames=4, size=(640, 400), num_questions=(1, 4, 8), max_tokens=24, num_repetitions=3,
-    resolution_budget_s=480.0, pass_one_frames=8, num_idle=1_776, memory_frames=(4, 32),
-    store_repetitions=15, store_entries=10_000, num_endpoint_frames=20, levels=(1, 2, 4, 8, 16),
+    resolution_budget_s=480.0, num_pass_one_frames=8, pass_one_size=(640, 400), num_idle=1_776,
+    memory_frames=(4, 32), store_repetitions=15, store_entries=10_000, num_endpoint_frames=20,
+    levels=(1, 2, 4, 8, 16),
 )  # fmt: skip
 
 
@@ -207,7 +209,7 @@ class _Suite:
         from bench.stage import draw_frames
 
         images = draw_frames(
-            self._scratch / "pass-one-frames", self._extent.pass_one_frames, self._extent.size
+            self._scratch / "pass-one-frames", self._extent.num_pass_one_frames, self._extent.pass_one_size
         )
         return PassOne(self._model, images, self._scratch, self._clock).measure(self._extent.num_idle)
 
