@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.stage import Encoded
 from results.compare import Said, likeness
 from results.similarity import MATCH_ABOVE
-from verify.compare import first_difference
+from verify.compare import first_difference, margin_at
 from verify.reference import LiveAnswer, LiveReference
 from verify.tolerance import LOGPROB
 
@@ -67,8 +67,8 @@ def judge_text(text: str, right: Right, dtype: str, decode: Callable[[Sequence[i
 
 
 def _judge(right: Right, at: int, dtype: str) -> Judgement:
-    margin = right.margins[min(at, len(right.margins) - 1)]
-    return Judgement.near_tie if margin <= LOGPROB[dtype] else Judgement.wrong
+    is_near_tie = margin_at(right.margins, at) <= LOGPROB[dtype]
+    return Judgement.near_tie if is_near_tie else Judgement.wrong
 
 
 def right_answers(encoded: Encoded, questions: Sequence[str], max_tokens: int) -> dict[Ask, Right]:

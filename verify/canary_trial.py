@@ -27,7 +27,7 @@ from infer.request import Request
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
-from verify.compare import first_difference
+from verify.compare import first_difference, margin_at
 from verify.reference import LiveAnswer, LiveReference
 from verify.tolerance import LOGPROB
 
@@ -101,6 +101,6 @@ def _problem(answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
     if answer.request.prompt.ids != live.prompt_ids:
         return "a prompt has other tokens than mlx-vlm gives it"
     at = first_difference(answer.tokens, live.handed_out)
-    if at is None or live.margin_at(at) <= tolerance:
+    if at is None or margin_at(live.margins, at) <= tolerance:
         return None
     return f"answer {answer.request.id} differs from token {at}"

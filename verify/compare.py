@@ -142,6 +142,11 @@ def first_difference(mine: Sequence[int], theirs: Sequence[int]) -> int | None:
     return None if at == len(mine) == len(theirs) else at
 
 
+def margin_at(margins: Sequence[float], position: int) -> float:
+    """Return the winning margin at a position of an answer, or the last one for what lies behind its end."""
+    return margins[min(position, len(margins) - 1)]
+
+
 def trace_difference(
     live_tokens: tuple[int, ...],
     live_logprobs: tuple[tuple[float, ...], ...],

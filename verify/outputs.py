@@ -21,7 +21,7 @@ from infer.sampling import Sampling
 from infer.selection import Selected
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
-from verify.compare import TraceDifference, first_difference, rounding_noise, trace_difference
+from verify.compare import TraceDifference, first_difference, margin_at, rounding_noise, trace_difference
 from verify.embeddings import EmbeddingCheck, ProvenLive
 from verify.reference import LiveAnswer, LiveReference, Picture
 from verify.report import Check, Listener, LogprobFigures, Tolerances
@@ -275,7 +275,7 @@ def _answer_problem(
     want = live.handed_out
     at = first_difference(answer.tokens, want)
     if at is not None:
-        margin = live.margin_at(at)
+        margin = margin_at(live.margins, at)
         if margin <= allowed.logprob:
             return None
         if at == min(len(answer.tokens), len(want)):

@@ -50,10 +50,6 @@ class LiveAnswer:
         """The tokens of the answer, without the one that stopped it."""
         return self.tokens[:-1] if self.stopped else self.tokens
 
-    def margin_at(self, position: int) -> float:
-        """Return the winning margin at a position, or the last one for what lies behind the end."""
-        return self.margins[min(position, len(self.margins) - 1)]
-
 
 def most_likely(logprobs: NDArray[np.float32], taken: int) -> tuple[int, ...]:
     """Return the most likely tokens of ``(vocab,)`` log-probabilities, best first, behind the one taken."""
