@@ -133,7 +133,7 @@ campaign: $(DEV)
 	$(PRELOAD) $(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
 
 train-demo: $(TRAIN)
-	$(VENV_PYTHON) -m demo.train --out "$(OUT)" $(TRAIN_ARGS)
+	$(VENV_PYTHON) -m seeonce.demo.train --out "$(OUT)" $(TRAIN_ARGS)
 
 # build/ stays: a checkpoint that took hours may lie there.
 clean:

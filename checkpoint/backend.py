@@ -10,9 +10,12 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from cache.entry import Provenance
 from cache.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from cache.entry import Provenance
 
 DTYPES = ("float32", "bfloat16", "float16")
 _BLAS_LIBRARIES = ("libopenblas", "libmkl_rt", "libblis", "libflexiblas", "libatlas")
@@ -70,8 +73,10 @@ def compute_dtype(checkpoint_dtype: str) -> str:
     return wanted
 
 
-def provenance() -> Provenance:
+def provenance() -> "Provenance":
     """Return the versions and the device that compute here. Imports ``mlx.core``."""
+    from cache.entry import Provenance
+
     mx = import_mlx()
     device = mx.default_device()
     info = mx.device_info() if hasattr(mx, "device_info") else {}

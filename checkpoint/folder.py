@@ -60,7 +60,7 @@ def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder
 
 def _bundled() -> Path:
     """Return the folder of the demo's checkpoint in the installed package, without importing it."""
-    spec = importlib.util.find_spec("demo")
+    spec = importlib.util.find_spec("seeonce.demo")
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
         raise CheckpointError("The demo checkpoint is not installed: reinstall seeonce.")

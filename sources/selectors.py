@@ -101,7 +101,7 @@ def _source_of(path: Path) -> Source | None:
 
 
 def _open_demo(limit: int | None) -> FolderRecording:
-    spec = importlib.util.find_spec("demo")
+    spec = importlib.util.find_spec("seeonce.demo")
     places = spec.submodule_search_locations if spec else None
     if not places:
         raise InputError("the demo recording is not installed; reinstall seeonce")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tiny_checkpoint import Tiny, write_checkpoint
 
-import seeonce
+from seeonce.commands import main
+from seeonce.verifier import canary
 
 MAX_PIXELS = 65536  # attention over many patches is slow on a CPU
 
@@ -94,7 +95,7 @@ def mlx_layout(checkpoint_of: MakeCheckpoint) -> Path:
 @pytest.fixture(autouse=True)
 def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
-    monkeypatch.setattr(seeonce, "_trial", lambda limits: None)
+    monkeypatch.setattr(canary, "try_demo", lambda limits: None)
 
 
 @pytest.fixture
@@ -117,9 +118,9 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
     def run_command(line: str, *more: object) -> Ended:
         program, *words = shlex.split(line)
-        app, error_code = {"seeonce": (seeonce.app, 1), "verify-cache": (seeonce.verify_app, 2)}[program]
+        app, error_code = {"seeonce": (main.app, 1), "verify-cache": (main.verify_app, 2)}[program]
         capsys.readouterr()
-        code = seeonce.run(app, [*words, *map(str, more)], error_code=error_code)
+        code = main.run(app, [*words, *map(str, more)], error_code=error_code)
         captured = capsys.readouterr()
         return Ended(code, captured.out, captured.err)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from results.answers import parse_description
-from results.run import Result, Usage
-from results.runs import Run, RunSummary
+from seeonce.runs.answers import parse_description
+from seeonce.runs.run import Result, Usage
+from seeonce.runs.runs import Run, RunSummary
 
 
 def answer(

@@ -6,13 +6,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from bench.imagined_encoder import IMAGINED_ENCODER
 from cache.entry import STORED_DTYPES, Features, Provenance
 from cache.entry_json import CHUNK_NAME, METADATA_NAME
 from cache.home import Home
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.manifest import FrameEntry, Manifest, RecordingInfo
 from cache.store import Durability, Store
+from seeonce.bench.imagined_encoder import IMAGINED_ENCODER
 
 SPEC = IMAGINED_ENCODER
 PREPROCESSING = SPEC.preprocessing

@@ -23,12 +23,12 @@ from checkpoint import answering
 from checkpoint.answering import model_id
 from checkpoint.folder import find_folder
 from infer.grouping import ImagePosition, Showing
-from infer.plan import Answering, ask_id, make_plan
 from infer.prompt import Image, Prompt, Text
 from infer.sampling import Sampling
-from results.answer_cache import AnswerCache
-from results.known import AskId, Reply
-from results.run import Usage
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.known import AskId, Reply
+from seeonce.runs.plan import Answering, ask_id, make_plan
+from seeonce.runs.run import Usage
 
 REPLY = Reply("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
 ASK = AskId("a" * 64)
@@ -124,10 +124,10 @@ def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.mkdir()
-    monkeypatch.setattr("results.answer_cache._PRUNE_EVERY", 1)
+    monkeypatch.setattr("seeonce.runs.answer_cache._PRUNE_EVERY", 1)
     cache = AnswerCache(Home(home), max_answers=10)
     for number in range(30):
-        monkeypatch.setattr("results.answer_cache._now", lambda number=number: number)
+        monkeypatch.setattr("seeonce.runs.answer_cache._now", lambda number=number: number)
         cache.keep(AskId(f"{number:064}"), REPLY, "monday")
         cache.find(AskId(f"{0:064}"))
     kept = [number for number in range(30) if cache.find(AskId(f"{number:064}"))]
@@ -311,7 +311,7 @@ def test_another_version_that_computes_asks_again(
     run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _described(run, "--model", encoded)
-    monkeypatch.setattr("infer.describe.computed_by", lambda: "mlx 99")
+    monkeypatch.setattr("seeonce.runs.describe.computed_by", lambda: "mlx 99")
     assert _described(run, "--model", encoded)["num_known"] == 0
 
 
@@ -331,7 +331,7 @@ def test_purging_a_recording_forgets_its_answers(run: Run, encoded: Path, home: 
 
 
 def test_a_reply_that_is_none_is_refused() -> None:
-    from results.reply_json import reply_from_json, reply_to_json
+    from seeonce.runs.reply_json import reply_from_json, reply_to_json
 
     assert reply_from_json(reply_to_json(REPLY)) == REPLY
     with pytest.raises(StoreError):

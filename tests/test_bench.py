@@ -13,15 +13,6 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from bench import decoding, profiling, random_weights, resolution, stage
-from bench.dims import Dims
-from bench.measure import Clock, Contestant, Timing
-from bench.prompt_experiment import PromptExperiment, Sizes
-from bench.report import Machine, Report, now
-from bench.right import Ask, Judgement, Right, judge_text, judge_tokens, num_about_another_frame
-from bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
-from bench.table import Table
-from bench.verdict import Outcome
 from cache.errors import InputError
 from cache.home import Home
 from cache.manifest import list_manifests
@@ -31,6 +22,15 @@ from infer.batching import Answer
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf, PromptInputs
 from infer.request import Request
+from seeonce.bench import decoding, profiling, random_weights, resolution, stage
+from seeonce.bench.dims import Dims
+from seeonce.bench.measure import Clock, Contestant, Timing
+from seeonce.bench.prompt_experiment import PromptExperiment, Sizes
+from seeonce.bench.report import Machine, Report, now
+from seeonce.bench.right import Ask, Judgement, Right, judge_text, judge_tokens, num_about_another_frame
+from seeonce.bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
+from seeonce.bench.table import Table
+from seeonce.bench.verdict import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_a_latency_begins_when_a_client_would_have_sent_the_request(
             others[-1](request)
             yield Answer(request, (), "stop")
 
-    monkeypatch.setattr("bench.stage.answer_all", prefilled_late)
+    monkeypatch.setattr("seeonce.bench.stage.answer_all", prefilled_late)
     first, second, third = (
         Warm(encoded).answers(requests, BatchLimits(max_num_seqs=2), frozenset()).latencies.seconds
     )

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from bench import client
-from bench.client import Endpoint, send_all
-from bench.endpoint import Beside, Questions
-from bench.right import Ask
-from bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
-from bench.table import Found, Table
 from cache.errors import InputError
 from cache.home import Home
-from demo.score import read_truth
 from infer.limits import BatchLimits
+from seeonce.bench import client
+from seeonce.bench.client import Endpoint, send_all
+from seeonce.bench.endpoint import Beside, Questions
+from seeonce.bench.right import Ask
+from seeonce.bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
+from seeonce.bench.table import Found, Table
+from seeonce.demo.score import read_truth
 
 DESCRIBE = QUESTIONS[4:5]
 

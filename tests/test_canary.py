@@ -24,7 +24,7 @@ from infer.canary import (
 )
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import DenseDeepstackModel
-from seeonce import _trial as real_trial
+from seeonce.verifier.canary import try_demo as real_trial
 
 ASKED = BatchLimits(16, 8, 512, kv_memory_bytes=10**9)
 NEW = Combination(("mlx 9.9", "mlx-vlm 9.9"), "a machine", "")

@@ -26,7 +26,7 @@ FIELDS = [
     "recording", "frame", "timestamp_s", "source", "key", "prompt_id", "prompt", "text", "finish_reason",
     "usage", "parsed", "error", "group", "logprobs",
 ]  # fmt: skip
-SEEONCE = "import sys, seeonce; sys.exit(seeonce.run(seeonce.app, sys.argv[1:], error_code=1))"
+SEEONCE = "from seeonce.__main__ import main; main()"
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +88,8 @@ def test_a_second_encode_says_that_there_is_nothing_to_do(
 def test_a_second_encode_imports_nothing_slow(encoded: Store, images: Path, plain: Path) -> None:
     slow = ["mlx", "mlx_vlm", "transformers", "torch"]
     program = (
-        "import sys, seeonce\n"
-        "assert seeonce.run(seeonce.app, sys.argv[1:], error_code=1) == 0\n"
+        "import sys\nfrom seeonce.commands import main\n"
+        "assert main.run(main.app, sys.argv[1:], error_code=1) == 0\n"
         f"print('LOADED', *(name for name in {slow} if name in sys.modules))"
     )
     out, err = python(program, "encode", images, "--model", plain).communicate(timeout=120)

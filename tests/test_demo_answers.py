@@ -14,9 +14,6 @@ from live_mlx_vlm import Encoded, encode_folder
 
 from cache.entry import Features
 from cache.manifest import FrameEntry
-from demo.questions import CHANGE_QUESTION, QUESTIONS
-from demo.score import CHANGE, Result, read_truth, score
-from demo.screens import FIRST_HELD_OUT_SEED, write_folder
 from infer.batching import Request, answer_all
 from infer.limits import BatchLimits
 from infer.mlx_vlm_adapter import LanguageHalf
@@ -24,8 +21,11 @@ from infer.prompt import Image, Prompt, Segment, Text
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
+from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS
+from seeonce.demo.score import CHANGE, Result, read_truth, score
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
 
-CHECKPOINT = Path(__file__).parents[1] / "demo" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[1] / "seeonce" / "demo" / "checkpoint"
 SAMPLING = Sampling(max_tokens=120)
 LIMITS = BatchLimits(max_num_seqs=8, prefill_batch_size=4, prefill_step_size=64)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from demo.checkpoint_files import SPECIAL_TOKENS
-from demo.evaluate import CHECKPOINT, evaluate, live_decoder
-from demo.questions import CHANGE_QUESTION, DEFAULT_PROMPT, QUESTIONS
-from demo.score import score
-from demo.screens import FIRST_HELD_OUT_SEED, write_folder
+from seeonce.demo.checkpoint_files import SPECIAL_TOKENS
+from seeonce.demo.evaluate import CHECKPOINT, evaluate, live_decoder
+from seeonce.demo.questions import CHANGE_QUESTION, DEFAULT_PROMPT, QUESTIONS
+from seeonce.demo.score import score
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
 
 NUM_SCREENS = 12
 

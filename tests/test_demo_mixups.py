@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 from live_mlx_vlm import encode_folder
 
-from demo import questions
-from demo.questions import QUESTIONS
-from demo.score import Result, read_truth, score
 from infer.batching import answer_all
 from infer.engine_stats import EngineStats
 from infer.limits import BatchLimits
@@ -17,6 +14,9 @@ from infer.request import Request
 from infer.sampling import Sampling
 from infer.stored import StoredFeatures
 from infer.tokenizer import ChatTokenizer
+from seeonce.demo import questions
+from seeonce.demo.questions import QUESTIONS
+from seeonce.demo.score import Result, read_truth, score
 
 FOLDER = Path(questions.__file__).parent
 ALONE = BatchLimits(1, 1, 2**30, share_prefixes=False)

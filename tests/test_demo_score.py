@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.questions import (
+from seeonce.demo.questions import (
     CHANGE_QUESTION,
     DEFAULT_PROMPT,
     QUESTIONS,
@@ -13,7 +13,7 @@ from demo.questions import (
     answers,
     change_answer,
 )
-from demo.score import Expected, Result, TruthError, is_true, question_of, read_truth, score
+from seeonce.demo.score import Expected, Result, TruthError, is_true, question_of, read_truth, score
 
 BOX = (0, 0, 10, 10)
 EDITOR = WindowTruth("editor", "login", "on the left", False, BOX)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.paint import paint
-from demo.questions import answers, change_answer, truth_of
-from demo.record import recording_scenes
-from demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
-from demo.screens import (
+from seeonce.demo.paint import paint
+from seeonce.demo.questions import answers, change_answer, truth_of
+from seeonce.demo.record import recording_scenes
+from seeonce.demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
+from seeonce.demo.screens import (
     FIRST_HELD_OUT_SEED,
     RECORDING_SEED,
     SIZES,
@@ -23,7 +23,7 @@ from demo.screens import (
     write_folder,
 )
 
-RECORDING = Path(__file__).parent.parent / "demo" / "recording"
+RECORDING = Path(__file__).parent.parent / "seeonce" / "demo" / "recording"
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from seeonce import app, verify_app
+from seeonce.commands.main import app, verify_app
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

@@ -34,9 +34,9 @@ from precompute.encode import EncodeResult, Progress, encode_recording, plan
 from precompute.pass_one import EncodeOptions, encode
 from precompute.vision import VisionEncoder
 from precompute.writer import EntryWriter
+from seeonce.verifier.compare import as_float32
 from sources import pixels
 from sources.folder import open_folder
-from verify.compare import as_float32
 
 
 class Lines:

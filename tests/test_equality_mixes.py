@@ -18,9 +18,9 @@ from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.request import Request
 from infer.sampling import Sampling
-from verify.compare import trace_difference
-from verify.teacher import Watcher
-from verify.tolerance import LOGPROB
+from seeonce.verifier.compare import trace_difference
+from seeonce.verifier.teacher import Watcher
+from seeonce.verifier.tolerance import LOGPROB
 
 MAX_TOKENS = 10
 NUM_FAMILIES, NUM_VARIANTS = 24, 4

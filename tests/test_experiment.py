@@ -15,11 +15,12 @@ from screens import ROOT, folder_of, python
 import seeonce
 from cache.errors import InputError
 from cache.home import Home
-from infer.experiment_file import read_experiment
-from results.lock import RunLock
+from seeonce.runs import selection
+from seeonce.runs.experiment_file import read_experiment
+from seeonce.runs.lock import RunLock
 
 EXAMPLE = ROOT / "docs" / "examples" / "experiment.toml"
-SEEONCE = "import sys, seeonce; sys.exit(seeonce.run(seeonce.app, sys.argv[1:], error_code=1))"
+SEEONCE = "from seeonce.__main__ import main; main()"
 LEAST = 'recordings = ["demo"]\n[prompts]\napps = "Which?"\n'
 
 
@@ -224,7 +225,7 @@ def test_latest_is_one_recording_for_all_runs_whatever_comes_meanwhile(
     run: Run, demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest = iter(["demo", "came-meanwhile", "came-later"])
-    monkeypatch.setattr(seeonce, "newest_listed_id", lambda _: next(newest))
+    monkeypatch.setattr(selection, "newest_listed_id", lambda _: next(newest))
     text = LEAST.replace("demo", "latest") + 'line = { text = "?", schema = "description" }\n'
     cells = run("seeonce run --json", _file(tmp_path, text + "[sampling]\nmax_tokens = 1\n")).json
     assert [cell["run"]["recording"] for cell in cells] == ["demo", "demo"]

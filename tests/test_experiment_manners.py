@@ -11,9 +11,9 @@ from conftest import Run
 from screens import folder_of
 
 from cache.errors import InputError
-from infer.experiment import Experiment
-from infer.experiment_file import read_experiment
 from infer.grouping import ImagePosition, Showing
+from seeonce.runs.experiment import Experiment
+from seeonce.runs.experiment_file import read_experiment
 
 SCHEMA = {"type": "object", "properties": {"busy": {"type": "boolean"}}, "required": ["busy"]}
 LEAST = 'recordings = ["demo"]\n[prompts]\napps = "Which?"\n'

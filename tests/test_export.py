@@ -22,7 +22,7 @@ from store_samples import frame, manifest
 from cache.home import Home
 from cache.manifest import write_manifest
 from cache.store import Store
-from results import export_escribano, export_plan
+from seeonce.runs import export_escribano, export_plan
 
 PARSED = {"description": "Writing tests", "activity": "coding", "apps": ["Code", "A \"b\" 'ü'"], "topics": []}
 NEW = ("Writing tests", "coding", '["Code", "A \\"b\\" \'ü\'"]', "[]", None)

@@ -17,7 +17,7 @@ from cache.leases import held_lease
 from cache.manifest import list_manifests, manifest_path, write_manifest
 from cache.store import Store
 from cache.thumbs import Thumbnails
-from results.removal import remove_runs
+from seeonce.runs.removal import remove_runs
 
 DAY_S = 86400
 

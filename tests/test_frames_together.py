@@ -8,8 +8,8 @@ import pytest
 from conftest import Ended, Run
 from screens import folder_of
 
-from infer.answering import Answerer
 from infer.tokenizer import ChatTokenizer
+from seeonce.runs.answering import Answerer
 
 
 @pytest.fixture

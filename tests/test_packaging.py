@@ -15,15 +15,11 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
-    "bench",
     "cache",
     "checkpoint",
-    "demo",
     "infer",
     "precompute",
-    "results",
     "sources",
-    "verify",
     "seeonce",
 )
 SLOW_TO_IMPORT = ("mlx", "mlx_vlm", "transformers", "torch")
@@ -32,13 +28,10 @@ SLOW_TO_IMPORT = ("mlx", "mlx_vlm", "transformers", "torch")
 ALLOWED = {
     "cache": set[str](),
     "checkpoint": {"cache"},
-    "sources": {"cache", "demo"},
-    "precompute": {"cache", "checkpoint", "demo", "sources"},
-    "results": {"cache", "sources"},
-    "infer": {"cache", "checkpoint", "demo", "results"},
-    "verify": {"cache", "checkpoint", "infer"},
-    "bench": {"cache", "checkpoint", "demo", "infer", "precompute", "results", "sources", "verify"},
-    "demo": {"cache", "checkpoint"},
+    "sources": {"cache"},
+    "precompute": {"cache", "checkpoint", "sources"},
+    "infer": {"cache", "checkpoint"},
+    "seeonce": {"cache", "checkpoint", "infer", "precompute", "sources"},
 }
 PIN = re.compile(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; [^@:;]+)?")
 
@@ -98,7 +91,7 @@ def _modules_after(tmp_path: Path, statements: str, *arguments: str) -> set[str]
     ("entry_point", "arguments"),
     [
         ("main", ["--help"]),
-        ("verify_cache_main", ["--help"]),
+        ("verify_cache", ["--help"]),
         ("main", ["describe", "--help"]),
         ("main", ["recordings"]),
         ("main", ["export", "--help"]),
@@ -112,7 +105,7 @@ def _modules_after(tmp_path: Path, statements: str, *arguments: str) -> set[str]
 def test_a_command_that_needs_no_model_imports_nothing_of_mlx(
     tmp_path: Path, entry_point: str, arguments: list[str]
 ) -> None:
-    loaded = _modules_after(tmp_path, f"import seeonce; seeonce.{entry_point}()", *arguments)
+    loaded = _modules_after(tmp_path, f"from seeonce import __main__; __main__.{entry_point}()", *arguments)
     assert "seeonce" in loaded
     assert loaded.isdisjoint(SLOW_TO_IMPORT)
 
@@ -138,12 +131,12 @@ def test_the_passes_never_import_each_other_and_the_store_is_a_leaf() -> None:
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
-    source = "import cache.store\ndef f():\n    from results.run import Run\nfrom . import mlx\n"
+    source = "import cache.store\ndef f():\n    from seeonce.runs.run import Run\nfrom . import mlx\n"
     assert _imported_by(source) == {"cache", "results"}
 
 
 def test_nobody_imports_a_package_bare() -> None:
-    for module in ROOT.glob("*/*.py"):
+    for module in ROOT.glob("[!.]*/**/*.py"):
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             bare = set(names) & set(ALLOWED)
@@ -155,7 +148,7 @@ def test_the_wheel_takes_every_package_and_git_ignores_none_of_them() -> None:
     assert {Path(name).stem for name in only_include} == set(PACKAGES)
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    shipped = [str(path) for name in only_include for path in [ROOT / name, *ROOT.glob(f"{name}/*.py")]]
+    shipped = [str(path) for name in only_include for path in [ROOT / name, *ROOT.glob(f"{name}/**/*.py")]]
     ignored = subprocess.run(["git", "check-ignore", *shipped], capture_output=True, text=True, cwd=ROOT)
     assert ignored.returncode == 1, f"the wheel would lack {ignored.stdout or ignored.stderr}"
 
@@ -166,10 +159,10 @@ def test_tests_are_flat_and_no_package() -> None:
 
 
 def test_every_help_shows_an_example_that_names_its_command() -> None:
-    import seeonce
+    from seeonce.commands import main
 
-    calls = [(seeonce.app, "seeonce", words) for words in _commands(seeonce.app)]
-    calls += [(seeonce.verify_app, "verify-cache", [])]
+    calls = [(main.app, "seeonce", words) for words in _commands(main.app)]
+    calls += [(main.verify_app, "verify-cache", [])]
     assert {"encode", "describe", "recordings"} <= {words[0] for _, _, words in calls if words}
     for app, program, words in calls:
         help_text = CliRunner().invoke(app, [*words, "--help"]).output

@@ -9,9 +9,11 @@ from tiny_checkpoint import Tiny
 
 MB = 1_000_000
 MEASURED = """
-import sys, seeonce
-seeonce._trial = lambda limits: None
-code = seeonce.run(seeonce.app, sys.argv[1:], error_code=1)
+import sys
+from seeonce.commands import main
+from seeonce.verifier import canary
+canary.try_demo = lambda limits: None
+code = main.run(main.app, sys.argv[1:], error_code=1)
 import mlx.core as mx
 passes = [name for name in ("precompute.vision", "infer.batching") if name in sys.modules]
 print("PEAK", code, mx.get_peak_memory(), *passes)

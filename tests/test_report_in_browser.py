@@ -11,9 +11,9 @@ from run_samples import answer, big_run, line, run_of
 from screens import noise
 
 from cache.thumbs import shrink
-from results.report import render_report
-from results.runs import Run
-from results.sheet import make_sheet
+from seeonce.runs.report import render_report
+from seeonce.runs.runs import Run
+from seeonce.runs.sheet import make_sheet
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 

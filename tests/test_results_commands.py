@@ -13,8 +13,8 @@ from run_samples import answer, line
 from screens import noise
 
 from cache.canonical_json import JsonValue
-from results.lock import RunLock
-from results.run import Result
+from seeonce.runs.lock import RunLock
+from seeonce.runs.run import Result
 
 FIRST, SECOND = "20261121-100000-aaaa", "20261121-110000-bbbb"
 

@@ -13,10 +13,10 @@ from conftest import Run
 from screens import folder_of, python
 
 from cache.errors import InputError
-from results.lock import RunLock
-from results.writing import OutputFile
+from seeonce.runs.lock import RunLock
+from seeonce.runs.writing import OutputFile
 
-SEEONCE = "import sys, seeonce; sys.exit(seeonce.run(seeonce.app, sys.argv[1:], error_code=1))"
+SEEONCE = "from seeonce.__main__ import main; main()"
 SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 12 --max-num-seqs 4 --fresh"
 
 
@@ -120,7 +120,7 @@ def test_an_error_line_is_asked_again_and_a_finished_one_is_not(run: Run, finish
 def test_a_finished_run_does_nothing_and_says_so(
     run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infer.answering.Answerer.replies", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("seeonce.runs.answering.Answerer.replies", lambda *_: pytest.fail("decoded"))
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()}
     ended = run("seeonce describe --resume", finished.name)
     assert (ended.code, "nothing left to ask" in ended.out) == (0, True)
@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_the_versions_that_it_began_with(
     run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _cut(finished, 3)
-    monkeypatch.setattr("infer.describe.computed_by", lambda: "another device")
+    monkeypatch.setattr("seeonce.runs.describe.computed_by", lambda: "another device")
     refused = run("seeonce describe --resume latest")
     assert (refused.code, "device" in refused.error) == (1, True)
 

@@ -11,13 +11,13 @@ from screens import folder_of
 from store_samples import frame
 
 from cache.errors import InputError
-from infer.lines import results_of
-from infer.plan import Ask
 from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.schema import check_schema
-from results.known import AskId, Reply
-from results.run import Usage
+from seeonce.runs.known import AskId, Reply
+from seeonce.runs.lines import results_of
+from seeonce.runs.plan import Ask
+from seeonce.runs.run import Usage
 
 BOUNDED = {
     "type": "object",

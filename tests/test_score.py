@@ -6,9 +6,9 @@ import pytest
 from run_samples import answer, line, run_of
 
 from cache.errors import InputError
-from results.score import Expected, PromptScore, score_column
-from results.sheet import make_sheet
-from results.truth import read_truth, truth_for
+from seeonce.runs.score import Expected, PromptScore, score_column
+from seeonce.runs.sheet import make_sheet
+from seeonce.runs.truth import read_truth, truth_for
 
 CSV = """frame,description,activity,apps,topics
 0,mail full screen,reading,mail,billing

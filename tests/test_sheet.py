@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from run_samples import answer, run_of
 
-from results.run import Result
-from results.runs import requests
-from results.sheet import make_sheet
+from seeonce.runs.run import Result
+from seeonce.runs.runs import requests
+from seeonce.runs.sheet import make_sheet
 
 
 def _together(*answers: Result) -> tuple[Result, ...]:

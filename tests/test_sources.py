@@ -100,7 +100,9 @@ def test_a_video_that_is_still_written_is_listed_but_not_the_latest(place: Path)
 
 def test_what_a_source_cannot_read_is_a_plain_warning_on_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "escribano.db").write_bytes(b"none" * 100)
-    command = python("import seeonce; seeonce.main()", "encode", ESCRIBANO_DB=str(tmp_path / "escribano.db"))
+    command = python(
+        "from seeonce.__main__ import main; main()", "encode", ESCRIBANO_DB=str(tmp_path / "escribano.db")
+    )
     _, err = command.communicate(timeout=60)
     assert f"warning: {tmp_path}/escribano.db: not a SQLite database" in err.splitlines()[0]
 

@@ -20,10 +20,10 @@ from store_samples import (
 )
 from typer.testing import CliRunner
 
-from cache.commands import app
 from cache.home import Home
 from cache.manifest import write_manifest
 from cache.stats import store_stats
+from seeonce.commands.store import app
 
 
 def test_without_a_store_everything_is_zero_and_nothing_is_made(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,13 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from infer.limits import BatchLimits
+from precompute import live
 from precompute.live import LiveFrames
 from precompute.vision import VisionEncoder
-from verify.controls import CommandEnded
-from verify.reference import LiveReference, Picture
-from verify.report import Level, Report
-from verify.report_text import terminal_lines
-from verify.verifier import VerifyOptions, Wiring, verify
+from seeonce.verifier.reference import LiveReference, Picture
+from seeonce.verifier.report import Level, Report
+from seeonce.verifier.report_text import terminal_lines
+from seeonce.verifier.verifier import VerifyOptions, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")
 CHECKPOINTS = {
@@ -34,13 +34,6 @@ CHECKPOINTS = {
     "moe": Tiny(max_pixels=65536, moe=True),
     "text4": Tiny(max_pixels=65536, text_bits=4),
 }
-
-
-def _no_command(arguments: Sequence[str], home: Home) -> CommandEnded:
-    raise AssertionError("only controls run the command")
-
-
-WIRING = Wiring(lambda: None, LiveFrames, _no_command)
 
 
 class Quiet:
@@ -82,7 +75,7 @@ class Recorded:
             str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance,
             logprob_tolerance=logprob_tolerance, limits=limits or BatchLimits(),
         )  # fmt: skip
-        return verify(Home(self.home), options, WIRING, Quiet())
+        return verify(Home(self.home), options, Quiet())
 
     def manifest(self) -> Manifest:
         """Return the one manifest."""
@@ -252,18 +245,20 @@ def test_a_sample_is_a_number_or_all(recorded: Recorded, sample: str) -> None:
         recorded.verify(sample=sample)
 
 
-def test_another_encoder_in_the_live_side_is_objected_to(recorded: Recorded) -> None:
+def test_another_encoder_in_the_live_side_is_objected_to(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def other_limits(folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> LiveFrames:
         preprocessing = dataclasses.replace(manifest.encoder.preprocessing, image_mean=(0.4, 0.5, 0.5))
         spec: EncoderSpec = dataclasses.replace(manifest.encoder, preprocessing=preprocessing)
-        live = LiveFrames(folder, config, dataclasses.replace(manifest, encoder=spec))
-        live._encoder = VisionEncoder(folder, config, spec)
-        live._encoder.preprocessor._processor.image_mean = [0.4, 0.5, 0.5]
-        return live
+        frames = LiveFrames(folder, config, dataclasses.replace(manifest, encoder=spec))
+        frames._encoder = VisionEncoder(folder, config, spec)
+        frames._encoder.preprocessor._processor.image_mean = [0.4, 0.5, 0.5]
+        return frames
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
-    wiring = dataclasses.replace(WIRING, live_side_of=other_limits)
-    assert not verify(Home(recorded.home), options, wiring, Quiet()).equal
+    monkeypatch.setattr(live, "LiveFrames", other_limits)
+    assert not verify(Home(recorded.home), options, Quiet()).equal
 
 
 def test_a_damaged_entry_is_reported_again_and_stays_where_it_is(recorded: Recorded, tmp_path: Path) -> None:

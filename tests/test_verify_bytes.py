@@ -11,8 +11,8 @@ from cache.errors import CannotCheckError
 from cache.key import EntryKey
 from cache.manifest import write_manifest
 from cache.store import Store
-from verify.byte_check import check_recording_bytes, check_store_bytes
-from verify.report import Check
+from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
+from seeonce.verifier.report import Check
 
 
 class Heard:

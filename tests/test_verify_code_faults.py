@@ -29,10 +29,10 @@ from infer.sampling import Sampling, SeededDraw
 from infer.tokenizer import ChatTokenizer
 from precompute import encode, live
 from precompute.vision import Preprocessor, VisionEncoder
+from seeonce.verifier import outputs
+from seeonce.verifier.report import Level
+from seeonce.verifier.report_text import verdict_words
 from sources import pixels
-from verify import outputs
-from verify.report import Level
-from verify.report_text import verdict_words
 
 Patch = pytest.MonkeyPatch
 

@@ -1,6 +1,5 @@
 """Controls through the public command: each fault put into a copy is objected to."""
 
-import dataclasses
 import os
 import signal
 from collections.abc import Sequence
@@ -11,12 +10,11 @@ from conftest import MAX_PIXELS, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
-import seeonce
 from cache.errors import EXIT_INTERRUPTED
 from cache.home import Home
-from verify import controls
-from verify.controls import CommandEnded
-from verify.faults import FAULTS, Fault
+from seeonce.verifier import controls
+from seeonce.verifier.controls import CommandEnded
+from seeonce.verifier.faults import FAULTS, Fault
 
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),
@@ -115,11 +113,7 @@ def test_controls_that_are_terminated_leave_nothing_behind(
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setitem(
-        seeonce.verify_app.info.context_settings or {},
-        "obj",
-        dataclasses.replace(seeonce._VERIFY, command=terminated),
-    )
+    monkeypatch.setattr(controls, "run_verify_cache", terminated)
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert run("verify-cache --controls --level bytes", encoded, "--model", plain).code == EXIT_INTERRUPTED
     assert list((tmp_path / "temporary").iterdir()) == []
@@ -150,8 +144,7 @@ def test_a_twin_that_does_not_pass_makes_controls_void(
     def broken(arguments: Sequence[str], home: Home) -> CommandEnded:
         return CommandEnded(2, "", "error: no such thing\n")
 
-    monkeypatch.setattr(seeonce, "_VERIFY", dataclasses.replace(seeonce._VERIFY, command=broken))
-    monkeypatch.setitem(seeonce.verify_app.info.context_settings or {}, "obj", seeonce._VERIFY)
+    monkeypatch.setattr(controls, "run_verify_cache", broken)
     ended = run("verify-cache --controls --level bytes", encoded, "--model", plain)
     assert ended.code == 1
     assert "the unchanged copy does not pass (exit code 2): error: no such thing" in ended.out

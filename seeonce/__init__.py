@@ -1,0 +1,62 @@
+"""See each frame of a screen recording once, ask about it as often as you like.
+
+from seeonce import EncodeOptions, ask, encode
+
+encode(EncodeOptions("demo"))
+table = ask("demo", "Which applications are open?")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from seeonce.packages import shadowed
+
+if TYPE_CHECKING:
+    from cache.errors import SeeonceError
+    from cache.home import Home
+    from infer.grouping import ImagePosition, Showing
+    from infer.prompt import Prompt
+    from infer.sampling import Sampling
+    from precompute.encode import EncodeResult
+    from precompute.pass_one import EncodeOptions
+    from seeonce.api import ask, describe, encode, verify
+    from seeonce.runs.describe import DescribeOptions, DescribeResult
+    from seeonce.runs.notebook import AnswerTable
+    from seeonce.verifier.report import Level, Report
+    from seeonce.verifier.verifier import VerifyOptions
+
+__all__ = [
+    "AnswerTable",
+    "DescribeOptions",
+    "DescribeResult",
+    "EncodeOptions",
+    "EncodeResult",
+    "Home",
+    "ImagePosition",
+    "Level",
+    "Prompt",
+    "Report",
+    "Sampling",
+    "SeeonceError",
+    "Showing",
+    "VerifyOptions",
+    "ask",
+    "describe",
+    "encode",
+    "verify",
+]
+
+if not shadowed():
+    from checkpoint.backend import put_openblas_in_front
+
+    put_openblas_in_front()  # MLX, which is imported after this, then multiplies with it
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used. Raises ``ImportError`` where a stranger's module is in the way."""
+    if name not in __all__:
+        raise AttributeError(f"module 'seeonce' has no attribute {name!r}")
+    if problem := shadowed():
+        raise ImportError(problem)
+    value = globals()[name] = getattr(import_module("seeonce.api"), name)
+    return value

@@ -1,0 +1,72 @@
+"""The Python API: pass one, pass two and the verifier, each as one function."""
+
+from dataclasses import replace
+
+from cache.errors import SeeonceError
+from cache.home import Home
+from infer.grouping import ImagePosition, Showing
+from infer.prompt import Prompt, collect_prompts
+from infer.sampling import Sampling
+from precompute.encode import EncodeResult
+from precompute.pass_one import EncodeOptions
+from precompute.pass_one import encode as pass_one
+from seeonce.commands.encode import Terminal
+from seeonce.commands.terminal import Terminal as AnswerTerminal
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.describe import DescribeOptions, DescribeResult
+from seeonce.runs.describe import describe as pass_two
+from seeonce.runs.notebook import AnswerTable, read_table
+from seeonce.verifier.canary import sound_limits
+from seeonce.verifier.report import Level, Report
+from seeonce.verifier.verifier import VerifyOptions
+from seeonce.verifier.verifier import verify as check_store
+
+__all__ = [
+    "AnswerTable",
+    "DescribeOptions",
+    "DescribeResult",
+    "EncodeOptions",
+    "EncodeResult",
+    "Home",
+    "ImagePosition",
+    "Level",
+    "Prompt",
+    "Report",
+    "Sampling",
+    "SeeonceError",
+    "Showing",
+    "VerifyOptions",
+    "ask",
+    "describe",
+    "encode",
+    "verify",
+]
+
+
+def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
+    """Encode a recording into the store of ``home``, by default the user's. Raises ``SeeonceError``."""
+    with Terminal() as terminal:
+        return pass_one(home or Home.locate(), options, terminal)
+
+
+def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
+    """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
+    home = home or Home.locate()
+    with AnswerTerminal() as terminal, AnswerCache(home) as known:
+        limits = sound_limits(home, options.limits, terminal.say)
+        return pass_two(home, replace(options, limits=limits), terminal, known)
+
+
+def ask(recording: str, *prompts: str, model: str | None = None, home: Home | None = None) -> AnswerTable:
+    """Ask questions about every encoded frame, and return the answers as a table.
+
+    Raises ``SeeonceError``; after Ctrl-C the table has the answers so far.
+    """
+    options = DescribeOptions(collect_prompts(list(prompts), []), recording, model)
+    return read_table(describe(options, home).path)
+
+
+def verify(options: VerifyOptions, home: Home | None = None) -> Report:
+    """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
+    with AnswerTerminal() as terminal:
+        return check_store(home or Home.locate(), options, terminal)

@@ -1,0 +1,130 @@
+"""Checkpoints of random weights with the true dimensions of Qwen3-VL: speed does not depend on values.
+
+Owns writing such a folder, so that nobody needs a download to measure.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from cache.errors import InputError
+from seeonce.bench.dims import SHAPES, Dims, Shape
+from seeonce.demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
+
+_TEXT_SPREAD = 2.0  # of a weight, times the root of its fan-in: large enough that a picture sways the answer
+_VISION_SPREAD = 2.8
+_BYTES = {"float32": 4, "bfloat16": 2}
+MAX_PIXELS = 16_777_216  # official checkpoints allow as much
+
+
+def write_checkpoint(folder: Path, dims: Dims) -> Path:
+    """Write random weights with the dimensions of ``dims`` into ``folder``, unless they are there.
+
+    Raises:
+        InputError: the disk has no room for them.
+    """
+    if (folder / "model.safetensors").is_file():
+        return folder
+    import mlx.core as mx
+
+    shape = SHAPES[dims]
+    tokenizer = train_tokenizer()
+    write_settings(folder, tokenizer)
+    ids = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+    config = _config(shape, configuration(ids, shape.vocabulary))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _allow_large_pictures(folder / "preprocessor_config.json")
+    parameters = _parameters(config)
+    _require_room(folder, sum(value.size for value in parameters.values()) * _BYTES[shape.dtype])
+    weights = dict(_random_weights(shape, parameters, _sayable(tokenizer)))
+    fresh = folder / ".model.new.safetensors"
+    mx.save_safetensors(str(fresh), weights, {"format": "mlx"})
+    fresh.replace(folder / "model.safetensors")
+    return folder
+
+
+def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
+    rope = {"mrope_section": list(shape.mrope_section), "rope_type": "default", "mrope_interleaved": True}
+    text = config["text_config"] | {
+        "hidden_size": shape.text.hidden,
+        "intermediate_size": shape.text.intermediate,
+        "num_hidden_layers": shape.text.depth,
+        "num_attention_heads": shape.text.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": 262_144,
+        "rope_theta": 5e6,
+        "rope_scaling": rope,
+        "rope_parameters": {**rope, "rope_theta": 5e6},
+        "tie_word_embeddings": shape.tied,
+        "dtype": shape.dtype,
+    }
+    vision = config["vision_config"] | {
+        "depth": shape.vision.depth,
+        "hidden_size": shape.vision.hidden,
+        "intermediate_size": shape.vision.intermediate,
+        "num_heads": shape.vision.num_heads,
+        "out_hidden_size": shape.text.hidden,
+        "num_position_embeddings": shape.num_positions,
+        "deepstack_visual_indexes": list(shape.deepstack),
+        "dtype": shape.dtype,
+    }
+    return config | {
+        "text_config": text, "vision_config": vision, "tie_word_embeddings": shape.tied, "dtype": shape.dtype
+    }  # fmt: skip
+
+
+def _allow_large_pictures(path: Path) -> None:
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    limits = {"max_pixels": MAX_PIXELS, "size": settings["size"] | {"longest_edge": MAX_PIXELS}}
+    path.write_text(json.dumps(settings | limits, indent=2) + "\n", encoding="utf-8")
+
+
+def _sayable(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of words of plain letters: parts of characters would read differently when streamed."""
+    ids = range(tokenizer.get_vocab_size())
+    words = {number: tokenizer.decode([number], skip_special_tokens=True) for number in ids}
+    return [number for number, word in words.items() if word.isascii() and word.strip().isalnum()]
+
+
+def _parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """Return mlx-vlm's parameters by name, none of them evaluated."""
+    from mlx.utils import tree_flatten
+    from mlx_vlm.models import qwen3_vl
+
+    model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(config))
+    return dict(tree_flatten(model.parameters()))
+
+
+def _require_room(folder: Path, num_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < num_bytes:
+        raise InputError(
+            f"Weights of these dimensions take {num_bytes / 1e9:.1f} GB, {folder.parent} has "
+            f"{free_bytes / 1e9:.1f} GB free: set TMPDIR to a folder with more room, or take smaller --dims."
+        )
+
+
+def _random_weights(
+    shape: Shape, parameters: dict[str, Any], sayable: list[int]
+) -> Iterator[tuple[str, Any]]:
+    """Yield each parameter with its name, drawn one by one. Only ``sayable`` words are ever the likeliest."""
+    import mlx.core as mx
+
+    dtype = getattr(mx, shape.dtype)
+    for number, (name, value) in enumerate(parameters.items()):
+        if value.ndim < 2:
+            yield name, value.astype(dtype)
+            continue
+        spread = _VISION_SPREAD if "vision" in name else _TEXT_SPREAD
+        fan_in = value.size // value.shape[0]
+        drawn = mx.random.normal(value.shape, scale=spread / fan_in**0.5, key=mx.random.key(number))
+        if "embed_tokens" in name or "lm_head" in name:
+            drawn = drawn * mx.zeros((value.shape[0], 1)).at[mx.array(sayable)].add(1.0)
+        drawn = drawn.astype(dtype)
+        mx.eval(drawn)
+        yield name, drawn

@@ -1,0 +1,191 @@
+"""What the workloads are measured on: drawn screens, a checkpoint, and a store of their own.
+
+Owns making these things once for all workloads, in a folder that goes away afterwards. The user's store is
+never touched.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cache.errors import SeeonceError
+from cache.home import Home
+from cache.key import EncoderSpec
+from cache.manifest import Manifest
+from cache.pixel_index import PixelIndex
+from cache.store import Store
+from cache.thumbs import Thumbnails
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.identity import encoder_spec
+from infer.batching import answer_all, sampling_hooks
+from infer.hooks import RowHooks
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.prompt import DEFAULT_PROMPT, Prompt, Text
+from infer.request import Request
+from infer.sampling import Sampling
+from infer.stored import StoredFeatures
+from infer.tokenizer import ChatTokenizer
+from precompute.encode import encode_recording
+from precompute.leaving import leave_manifest
+from precompute.vision import VisionEncoder
+from seeonce.bench.measure import Timing
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
+from sources.folder import open_folder
+
+# All of them trained into the demo checkpoint, whose answers can so be held against the truth.
+QUESTIONS = (
+    "Which applications are open?",
+    "What is the user doing?",
+    "How many windows are open?",
+    "What topics are on the screen?",
+    DEFAULT_PROMPT,
+    "List the open applications.",
+    "Count the windows.",
+    "List the topics.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint and the encoder that it holds."""
+
+    folder: CheckpointFolder
+    config: CheckpointConfig
+    spec: EncoderSpec
+
+    @classmethod
+    def open(cls, name: str, home: Home) -> "Model":
+        """Read what a checkpoint is. Raises ``CheckpointError``."""
+        folder = find_folder(name, lambda _: None)
+        config = read_config(folder.path)
+        with PixelIndex(home) as index:
+            return cls(folder, config, encoder_spec(folder, config, index))
+
+    def encoder(self) -> VisionEncoder:
+        """Load the vision half."""
+        return VisionEncoder(self.folder, self.config, self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A folder of frames in a store, ready to be asked about; pass one took ``took_s``, loading included."""
+
+    model: Model
+    images: Path
+    store: Store
+    manifest: Manifest
+    took_s: float = 0.0
+
+    def requests(self, questions: tuple[str, ...], max_tokens: int) -> list[Request]:
+        """Ask every question of every frame, frame by frame, greedily."""
+        tokenizer = ChatTokenizer(self.model.folder, self.model.config)
+        asked = [(frame, question) for frame in self.manifest.frames for question in questions]
+        sampling = Sampling(max_tokens=max_tokens)
+        return [
+            Request(number, tokenizer.encode(Prompt(question).segments(frame)), (frame,), sampling)
+            for number, (frame, question) in enumerate(asked)
+        ]
+
+    def bare_questions(self, questions: tuple[str, ...]) -> list[Request]:
+        """Ask for one token of every question, of no frame at all."""
+        tokenizer = ChatTokenizer(self.model.folder, self.model.config)
+        sampling = Sampling(max_tokens=1)
+        return [
+            Request(number, tokenizer.encode([Text(question)]), (), sampling)
+            for number, question in enumerate(questions)
+        ]
+
+
+Tokens = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The tokens of each request, in order, and how long each took.
+
+    A latency begins when a client that keeps so many in flight would have sent the request, or with its
+    prefill if that is earlier; it ends with the last token.
+    """
+
+    tokens: Tokens
+    latencies: Timing
+
+
+class Warm:
+    """Pass two over encoded frames, its language half loaded."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        model = encoded.model
+        self._encoded = encoded
+        self._half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
+        self.tokenizer = ChatTokenizer(model.folder, model.config)
+
+    def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
+        """Answer requests from the store; return the texts in the order of the requests."""
+        timed = self.answers(requests, limits, self.tokenizer.stop_ids)
+        return [self.tokenizer.decode(tokens) for tokens in timed.tokens]
+
+    def answers(self, requests: list[Request], limits: BatchLimits, stop_ids: frozenset[int]) -> Timed:
+        """Answer requests from the store.
+
+        Raises:
+            SeeonceError: a request failed: a benchmark with errors measures nothing.
+        """
+        began: dict[int, float] = {}
+
+        def hooks_of(request: Request) -> RowHooks:
+            began[request.id] = time.perf_counter()
+            return sampling_hooks(request)
+
+        source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
+        started, done = time.perf_counter(), dict[int, tuple[tuple[int, ...], float]]()
+        for answer in answer_all(requests, self._half, source, stop_ids, limits, hooks_of):
+            if answer.error is not None:
+                raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
+            done[answer.request.id] = answer.tokens, time.perf_counter()
+        sent = [started] * limits.max_num_seqs + sorted(ended for _, ended in done.values())
+        latencies = (
+            done[request.id][1] - min(at, began[request.id])
+            for request, at in zip(requests, sent, strict=False)
+        )
+        return Timed([done[request.id][0] for request in requests], Timing(tuple(latencies)))
+
+
+def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0]) -> Path:
+    """Draw different screens of one size (width, height), always the same, and write what is true of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{index:04d}.png" for index in range(num_frames)]
+    screens = [draw_screen(FIRST_HELD_OUT_SEED + index) for index in range(num_frames)]
+    for name, screen in zip(names, screens, strict=True):
+        image = screen.image
+        fits = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+        fits.save(folder / name)
+    write_truth(folder, truth_document(names, [screen.truth for screen in screens], "benchmark"))
+    return folder
+
+
+def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder | None = None) -> Encoded:
+    """Do what ``seeonce encode`` does once it has the checkpoint; the encoder may be loaded already.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, which ends pass one well: a part of the frames measures nothing.
+    """
+    started = time.perf_counter()
+    store = Store.open(home)
+    with PixelIndex(home) as index:
+        result = encode_recording(
+            open_folder(images),
+            model.spec,
+            store,
+            index,
+            lambda: encoder or model.encoder(),
+            thumbnails=Thumbnails(home),
+        )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    leave_manifest(store, result, lambda _: None)
+    return Encoded(model, images, store, result.manifest, time.perf_counter() - started)

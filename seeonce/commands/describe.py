@@ -1,0 +1,241 @@
+"""``seeonce describe``: options and the printed form.
+
+Owns no work: that is ``seeonce.runs.describe``.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
+from cache.home import Home
+from cache.sizes import parse_size
+from infer.grouping import ImagePosition, Showing
+from infer.limits import BatchLimits
+from infer.prompt import collect_prompts, read_system
+from infer.sampling import Sampling
+from infer.schema import read_schema
+from seeonce.commands.demo_truth import judge
+from seeonce.commands.terminal import Terminal
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.describe import DescribeOptions, DescribeResult, Shared, describe, resume
+from seeonce.runs.known import KnownAnswers
+from seeonce.runs.run import Totals
+from seeonce.runs.selection import LATEST
+from seeonce.runs.table import answer_table
+from seeonce.runs.writing import OutputFile
+from seeonce.verifier.canary import sound_limits
+
+_RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
+Recordings = Annotated[list[str] | None, typer.Argument(metavar="[RECORDING]...", help=_RECORDING)]
+Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def describe_command(
+    context: typer.Context,
+    recording: Recordings = None,
+    model: Model = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A question for every frame; repeatable.")] = None,
+    prompt_file: Annotated[list[Path] | None, typer.Option(help="A file with one; repeatable.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system text, before every prompt.")] = None,
+    system_file: Annotated[Path | None, typer.Option(help="A file with one.")] = None,
+    image_position: Annotated[
+        ImagePosition, typer.Option(help="Images before the prompt's text (shared by all prompts), or after.")
+    ] = ImagePosition.before,
+    frames_per_prompt: Annotated[int, typer.Option(help="Frames that one prompt shows together.")] = 1,
+    stride: Annotated[
+        int | None, typer.Option(help="Frames from one group to the next; by default no overlap.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the results here too, as JSON lines.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from this share of the probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from so many of the best tokens; 0: all.")] = 0,
+    min_p: Annotated[float, typer.Option(help="Least share of the best token's probability.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes recent tokens less likely.")] = 1.0,
+    repetition_window: Annotated[int, typer.Option(help="How many tokens are recent.")] = 20,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; repeatable.")] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="A file of JSON Schema that answers follow; or description, the line.")
+    ] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Sampled answers repeat under the same seed.")] = 0,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
+    prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
+    prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="A name for the run, to find it by.")] = "",
+    no_sharing: Annotated[
+        bool, typer.Option("--no-sharing", help="Prefill each prompt whole, and its image with it.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Decode what earlier runs answered, too.")] = False,
+    resume_run: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped, as it was begun."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask questions about every encoded frame, from the store; no image is opened.
+
+    In a prompt, {timestamp}, {frame} and {recording} stand for those of the frame.
+
+    Example: seeonce describe latest --prompt "Which applications are open?" --output apps.jsonl
+    """
+    options = DescribeOptions(
+        prompts=collect_prompts(prompt or [], prompt_file or []),
+        model=model,
+        sampling=Sampling(
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            max_tokens=max_tokens,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            repetition_window=repetition_window,
+            stop=tuple(dict.fromkeys(stop or ())),
+            logprobs=logprobs,
+            schema=None if schema is None else read_schema(schema),
+        ),
+        limits=BatchLimits(
+            max_num_seqs,
+            prefill_batch_size,
+            prefill_step_size,
+            parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+            not no_sharing,
+        ),
+        name=name,
+        fresh=fresh,
+        showing=Showing(frames_per_prompt, stride, image_position, read_system(system, system_file)),
+    )
+    if resume_run is not None:
+        _only_with_resume(context)
+    home = Home.locate()
+    with AnswerCache(home) as known, _opened(output) as file:
+        command = _Command(home, known, Shared(output=file), as_json)
+        if resume_run is not None:
+            code = command.resume(resume_run)
+        else:
+            code = command.each(options, list(dict.fromkeys(recording or [LATEST])))
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Command:
+    """One call of ``describe``: its runs, one after the other, printed as each ends."""
+
+    home: Home
+    known: KnownAnswers
+    shared: Shared
+    as_json: bool
+
+    def each(self, options: DescribeOptions, recordings: Sequence[str]) -> int:
+        """Ask about each recording; one that fails is named, and the others go on. Return the exit code."""
+        codes = []
+        for recording in recordings:
+            try:
+                codes.append(self._describe(replace(options, recording=recording)))
+            except SeeonceError as error:
+                if len(recordings) == 1:
+                    raise
+                typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
+                codes.append(error.exit_code)
+            if codes[-1] == EXIT_INTERRUPTED:
+                return EXIT_INTERRUPTED
+        return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
+
+    def resume(self, selector: str) -> int:
+        """Go on with a run. Return the exit code."""
+        with Terminal() as terminal:
+            done = resume(self.home, selector, terminal, self.known, self.shared)
+        return self._print(done, terminal)
+
+    def _describe(self, options: DescribeOptions) -> int:
+        with Terminal() as terminal:
+            limits = sound_limits(self.home, options.limits, terminal.say)
+            options = replace(options, limits=limits)
+            done = describe(self.home, options, terminal, self.known, self.shared)
+        return self._print(done, terminal)
+
+    def _print(self, done: DescribeResult, terminal: Terminal) -> int:
+        if self.as_json:
+            typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
+            return _exit_code(done)
+        if not done.was_done:
+            typer.echo(answer_table(terminal.results, shutil.get_terminal_size((110, 24)).columns))
+        typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
+        return _exit_code(done)
+
+
+def _only_with_resume(context: typer.Context) -> None:
+    """Refuse options beside ``--resume`` that would make another run of it."""
+    given = [
+        parameter.opts[0] if parameter.param_type_name == "option" else "RECORDING"
+        for parameter in context.command.params
+        if parameter.name not in ("resume_run", "output", "as_json")
+        and _was_given(context, str(parameter.name))
+    ]
+    if given:
+        raise InputError(f"--resume goes on as the run was begun: leave out {', '.join(given)}.")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _opened(output: Path | None) -> AbstractContextManager[OutputFile | None]:
+    return nullcontext() if output is None else OutputFile(output)
+
+
+def _summary(done: DescribeResult) -> str:
+    totals = done.info.totals
+    if done.was_done:
+        return (
+            f"The run {done.info.id} was done: {totals.num_results} answers, nothing left to ask. Results: "
+            f"{done.path / 'results.jsonl'}"
+        )
+    state = "interrupted" if done.interrupted else "done"
+    spared = [
+        f"{number} {what}"
+        for number, what in (
+            (totals.num_known, "known from earlier runs"),
+            (totals.num_repeated, "repeated within this one"),
+        )
+        if number
+    ]
+    return (
+        f"{done.info.recording}: {totals.num_results} answers in {totals.seconds:.1f} s, "
+        f"{totals.num_parsed} parsed, {totals.num_errors} errors, "
+        f"{', '.join([*spared, ''])}{totals.prompt_tokens:,} prompt and "
+        f"{totals.completion_tokens:,} answer tokens, {_prefilled(totals)}no image opened; {state}. Results: "
+        f"{done.path / 'results.jsonl'}"
+    )
+
+
+def _prefilled(totals: Totals) -> str:
+    if not totals.num_images:
+        return ""
+    again = f" ({totals.num_images_again} of them again)" if totals.num_images_again else ""
+    return f"{totals.num_images} images prefilled{again}, "
+
+
+def _exit_code(done: DescribeResult) -> int:
+    totals = done.info.totals
+    if done.interrupted:
+        return EXIT_INTERRUPTED
+    if totals.num_errors:
+        return 1 if totals.num_errors == totals.num_results else EXIT_PARTLY
+    return 0

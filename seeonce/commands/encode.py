@@ -1,0 +1,170 @@
+"""``seeonce encode``: options, progress and the printed form.
+
+Owns no work: that is ``precompute.pass_one``.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY
+from cache.home import Home
+from cache.sizes import megabytes
+from cache.store import Durability
+from precompute.encode import EncodeResult, Progress
+from precompute.pass_one import EncodeOptions, Refusal, encode_each
+from precompute.selection import wanted_of
+from seeonce.commands.progress import LateBar
+from sources.path_list import split_paths
+
+Recordings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECORDING]...",
+        help="demo, latest, an id, the start of one, a path; - reads paths from standard input.",
+    ),
+]
+
+
+def encode_command(
+    recordings: Recordings = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
+    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Resize frames to at most so many pixels.")] = None,
+    every: Annotated[
+        float | None, typer.Option(help="Of a video, take a frame every so many seconds; 10, or as before.")
+    ] = None,
+    scene_change: Annotated[
+        float | None,
+        typer.Option(
+            help="Look every second or --every, take what differs so much: 0.005 a menu, 0.02 a window."
+        ),
+    ] = None,
+    near_duplicates: Annotated[
+        int | None,
+        typer.Option(help="Frames whose perceptual hash differs in at most so many bits of 64 are one."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Encode all recordings since: 2d, 12h, or a date.")
+    ] = None,
+    durability: Annotated[
+        Durability, typer.Option(help="What a committed entry survives: a kill, a crash, a power cut.")
+    ] = Durability.batch,
+    no_thumbnails: Annotated[
+        bool, typer.Option("--no-thumbnails", help="Keep no small pictures of the frames for reports.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
+) -> None:
+    """Run the vision encoder once over every frame that the store lacks.
+
+    Example: seeonce encode ~/Recordings/monday --max-pixels 1000000
+    """
+    selectors = recordings or []
+    listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
+    options = EncodeOptions(
+        "", model, max_pixels, every, limit, durability,
+        thumbnails=not no_thumbnails, scene_change=scene_change, near_duplicates=near_duplicates,
+    )  # fmt: skip
+    with Terminal() as listener:
+        wanted = wanted_of(selectors, listed, since)
+        each = encode_each(Home.locate(), wanted, options, listener)
+        ends = [_told(result, as_json) for result in each]
+    raise typer.Exit(_exit_code(ends))
+
+
+def _told(result: EncodeResult | Refusal, as_json: bool) -> int:
+    """Print how one recording went; return the exit code that it would have alone."""
+    if isinstance(result, Refusal):
+        typer.echo(f"error: {result.reason}", err=True)
+        return EXIT_ERROR
+    typer.echo(_as_json(result) if as_json else _summary(result))
+    for skipped in result.manifest.skipped:
+        typer.echo(f"skipped frame {skipped.index}: {skipped.reason}", err=True)
+    if result.stopped:
+        typer.echo(f"stopped: {result.stopped}", err=True)
+    if result.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_PARTLY if result.manifest.skipped or result.stopped else 0
+
+
+def _exit_code(ends: list[int]) -> int:
+    """Return the code of them all: an interruption's, the one they share, else partly done."""
+    if EXIT_INTERRUPTED in ends:
+        return EXIT_INTERRUPTED
+    return ends[0] if len(set(ends)) == 1 else EXIT_PARTLY
+
+
+class Terminal:
+    """Shows pass one on the terminal: lines and one bar at a time on standard error."""
+
+    def __init__(self) -> None:
+        self._look, self._encode = LateBar("s", "look"), LateBar("frame", "encode")
+        self._told: Progress | None = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_bars()
+
+    def say(self, line: str) -> None:
+        """Print a line on standard error."""
+        self._end_bars()
+        typer.echo(line, err=True)
+
+    def looked(self, num_s: float, length_s: float) -> None:
+        """Move the bar of the look for pictures that differ: seconds of the recording."""
+        self._look.show(round(num_s), round(length_s))
+
+    def progress(self, progress: Progress) -> None:
+        """Move the bar: frames/s, hits, new ones, bytes written. What is told twice is shown once."""
+        if progress == self._told:
+            return
+        self._told = progress
+        self._look.end()
+        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
+        self._encode.show(progress.num_done, progress.num_frames, counts)
+        if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
+            self._encode.end()
+
+    def _end_bars(self) -> None:
+        self._look.end()
+        self._encode.end()
+
+
+def _summary(result: EncodeResult) -> str:
+    manifest, progress = result.manifest, result.progress
+    num_entries = len({frame.key for frame in manifest.frames})
+    state = "interrupted; run the same command to go on" if result.interrupted else "done"
+    state = "stopped at the limit of the store" if result.stopped else state
+    near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
+    return (
+        f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
+        f"entries, {progress.num_hits} already there, {progress.num_new} new "
+        f"({megabytes(progress.num_bytes)}), {near}{progress.num_skipped} skipped; {state}."
+    )
+
+
+def _as_json(result: EncodeResult) -> str:
+    manifest, progress = result.manifest, result.progress
+    return json.dumps(
+        {
+            "recording": manifest.recording.id,
+            "encoder_id": manifest.encoder.encoder_id.hex,
+            "num_frames": progress.num_frames,
+            "num_encoded": len(manifest.frames),
+            "num_entries": len({frame.key for frame in manifest.frames}),
+            "num_hits": progress.num_hits,
+            "num_new": progress.num_new,
+            "num_bytes": progress.num_bytes,
+            "num_near": progress.num_near,
+            "skipped": [asdict(skipped) for skipped in manifest.skipped],
+            "interrupted": result.interrupted,
+            "stopped": result.stopped,
+        }
+    )

@@ -1,0 +1,168 @@
+"""``seeonce export``: options and the printed form. Owns no work (``export_escribano``, ``export_table``)."""
+
+import json
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import EXIT_PARTLY, InputError
+from cache.home import Home
+from cache.user_path import STANDARD_OUTPUT
+from seeonce.runs.export_escribano import Exported, export, preview, target_of
+from seeonce.runs.export_plan import RowChange
+from seeonce.runs.export_table import as_csv, as_parquet
+from seeonce.runs.private_file import write_private
+from seeonce.runs.run import Result
+from seeonce.runs.runs import Run, select_run
+from sources.recording import printable
+
+_LINES_SHOWN = 20
+_WIDTH = 60
+
+
+class Format(StrEnum):
+    """Where answers go."""
+
+    escribano = "escribano"
+    csv = "csv"
+    parquet = "parquet"
+
+
+def export_command(
+    run: Annotated[
+        str, typer.Argument(help="latest, the id of a run, the start of one, or its name.")
+    ] = "latest",
+    to: Annotated[Format, typer.Option(help="Escribano's database, or a file.")] = Format.csv,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file for csv or parquet; - prints csv; else beside the run's results."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, write nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace descriptions that are there already.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Bring the answers of a run to where they are wanted.
+
+    Example: seeonce export latest --to escribano --dry-run
+    """
+    home = Home.locate()
+    chosen = select_run(home, run, _warn)
+    folder = home.runs / chosen.info.id
+    answers = _of_one_prompt(chosen) if to is Format.escribano else chosen.answers
+    if to is not Format.escribano:
+        if dry_run or overwrite:
+            raise InputError("--dry-run and --overwrite are for --to escribano; a file is written as it is")
+        if output == STANDARD_OUTPUT:
+            _print_table(to, answers, as_json=as_json)
+            return
+        path = output or folder / f"results.{to.value}"
+        write_private(path, as_csv(answers) if to is Format.csv else as_parquet(answers))
+        summary = {"output": str(path), "num_answers": len(answers)}
+        typer.echo(json.dumps(summary) if as_json else f"{len(answers)} answers in {path}")
+        return
+    if output is not None:
+        raise InputError("--output is for csv and parquet; --to escribano writes to the recording's database")
+    if not answers:
+        raise InputError(f"{folder.name} has no answers: see its results.jsonl")
+    target = target_of(home, answers[0].recording)
+    if dry_run:
+        done = Exported(preview(target, answers, overwrite=overwrite), target.database, None)
+    else:
+        done = export(target, answers, overwrite=overwrite)
+    typer.echo(_as_json(done, dry_run=dry_run) if as_json else _in_words(done, dry_run=dry_run))
+    if done.plan.problems:
+        raise typer.Exit(EXIT_PARTLY)
+
+
+def _print_table(to: Format, answers: Sequence[Result], *, as_json: bool) -> None:
+    if to is not Format.csv:
+        raise InputError(f"--output - is for csv: {to.value} is no text, name a file")
+    if as_json:
+        raise InputError("--json and --output - both write to standard output: leave one out")
+    typer.echo(as_csv(answers), nl=False)
+
+
+def _of_one_prompt(run: Run) -> list[Result]:
+    """Return the answers to the only prompt, or to the only one that got descriptions."""
+    asked = list(dict.fromkeys(answer.prompt for answer in run.answers))
+    if len(asked) > 1:
+        described = {answer.prompt for answer in run.answers if answer.description is not None}
+        asked = [text for text in asked if text in described] if len(described) == 1 else asked
+    if len(asked) > 1:
+        named = ", ".join(f"{run.info.id}:{number} {text[:40]!r}" for number, text in enumerate(asked, 1))
+        raise InputError(
+            f"an observation holds one answer and the run has {len(asked)} prompts: name {named}"
+        )
+    return [answer for answer in run.answers if answer.prompt in asked]
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"warning: {line}", err=True)
+
+
+def _in_words(done: Exported, *, dry_run: bool) -> str:
+    plan = done.plan
+    lines = [_change(change) for change in plan.changes[:_LINES_SHOWN]] if dry_run else []
+    lines += _more(len(plan.changes)) if dry_run else []
+    lines += [f"not written: {problem}" for problem in plan.problems[:_LINES_SHOWN]] + _more(
+        len(plan.problems)
+    )
+    if plan.missing_columns:
+        lines.append(f"this database has no column {', '.join(plan.missing_columns)}: left out")
+    verb = "would be written" if dry_run else "written"
+    kept = f", {plan.num_kept} keep another description (--overwrite replaces them)" if plan.num_kept else ""
+    lines.append(
+        f"{printable(done.database)}: {len(plan.changes)} observations {verb}, "
+        f"{plan.num_same} say so already{kept}, {len(plan.problems)} not reached."
+    )
+    if done.backup is not None:
+        lines.append(f"As it was before: {printable(done.backup)}")
+    return "\n".join(lines)
+
+
+def _more(number: int) -> list[str]:
+    return [f"… and {number - _LINES_SHOWN} more"] if number > _LINES_SHOWN else []
+
+
+def _change(change: RowChange) -> str:
+    columns = "; ".join(
+        f"{column.name} {_shown(column.old)} -> {_shown(column.new)}" for column in change.columns
+    )
+    return f"observation {printable(os.fsdecode(change.id))} (frame {change.frame}): {columns}"
+
+
+def _shown(value: object) -> str:
+    text = "NULL" if value is None else printable(repr(value))
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def _as_json(done: Exported, *, dry_run: bool) -> str:
+    plan = done.plan
+    changes = [
+        {
+            "observation": os.fsdecode(change.id),
+            "frame": change.frame,
+            "columns": {column.name: column.new for column in change.columns},
+        }
+        for change in plan.changes
+    ]
+    return json.dumps(
+        {
+            "database": str(done.database),
+            "dry_run": dry_run,
+            "backup": None if done.backup is None else str(done.backup),
+            "changes": changes,
+            "num_same": plan.num_same,
+            "num_kept": plan.num_kept,
+            "missing_columns": plan.missing_columns,
+            "problems": plan.problems,
+        }
+    )

@@ -1,0 +1,102 @@
+"""Both command lines: which commands there are, and how an error ends one."""
+
+import logging
+import os
+import sys
+import traceback
+
+import typer
+
+from cache.errors import EXIT_INTERRUPTED, SeeonceError
+from checkpoint.backend import put_openblas_in_front
+from seeonce.commands.bench import bench_command
+from seeonce.commands.describe import describe_command
+from seeonce.commands.encode import encode_command
+from seeonce.commands.export import export_command
+from seeonce.commands.recordings import recordings_command
+from seeonce.commands.results import compare_command, report_command, runs_command, score_command
+from seeonce.commands.run import run_command
+from seeonce.commands.store import app as store_app
+from seeonce.commands.verify import verify_command
+
+put_openblas_in_front()  # whatever is called first, MLX is imported after this
+
+_USAGE_CODE = 2
+_DEBUG = "Any command takes --debug, which shows the traceback of an error."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=_DEBUG,
+)
+app.command("encode")(encode_command)
+app.command("describe")(describe_command)
+app.command("bench")(bench_command)
+app.command("run")(run_command)
+app.command("recordings")(recordings_command)
+app.command("export")(export_command)
+app.command("runs")(runs_command)
+app.command("report")(report_command)
+app.command("compare")(compare_command)
+app.command("score")(score_command)
+app.add_typer(store_app, name="store")
+
+
+@app.callback()
+def _seeonce() -> None:
+    """See each frame of a screen recording once, ask about it as often as you like.
+
+    Example: seeonce encode demo, then seeonce describe demo, then verify-cache demo
+    """
+
+
+verify_app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=_DEBUG,
+)
+verify_app.command()(verify_command)
+
+
+def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:
+    """Run a command line and return its exit code; an error becomes one line on standard error."""
+    debug = "--debug" in arguments
+    _quiet(debug)
+    try:
+        command([argument for argument in arguments if argument != "--debug"])
+    except SystemExit as ended:
+        return _exit_code(ended, error_code)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SeeonceError as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error_code
+    except Exception:  # a bug of ours: its traceback is wanted, and verify-cache must not say "differs"
+        traceback.print_exc()
+        return error_code
+    return 0
+
+
+def _exit_code(ended: SystemExit, error_code: int) -> int:
+    """Return the code of a finished command; typer itself ends wrong usage with 2 and Ctrl-C with 1."""
+    if isinstance(ended.__context__, typer.Abort):
+        return EXIT_INTERRUPTED
+    if ended.code == _USAGE_CODE:
+        return error_code
+    return ended.code if isinstance(ended.code, int) else 0
+
+
+def _quiet(debug: bool) -> None:
+    """Keep other libraries' advice off the terminal, unless it is asked for."""
+    level = logging.DEBUG if debug else logging.ERROR
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for name in ("transformers", "huggingface_hub", "mlx_vlm", "PIL", "libav"):
+        logging.getLogger(name).setLevel(level)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "debug" if debug else "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,164 @@
+"""``seeonce run``: an experiment file, the runs that it lacks, and a summary."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
+from cache.home import Home
+from precompute.pass_one import EncodeOptions, encode
+from seeonce.commands.encode import Terminal as EncodeTerminal
+from seeonce.commands.terminal import Terminal
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.describe import DescribeOptions, Shared, describe, planned
+from seeonce.runs.experiment_file import read_experiment
+from seeonce.runs.known import KnownAnswers
+from seeonce.runs.plan import plan_id
+from seeonce.runs.runs import RunSummary, finished_run, load_run, running_run
+from seeonce.runs.selection import LATEST, newest_recording, select
+from seeonce.runs.visible import visible
+from seeonce.verifier.canary import sound_limits
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the matrix.
+
+    ``was_there`` tells that an earlier call made it, ``is_elsewhere`` that another process is at it now,
+    ``error`` why there is none.
+    """
+
+    run: RunSummary
+    was_there: bool = False
+    is_elsewhere: bool = False
+    interrupted: bool = False
+    error: str | None = None
+
+
+def run_command(
+    experiment: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file, TOML.")],
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run all of it again, known answers too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
+) -> None:
+    """Run what an experiment file asks for and is not there yet; encodes what is not encoded.
+
+    Example: seeonce run experiment.toml
+    """
+    home = Home.locate()
+    options = list(_pinned(home, read_experiment(experiment).cells()))
+    done: list[Cell] = []
+    shared = Shared()  # a model is loaded once for all of its runs that follow one another
+    with AnswerCache(home) as known:
+        for number, cell in enumerate(options, 1):
+            try:
+                done.append(_run(home, replace(cell, fresh=fresh), known, shared))
+            except SeeonceError as error:  # costs no other run
+                if len(options) == 1:
+                    raise
+                done.append(_failed(cell, error))
+            typer.echo(_line(done[-1], f"[{number}/{len(options)}]"), err=True)
+            if done[-1].interrupted:
+                break
+    typer.echo(json.dumps([asdict(cell) for cell in done]) if as_json else _summary(done, len(options)))
+    raise typer.Exit(_exit_code(done))
+
+
+def _pinned(home: Home, cells: Iterable[DescribeOptions]) -> Iterator[DescribeOptions]:
+    """Say which recording ``latest`` is, once: one that comes meanwhile is not asked about in its place."""
+    newest: str | None = None
+    for options in cells:
+        if options.recording == LATEST:
+            newest = newest or newest_recording(home)
+        yield replace(options, recording=newest) if options.recording == LATEST and newest else options
+
+
+def _run(home: Home, options: DescribeOptions, known: KnownAnswers, shared: Shared) -> Cell:
+    try:
+        return _run_or_found(home, options, known, shared)
+    except KeyboardInterrupt:  # before the run began, or as it was closed
+        return _not_begun(options, "interrupted")
+
+
+def _not_begun(options: DescribeOptions, state: str, error: str | None = None) -> Cell:
+    summary = RunSummary("", options.name, options.recording, state=state)
+    return Cell(summary, interrupted=state == "interrupted", error=error)
+
+
+def _failed(options: DescribeOptions, error: SeeonceError) -> Cell:
+    return _not_begun(options, "failed", " ".join(str(error).split()))
+
+
+def _run_or_found(home: Home, options: DescribeOptions, known: KnownAnswers, shared: Shared) -> Cell:
+    with Terminal() as terminal:
+        if not _encoded(home, options, terminal.say):
+            return _not_begun(options, "interrupted")
+        selected = select(home, options.recording, options.model, terminal.say)
+        plan = plan_id(planned(home, selected, options))
+        if not options.fresh:
+            there = finished_run(home, options.name, plan)
+            if there is not None:
+                return Cell(there, was_there=True)
+            elsewhere = running_run(home, options.name, plan)
+            if elsewhere is not None:
+                return Cell(elsewhere, is_elsewhere=True)
+        limits = sound_limits(home, options.limits, terminal.say)
+        options = replace(options, limits=limits)
+        ended = describe(home, options, terminal, known, shared)
+    return Cell(load_run(ended.path, lambda _: None).info, interrupted=ended.interrupted)
+
+
+def _encoded(home: Home, options: DescribeOptions, say: Say) -> bool:
+    """Encode a recording that is not; tell whether it is now."""
+    try:
+        select(home, options.recording, options.model, say)
+    except NotEncodedError:
+        with EncodeTerminal() as terminal:
+            return not encode(home, EncodeOptions(options.recording, options.model), terminal).interrupted
+    return True
+
+
+def _line(cell: Cell, number: str) -> str:
+    run, name = cell.run, " ".join(visible(cell.run.name).split())
+    if cell.error is not None:
+        return f"error: {name}: {cell.error}"
+    if not run.id:
+        return f"{number} {name}: interrupted before it began"
+    if cell.is_elsewhere:
+        return f"{number} {name}: goes on in another process ({run.id})"
+    errors = f", {run.num_errors} errors" if run.num_errors else ""
+    if cell.was_there:
+        return f"{number} {name}: there already, {run.num_answers} answers{errors} ({run.id})"
+    known = f", {run.num_known} known from earlier runs" if run.num_known else ""
+    how = f"in {run.seconds:.1f} s{known}{errors}; {run.state}"
+    return f"{number} {name}: {run.num_answers} answers {how} ({run.id})"
+
+
+def _summary(done: list[Cell], num_cells: int) -> str:
+    fresh = [cell.run for cell in done if cell.run.id and not (cell.was_there or cell.is_elsewhere)]
+    left = num_cells - sum(cell.run.state == "done" for cell in done)
+    lines = [
+        f"{sum(cell.was_there for cell in done)} of {num_cells} runs were there, {len(fresh)} made: "
+        f"{sum(run.num_answers for run in fresh)} answers, "
+        f"{sum(run.num_known for run in fresh)} of them known, "
+        f"{sum(run.num_errors for run in fresh)} errors, {sum(run.seconds for run in fresh):.1f} s."
+    ]
+    if left:
+        lines.append(f"{left} {'run is' if left == 1 else 'runs are'} left: run the same command to go on.")
+    else:
+        lines.append("Side by side: seeonce report " + " ".join(cell.run.id for cell in done))
+    return "\n".join(lines)
+
+
+def _exit_code(done: list[Cell]) -> int:
+    if any(cell.interrupted for cell in done):
+        return EXIT_INTERRUPTED
+    if all(cell.error is not None for cell in done):
+        return EXIT_ERROR
+    partly = (cell.error is not None or cell.is_elsewhere or cell.run.num_errors for cell in done)
+    return EXIT_PARTLY if any(partly) else 0

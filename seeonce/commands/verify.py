@@ -1,0 +1,90 @@
+"""``verify-cache``: options and progress.
+
+Owns no work (``seeonce.verifier.verifier``) and no words of the report (``seeonce.verifier.report_text``).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import InputError
+from cache.home import Home
+from cache.user_path import output_path
+from infer.limits import BatchLimits
+from seeonce.commands.terminal import Terminal
+from seeonce.verifier.report import Against, Level, Report
+from seeonce.verifier.report_json import as_json_text
+from seeonce.verifier.report_text import markdown, terminal_lines
+from seeonce.verifier.verifier import VerifyOptions, verify, verify_store
+
+
+def verify_command(
+    recording: Annotated[
+        str | None, typer.Argument(help="demo, latest (the default), an id, the start of one, or the path.")
+    ] = None,
+    level: Annotated[
+        Level | None, typer.Option(help="How much to prove, each with those before; outputs by default.")
+    ] = None,
+    sample: Annotated[
+        str, typer.Option(help="How many entries to compare with live encoding, or all.")
+    ] = "8",
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
+    ] = None,
+    whole_store: Annotated[bool, typer.Option("--all", help="Check the bytes of the whole store.")] = False,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Relative difference of features that counts as equal.")
+    ] = None,
+    logprob_tolerance: Annotated[
+        float | None, typer.Option(help="Difference of log-probabilities that counts as equal.")
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option(help="Put faults into a copy as well: the check must object to each.")
+    ] = False,
+    against: Annotated[
+        Against | None, typer.Option(help="Also features by transformers, or answers by stream_generate.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
+    report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Prove that the store gives what live encoding gives. Exit 0 equal, 1 different, 2 could not check.
+
+    Example: verify-cache demo --level outputs --sample all
+    """
+    page = None if report is None else output_path(report, "--report")
+    if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
+        raise InputError(
+            "--all checks bytes of the whole store: leave RECORDING, --level and --controls out."
+        )
+    options = VerifyOptions(
+        recording=recording if recording is not None else "latest",
+        level=level or Level.outputs,
+        sample=sample,
+        model=model,
+        seed=seed,
+        tolerance=tolerance,
+        logprob_tolerance=logprob_tolerance,
+        limits=BatchLimits(max_num_seqs=max_num_seqs),
+        controls=controls,
+        against=against,
+    )
+    home = Home.locate()
+    with Terminal() as terminal:
+        found = verify_store(home, terminal) if whole_store else verify(home, options, terminal)
+    _write(page, found)
+    typer.echo(as_json_text(found) if as_json else "\n".join(terminal_lines(found)))
+    raise typer.Exit(found.exit_code)
+
+
+def _write(path: Path | None, report: Report) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(markdown(report), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"--report {path} cannot be written ({error.strerror}): give another file."
+        ) from error

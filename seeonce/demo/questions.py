@@ -1,0 +1,140 @@
+"""The questions that the demo checkpoint was trained on, and what is truly their answer.
+
+Each question has one fixed text, its first, and paraphrases; all of them were trained. No
+drawing and no model code.
+"""
+
+from dataclasses import dataclass
+
+from seeonce.demo.scene import Scene
+
+DEFAULT_PROMPT = (
+    "Describe this screenshot in one line, exactly in this format: description: what is on the screen"
+    " | activity: what the user is doing | apps: [applications] | topics: [topics]"
+)
+
+# Question id -> texts; the first is the one that truth.json names.
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "description": (
+        DEFAULT_PROMPT,
+        "Describe this screenshot.",
+        "Describe the screen in one line.",
+        "What is on the screen?",
+    ),
+    "apps": (
+        "Which applications are open?",
+        "Which apps are open on this screen?",
+        "List the open applications.",
+        "What applications can you see?",
+    ),
+    "topics": (
+        "What topics are on the screen?",
+        "Which topics are shown?",
+        "List the topics.",
+        "What is this about?",
+    ),
+    "activity": (
+        "What is the user doing?",
+        "What is the user working on?",
+        "Name the activity of the user.",
+        "What is happening in the focused window?",
+    ),
+    "windows": (
+        "How many windows are open?",
+        "How many windows are there?",
+        "Count the windows.",
+        "What is the number of windows?",
+    ),
+}
+CHANGE_QUESTION = (
+    "What changed between the two screens?",
+    "What changed between the two frames?",
+    "What is different on the second screen?",
+    "Compare the two screens.",
+)
+
+_ACTIVITIES = {
+    "terminal": "running commands",
+    "editor": "writing code",
+    "browser": "reading a page",
+    "chat": "chatting",
+    "calendar": "planning the week",
+    "mail": "answering mail",
+    "notes": "taking notes",
+    "design tool": "drawing shapes",
+}
+_PLACES: dict[tuple[str, int], tuple[str, ...]] = {
+    ("full", 1): ("full screen",),
+    ("middle", 1): ("in the middle",),
+    ("columns", 2): ("on the left", "on the right"),
+    ("rows", 2): ("at the top", "at the bottom"),
+    ("cascade", 2): ("in front", "behind"),
+    ("columns", 3): ("on the left", "in the middle", "on the right"),
+    ("main", 3): ("on the left", "at the top right", "at the bottom right"),
+    ("cascade", 3): ("in front", "behind", "at the back"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTruth:
+    """One window: what it is, what it is about, where it stands."""
+
+    app: str
+    topic: str
+    place: str
+    focused: bool
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is true of one screen, its windows in the order in which answers name them."""
+
+    size: tuple[int, int]
+    theme: str
+    layout: str
+    windows: tuple[WindowTruth, ...]
+
+
+def truth_of(scene: Scene) -> Truth:
+    """Return the truth of `scene`."""
+    places = _PLACES[(scene.layout, len(scene.windows))]
+    windows = tuple(
+        WindowTruth(window.pane.app, window.pane.topic, place, window.focused, window.box)
+        for window, place in zip(scene.windows, places, strict=True)
+    )
+    return Truth(scene.size, scene.theme, scene.layout, windows)
+
+
+def answers(truth: Truth) -> dict[str, str]:
+    """Return the true answer of every question about one screen, by question id."""
+    apps = ", ".join(window.app for window in truth.windows)
+    topics = ", ".join(window.topic for window in truth.windows)
+    activity = _activity(truth)
+    places = ", ".join(f"{window.app} {window.place}" for window in truth.windows)
+    return {
+        "description": (
+            f"description: {places}, {truth.theme} desktop | activity: {activity}"
+            f" | apps: [{apps}] | topics: [{topics}]"
+        ),
+        "apps": apps,
+        "topics": topics,
+        "activity": activity,
+        "windows": str(len(truth.windows)),
+    }
+
+
+def change_answer(before: Truth, after: Truth) -> str:
+    """Return the true answer to what changed: the applications of one screen and of the other."""
+    old, new = (", ".join(window.app for window in truth.windows) for truth in (before, after))
+    return f"before: [{old}] | after: [{new}]"
+
+
+def default_prompts() -> dict[str, str]:
+    """Return the fixed text of every question, by question id, the two-frame one included."""
+    return {name: texts[0] for name, texts in QUESTIONS.items()} | {"change": CHANGE_QUESTION[0]}
+
+
+def _activity(truth: Truth) -> str:
+    focused = next(window for window in truth.windows if window.focused)
+    return f"{_ACTIVITIES[focused.app]} about {focused.topic}"

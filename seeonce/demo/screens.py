@@ -1,0 +1,119 @@
+"""A seed as a picture with its truth, and folders of such pictures for outside judges.
+
+    python -m seeonce.demo.screens OUT --count 200 --seed 1000000
+
+writes 200 screens that training never saw, named like the frames of a recording, and
+`truth.json` beside them.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from seeonce.demo.paint import paint
+from seeonce.demo.questions import Truth, answers, change_answer, default_prompts, truth_of
+from seeonce.demo.scene import Scene, sample_scene
+
+SIZES = ((1280, 800), (1024, 768))
+
+# Which seeds are whose. Training and validation never leave their ranges.
+TRAINING_SEEDS = range(100_000)
+VALIDATION_SEEDS = range(500_000, 501_000)
+RECORDING_SEED = 700_000
+FIRST_HELD_OUT_SEED = 1_000_000
+
+TRUTH_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """A drawn screen: RGB picture at full size, and what is true of it."""
+
+    image: Image.Image
+    scene: Scene
+    truth: Truth
+
+
+def draw_screen(seed: int, size: tuple[int, int] = SIZES[0]) -> Screen:
+    """Draw the screen of `seed`, the same pixels every time."""
+    scene = sample_scene(seed, size)
+    return Screen(paint(scene), scene, truth_of(scene))
+
+
+def size_of(seed: int) -> tuple[int, int]:
+    """Return the size used for `seed` in training and in folders: every third couple is 4:3."""
+    return SIZES[1] if seed // 2 % 3 == 2 else SIZES[0]
+
+
+def truth_document(names: list[str], truths: list[Truth], note: str) -> dict[str, object]:
+    """Return the content of truth.json for frames in order.
+
+    `frames` maps a file name to its truth and to the true answer of every question;
+    `changes` gives, for each frame but the first, the answer for it and the frame before.
+    """
+    frames = {
+        name: {"truth": asdict(truth), "answers": answers(truth)}
+        for name, truth in zip(names, truths, strict=True)
+    }
+    changes = [
+        {
+            "frames": [names[index - 1], names[index]],
+            "answer": change_answer(truths[index - 1], truths[index]),
+        }
+        for index in range(1, len(names))
+    ]
+    return {
+        "format": TRUTH_FORMAT,
+        "note": note,
+        "prompts": default_prompts(),
+        "frames": frames,
+        "changes": changes,
+    }
+
+
+def write_folder(folder: Path, count: int, seed: int, interval_s: float = 10.0) -> None:
+    """Write the screens of `seed` and the `count - 1` seeds after it, with truth.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names, truths = [], []
+    for index in range(count):
+        screen = draw_screen(seed + index, size_of(seed + index))
+        names.append(frame_name(index, index * interval_s))
+        truths.append(screen.truth)
+        screen.image.save(folder / names[-1])
+    note = f"screens of seeds {seed} to {seed + count - 1}"
+    write_truth(folder, truth_document(names, truths, note))
+
+
+def frame_name(index: int, time_s: float) -> str:
+    """Return a frame's file name: index and time in seconds."""
+    return f"{index:04d}_{time_s:.1f}s.png"
+
+
+def write_truth(folder: Path, document: dict[str, object]) -> None:
+    """Write `truth.json` into `folder`."""
+    (folder / "truth.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m seeonce.demo.screens", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", type=Path, help="where to write the pictures and truth.json")
+    parser.add_argument("--count", type=int, default=200, help="how many screens (default 200)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=FIRST_HELD_OUT_SEED,
+        help=f"seed of the first screen; training never used {FIRST_HELD_OUT_SEED} and above (the default)",
+    )
+    arguments = parser.parse_args()
+    write_folder(arguments.folder, arguments.count, arguments.seed)
+    print(f"wrote {arguments.count} screens and truth.json to {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Answers by content: the same question to the same model about the same pictures is not decoded again.
+
+Owns one SQLite file, ``answers/answers-1.sqlite``, its bound, and when a row's word is good. Does not own
+what makes two questions the same: an ask is named by a digest (``seeonce.runs.plan``). It is only a memory:
+when it is corrupt it starts anew, when it cannot be written it is silently off. Errors are never kept.
+"""
+
+import sqlite3
+import time
+
+from cache.digest import FieldHasher
+from cache.errors import StoreError
+from cache.files import PRIVATE_FOLDER
+from cache.home import Home
+from cache.remembered import Memory, RememberedFile
+from seeonce.runs.known import AskId, Reply
+from seeonce.runs.reply_json import reply_from_json, reply_to_json
+
+MAX_ANSWERS = 500_000
+MAX_BYTES = 1 << 30
+_CHECK = "seeonce 2026-11 answer row, format 1"
+_KEPT_OF_FULL = 0.8
+_PRUNE_EVERY = 500
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    ask TEXT PRIMARY KEY, recording TEXT NOT NULL, reply TEXT NOT NULL, used_at INTEGER NOT NULL,
+    row_digest BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_by_use ON answers (used_at);
+CREATE INDEX IF NOT EXISTS answers_by_recording ON answers (recording);
+"""
+
+
+class AnswerCache(Memory):
+    """The answers of one home; threads and processes may share it. ``close`` it, or use ``with``."""
+
+    def __init__(self, home: Home, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
+        """Nothing is opened until it is asked."""
+        self._home, self._max_answers, self._max_bytes = home, max_answers, max_bytes
+        self._path = home.path / "answers" / "answers-1.sqlite"
+        super().__init__(RememberedFile(self._path, _SCHEMA, self._prepare_folder))
+        self._num_kept = 0
+
+    def find(self, ask: AskId) -> Reply | None:
+        """Return the reply that was kept for an ask; a row that is not what was written is none."""
+
+        def work(connection: sqlite3.Connection) -> Reply | None:
+            query = "SELECT recording, reply, row_digest FROM answers WHERE ask = ?"
+            row = connection.execute(query, (ask,)).fetchone()
+            if row is None or row[2] != _row_digest(ask, row[0], row[1]):
+                return None
+            with connection:
+                connection.execute("UPDATE answers SET used_at = ? WHERE ask = ?", (_now(), ask))
+            return _reply(row[1])
+
+        return self._file.work(work)
+
+    def keep(self, ask: AskId, reply: Reply, recording: str) -> None:
+        """Keep a reply that was decoded for a recording; one with an error is not kept."""
+        if reply.error is not None:
+            return
+        text = reply_to_json(reply)
+
+        def work(connection: sqlite3.Connection) -> None:
+            with connection:
+                row = (ask, recording, text, _now(), _row_digest(ask, recording, text))
+                connection.execute("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?)", row)
+            if self._num_kept % _PRUNE_EVERY == 0:
+                self._prune(connection)
+            self._num_kept += 1
+
+        self._file.work(work)
+
+    def remove_recording(self, recording: str) -> int:
+        """Remove the answers that were decoded for a recording; return how many there were."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return connection.execute("DELETE FROM answers WHERE recording = ?", (recording,)).rowcount
+
+        return self._file.erase(work) or 0
+
+    def _prune(self, connection: sqlite3.Connection) -> None:
+        """When there is more than the bound, keep four fifths of it: those that were used last."""
+        num_answers, num_bytes = connection.execute(
+            "SELECT count(*), coalesce(sum(length(reply)), 0) FROM answers"
+        ).fetchone()
+        share = max(num_answers / self._max_answers, num_bytes / self._max_bytes)
+        if share <= 1:
+            return
+        surplus = num_answers - int(num_answers / share * _KEPT_OF_FULL)
+        with connection:
+            connection.execute(
+                "DELETE FROM answers WHERE ask IN (SELECT ask FROM answers ORDER BY used_at LIMIT ?)",
+                (surplus,),
+            )
+
+    def _prepare_folder(self) -> None:
+        self._path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+
+
+def _row_digest(ask: str, recording: str, reply: str) -> bytes:
+    """Return what binds a reply to its ask: SQLite does not notice a flipped bit, nor two rows exchanged."""
+    hasher = FieldHasher(_CHECK)
+    hasher.add((ask, recording, reply))
+    return hasher.digest()
+
+
+def _reply(text: str) -> Reply | None:
+    try:
+        return reply_from_json(text)
+    except StoreError:  # of another version
+        return None
+
+
+def _now() -> int:
+    return int(time.time())

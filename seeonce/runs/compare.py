@@ -1,0 +1,143 @@
+"""Two columns of answers against each other: agreement, similarity, and where they part most.
+
+Owns the figures. Does not own which answers are compared (``seeonce.runs.sheet``) or the printed form.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from seeonce.runs.answers import Description, parse_description
+from seeonce.runs.similarity import MATCH_ABOVE, normalised, similarity
+
+Place = tuple[str, int]
+"""A frame: its recording's id and its index."""
+
+_NUM_CHANGED_MOST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer to be compared: its text, and its fields when it has them."""
+
+    text: str
+    description: Description | None
+
+    @classmethod
+    def of(cls, text: str) -> "Said":
+        """Take a text that may be a description line."""
+        return cls(text, parse_description(text))
+
+    @property
+    def words(self) -> str:
+        """Its description alone where it has fields, else all of it."""
+        return self.text if self.description is None else self.description.description
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One side of a comparison. ``num_failed`` answers were errors and are not compared."""
+
+    name: str
+    said: Mapping[Place, Said]
+    num_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FrameChange:
+    """How much one frame's answer changed; ``similarity`` is 1.0 when it did not."""
+
+    recording: str
+    frame: int
+    similarity: float
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppCount:
+    """An application, and on how many frames it is named by one side alone."""
+
+    app: str
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two sides have in common. Rates are shares of ``num_frames``, the frames that both answered."""
+
+    left: str
+    right: str
+    num_frames: int
+    num_left_only: int
+    num_right_only: int
+    num_failed: int
+    agreement: float
+    match_rate: float
+    mean_similarity: float
+    apps_left_only: tuple[AppCount, ...]
+    apps_right_only: tuple[AppCount, ...]
+    changed_most: tuple[FrameChange, ...]
+
+
+def compare(left: Answers, right: Answers) -> Comparison:
+    """Compare what two sides said about the frames that both speak of.
+
+    ``agreement`` counts equal texts, ``match_rate`` those whose similarity is above 0.8.
+    """
+    places = sorted(left.said.keys() & right.said.keys())
+    changes = [_change(place, left.said[place], right.said[place]) for place in places]
+    num_frames = len(changes)
+    ratios = [change.similarity for change in changes]
+    parted = sorted((change for change in changes if change.similarity < 1), key=_most_changed_first)
+    pairs = [(left.said[place], right.said[place]) for place in places]
+    return Comparison(
+        left=left.name,
+        right=right.name,
+        num_frames=num_frames,
+        num_left_only=len(left.said) - num_frames,
+        num_right_only=len(right.said) - num_frames,
+        num_failed=left.num_failed + right.num_failed,
+        agreement=_share(sum(ratio == 1 for ratio in ratios), num_frames),
+        match_rate=_share(sum(ratio > MATCH_ABOVE for ratio in ratios), num_frames),
+        mean_similarity=_share(sum(ratios), num_frames),
+        apps_left_only=_named_once(pairs),
+        apps_right_only=_named_once((right, left) for left, right in pairs),
+        changed_most=tuple(parted[:_NUM_CHANGED_MOST]),
+    )
+
+
+def likeness(left: Said, right: Said) -> float:
+    """Return how alike two answers are, 0.0 to 1.0; 1.0 when they differ in white space at most."""
+    first, second = left.text, right.text
+    if first == left.words or second == right.words:  # a sentence, or a row's, against a line of fields
+        first, second = left.words, right.words
+    return 1.0 if normalised(first) == normalised(second) else min(similarity(first, second), 1 - 1e-9)
+
+
+def _change(place: Place, left: Said, right: Said) -> FrameChange:
+    return FrameChange(*place, likeness(left, right), left.text, right.text)
+
+
+def _most_changed_first(change: FrameChange) -> tuple[float, str, int]:
+    return change.similarity, change.recording, change.frame
+
+
+def _named_once(pairs: Iterable[tuple[Said, Said]]) -> tuple[AppCount, ...]:
+    """Count applications that the first of each pair names and the second, which has fields, does not."""
+    counts = Counter(
+        app
+        for left, right in pairs
+        if left.description is not None and right.description is not None
+        for app in _apps(left.description) - _apps(right.description)
+    )
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(AppCount(app, count) for app, count in ordered)
+
+
+def _apps(description: Description) -> set[str]:
+    return {normalised(app).casefold() for app in description.apps}
+
+
+def _share(count: float, total: int) -> float:
+    return count / total if total else 0.0

@@ -1,0 +1,192 @@
+"""Answers against the truth: exact matches, precision and recall of lists, and frames mixed up.
+
+Owns the figures and what counts as a mix-up. Does not own where a truth comes from (``seeonce.runs.truth``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from seeonce.runs.answers import Description
+from seeonce.runs.compare import Place
+from seeonce.runs.sheet import Cell, Sheet
+from seeonce.runs.similarity import MATCH_ABOVE, normalised, word_similarity
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is true of one frame, as far as it is known: the whole answer, or fields of a description.
+
+    ``apps`` and ``topics`` are lower case. ``is_list`` names the field when the whole answer is that list.
+    """
+
+    text: str | None = None
+    description: str | None = None
+    activity: str | None = None
+    apps: frozenset[str] | None = None
+    topics: frozenset[str] | None = None
+    is_list: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListScore:
+    """How many items of a kind were named rightly, wrongly, or not at all, over all frames."""
+
+    num_right: int = 0
+    num_wrong: int = 0
+    num_missed: int = 0
+
+    @property
+    def precision(self) -> float | None:
+        """The share of named items that are true; ``None`` when none was named."""
+        named = self.num_right + self.num_wrong
+        return self.num_right / named if named else None
+
+    @property
+    def recall(self) -> float | None:
+        """The share of true items that were named; ``None`` when there are none."""
+        true = self.num_right + self.num_missed
+        return self.num_right / true if true else None
+
+
+@dataclass(frozen=True, slots=True)
+class MixUp:
+    """A frame whose answer fits another frame's truth, ``like_frame``'s, better than its own."""
+
+    recording: str
+    frame: int
+    like_frame: int
+    own_score: float
+    other_score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScore:
+    """How one prompt of one run did. ``num_exact`` of ``num_scored`` answers are true in every field."""
+
+    label: str
+    run: str
+    prompt: str
+    num_scored: int
+    num_exact: int
+    apps: ListScore | None
+    topics: ListScore | None
+    mix_ups: tuple[MixUp, ...]
+
+    @property
+    def exact(self) -> float:
+        """The share of answers that are exactly true."""
+        return self.num_exact / self.num_scored if self.num_scored else 0.0
+
+
+Truth = Mapping[Place, Expected]
+
+
+def score_column(sheet: Sheet, number: int, truth: Truth) -> PromptScore:
+    """Score one column of a sheet; answers that failed count as wrong, frames of unknown truth not at all."""
+    scored = [
+        ((row.recording, row.frame), cell, truth[row.recording, row.frame])
+        for row in sheet.rows
+        if (cell := row.cells[number]) is not None and (row.recording, row.frame) in truth
+    ]
+    column = sheet.columns[number]
+    return PromptScore(
+        label=column.label,
+        run=column.run.id,
+        prompt=column.prompt,
+        num_scored=len(scored),
+        num_exact=sum(is_true(cell, expected) for _, cell, expected in scored),
+        apps=_list_score(scored, "apps"),
+        topics=_list_score(scored, "topics"),
+        mix_ups=tuple(
+            found for place, cell, expected in scored if (found := _mix_up(place, cell, expected, truth))
+        ),
+    )
+
+
+def is_true(cell: Cell, expected: Expected) -> bool:
+    """Tell whether an answer is true in everything that is known of its frame."""
+    if cell.error is not None:
+        return False
+    if expected.text is not None:
+        return normalised(cell.text) == normalised(expected.text)
+    found = cell.description
+    pairs = [
+        (expected.description, found and normalised(found.description)),
+        (expected.activity, found and normalised(found.activity)),
+        (expected.apps, _items(cell, expected, "apps")),
+        (expected.topics, _items(cell, expected, "topics")),
+    ]
+    return all(wanted is None or _plain(wanted) == got for wanted, got in pairs)
+
+
+def _plain(value: str | frozenset[str]) -> str | frozenset[str]:
+    return normalised(value) if isinstance(value, str) else value
+
+
+def _items(cell: Cell, expected: Expected, kind: str) -> frozenset[str]:
+    """Return the items of a kind that an answer names."""
+    if expected.is_list == kind:
+        return as_items(cell.text.split(","))
+    return as_items(_of_kind(cell.description, kind)) if cell.description is not None else frozenset()
+
+
+def _of_kind(description: Description, kind: str) -> tuple[str, ...]:
+    return description.apps if kind == "apps" else description.topics
+
+
+def as_items(names: Sequence[str]) -> frozenset[str]:
+    """Return names without case, surrounding space and repetition."""
+    return frozenset(item for name in names if (item := normalised(name).casefold()))
+
+
+def _list_score(scored: Sequence[tuple[Place, Cell, Expected]], kind: str) -> ListScore | None:
+    """Count the items of a kind over all frames whose true items are known; ``None`` when none are."""
+    right = wrong = missed = num_known = 0
+    for _, cell, expected in scored:
+        wanted = expected.apps if kind == "apps" else expected.topics
+        if wanted is None:
+            continue
+        named = _items(cell, expected, kind) if cell.error is None else frozenset()
+        right, wrong = right + len(named & wanted), wrong + len(named - wanted)
+        missed, num_known = missed + len(wanted - named), num_known + 1
+    return ListScore(right, wrong, missed) if num_known else None
+
+
+def _mix_up(place: Place, cell: Cell, own: Expected, truth: Truth) -> MixUp | None:
+    """Return whose truth a wrong answer tells, when it tells another frame's and tells it well.
+
+    Of several frames with that truth the nearest is named.
+    """
+    if cell.error is not None or is_true(cell, own):
+        return None
+    own_score = _fit(cell, own)
+    fits: dict[Expected, float] = {own: own_score}
+    best: tuple[float, int, int] | None = None
+    for (recording, frame), expected in truth.items():
+        if recording != place[0] or expected == own:
+            continue
+        if expected not in fits:
+            fits[expected] = 1.0 if is_true(cell, expected) else _fit(cell, expected)
+        candidate = (-fits[expected], abs(frame - place[1]), frame)
+        best = candidate if best is None or candidate < best else best
+    if best is None or -best[0] <= max(own_score, MATCH_ABOVE):
+        return None
+    return MixUp(*place, best[2], own_score, -best[0], cell.text)
+
+
+def _fit(cell: Cell, expected: Expected) -> float:
+    """Return how well an answer tells a truth, 0.0 to 1.0: the mean over what is known."""
+    found, fits = cell.description, []
+    if expected.text is not None:
+        return word_similarity(cell.text, expected.text)
+    if expected.description is not None:
+        fits.append(word_similarity(found.description if found else cell.text, expected.description))
+    if expected.activity is not None:
+        fits.append(word_similarity(found.activity if found else "", expected.activity))
+    for kind, wanted in (("apps", expected.apps), ("topics", expected.topics)):
+        if wanted is not None:
+            named = _items(cell, expected, kind)
+            union = named | wanted
+            fits.append(len(named & wanted) / len(union) if union else 1.0)
+    return sum(fits) / len(fits) if fits else 0.0

@@ -1,0 +1,307 @@
+"""The outputs level of verify-cache: answers from the store against live ones.
+
+Per entry of the sample and question: mlx-vlm answers live, one at a time, from the picture itself. Then
+pass two answers from the store, batched as ``seeonce describe`` does by default, and what it hands out is
+compared; and with live's answer forced on the batch, log-probabilities are compared at every position,
+from the store and, where every bit of the features agrees, from live features under the same schedule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cache.manifest import FrameEntry
+from cache.store import Store
+from infer.batching import Answer, FeatureSource, Request, answer_all
+from infer.engine_stats import EngineStats
+from infer.hooks import RowHooks
+from infer.limits import BatchLimits
+from infer.mlx_vlm_adapter import LanguageHalf
+from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text
+from infer.sampling import Sampling
+from infer.stored import StoredFeatures
+from infer.tokenizer import ChatTokenizer
+from seeonce.runs.selection import Selected
+from seeonce.verifier.compare import (
+    TraceDifference,
+    first_difference,
+    margin_at,
+    rounding_noise,
+    trace_difference,
+)
+from seeonce.verifier.embeddings import EmbeddingCheck, ProvenLive
+from seeonce.verifier.reference import LiveAnswer, LiveReference, Picture
+from seeonce.verifier.report import Check, Listener, LogprobFigures, Tolerances
+from seeonce.verifier.teacher import Trace, Watcher
+
+_MAX_TOKENS = 64
+_PAIR_PROMPT = Prompt("What is different between these two?")
+_NUM_PAIRS = 2  # questions about two frames: their order must not be lost
+_NUM_NOISE = 4  # entries that live is asked about once more, to see how far it rounds by itself
+_PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request about one frame or two, and what live answered."""
+
+    request: Request
+    live: LiveAnswer
+
+
+class OutputCheck:
+    """Answers two questions about each entry whose features were compared, and holds them against live."""
+
+    def __init__(
+        self, store: Store, selected: Selected, limits: BatchLimits, allowed: Tolerances, listener: Listener
+    ) -> None:
+        """Answer from ``store`` with the limits that pass two would have."""
+        self._selected, self._limits, self._allowed, self._listener = selected, limits, allowed, listener
+        self._store = store
+        self._tokenizer = ChatTokenizer(selected.folder, selected.config)
+        self._asked: list[_Asked] = []
+        self._noise: list[float] = []
+        self._last: tuple[FrameEntry, Picture] | None = None
+        self._num_pairs = 0
+        self._problems: list[str] = []
+        self._parted: set[int] = set()
+        self._max_in_flight = 0
+
+    @property
+    def _mean_allowed(self) -> float:
+        """The tolerance of the mean: more where live itself rounds more, within bounds."""
+        allowed = self._allowed.mean_logprob
+        if self._allowed.given:
+            return allowed
+        noise = sum(self._noise) / len(self._noise) if self._noise else 0.0
+        return min(max(allowed, 3 * noise), 3 * allowed)
+
+    def ask_live(self, frame: FrameEntry, picture: Picture, reference: LiveReference) -> None:
+        """Let mlx-vlm answer about a picture, right after its features were compared: it is encoded once."""
+        for prompt in _PROMPTS:
+            answer = self._ask((frame,), (picture,), prompt, reference)
+        if len(self._noise) < _NUM_NOISE:
+            again = reference.answer((picture,), prompt.text, _MAX_TOKENS, 3, answer.top_tokens)
+            agreed = _num_agreed(answer, again)
+            self._noise.append(rounding_noise(answer.top_logprobs[:agreed], again.top_logprobs[:agreed]))
+        if self._last is not None and self._num_pairs < _NUM_PAIRS:
+            other, other_picture = self._last
+            self._ask((frame, other), (picture, other_picture), _PAIR_PROMPT, reference)
+            self._num_pairs += 1
+        self._last = (frame, picture)
+
+    def _ask(
+        self,
+        frames: tuple[FrameEntry, ...],
+        pictures: tuple[Picture, ...],
+        prompt: Prompt,
+        reference: LiveReference,
+    ) -> LiveAnswer:
+        tokens = self._tokenizer.encode([*map(Image, frames), Text(prompt.text)])
+        request = Request(len(self._asked), tokens, frames, Sampling(max_tokens=_MAX_TOKENS))
+        answer = reference.answer(pictures, prompt.text, _MAX_TOKENS)
+        self._asked.append(_Asked(request, answer))
+        return answer
+
+    def run(self, embeddings: EmbeddingCheck) -> Check:
+        """Answer from the store what live was asked, and compare."""
+        num_answers = len(self._asked)
+        asked = self._fill_a_batch(self._asked)
+        self._listener.begin(len(asked) * (3 if embeddings.all_exact else 2), "outputs", "answer")
+        half = LanguageHalf(
+            self._selected.folder, self._selected.config, self._selected.manifest.encoder.compute_dtype
+        )
+        self._compare_answers(asked, half)
+        source = StoredFeatures(self._store, self._selected.manifest.recording.id)
+        from_store = self._forced(asked, half, source)
+        if embeddings.all_exact:
+            from_live = self._forced(asked, half, ProvenLive(self._store, embeddings.digests))
+            self._compare_schedules(asked, from_store, from_live)
+        if self._selected.manifest.encoder.compute_dtype == "float32":
+            self._compare_seeds(asked, half, source)
+        figures = self._compare_traces(asked, from_store)
+        return self._verdict(replace(figures, num_answers=num_answers))
+
+    def _fill_a_batch(self, asked: list[_Asked]) -> list[_Asked]:
+        """Repeat what is asked until a batch is full: faults of full batches show in full batches only."""
+        copies = -(-self._limits.max_num_seqs // max(1, len(asked)))
+        return [
+            replace(item, request=replace(item.request, id=number))
+            for number, item in enumerate(asked * copies)
+        ]
+
+    def _compare_answers(self, asked: Sequence[_Asked], half: LanguageHalf) -> None:
+        """Hold what pass two hands out against live's answers."""
+        source = StoredFeatures(self._store, self._selected.manifest.recording.id)
+        requests = [item.request for item in asked]
+        answers: dict[int, Answer] = {}
+        for answer in answer_all(
+            requests, half, source, self._tokenizer.stop_ids, self._limits, report=self._note_in_flight
+        ):
+            answers[answer.request.id] = answer
+            self._listener.advance()
+        for item in asked:
+            found = answers.get(item.request.id)
+            problem = _answer_problem(item, found, self._tokenizer, self._allowed)
+            self._object(item, problem)
+            if problem is None and found is not None and found.tokens != item.live.handed_out:
+                self._parted.add(item.request.id % len(self._asked))  # repeats count once
+
+    def _note_in_flight(self, stats: EngineStats) -> None:
+        self._max_in_flight = stats.max_in_flight
+
+    def _in_flight_words(self) -> str:
+        """Say how many answers decoded at once: memory may admit fewer than are allowed."""
+        allowed = self._limits.max_num_seqs
+        fewer = f" ({allowed} were allowed)" if self._max_in_flight < allowed else ""
+        return f"up to {self._max_in_flight} in flight{fewer}"
+
+    def _forced(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
+        """Decode live's answers, each to its end, and return what the batch thought of every token."""
+        watchers = {item.request.id: Watcher(item.live.tokens, item.live.top_tokens) for item in asked}
+        requests = [
+            replace(item.request, sampling=Sampling(max_tokens=len(item.live.tokens))) for item in asked
+        ]
+        never = frozenset[int]()  # a stop token of live is compared like any other
+        traces = {}
+        answers = answer_all(
+            requests, half, source, never, self._limits, lambda request: RowHooks((watchers[request.id],))
+        )
+        for answer in answers:
+            traces[answer.request.id] = watchers[answer.request.id].trace(len(answer.tokens))
+            self._listener.advance()
+        return traces
+
+    def _compare_schedules(
+        self, asked: Sequence[_Asked], stored: dict[int, Trace], live: dict[int, Trace]
+    ) -> None:
+        for item in asked:
+            if stored[item.request.id] != live[item.request.id]:
+                self._object(
+                    item, "log-probabilities from the store are not exactly those from live features"
+                )
+
+    def _compare_seeds(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> None:
+        """Draw the same request twice under one seed and once under another, among the others.
+
+        Hot, so that another stream gives other tokens; in float32 alone, where rounding never decides.
+        """
+        first = asked[0]
+        drawn = [
+            replace(first.request, id=-1 - seed, sampling=Sampling(100.0, seed=max(seed, 1), max_tokens=16))
+            for seed in range(3)
+        ]
+        others = [replace(item.request, sampling=Sampling(max_tokens=4)) for item in asked[1:4]]
+        requests = [drawn[0], *others, *drawn[1:]]
+        found = {
+            answer.request.id: answer.tokens
+            for answer in answer_all(requests, half, source, frozenset(), self._limits)
+        }
+        if found[-1] != found[-2]:
+            self._object(first, "a sampled answer does not repeat under its seed")
+        if found[-1] == found[-3]:
+            self._object(first, "a sampled answer is the same under another seed")
+
+    def _compare_traces(self, asked: Sequence[_Asked], stored: dict[int, Trace]) -> LogprobFigures:
+        """Hold what the batch thought of live's tokens against what live itself thought."""
+        found = []
+        for item in asked:
+            difference = _trace(item, stored[item.request.id], self._allowed.logprob)
+            self._object(item, difference.problem)
+            found.append(difference)
+        distances = [distance for difference in found for distance in difference.distances]
+        figures = LogprobFigures(
+            num_answers=len(asked),
+            num_positions=len(distances),
+            num_other_answers=len(self._parted),
+            num_other_tokens=sum(difference.num_other_tokens for difference in found),
+            max_abs=max((difference.largest for difference in found), default=0.0),
+            mean_abs=sum(distances) / len(distances) if distances else 0.0,
+            mean_allowed=self._mean_allowed,
+        )
+        if not figures.mean_abs <= self._mean_allowed:
+            self._problems.append(
+                f"log-probabilities lie {figures.mean_abs:.3g} away from live in the mean over "
+                f"{figures.num_positions} positions; tolerance {self._mean_allowed:.2g}"
+            )
+        return figures
+
+    def _object(self, item: _Asked, problem: str | None) -> None:
+        named = " and ".join(str(frame.index) for frame in item.request.frames)
+        line = f"frame {named}: {problem}"
+        if problem is not None and line not in self._problems:
+            self._problems.append(line)
+
+    def _verdict(self, figures: LogprobFigures) -> Check:
+        num_entries = len({key for item in self._asked for key in item.request.keys})
+        num_total = len({frame.key for frame in self._selected.manifest.frames})
+        words = (
+            f"{figures.num_answers} answers about {num_entries} of {num_total} entries, "
+            f"{self._in_flight_words()}, "
+        )
+        if self._problems:
+            words += f"unlike those of mlx-vlm live, one at a time: {len(self._problems)} problems"
+        else:
+            words += (
+                f"are those of mlx-vlm live, one at a time{_near_tie_words(figures)}; at each of "
+                f"{figures.num_positions} positions the token's log-probability is within "
+                f"{figures.max_abs:.2g}, those of the eight most likely within {figures.mean_abs:.2g} in the "
+                "mean"
+            )
+        return Check(
+            name="outputs",
+            equal=not self._problems,
+            words=words,
+            num_checked=num_entries,
+            num_total=num_total,
+            problems=tuple(self._problems),
+            logprobs=figures,
+        )
+
+
+def _near_tie_words(figures: LogprobFigures) -> str:
+    if not figures.num_near_ties:
+        return ""
+    return (
+        f" but for near-ties of live ({figures.num_other_answers} answers go on otherwise from there, "
+        f"another token would have won at {figures.num_other_tokens} positions)"
+    )
+
+
+def _answer_problem(
+    item: _Asked, answer: Answer | None, tokenizer: ChatTokenizer, allowed: Tolerances
+) -> str | None:
+    """Say how the answer that pass two hands out is not live's, up to a near-tie of live itself."""
+    live = item.live
+    if answer is None:
+        return "pass two gave no answer"
+    if answer.error is not None:
+        return answer.error
+    if item.request.prompt.ids != live.prompt_ids:
+        return "the prompt has other tokens than mlx-vlm gives it"
+    want = live.handed_out
+    at = first_difference(answer.tokens, want)
+    if at is not None:
+        margin = margin_at(live.margins, at)
+        if margin <= allowed.logprob:
+            return None
+        if at == min(len(answer.tokens), len(want)):
+            return f"{len(answer.tokens)} tokens, live gives {len(want)}"
+        return f"token {at} is another one, live's margin is {margin:.3g}"
+    if (answer.finish_reason == "stop") != live.stopped:
+        return f"it ends by {answer.finish_reason!r}, live {'does' if live.stopped else 'does not'} stop"
+    if tokenizer.decode(answer.tokens) != live.text:
+        return "the same tokens become another text than mlx-vlm's tokenizer gives"
+    return None
+
+
+def _num_agreed(one: LiveAnswer, other: LiveAnswer) -> int:
+    """Return at how many positions two answers were asked about after the same beginning."""
+    at = first_difference(one.tokens, other.tokens)
+    return 1 + (len(one.tokens) if at is None else at)
+
+
+def _trace(item: _Asked, stored: Trace, tolerance: float) -> TraceDifference:
+    live = item.live
+    return trace_difference(
+        live.tokens, live.top_logprobs, live.margins, stored.logprobs, stored.best_tokens, tolerance
+    )

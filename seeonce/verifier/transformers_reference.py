@@ -1,0 +1,172 @@
+"""Hugging Face's PyTorch vision tower as a second reference: ``verify-cache --against transformers``.
+
+Owns the way from a checkpoint's weights to transformers' model, and the comparison of stored features with
+what it gives. Takes the weights as mlx-vlm reads them and pictures as mlx-vlm's processor preprocesses them:
+what is compared is the computation. Imports torch and transformers inside its functions; torch is an extra.
+"""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.entry import STORED_DTYPES, Features
+from cache.errors import CannotCheckError, StalePictureError
+from cache.key import EncoderSpec
+from cache.manifest import FrameEntry
+from cache.store import Store
+from checkpoint import backend
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.identity import image_processor
+from checkpoint.loading import load_model
+from seeonce.runs.selection import Selected
+from seeonce.verifier.compare import as_float32, feature_differences, feature_problem, layer_figures
+from seeonce.verifier.live_side import LiveSide
+from seeonce.verifier.report import Check, Listener, Tolerances
+from seeonce.verifier.sampling import Group
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class TransformersEncoder:
+    """transformers' Qwen3-VL vision model in float32 on the CPU."""
+
+    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
+        """Build it and give it the checkpoint's weights.
+
+        Raises:
+            CannotCheckError: torch or this model of transformers is not installed.
+        """
+        self._torch = _import_torch()
+        self._spec = spec
+        self._processor = image_processor(folder, config)
+        self._processor.min_pixels = spec.preprocessing.min_pixels
+        self._processor.max_pixels = spec.preprocessing.max_pixels
+        self._model = _model(config)
+        weights = {name: self._torch.from_numpy(value) for name, value in _weights(folder, config).items()}
+        self._model.load_state_dict(weights, strict=True)
+        self._model.eval()
+
+    def encode(self, image: "Image.Image") -> Features:
+        """Encode a picture: float32 features, merged tokens first."""
+        torch = self._torch
+        inputs = self._processor(images=[image])
+        grid = np.asarray(inputs["image_grid_thw"])
+        with torch.no_grad():
+            found = self._model(torch.from_numpy(np.asarray(inputs["pixel_values"])), torch.from_numpy(grid))
+        layers = [found.pooler_output, *found.deepstack_features]
+        time, height, width = (int(size) for size in grid[0])
+        stacked = np.ascontiguousarray(
+            np.stack([layer.numpy() for layer in layers]), STORED_DTYPES["float32"]
+        )
+        return Features(stacked, "float32", (time, height, width), self._spec.preprocessing.merge_size)
+
+
+def check_against_transformers(
+    store: Store,
+    selected: Selected,
+    sample: list[Group],
+    live: LiveSide,
+    allowed: Tolerances,
+    listener: Listener,
+) -> Check:
+    """Compare the stored features of a sample with transformers'."""
+    num_total = len({frame.key for frame in selected.manifest.frames})
+    try:
+        encoder = TransformersEncoder(selected.folder, selected.config, selected.manifest.encoder)
+    except CannotCheckError as error:
+        return Check("transformers", True, "not checked", 0, num_total, (), (str(error),))
+    problems, unchecked, compared = [], [], []
+    listener.begin(len(sample), "transformers", "entry")
+    for frame in (_own(group) for group in sample):
+        stored = store.read(frame.key)
+        try:
+            if stored is None:
+                raise StalePictureError("its entry is missing or damaged")
+            theirs, mine = encoder.encode(live.image(frame)), _widened(stored)
+            differences = feature_differences(mine, theirs)
+            compared += [differences] if differences is not None else []
+            problem = feature_problem(mine, theirs, differences, allowed.features_other)
+            problems += [] if problem is None else [f"frame {frame.index}: {problem}"]
+        except StalePictureError as error:
+            problems.append(f"frame {frame.index}: {error}")
+        except CannotCheckError as error:
+            unchecked.append(str(error))
+        listener.advance()
+    layers = layer_figures(compared)
+    furthest = max((layer.relative for layer in layers), default=0.0)
+    version = backend.installed_version("transformers")
+    words = (
+        f"{len(compared)} of {num_total} entries against transformers {version}"
+        f" in PyTorch, float32, same preprocessed pictures: at most {furthest:.2g} relative apart, tolerance "
+        f"{allowed.features_other:g}"
+    )
+    return Check(
+        "transformers", not problems, words, len(compared), num_total, tuple(problems), tuple(unchecked),
+        layers=layers,
+    )  # fmt: skip
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise CannotCheckError(
+            "--against transformers needs PyTorch, which is not installed: "
+            "pip install 'seeonce[transformers-reference]'."
+        ) from error
+    return torch
+
+
+def _model(config: CheckpointConfig) -> Any:
+    found = json.loads(config.mlx_vlm_json)["vision_config"]
+    try:
+        if config.architecture == "qwen3_vl_moe":
+            from transformers.models.qwen3_vl_moe import configuration_qwen3_vl_moe as configuration
+            from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as modeling
+
+            names = ("Qwen3VLMoeVisionConfig", "Qwen3VLMoeVisionModel")
+        else:
+            from transformers.models.qwen3_vl import configuration_qwen3_vl as configuration
+            from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
+
+            names = ("Qwen3VLVisionConfig", "Qwen3VLVisionModel")
+    except ImportError as error:
+        raise CannotCheckError(
+            f"This transformers has no Qwen3-VL in PyTorch ({error}): upgrade it."
+        ) from error
+    settings = {name: value for name, value in found.items() if name != "model_type"}
+    return getattr(modeling, names[1])(getattr(configuration, names[0])(**settings)).float()
+
+
+def _weights(folder: CheckpointFolder, config: CheckpointConfig) -> dict[str, Any]:
+    """Return the vision weights by transformers' names, float32; what is quantised is unpacked."""
+    mx = backend.import_mlx()
+    from mlx.utils import tree_flatten
+
+    tower = load_model(folder, config).vision_tower
+    weights: dict[str, Any] = dict(tree_flatten(tower.parameters()))
+    for name, module in tower.named_modules():
+        if hasattr(module, "bits") and hasattr(module, "group_size"):
+            packed = (weights.pop(f"{name}.{part}", None) for part in ("weight", "scales", "biases"))
+            weights[f"{name}.weight"] = mx.dequantize(
+                *packed,
+                group_size=module.group_size,
+                bits=module.bits,
+                mode=getattr(module, "mode", "affine"),
+            )
+    patches = "patch_embed.proj.weight"
+    weights[patches] = weights[patches].transpose(0, 4, 1, 2, 3)  # mlx keeps channels last
+    return {name: np.array(value.astype(mx.float32)) for name, value in weights.items()}
+
+
+def _own(group: Group) -> FrameEntry:
+    """Return a frame that shows the picture of its entry."""
+    return next((frame for frame in group if frame.neighbour is None), group[0])
+
+
+def _widened(features: Features) -> Features:
+    array = np.ascontiguousarray(as_float32(features.array), STORED_DTYPES["float32"])
+    return Features(array, "float32", features.grid_thw, features.merge_size)
