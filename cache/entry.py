@@ -1,19 +1,22 @@
 """What an entry is: the features of one frame under one encoder, and what is known about them.
 
-Owns: the types and what makes them valid. Does not own: their text form (``cache.entry_json``),
+Owns: the types and what makes them valid. Does not own: their text form (``cache.entry``),
 their place on disk (``cache.store``).
 """
 
+import json
+import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import prod
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.canonical_json import JsonObject, JsonValue
-from cache.errors import StoreError
-from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest
+from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, check_seal, parse, seal
+from cache.base.errors import StoreError
+from cache.key import Digest, EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
 
 # bfloat16 is no numpy or zarr 3.1 type: its bits are kept in uint16.
 STORED_DTYPES: dict[str, np.dtype[Any]] = {
@@ -174,3 +177,248 @@ class EntryProblem:
     key: EntryKey
     reason: str
     missing: bool = False
+
+
+_MAX_KNOWN = 256
+# In the order of canonical JSON; quotation marks inside strings are escaped, so these are real fields.
+_CHECKSUMS = re.compile(
+    rb'"seeonce":\{"blake3":"([0-9a-f]{64})","crc32c":(0|[1-9][0-9]{0,9}),"created_at":"([0-9TZ:-]{20})",'
+)
+_KEY = re.compile(rb',"key":"([0-9a-f]{64})",')
+_PIXELS = re.compile(rb'"metadata_digest":"[0-9a-f]{64}","pixels":"([0-9a-f]{64})",')
+
+_Rest = tuple[bytes, bytes, bytes, bytes]
+"""What is left of metadata when the fields above are cut out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The text of an entry's own fields."""
+
+    blake3: bytes
+    crc32c: bytes
+    created_at: bytes
+    key: bytes
+    pixels: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    info: EntryInfo
+    encoder_id: EncoderId
+
+
+_known: dict[_Rest, _Known] = {}
+
+
+def recall(raw: bytes, key: EntryKey) -> EntryInfo | None:
+    """Return what sealed metadata says when all but its own fields is known to be right; else None."""
+    split = _split(raw)
+    if split is None:
+        return None
+    own, rest = split
+    known = _known.get(rest)
+    if known is None or own.key.decode("ascii") != key.hex:
+        return None
+    pixels = PixelDigest(bytes.fromhex(own.pixels.decode("ascii")))
+    if entry_key(pixels, known.encoder_id) != key:
+        return None
+    info = known.info
+    return EntryInfo(
+        key=key,
+        shape=info.shape,
+        dtype=info.dtype,
+        grid_thw=info.grid_thw,
+        merge_size=info.merge_size,
+        pixels=pixels,
+        encoder=info.encoder,
+        crc32c=int(own.crc32c),
+        blake3=bytes.fromhex(own.blake3.decode("ascii")),
+        provenance=info.provenance,
+        created_at=own.created_at.decode("ascii"),
+    )
+
+
+def remember(raw: bytes, info: EntryInfo) -> None:
+    """Take note of metadata that passed every check and was read as ``info``."""
+    split = _split(raw)
+    read_as = (info.blake3.hex(), str(info.crc32c), info.created_at, info.key.hex, info.pixels.hex)
+    if split is None or split[0] != _Own(*(value.encode("ascii", "replace") for value in read_as)):
+        return
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    _known[split[1]] = _Known(info, info.encoder_id)
+
+
+def _split(raw: bytes) -> tuple[_Own, _Rest] | None:
+    checksums = _CHECKSUMS.search(raw)
+    key = _KEY.search(raw, checksums.end()) if checksums else None
+    pixels = _PIXELS.search(raw, key.end()) if key else None
+    if checksums is None or key is None or pixels is None:
+        return None
+    own = _Own(checksums[1], checksums[2], checksums[3], key[1], pixels[1])
+    rest = (
+        raw[: checksums.start()],
+        raw[checksums.end() : key.start()],
+        raw[key.end() : pixels.start()],
+        raw[pixels.end() :],
+    )
+    return own, rest
+
+
+METADATA_NAME = "zarr.json"
+CHUNK_NAME = "c.0.0.0"
+CHECKSUM_BYTES = 4
+MAX_METADATA_BYTES = 256 << 10
+ENTRY_FORMAT = 1
+
+_ZARR_TYPES = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
+_OURS = frozenset({"seeonce"})
+_ATTRIBUTES = frozenset(
+    {"format", "key", "dtype", "layers", "grid_thw", "merge_size", "pixels", "encoder_id", "encoder"}
+    | {"crc32c", "blake3", "provenance", "created_at", SEAL_FIELD}
+)
+
+
+def encode_entry(info: EntryInfo) -> bytes:
+    """Return the bytes of an entry's zarr.json.
+
+    Raises:
+        ValueError: a text in it makes the file larger than a reader would accept.
+    """
+    raw = seal({**_zarr_document(info.shape, info.dtype), "attributes": {"seeonce": _attributes(info)}})
+    if len(raw) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata has {len(raw)} bytes, at most {MAX_METADATA_BYTES} are allowed")
+    return raw
+
+
+def decode_entry(raw: bytes, key: EntryKey) -> EntryInfo:
+    """Read the bytes of the zarr.json of the entry ``key``.
+
+    Raises:
+        DamagedError: a flipped bit, another entry's file, or nonsense.
+    """
+    try:
+        check_seal(raw, METADATA_NAME)
+        info = recall(raw, key)
+        if info is None:
+            info = _decode(raw, key)
+            remember(raw, info)
+        return info
+    except DamagedError:
+        raise
+    except (StoreError, ValueError) as error:
+        raise DamagedError(str(error)) from None
+
+
+def _decode(raw: bytes, key: EntryKey) -> EntryInfo:
+    document = parse(raw, METADATA_NAME)
+    attributes = document.child("attributes").only(_OURS).child("seeonce").only(_ATTRIBUTES)
+    if (found := attributes.text("key")) != key.hex:
+        raise DamagedError(f"the folder is {key}, its metadata is of {found}")
+    if (version := attributes.integer("format")) != ENTRY_FORMAT:
+        raise DamagedError(f"expected entry format {ENTRY_FORMAT}, got {version}")
+    info = EntryInfo(
+        key=key,
+        shape=_triple(document.integers("shape")),
+        dtype=attributes.text("dtype"),
+        grid_thw=_triple(attributes.integers("grid_thw")),
+        merge_size=attributes.integer("merge_size"),
+        pixels=PixelDigest.from_hex(attributes.text("pixels")),
+        encoder=_encoder(_encoder_text(raw)),
+        crc32c=attributes.integer("crc32c"),
+        blake3=Digest.from_hex(attributes.text("blake3")).raw,
+        provenance=Provenance.from_json(attributes.raw("provenance")),
+        created_at=attributes.text("created_at"),
+    )
+    _check(info, EncoderId.from_hex(attributes.text("encoder_id")))
+    _check_zarr(document, info)
+    if attributes.raw("layers") != layer_names(info.shape[0]):
+        raise DamagedError(f"layers should be {layer_names(info.shape[0])}")
+    return info
+
+
+def _encoder_text(raw: bytes) -> bytes:
+    # Quotation marks inside strings are escaped, so these two are the real fields.
+    _, found, rest = raw.partition(b'"encoder":')
+    text, closed, _ = rest.partition(b',"encoder_id":')
+    if not (found and closed):
+        raise DamagedError(f"{METADATA_NAME}: no encoder")
+    return text
+
+
+@lru_cache(maxsize=64)
+def _encoder(text: bytes) -> EncoderSpec:
+    # Thousands of entries share one encoder: reading it once makes ``Store.has`` cheaper.
+    return EncoderSpec.from_json(json.loads(text))
+
+
+def _check(info: EntryInfo, encoder_id: EncoderId) -> None:
+    if info.dtype not in STORED_DTYPES:
+        raise DamagedError(f"unknown dtype {info.dtype!r}")
+    if min(info.shape) < 1 or prod(info.shape) > MAX_ENTRY_BYTES or info.nbytes > MAX_ENTRY_BYTES:
+        raise DamagedError(f"shape {info.shape} is not one of an entry of at most {MAX_ENTRY_BYTES} bytes")
+    if info.num_tokens != (expected := num_merged_tokens(info.grid_thw, info.merge_size)):
+        raise DamagedError(f"grid_thw {info.grid_thw} makes {expected} tokens, the shape is {info.shape}")
+    if info.shape[0] != info.encoder.num_layers:
+        raise DamagedError(f"the encoder gives {info.encoder.num_layers} layers, the shape is {info.shape}")
+    if info.shape[2] != info.encoder.out_hidden_size:
+        raise DamagedError(
+            f"the encoder gives rows of {info.encoder.out_hidden_size}, the shape is {info.shape}"
+        )
+    if encoder_id != info.encoder_id or info.key != entry_key(info.pixels, encoder_id):
+        raise DamagedError(f"the key {info.key} is not that of its pixels and encoder")
+
+
+def _check_zarr(document: JsonObject, info: EntryInfo) -> None:
+    # Other programs read by these fields alone: they must not tell another story than ours.
+    expected = _zarr_document(info.shape, info.dtype)
+    document.only(frozenset(expected) | {"attributes"})
+    for name, value in expected.items():
+        if document.raw(name) != value:
+            raise DamagedError(
+                f"{METADATA_NAME}: {name} should be {value}, got {str(document.raw(name))[:80]}"
+            )
+
+
+def _zarr_document(shape: tuple[int, int, int], dtype: str) -> dict[str, JsonValue]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": _ZARR_TYPES[dtype],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shape)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "fill_value": 0 if dtype == "bfloat16" else 0.0,
+    }
+
+
+def _attributes(info: EntryInfo) -> dict[str, JsonValue]:
+    return {
+        "format": ENTRY_FORMAT,
+        "key": info.key.hex,
+        "dtype": info.dtype,
+        "layers": layer_names(info.shape[0]),
+        "grid_thw": list(info.grid_thw),
+        "merge_size": info.merge_size,
+        "pixels": info.pixels.hex,
+        "encoder_id": info.encoder_id.hex,
+        "encoder": info.encoder.to_json(),
+        "crc32c": info.crc32c,
+        "blake3": info.blake3.hex(),
+        "provenance": info.provenance.to_json(),
+        "created_at": info.created_at,
+        SEAL_FIELD: UNSEALED,
+    }
+
+
+def layer_names(num_layers: int) -> list[str]:
+    """Name the layers of an entry in their order: ``merged``, ``deepstack.0``, …"""
+    return ["merged", *(f"deepstack.{index}" for index in range(num_layers - 1))]
+
+
+def _triple(values: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(values) != 3:
+        raise DamagedError(f"expected three numbers, got {values[:8]}")
+    return values[0], values[1], values[2]

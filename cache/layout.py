@@ -3,14 +3,18 @@
 Owns: names, creation, the format version. Does not own: what is put into the folders.
 """
 
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
-from cache.errors import NotEncodedError, StoreError
-from cache.files import Durability, Folder, sync_fd
+from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
+from cache.base.errors import NotEncodedError, StoreError
+from cache.base.files import Durability, Folder, sync_fd
+from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import EntryKey
 
 STORE_FORMAT = 1
@@ -148,3 +152,57 @@ def make_group(frames: Folder, name: str) -> None:
 def group_name(key: EntryKey) -> str:
     """Return which of the 256 groups a key belongs to: its first two digits."""
     return key.hex[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry's folder. ``used_s`` is when it was written or hit, in POSIX seconds.
+
+    ``changed_s`` is when it came to its place or was hit, whichever is later; nobody can set it.
+    """
+
+    key: EntryKey
+    num_bytes: int
+    used_s: float
+    changed_s: float
+
+
+def stored_entries(store: Path) -> Iterator[StoredEntry]:
+    """Yield every entry of a store, in no particular order; what vanishes meanwhile is left out."""
+    for group in _groups(store / FRAMES):
+        folder = f"{store}/{FRAMES}/{group}"
+        for name in names_in(folder):
+            with suppress(ValueError, FileNotFoundError, NotADirectoryError):
+                key = EntryKey.from_hex(name)
+                if name.startswith(group):
+                    found = os.lstat(f"{folder}/{name}")
+                    size = size_of_entry(f"{folder}/{name}")
+                    yield StoredEntry(key, size, found.st_mtime, found.st_ctime)
+
+
+def _groups(frames: Path) -> list[str]:
+    """Return the group folders: one that is a symlink holds no entry, as for a reader."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(frames) as items:
+        return [item.name for item in items if item.is_dir(follow_symlinks=False)]
+    return []
+
+
+def stored_bytes(store: Path) -> int:
+    """Return the bytes of all entries."""
+    return sum(entry.num_bytes for entry in stored_entries(store))
+
+
+def size_of_entry(folder: str) -> int:
+    """Return the bytes of an entry's two files; a missing one takes none."""
+    size = 0
+    for name in (CHUNK_NAME, METADATA_NAME):
+        with suppress(OSError):
+            size += os.lstat(f"{folder}/{name}").st_size
+    return size
+
+
+def names_in(path: Path | str) -> list[str]:
+    """Return the names in a folder; none when it is not there."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as items:
+        return [item.name for item in items]
+    return []

@@ -1,7 +1,7 @@
 """Leases: how a running encode, describe or verify-cache holds a collection off.
 
 Owns: the files in ``leases/``, their renewal, and which of them count. Does not own: what a collection
-does about them (``cache.collecting``): while a lease lives, its clock stands still at the lease's start.
+does about them (``cache.gc``): while a lease lives, its clock stands still at the lease's start.
 
 Every doubt counts as a living lease: a file that cannot be read, a start in the future, an expired
 lease whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock
@@ -11,21 +11,23 @@ dated days ahead would count for ever, so it counts no longer than its process.
 import logging
 import math
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cache.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, seal, unseal
-from cache.errors import StoreError
-from cache.files import Durability, Folder
-from cache.inventory import names_in
-from cache.layout import LEASES
+from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
+from cache.base.errors import StoreError
+from cache.base.files import Durability, Folder
+from cache.layout import LEASES, USAGE, names_in, now
+from cache.manifest import Manifest, manifest_path
+from cache.recordings import mark_used
 from cache.store import Store
-from cache.tmp import is_alive, tmp_name
+from cache.trash import is_alive, tmp_name
 
 LEASE_S = 900
 RENEW_S = 60
@@ -160,3 +162,86 @@ def _text(posix_s: float) -> str:
 
 def _seconds(text: str) -> float:
     return datetime.strptime(text, _FORMAT).replace(tzinfo=UTC).timestamp()
+
+
+KEPT = 20
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One run. Pass one counts frames, pass two entries; ``num_bytes`` is the payload that was written."""
+
+    kind: str
+    recording: str
+    at: str
+    num_hits: int
+    num_misses: int
+    num_bytes: int
+
+
+@contextmanager
+def entries_in_use(store: Store, kind: str, manifest: Manifest) -> Iterator[None]:
+    """Keep every entry that a manifest names from being collected while the block runs.
+
+    Also when the manifest is replaced or forgotten meanwhile: a lease is taken, then each is touched.
+    Afterwards hits and misses are noted: a damaged entry has been put away by then.
+    """
+    recording, keys = manifest.recording.id, {frame.key for frame in manifest.frames}
+    with held_lease(store, f"{kind} {recording}"):
+        if store.writable:
+            mark_used(manifest_path(store.home, recording, manifest.encoder.encoder_id).parent)
+        for key in keys:
+            store.touch(key)
+        try:
+            yield
+        finally:
+            num_hits = sum(map(store.is_there, keys))
+            record_use(store, kind, recording, num_hits, len(keys) - num_hits, 0)
+
+
+def record_use(
+    store: Store, kind: str, recording: str, num_hits: int, num_misses: int, num_bytes: int
+) -> None:
+    """Keep a note of a run, in place of the oldest; best effort."""
+    use = Use(kind, recording, now(), num_hits, num_misses, num_bytes)
+    if not store.writable:
+        return
+    with suppress(OSError), Folder.open_root(store.path) as root:
+        root.make_folder(USAGE, exist_ok=True)
+        with root.folder(USAGE) as folder:
+            name = f"{time.time_ns():020d}-{secrets.token_hex(4)}{_SUFFIX}"
+            folder.replace(name, canonical(asdict(use)), Durability.none)
+            for old in sorted(folder.names())[:-KEPT]:
+                folder.unlink(old)
+
+
+def forget_uses(store: Store, recording: str) -> None:
+    """Remove the notes of a recording's runs; best effort."""
+    for name in names_in(store.path / USAGE):
+        with suppress(OSError, StoreError), Folder.open(store.path / USAGE) as folder:
+            if _read(store.path, name).recording == recording:
+                folder.unlink(name)
+
+
+def recent_uses(store: Path) -> list[Use]:
+    """Return the last runs, the newest first; what cannot be read is left out."""
+    found = []
+    for name in sorted(names_in(store / USAGE), reverse=True):
+        if name.endswith(_SUFFIX) and not name.startswith("."):
+            with suppress(OSError, StoreError):
+                found.append(_read(store, name))
+    return found
+
+
+def _read(store: Path, name: str) -> Use:
+    with Folder.open(store / USAGE) as folder:
+        document = parse(folder.read(name, _MAX_BYTES), name)
+    return Use(
+        kind=document.text("kind"),
+        recording=document.text("recording"),
+        at=document.text("at"),
+        num_hits=document.integer("num_hits"),
+        num_misses=document.integer("num_misses"),
+        num_bytes=document.integer("num_bytes"),
+    )

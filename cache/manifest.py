@@ -1,46 +1,256 @@
 """What pass one leaves of a recording under one encoder: every frame's index, time, source and key.
 
 Owns: where manifests lie, writing, reading and listing them. Does not own: what a manifest is
-(``cache.recording``), the entries that it names (``cache.store``).
+(``cache.manifest``), the entries that it names (``cache.store``).
 """
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from cache.canonical_json import JsonObject, seal, unseal
-from cache.errors import StoreError
-from cache.files import Durability, Folder
-from cache.home import Home
-from cache.inventory import names_in
-from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest
-from cache.layout import RECORDINGS, now
-from cache.manifest_json import (
-    MANIFEST_FORMAT,
-    frame_from_json,
-    manifest_to_json,
-    recording_from_json,
-    skipped_from_json,
-)
-from cache.recording import FrameEntry, Manifest, ManifestNames, ManifestRef, RecordingInfo, SkippedFrame
+from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, seal, unseal
+from cache.base.errors import StoreError
+from cache.base.files import Durability, Folder
+from cache.base.home import Home
+from cache.entry import num_merged_tokens
+from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
+from cache.layout import RECORDINGS, names_in
 
-__all__ = [
-    "FrameEntry",
-    "Manifest",
-    "ManifestNames",
-    "ManifestRef",
-    "RecordingInfo",
-    "SkippedFrame",
-    "list_manifests",
-    "manifest_files",
-    "manifest_names",
-    "manifest_path",
-    "now",
-    "read_manifest",
-    "write_manifest",
-]
+
+@dataclass(frozen=True, slots=True)
+class FrameEntry:
+    """One encoded frame. ``source`` is a file path, or a place in one such as "video.mp4#pts=123".
+
+    ``neighbour`` is the index of an earlier frame that looks much the same and whose picture and entry
+    this frame uses: ``pixels`` and what follows are that one's. None, as a rule: it has its own.
+    """
+
+    index: int
+    timestamp_s: float
+    source: str
+    pixels: PixelDigest
+    key: EntryKey
+    width: int
+    height: int
+    grid_thw: tuple[int, int, int]
+    num_tokens: int
+    neighbour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFrame:
+    """One frame that could not be encoded, and why."""
+
+    index: int
+    timestamp_s: float
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingInfo:
+    """Where the frames came from, and how they were selected, so that they can be found again.
+
+    ``captured_at`` is ISO 8601, or empty when unknown; ``every_s``, ``limit`` and ``scene_change``
+    (0 to 1) are None when they did not narrow the selection.
+    """
+
+    id: str
+    name: str
+    kind: str
+    path: str
+    captured_at: str
+    num_frames: int
+    every_s: float | None
+    limit: int | None
+    scene_change: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All frames of a recording under one encoder, in the order of the recording."""
+
+    recording: RecordingInfo
+    encoder: EncoderSpec
+    frames: tuple[FrameEntry, ...]
+    skipped: tuple[SkippedFrame, ...]
+    complete: bool
+    created_at: str
+
+    def problems(self) -> list[str]:
+        """Say what does not fit together, one line each; empty when the manifest is sound."""
+        encoder_id, merge_size = self.encoder.encoder_id, self.encoder.preprocessing.merge_size
+        lines = []
+        previous = -1
+        own: dict[int, EntryKey] = {}
+        for frame in self.frames:
+            if frame.neighbour is None:
+                own[frame.index] = frame.key
+            elif own.get(frame.neighbour) != frame.key:
+                lines.append(f"frame {frame.index}: no earlier frame {frame.neighbour} has its entry")
+            if frame.index <= previous:
+                lines.append(f"frame {frame.index} comes after frame {previous}")
+            previous = frame.index
+            if frame.key != entry_key(frame.pixels, encoder_id):
+                lines.append(f"frame {frame.index}: key {frame.key} is not that of its pixels and encoder")
+            try:
+                expected = num_merged_tokens(frame.grid_thw, merge_size)
+            except ValueError as error:
+                lines.append(f"frame {frame.index}: {error}")
+                continue
+            if frame.num_tokens != expected:
+                lines.append(
+                    f"frame {frame.index}: grid_thw {frame.grid_thw} makes {expected} tokens, "
+                    f"not {frame.num_tokens}"
+                )
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRef:
+    """A manifest on disk, without its frames; ``num_frames`` counts the encoded ones."""
+
+    path: Path
+    recording: RecordingInfo
+    encoder: EncoderSpec
+    created_at: str
+    num_frames: int
+    num_skipped: int
+    complete: bool
+
+    @property
+    def encoder_id(self) -> EncoderId:
+        """The encoder of all its frames."""
+        return self.encoder.encoder_id
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestNames:
+    """What manifests keep from being removed: entries, pictures, and what is remembered of files.
+
+    ``places`` are paths of recordings and sources of frames (``cache.base.text``).
+    """
+
+    keys: frozenset[EntryKey] = frozenset()
+    pixels: frozenset[PixelDigest] = frozenset()
+    places: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_all(cls, several: "Iterable[ManifestNames]") -> Self:
+        """Return what any of several manifests names."""
+        named = list(several)
+        return cls(
+            frozenset().union(*(one.keys for one in named)),
+            frozenset().union(*(one.pixels for one in named)),
+            frozenset().union(*(one.places for one in named)),
+        )
+
+
+MANIFEST_FORMAT = 1
+
+
+def manifest_to_json(manifest: Manifest) -> dict[str, JsonValue]:
+    """Return the document of a manifest, ready to be sealed."""
+    recording = manifest.recording
+    return {
+        "format": MANIFEST_FORMAT,
+        "recording": {
+            "id": recording.id,
+            "name": recording.name,
+            "kind": recording.kind,
+            "path": recording.path,
+            "captured_at": recording.captured_at,
+            "num_frames": recording.num_frames,
+            "every_s": recording.every_s,
+            "limit": recording.limit,
+            **({} if recording.scene_change is None else {"scene_change": recording.scene_change}),
+        },
+        "encoder": manifest.encoder.to_json(),
+        "encoder_id": manifest.encoder.encoder_id.hex,
+        "frames": [_frame_to_json(frame) for frame in manifest.frames],
+        "skipped": [_skipped_to_json(frame) for frame in manifest.skipped],
+        "complete": manifest.complete,
+        "created_at": manifest.created_at,
+        SEAL_FIELD: UNSEALED,
+    }
+
+
+def _frame_to_json(frame: FrameEntry) -> dict[str, JsonValue]:
+    return {
+        "index": frame.index,
+        "timestamp_s": frame.timestamp_s,
+        "source": frame.source,
+        "pixels": frame.pixels.hex,
+        "key": frame.key.hex,
+        "width": frame.width,
+        "height": frame.height,
+        "grid_thw": list(frame.grid_thw),
+        "num_tokens": frame.num_tokens,
+        **({} if frame.neighbour is None else {"neighbour": frame.neighbour}),
+    }
+
+
+def _skipped_to_json(frame: SkippedFrame) -> dict[str, JsonValue]:
+    return {
+        "index": frame.index,
+        "timestamp_s": frame.timestamp_s,
+        "source": frame.source,
+        "reason": frame.reason,
+    }
+
+
+def recording_from_json(document: JsonObject) -> RecordingInfo:
+    """Read the field ``recording`` of a manifest; ``StoreError`` for nonsense."""
+    recording = document.child("recording")
+    return RecordingInfo(
+        id=recording.text("id"),
+        name=recording.text("name"),
+        kind=recording.text("kind"),
+        path=recording.text("path"),
+        captured_at=recording.text("captured_at"),
+        num_frames=recording.integer("num_frames"),
+        every_s=recording.number_or_none("every_s"),
+        limit=recording.integer_or_none("limit"),
+        scene_change=recording.number("scene_change") if recording.has("scene_change") else None,
+    )
+
+
+def frame_from_json(frame: JsonObject) -> FrameEntry:
+    """Read one of ``frames``; ``StoreError`` for nonsense."""
+    grid = frame.integers("grid_thw")
+    if len(grid) != 3:
+        raise StoreError(f"frame {frame.raw('index')}: grid_thw should be three numbers, got {grid[:8]}")
+    try:
+        pixels, key = PixelDigest.from_hex(frame.text("pixels")), EntryKey.from_hex(frame.text("key"))
+    except ValueError as error:
+        raise StoreError(f"frame {frame.raw('index')}: {error}") from None
+    return FrameEntry(
+        index=frame.integer("index"),
+        timestamp_s=frame.number("timestamp_s"),
+        source=frame.text("source"),
+        pixels=pixels,
+        key=key,
+        width=frame.integer("width"),
+        height=frame.integer("height"),
+        grid_thw=(grid[0], grid[1], grid[2]),
+        num_tokens=frame.integer("num_tokens"),
+        neighbour=frame.integer("neighbour") if frame.has("neighbour") else None,
+    )
+
+
+def skipped_from_json(frame: JsonObject) -> SkippedFrame:
+    """Read one of ``skipped``; ``StoreError`` for nonsense."""
+    return SkippedFrame(
+        index=frame.integer("index"),
+        timestamp_s=frame.number("timestamp_s"),
+        source=frame.text("source"),
+        reason=frame.text("reason"),
+    )
+
 
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 512 << 20

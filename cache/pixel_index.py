@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cache.errors import StoreError
-from cache.files import Folder
-from cache.home import Home
+from cache.base.errors import StoreError
+from cache.base.files import Folder
+from cache.base.home import Home
+from cache.base.sqlite import Memory, RememberedFile
+from cache.base.text import Places
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
-from cache.places import Places
-from cache.recording import ManifestNames
-from cache.remembered import Memory, RememberedFile
+from cache.manifest import ManifestNames
 
 __all__ = ["FileStamp", "KnownPixels", "PixelIndex"]
 

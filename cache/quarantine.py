@@ -11,12 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.canonical_json import canonical, parse
-from cache.errors import StoreError
-from cache.files import Durability, Folder
-from cache.inventory import names_in
+from cache.base.canonical_json import canonical, parse
+from cache.base.errors import StoreError
+from cache.base.files import Durability, Folder
 from cache.key import EntryKey
-from cache.layout import FRAMES, QUARANTINE, group_name, now
+from cache.layout import FRAMES, QUARANTINE, group_name, names_in, now
 
 REASON_SUFFIX = ".reason.json"
 _MAX_NOTE_BYTES = 64 << 10

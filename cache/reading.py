@@ -19,9 +19,17 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from cache.entry import STORED_DTYPES, DamagedError, EntryInfo
-from cache.entry_json import CHECKSUM_BYTES, CHUNK_NAME, MAX_METADATA_BYTES, METADATA_NAME, decode_entry
-from cache.files import Folder
+from cache.base.files import Folder
+from cache.entry import (
+    CHECKSUM_BYTES,
+    CHUNK_NAME,
+    MAX_METADATA_BYTES,
+    METADATA_NAME,
+    STORED_DTYPES,
+    DamagedError,
+    EntryInfo,
+    decode_entry,
+)
 from cache.key import EntryKey
 
 SLICE_BYTES = 1 << 20

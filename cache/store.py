@@ -1,7 +1,7 @@
 """The embedding store of one home: entries by key, written once, checked on every read.
 
 Owns: what a caller sees of entries: has, read, write, check, list. Does not own: the commit protocol
-(``cache.batch``), the checks of a read (``cache.reading``), manifests (``cache.manifest``).
+(``cache.commit``), the checks of a read (``cache.reading``), manifests (``cache.manifest``).
 
 A store has no state but its path: threads and processes share it without locks.
 """
@@ -20,17 +20,15 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.batch import CommitBatch, sync_entries
-from cache.commit import OnStep, no_fault
+from cache.base.errors import StoreError, refused
+from cache.base.files import Durability, Folder
+from cache.base.home import STORE, Home
+from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
 from cache.entry import DamagedError, EntryInfo, EntryProblem, Features, Provenance
-from cache.errors import StoreError
-from cache.files import Durability, Folder
-from cache.home import STORE, Home
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, create_layout, group_name, read_header, require_header, sync_layout
 from cache.quarantine import quarantine, why_quarantined
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
-from cache.refusal import refused
 from cache.trash import sweep_tmp
 
 __all__ = ["Durability", "EntryInfo", "EntryProblem", "Store"]

@@ -12,7 +12,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from cache.errors import CheckpointError
+from cache.base.errors import CheckpointError
 
 if TYPE_CHECKING:
     from cache.entry import Provenance

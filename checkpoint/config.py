@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CheckpointError
-from checkpoint.weights import tensor_shapes
+from cache.base.errors import CheckpointError
+from checkpoint.folder import tensor_shapes
 
 SUPPORTED = ("qwen3_vl", "qwen3_vl_moe")
 

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CheckpointError
+from cache.base.errors import CheckpointError
 from checkpoint.backend import import_mlx
 from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
-from checkpoint.weights import require_weights
+from checkpoint.folder import CheckpointFolder, require_weights
 
 
 def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:

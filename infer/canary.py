@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from cache.errors import CheckpointError, SeeonceError
-from cache.home import Home
+from cache.base.errors import CheckpointError, SeeonceError
+from cache.base.home import Home
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
 

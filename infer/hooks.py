@@ -5,14 +5,16 @@ nothing of schedules: which row runs when is ``batching``'s and the adapter's.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
 
-from cache.errors import SeeonceError
+from cache.base.errors import SeeonceError
+from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch
+from infer.sequence import Request
 
 
 class LogitsProcessor(Protocol):
@@ -128,3 +130,32 @@ class RowProcessor:
 
 def _pairs(tokens: mx.array, logprobs: mx.array) -> tuple[tuple[int, float], ...]:
     return tuple(zip(np.array(tokens).tolist(), np.array(logprobs).tolist(), strict=True))
+
+
+class Watches:
+    """Several watches as one; the first word ends the answer."""
+
+    def __init__(self, watches: Sequence[TokenWatch]) -> None:
+        """Ask ``watches`` in their order."""
+        self._watches = tuple(watches)
+
+    def seen(self, token: int) -> str | None:
+        """Let each take note of a token."""
+        words = [watch.seen(token) for watch in self._watches]
+        return next((word for word in words if word is not None), None)
+
+
+def request_hooks(
+    request: Request, decode: Callable[[Sequence[int]], str], schema: LogitsProcessor | None = None
+) -> RowHooks:
+    """Return what a request brings along; ``decode`` turns tokens into text, ``schema`` rules tokens out."""
+    sampling = request.sampling
+    processors: list[LogitsProcessor] = []
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenalty(sampling))
+    if schema is not None:
+        processors.append(schema)  # after the penalty, which it has the last word over; before the draw
+    if sampling.temperature > 0:
+        processors.append(SeededDraw(sampling, request.keys, request.prompt.ids))
+    watches: list[TokenWatch] = [StopWatch(sampling.stop, decode)] if sampling.stop else []
+    return RowHooks(tuple(processors), Watches([*watches, RepetitionWatch()]), sampling.logprobs)

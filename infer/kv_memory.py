@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from infer.kv_rows import rounded_up
-from infer.request import Request
+from infer.kv_cache import rounded_up
+from infer.sequence import Request
 
 _SHARE_OF_DEVICE = 0.6  # the rest is for activations, features, and what else runs
 _SHARE_OF_HOST = 0.25

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

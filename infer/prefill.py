@@ -11,9 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from infer.hooks import RowProcessor
-from infer.kv_rows import KVRow, RowsKVCache
-from infer.mlx_vlm_adapter import DenseDeepstackModel, NewRow, PromptInputs
-from infer.prefix import SharedPrefix
+from infer.kv_cache import KVRow, RowsKVCache, SharedPrefix
+from infer.model import DenseDeepstackModel, NewRow, PromptInputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,15 +3,17 @@
 Owns the default prompt and the order of text and frames. Knows nothing of tokens.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from blake3 import blake3
 
-from cache.errors import InputError
+from cache.base.errors import InputError
+from cache.base.text import printable, user_path
 from cache.manifest import FrameEntry
-from cache.places import printable
-from cache.user_path import user_path
 
 DEFAULT_PROMPT = (
     "Describe this screenshot in one line, exactly in this format: description: what is on the screen | "
@@ -103,3 +105,135 @@ def _utf8(text: str, where: str) -> str:
     except UnicodeEncodeError:
         raise InputError(f"The {where} is not valid UTF-8: write it in UTF-8.") from None
     return text
+
+
+_PLACEHOLDER = re.compile(r"\{(timestamp|frame|recording)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the placeholders stand for; texts, since several frames give a range."""
+
+    timestamp: str
+    frame: str
+    recording: str
+
+
+def render(text: str, place: Place) -> str:
+    """Put ``place`` into a template."""
+    values = {"timestamp": place.timestamp, "frame": place.frame, "recording": place.recording}
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as people read it: 0:42, 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class ImagePosition(StrEnum):
+    """Where the images stand in a prompt; before its text, so that prompts share their beginning."""
+
+    before = "before"
+    after = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How frames are shown: how many together, how far from one group to the next, under what words.
+
+    ``stride`` ``None`` is ``frames_per_prompt``: no overlap, no gap.
+    """
+
+    frames_per_prompt: int = 1
+    stride: int | None = None
+    image_position: ImagePosition = ImagePosition.before
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("--frames-per-prompt", self.frames_per_prompt), ("--stride", self.stride)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; expected at least 1.")
+
+    def groups(self, frames: Sequence[FrameEntry]) -> list[tuple[FrameEntry, ...]]:
+        """Return the frames that go together; the last group may be short, none lies within another."""
+        step = self.stride or self.frames_per_prompt
+        groups: list[tuple[FrameEntry, ...]] = []
+        for start in range(0, len(frames), step):
+            groups.append(tuple(frames[start : start + self.frames_per_prompt]))
+            if start + self.frames_per_prompt >= len(frames):
+                break
+        return groups
+
+    def segments(self, text: str, frames: Sequence[FrameEntry], recording: str) -> tuple[Segment, ...]:
+        """Show ``frames`` and ask ``text``, its placeholders filled in."""
+        question = render(text, _place(frames, recording))
+        if self.frames_per_prompt == 1:
+            images: tuple[Segment, ...] = (Image(frames[0]),)
+        else:
+            images = tuple(part for number, frame in enumerate(frames, 1) for part in _headed(number, frame))
+            question = f"\n{question}" if self.image_position is ImagePosition.before else question
+            question += _INSTRUCTION.format(last=len(frames))
+        if self.image_position is ImagePosition.before:
+            return (*images, Text(question))
+        return (Text(question + ("\n\n" if self.frames_per_prompt > 1 else "")), *images)
+
+
+_INSTRUCTION = (
+    "\n\nAnswer for every frame, each on a line of its own that begins with its number, "
+    "from Frame 1: to Frame {last}:"
+)
+
+_NAMED = r"\bframe[ \t]*#?[ \t]*(?P<number>\d{1,6})\b[*_]*[ \t]*(?:\([^()\n]{0,40}\))?[ \t*_\]]*"
+# "Frame 2:", "**frame 2 (0:42)**:", "2. Frame2 :", "## Frame 2 -", "### Frame 2" alone on a line.
+_AT_LINE_START = re.compile(
+    r"^[ \t*_>#\-\[•]*(?:\d{1,6}[.)][ \t*_]*)?" + _NAMED + r"(?:[:：\-–—]|$)[ \t*_]*", re.I | re.M
+)
+# Within a line only a colon makes a heading.
+_WITHIN = re.compile(_NAMED + r"[:：][ \t*_]*", re.I)
+
+
+def split_by_frame(text: str, num_frames: int) -> tuple[str | None, ...]:
+    """Return what an answer says of each frame, ``None`` for one that it leaves out.
+
+    A heading counts at the beginning of a line; within a line only for a frame that has no such line, and
+    only right after the frame before it: "Frame 2: as in Frame 1: a mail" has one heading. What is said of a
+    frame first counts.
+    """
+    headings = _headings(text)
+    if not headings and num_frames == 1:
+        return (text.strip() or None,)
+    ends = [*(match.start() for match in headings[1:]), len(text)]
+    parts: dict[int, str] = {}
+    for match, end in zip(headings, ends, strict=False):
+        parts.setdefault(int(match["number"]), text[match.end() : end].strip())
+    return tuple(parts.get(number) or None for number in range(1, num_frames + 1))
+
+
+def _headings(text: str) -> list[re.Match[str]]:
+    """Return the headings in their order; those that name no frame that was shown end a part, too."""
+    own_line = list(_AT_LINE_START.finditer(text))
+    numbers = {int(match["number"]) for match in own_line}
+    taken = {match.start("number") for match in own_line}
+    within = [match for match in _WITHIN.finditer(text) if match.start("number") not in taken]
+    found: list[re.Match[str]] = []
+    for match in sorted([*own_line, *within], key=lambda match: match.start("number")):
+        number = int(match["number"])
+        follows = number == (int(found[-1]["number"]) + 1 if found else 1)
+        if match.start("number") in taken or (number not in numbers and follows):
+            found.append(match)
+    return found
+
+
+def _headed(number: int, frame: FrameEntry) -> tuple[Segment, ...]:
+    newline = "" if number == 1 else "\n"
+    return Text(f"{newline}Frame {number} ({clock(frame.timestamp_s)}): "), Image(frame)
+
+
+def _place(frames: Sequence[FrameEntry], recording: str) -> Place:
+    first, last = frames[0], frames[-1]
+    if len(frames) == 1:
+        return Place(clock(first.timestamp_s), str(first.index), recording)
+    times = f"{clock(first.timestamp_s)}-{clock(last.timestamp_s)}"
+    return Place(times, f"{first.index}-{last.index}", recording)

@@ -6,13 +6,14 @@ noise of a token depends on (seed, keys of the frames, prompt, step) alone.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from cache.key import EntryKey
 from checkpoint.backend import import_mlx
 
@@ -150,3 +151,61 @@ class RepetitionPenalty:
         chosen = mx.take_along_axis(logits, tokens, axis=-1)
         punished = mx.where(chosen < 0, chosen * self._penalty, chosen / self._penalty)
         return mx.put_along_axis(logits, tokens, punished.astype(logits.dtype), axis=-1)
+
+
+_PARTIAL = 4  # tokens that may hold the other bytes of the first character looked at
+
+
+class StopWatch:
+    """Ends one request with "stop" when a stop string is complete."""
+
+    def __init__(self, stop: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
+        """Look for ``stop`` in what ``decode`` makes of tokens.
+
+        A token has at least one byte, so as many tokens as the longest has bytes are enough. Special tokens,
+        which have none, may hide one from here; ``before_stop`` finds it in the whole text.
+        """
+        self._stop, self._decode = tuple(stop), decode
+        longest = max(len(text.encode()) for text in stop)
+        self._tail: deque[int] = deque(maxlen=longest + _PARTIAL)
+
+    def seen(self, token: int) -> str | None:
+        """Take note of a token; "stop" ends the answer."""
+        self._tail.append(token)
+        text = self._decode(self._tail)
+        return "stop" if any(stop in text for stop in self._stop) else None
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """Return ``text`` up to the first stop string in it."""
+    found = [at for at in map(text.find, stop) if at >= 0]
+    return text[: min(found)] if found else text
+
+
+LONGEST_PERIOD = 256
+LEAST_SPAN = 96
+
+
+def span(period: int) -> int:
+    """Return how many tokens of a block of ``period`` tokens, repeated, are endless repetition."""
+    return max(LEAST_SPAN, min(8 * period, max(256, 4 * period)))
+
+
+# A run of tokens that equal the one a block before is one block shorter than what repeats.
+_NEEDED = np.array([span(period) - period for period in range(1, LONGEST_PERIOD + 1)])
+
+
+class RepetitionWatch:
+    """Ends one request with "repetition". A step costs a comparison with the last 256 tokens."""
+
+    def __init__(self) -> None:
+        """Begin with no tokens."""
+        self._last = np.full(LONGEST_PERIOD, -1, np.int64)  # the newest first
+        self._runs = np.zeros(LONGEST_PERIOD, np.int64)
+
+    def seen(self, token: int) -> str | None:
+        """Take note of a token; "repetition" ends the answer."""
+        self._runs = (self._runs + 1) * (self._last == token)
+        self._last[1:] = self._last[:-1]
+        self._last[0] = token
+        return "repetition" if bool((self._runs >= _NEEDED).any()) else None

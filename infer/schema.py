@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import InputError
-from cache.places import printable
-from cache.user_path import user_path
+from cache.base.errors import InputError
+from cache.base.text import printable, user_path
 from checkpoint.backend import import_mlx
 
 DESCRIPTION = "description"

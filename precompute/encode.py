@@ -7,22 +7,23 @@ writer thread (``writer``). Memory does not grow with the recording: at most
 ``_FRAMES_AHEAD`` decoded frames, and the writer's few features, wait at any time.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from cache.base.errors import InputError
 from cache.entry import EntryInfo, Features, Provenance
-from cache.errors import InputError
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_digest
-from cache.limit import LimitReachedError, StoreLimit
-from cache.manifest import FrameEntry, Manifest, SkippedFrame, now
+from cache.layout import now
+from cache.manifest import FrameEntry, Manifest, SkippedFrame
 from cache.pixel_index import KnownPixels, PixelIndex
+from cache.stats import LimitReachedError, StoreLimit
 from cache.store import Store
-from cache.thumbs import Thumbnails
-from precompute.ahead import Ahead
+from cache.thumbnails import Thumbnails
 from precompute.writer import EntryWriter
 from sources.near_duplicates import NearDuplicates
 from sources.pixels import pixels_array
@@ -31,14 +32,51 @@ from sources.recording import Frame, Recording
 if TYPE_CHECKING:
     from PIL import Image
 
-    from precompute.vision import Patches
+    from precompute.encoder import Patches
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Ahead(Generic[Item, Result]):
+    """Items in order with the futures of what is made of them, at most ``num_ahead`` of them under way."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], num_ahead: int
+    ) -> None:
+        """Nothing is submitted before the first item is asked for."""
+        self._pool, self._work, self._items, self._num_ahead = pool, work, iter(items), num_ahead
+        self._waiting: deque[tuple[Item, Future[Result]]] = deque()
+
+    def __iter__(self) -> Iterator[tuple[Item, "Future[Result]"]]:
+        """Yield each item; an error of its work is raised by its future."""
+        self._submit(self._num_ahead)
+        while self._waiting:
+            yield self._waiting.popleft()
+            self._submit(1)
+
+    def then(self, work: Callable[[Result], Result]) -> None:
+        """Have more done to what is under way.
+
+        It waits in a thread for what was submitted before it, which is therefore never kept from one.
+        """
+
+        def after(before: "Future[Result]") -> Result:
+            return work(before.result())
+
+        self._waiting = deque((item, self._pool.submit(after, before)) for item, before in self._waiting)
+
+    def _submit(self, num_items: int) -> None:
+        for item in islice(self._items, num_items):
+            self._waiting.append((item, self._pool.submit(self._work, item)))
+
 
 _FRAMES_AHEAD = 8
 _DURABLE_BY_THEN = timedelta(hours=1)
 
 
 class Encoder(Protocol):
-    """What pass one asks of an encoder; ``precompute.vision.VisionEncoder`` is one."""
+    """What pass one asks of an encoder; ``precompute.encoder.VisionEncoder`` is one."""
 
     provenance: Provenance
 

@@ -1,15 +1,21 @@
 """Live encoding of frames that a manifest names: pass one's side of the verifier."""
 
+from collections.abc import Iterator
+
 from PIL import Image
 
+from cache.base.errors import CannotCheckError, CheckpointError, InputError, SeeonceError, StalePictureError
+from cache.check import Missing
 from cache.entry import Features
-from cache.errors import CannotCheckError, InputError, StalePictureError
 from cache.key import pixel_digest
 from cache.manifest import FrameEntry, Manifest
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
-from precompute.selection import reopen
-from precompute.vision import VisionEncoder
+from cache.pixel_index import PixelIndex
+from checkpoint import backend
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, default_model, find_folder
+from checkpoint.identity import encoder_spec
+from precompute.encoder import VisionEncoder
+from precompute.pass_one import reopen
 from sources.pixels import pixels_array
 from sources.recording import Frame
 
@@ -73,3 +79,52 @@ class LiveFrames:
         if self._encoder is None:
             self._encoder = VisionEncoder(self._folder, self._config, self._spec)
         return self._encoder.encode(self._encoder.preprocess(image))
+
+
+def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
+    """Yield each frame when its entry is written, or with the reason why it cannot be.
+
+    Raises:
+        LimitReachedError: the store may not be larger; what is written stays.
+        StoreError: the disk refuses.
+    """
+    try:
+        live = _live(missing)
+    except SeeonceError as error:
+        yield from ((frame, str(error)) for frame in missing.frames)
+        return
+    for frame in missing.frames:
+        yield frame, _encoded(missing, frame, live)
+
+
+def _live(missing: Missing) -> LiveFrames:
+    manifest = missing.manifest
+    name = missing.model or default_model(manifest.recording.id)
+    folder = find_folder(name, missing.say)
+    config = read_config(folder.path)
+    with PixelIndex(missing.store.home) as index:
+        spec = encoder_spec(folder, config, index, manifest.encoder.preprocessing.max_pixels)
+    if spec != manifest.encoder:
+        raise CheckpointError(
+            f"it was encoded under {manifest.encoder.encoder_id.hex[:12]}, {name} would give "
+            f"{spec.encoder_id.hex[:12]}: give the same checkpoint with --model"
+        )
+    try:
+        return LiveFrames(folder, config, manifest)
+    except CannotCheckError:
+        raise CannotCheckError(f"{manifest.recording.path} is gone or cannot be read") from None
+
+
+def _encoded(missing: Missing, frame: FrameEntry, live: LiveFrames) -> str | None:
+    """Encode and commit one frame; return why it cannot be, or ``None``."""
+    try:
+        features = live.encode(live.image(frame))
+    except CannotCheckError:
+        return f"{frame.source} is gone or cannot be read"
+    except StalePictureError:
+        return f"{frame.source} is another picture now: run seeonce encode again"
+    except InputError as error:
+        return str(error)
+    missing.limit.take(features.nbytes)
+    missing.store.write(frame.pixels, missing.manifest.encoder, features, backend.provenance())
+    return None

@@ -1,7 +1,7 @@
 """The thread of pass one that commits features, so that the encoder never waits for the disk.
 
 Owns: what becomes one batch, and when it is acknowledged. Does not own: the commit itself
-(``cache.batch``).
+(``cache.commit``).
 
 At durability ``batch`` several entries share their fsyncs: each is built aside at once, which frees its
 features, and all are made durable together, at the latest after ``_BATCH_S``. ``full`` acknowledges each
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from cache.batch import CommitBatch
+from cache.commit import CommitBatch
 from cache.entry import Features, Provenance
 from cache.key import EncoderSpec, PixelDigest
 from cache.store import Durability, Store

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from seeonce.packages import shadowed
 
 if TYPE_CHECKING:
-    from cache.errors import SeeonceError
-    from cache.home import Home
-    from infer.grouping import ImagePosition, Showing
-    from infer.prompt import Prompt
+    from cache.base.errors import SeeonceError
+    from cache.base.home import Home
+    from infer.prompt import ImagePosition, Prompt, Showing
     from infer.sampling import Sampling
     from precompute.encode import EncodeResult
     from precompute.pass_one import EncodeOptions

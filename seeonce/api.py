@@ -2,19 +2,18 @@
 
 from dataclasses import replace
 
-from cache.errors import SeeonceError
-from cache.home import Home
-from infer.grouping import ImagePosition, Showing
-from infer.prompt import Prompt, collect_prompts
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
+from infer.prompt import ImagePosition, Prompt, Showing, collect_prompts
 from infer.sampling import Sampling
 from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
 from seeonce.commands.encode import Terminal
 from seeonce.commands.terminal import Terminal as AnswerTerminal
-from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeOptions, DescribeResult
 from seeonce.runs.describe import describe as pass_two
+from seeonce.runs.known import AnswerCache
 from seeonce.runs.notebook import AnswerTable, read_table
 from seeonce.verifier.canary import sound_limits
 from seeonce.verifier.report import Level, Report

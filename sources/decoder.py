@@ -10,19 +10,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cache.errors import InputError
+import numpy as np
+
+from cache.base.errors import InputError
+from cache.base.text import printable
 from cache.pixel_index import FileStamp
 from sources.container import open_container, packets, video_stream
 from sources.picture_times import Pick
 from sources.pixels import check_size
-from sources.recording import printable
-from sources.upright import Upright
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
     from PIL import Image
+    from PIL.Image import Transpose
+
+
+class Upright:
+    """Turns the pictures of one video; its display matrix is asked for once for each rotation."""
+
+    def __init__(self) -> None:
+        """Know no rotation yet."""
+        self._turns: dict[int, Transpose | None] = {}
+
+    def image(self, picture: "VideoFrame") -> "Image.Image":
+        """Convert a picture to RGB, upright. ``av.FFmpegError`` or ``ValueError`` when that cannot be."""
+        image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
+        if picture.rotation not in self._turns:
+            self._turns[picture.rotation] = _turn(picture)
+        turn = self._turns[picture.rotation]
+        return image if turn is None else image.transpose(turn)
+
+
+def _turn(picture: "VideoFrame") -> "Transpose | None":
+    """Give what makes the picture upright by its display matrix; None when nothing need be done.
+
+    Costs a reference cycle that holds the picture until the next garbage collection: PyAV keeps
+    the side data in the picture and the picture in the side data.
+    """
+    from av.buffer import Buffer
+    from PIL.Image import Transpose
+
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, Buffer):
+        return None
+    a, b, _, c, d = np.sign(np.frombuffer(bytes(matrix), np.int32)[:5]).tolist()
+    return {
+        (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT,
+        (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
+        (-1, 0, 0, -1): Transpose.ROTATE_180,
+        (0, -1, 1, 0): Transpose.ROTATE_90,
+        (0, 1, -1, 0): Transpose.ROTATE_270,
+        (0, 1, 1, 0): Transpose.TRANSPOSE,
+        (0, -1, -1, 0): Transpose.TRANSVERSE,
+    }.get((a, b, c, d))
+
 
 _MAX_DECODER_THREADS = 4
 

@@ -17,17 +17,28 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
 
-from cache.errors import InputError
+from blake3 import blake3
+
+from cache.base.errors import InputError
+from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
-from sources.recording import Frame, Recording, iso_utc, printable, recording_id, resolve
-from sources.source import FrameChoice, RecordingListing, Say
+from sources.recording import (
+    Frame,
+    FrameChoice,
+    Recording,
+    RecordingListing,
+    Say,
+    iso_utc,
+    recording_id,
+    resolve,
+)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -277,3 +288,52 @@ def _date_time(stem: str) -> float | None:
         return moment.timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+KIND = "list"
+
+
+def split_paths(raw: bytes) -> list[str]:
+    """Split what was piped in: by NUL where there is one (``find -print0``), else by line."""
+    parts = raw.split(b"\0") if b"\0" in raw else raw.splitlines()
+    return [os.fsdecode(part) for part in parts if part.strip()]
+
+
+def is_image_path(path: str) -> bool:
+    """Tell whether a path is named like an image and is no folder."""
+    return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)  # noqa: PTH112 (never raises)
+
+
+def open_list(paths: Sequence[Path], *, limit: int | None = None) -> FolderRecording:
+    """Make one recording of image files: by time where every name tells one, else as given.
+
+    A file that is given twice is one frame. One that cannot be read counts; reading it raises.
+    """
+    places = list(dict.fromkeys(resolve(path) for path in paths))
+    digest = blake3(b"\0".join(os.fsencode(place) for place in places)).hexdigest()[:8]
+    timed = recording_of_files(stamped_files(places))
+    frames = timed.frames[:limit]
+    info = RecordingInfo(
+        id=f"list-{digest}",
+        name=f"{len(places)} listed images",
+        kind=KIND,
+        path="-",
+        captured_at=iso_utc(timed.started_s),
+        num_frames=len(frames),
+        every_s=None,
+        limit=limit,
+    )
+    return FolderRecording(info, timed.length_s, frames)
+
+
+def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> FolderRecording:
+    """Make a list's recording again from the indexes, times and sources of its frames, in order.
+
+    What a list was is known to its manifest alone: part of it might tell other times by its names.
+    """
+    files = stamped_files([Path(source) for _, _, source in frames])
+    again = tuple(
+        Frame(index, timestamp_s, source, file.stamp)
+        for (index, timestamp_s, source), file in zip(frames, files, strict=True)
+    )
+    return FolderRecording(replace(info, num_frames=len(again)), None, again)

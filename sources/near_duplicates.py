@@ -8,7 +8,7 @@ compared. Does not own what becomes of a near duplicate (``precompute.encode``).
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from cache.key import PixelDigest
 from cache.pixel_index import PixelIndex
 from sources.recording import Frame

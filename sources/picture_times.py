@@ -13,10 +13,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cache.errors import InputError
-from sources.container import open_container, packets, promised_length_s, video_stream
-from sources.mp4_header import first_gap
-from sources.recording import printable
+from cache.base.errors import InputError
+from cache.base.text import printable
+from sources.container import first_gap, open_container, packets, promised_length_s, video_stream
 
 if TYPE_CHECKING:
     from av import Packet

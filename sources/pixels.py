@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import InputError
-from sources.recording import printable
+from cache.base.errors import InputError
+from cache.base.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -4,19 +4,31 @@ Owns what such a recording is. Chosen pictures come from ``selection``, decoded 
 ``decoder``. Timestamps are listed without decoding.
 """
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from cache.errors import InputError
+from cache.base.errors import InputError
+from cache.base.text import printable
 from cache.manifest import RecordingInfo
-from sources.container import read_header
+from sources.container import VideoHeader, read_header
 from sources.decoder import Player
-from sources.recording import Frame, printable, recording_id, resolve
-from sources.sampling import Chosen, Track
-from sources.selection import Selection, select
-from sources.source import FrameChoice
+from sources.picture_times import Pick, PictureTimes
+from sources.recording import (
+    Frame,
+    FrameChoice,
+    Recording,
+    RecordingListing,
+    Say,
+    iso_utc,
+    recording_id,
+    resolve,
+)
+from sources.video_sampling import Chosen, Selection, Track, select
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 
@@ -110,3 +122,102 @@ def _frame(index: int, one: Chosen, track: Track, player: Player) -> Frame:
         stamp=replace(track.stamp, position=f"pts={one.pick.pts}"),
         _decode=partial(player.read, track.decoder, one.pick),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSource:
+    """Video files, wherever they are named."""
+
+    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG002
+        """List nothing: videos have no place of their own."""
+        return ()
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path is called like a video and is no folder."""
+        there = os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 (never raise)
+        return there and path.suffix.lower() in VIDEO_SUFFIXES
+
+    def listing(self, path: Path) -> RecordingListing | None:
+        """Describe a video by its header; one that cannot be read by its file alone."""
+        video = resolve(path)
+        try:
+            header, is_there = _header(video)
+        except OSError:
+            return None
+        return RecordingListing(
+            id=recording_id(video),
+            name=printable(video.name),
+            kind="video",
+            path=video,
+            captured_at=header.captured_at,
+            num_frames=None,
+            length_s=None if header.length_s is None else float(header.length_s),
+            is_there=is_there,
+        )
+
+    def open(self, path: Path, choice: FrameChoice) -> Recording:
+        """Open a video; ``InputError`` when it cannot be read."""
+        return open_video(path, choice)
+
+
+def _header(video: Path) -> tuple[VideoHeader, bool]:
+    """Read the header; what has none, such as a recording that goes on, is no video yet."""
+    try:
+        return read_header(video), True
+    except InputError:
+        return VideoHeader(iso_utc(video.stat().st_mtime), None), False
+
+
+@dataclass(frozen=True, slots=True)
+class MomentPictures:
+    """The pictures of one video at given moments. One decoder, so one reader at a time."""
+
+    _track: Track
+    _player: Player
+    _picks: dict[float, Pick]
+    _end: str
+
+    def frame(self, index: int, moment_s: float, row: str) -> Frame:
+        """Make a frame of the picture at a moment that was asked for; ``row`` ends its source.
+
+        Raises:
+            InputError: the video ends before.
+        """
+        pick = self._picks.get(moment_s)
+        if pick is None:
+            raise InputError(self._end)
+        return Frame(
+            index=index,
+            timestamp_s=moment_s,
+            source=f"{printable(self._track.stamp.path)}#pts={pick.pts}&{row}",
+            stamp=replace(self._track.stamp, position=f"pts={pick.pts}"),
+            _decode=partial(self._player.read, self._track.decoder, pick),
+        )
+
+    def close(self) -> None:
+        """Close the video; reading a frame opens it again."""
+        self._player.close()
+
+
+def open_moments(video: Path, moments_s: Sequence[float]) -> MomentPictures:
+    """Find the pictures of a video at moments in seconds from its first picture, in any order.
+
+    Raises:
+        InputError: no video, or none that can be read.
+    """
+    track = track_of(video)
+    times = PictureTimes(video)
+    picks: dict[float, Pick] = {}
+    try:
+        for moment_s in sorted(set(moments_s)):
+            ticks = math.ceil(
+                Fraction(str(moment_s)) / times.time_base
+            )  # exact: a picture on the mark is meant
+            pick = times.first_at_or_after(times.start + ticks)
+            if pick is None:
+                break
+            picks[moment_s] = pick
+        end = times.missing() or f"{printable(video)}: ends before that moment"
+    finally:
+        times.close()
+    return MomentPictures(track, Player(), picks, end)

@@ -13,15 +13,14 @@ from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import prepare_inputs
 
 from cache.manifest import FrameEntry
-from infer.batching import Answer, HooksOf, answer_all
-from infer.engine_stats import EngineStats
+from infer.engine import Answer, EngineStats, HooksOf, answer_all
+from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.model import LanguageHalf
 from infer.prompt import Image, Segment, Text
-from infer.request import FeatureSource, Request
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import FeatureSource, Request
 from infer.tokenizer import ChatTokenizer
 
 WORDS = ("which", "window", "holds", "the", "cursor", "now", "and", "what", "does", "its", "title", "say")

@@ -105,7 +105,7 @@ class Disk:
     def watching(self) -> Iterator["Disk"]:
         """Put this layer in place of the functions of ``os``."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cache.files.sys", SimpleNamespace(platform="linux"))
+            patch.setattr("cache.base.files.sys", SimpleNamespace(platform="linux"))
             for name, real in _REAL.items():
                 patch.setattr(os, name, self._watched(name, real), raising=False)
             if not self._ids:

@@ -10,7 +10,7 @@ from mlx_vlm import load, stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
 from PIL import Image
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
@@ -18,15 +18,16 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from infer.batching import Answer, HooksOf, Request, answer_all, sampling_hooks
+from infer.engine import Answer, HooksOf, answer_all, sampling_hooks
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.model import LanguageHalf
 from infer.prompt import Prompt
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
-from precompute.vision import VisionEncoder
+from precompute.encoder import VisionEncoder
 from sources.folder import open_folder
 
 SIZES = ((96, 128), (128, 96), (64, 256), (160, 192), (224, 96), (32, 64), (256, 256), (96, 352))

@@ -17,8 +17,8 @@ from unittest.mock import patch
 import numpy as np
 from store_samples import GRID_THW, PROVENANCE, SPEC, features, manifest, pixels
 
+from cache.base.home import Home
 from cache.entry import STORED_DTYPES, Features
-from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import SkippedFrame, write_manifest
 from cache.store import Durability, Store

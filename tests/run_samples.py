@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from seeonce.runs.answers import parse_description
+from seeonce.runs.parse import parse_description
 from seeonce.runs.run import Result, Usage
 from seeonce.runs.runs import Run, RunSummary
 

@@ -6,13 +6,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from cache.entry import STORED_DTYPES, Features, Provenance
-from cache.entry_json import CHUNK_NAME, METADATA_NAME
-from cache.home import Home
+from cache.base.home import Home
+from cache.entry import CHUNK_NAME, METADATA_NAME, STORED_DTYPES, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.manifest import FrameEntry, Manifest, RecordingInfo
 from cache.store import Durability, Store
-from seeonce.bench.imagined_encoder import IMAGINED_ENCODER
+from seeonce.bench.store import IMAGINED_ENCODER
 
 SPEC = IMAGINED_ENCODER
 PREPROCESSING = SPEC.preprocessing

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from precompute.ahead import Ahead
+from precompute.encode import Ahead
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])

@@ -15,20 +15,18 @@ from conftest import Run
 from screens import folder_of, noise
 from store_samples import frame, new_store
 
-from cache.errors import StoreError
-from cache.home import Home
+from cache.base.errors import StoreError
+from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.pixel_index import PixelIndex
-from checkpoint import answering
-from checkpoint.answering import model_id
+from checkpoint import identity as answering
 from checkpoint.folder import find_folder
-from infer.grouping import ImagePosition, Showing
-from infer.prompt import Image, Prompt, Text
+from checkpoint.identity import model_id
+from infer.prompt import Image, ImagePosition, Prompt, Showing, Text
 from infer.sampling import Sampling
-from seeonce.runs.answer_cache import AnswerCache
-from seeonce.runs.known import AskId, Reply
-from seeonce.runs.plan import Answering, ask_id, make_plan
-from seeonce.runs.run import Usage
+from seeonce.runs.describe import Answering, ask_id, make_plan
+from seeonce.runs.known import AnswerCache
+from seeonce.runs.run import AskId, Reply, Usage
 
 REPLY = Reply("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
 ASK = AskId("a" * 64)
@@ -124,10 +122,10 @@ def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.mkdir()
-    monkeypatch.setattr("seeonce.runs.answer_cache._PRUNE_EVERY", 1)
+    monkeypatch.setattr("seeonce.runs.known._PRUNE_EVERY", 1)
     cache = AnswerCache(Home(home), max_answers=10)
     for number in range(30):
-        monkeypatch.setattr("seeonce.runs.answer_cache._now", lambda number=number: number)
+        monkeypatch.setattr("seeonce.runs.known._now", lambda number=number: number)
         cache.keep(AskId(f"{number:064}"), REPLY, "monday")
         cache.find(AskId(f"{0:064}"))
     kept = [number for number in range(30) if cache.find(AskId(f"{number:064}"))]
@@ -259,7 +257,7 @@ def test_a_run_of_known_answers_loads_no_model(
     run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _described(run, "--model", encoded)
-    monkeypatch.setattr("infer.mlx_vlm_adapter.LanguageHalf", lambda *_: pytest.fail("loaded the model"))
+    monkeypatch.setattr("infer.model.LanguageHalf", lambda *_: pytest.fail("loaded the model"))
     assert _described(run, "--model", encoded)["num_known"] == 4
 
 
@@ -331,7 +329,7 @@ def test_purging_a_recording_forgets_its_answers(run: Run, encoded: Path, home: 
 
 
 def test_a_reply_that_is_none_is_refused() -> None:
-    from seeonce.runs.reply_json import reply_from_json, reply_to_json
+    from seeonce.runs.run import reply_from_json, reply_to_json
 
     assert reply_from_json(reply_to_json(REPLY)) == REPLY
     with pytest.raises(StoreError):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seeonce.runs.answers import Description, parse_description, without_reasoning
+from seeonce.runs.parse import Description, parse_description, without_reasoning
 
 LINE = "description: A terminal | activity: coding | apps: [terminal, browser] | topics: [deploy]"
 WANT = Description("A terminal", "coding", ("terminal", "browser"), ("deploy",))

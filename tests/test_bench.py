@@ -13,24 +13,23 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from cache.errors import InputError
-from cache.home import Home
+from cache.base.errors import InputError
+from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.store import Durability
-from cache.thumbs import Thumbnails
-from infer.batching import Answer
+from cache.thumbnails import Thumbnails
+from infer.engine import Answer
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf, PromptInputs
-from infer.request import Request
-from seeonce.bench import decoding, profiling, random_weights, resolution, stage
-from seeonce.bench.dims import Dims
+from infer.model import LanguageHalf, PromptInputs
+from infer.sequence import Request
+from seeonce.bench import decoding, profiling, resolution, stage
+from seeonce.bench import model as random_weights
 from seeonce.bench.measure import Clock, Contestant, Timing
+from seeonce.bench.model import Dims
 from seeonce.bench.prompt_experiment import PromptExperiment, Sizes
-from seeonce.bench.report import Machine, Report, now
+from seeonce.bench.report import Machine, Outcome, Report, Table, now
 from seeonce.bench.right import Ask, Judgement, Right, judge_text, judge_tokens, num_about_another_frame
 from seeonce.bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
-from seeonce.bench.table import Table
-from seeonce.bench.verdict import Outcome
 
 
 @pytest.fixture(scope="module")

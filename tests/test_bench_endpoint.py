@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 
-from cache.errors import InputError
-from cache.home import Home
+from cache.base.errors import InputError
+from cache.base.home import Home
 from infer.limits import BatchLimits
-from seeonce.bench import client
-from seeonce.bench.client import Endpoint, send_all
-from seeonce.bench.endpoint import Beside, Questions
+from seeonce.bench import endpoint as client
+from seeonce.bench.endpoint import Beside, Endpoint, Questions, send_all
+from seeonce.bench.report import Found, Table
 from seeonce.bench.right import Ask
 from seeonce.bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
-from seeonce.bench.table import Found, Table
 from seeonce.demo.score import read_truth
 
 DESCRIBE = QUESTIONS[4:5]

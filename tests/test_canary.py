@@ -8,9 +8,8 @@ import pytest
 from conftest import Run
 from screens import folder_of
 
-import seeonce
-from cache.errors import CheckpointError
-from cache.home import Home
+from cache.base.errors import CheckpointError
+from cache.base.home import Home
 from infer import canary
 from infer.canary import (
     Combination,
@@ -23,7 +22,7 @@ from infer.canary import (
     sound_limits,
 )
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import DenseDeepstackModel
+from infer.model import DenseDeepstackModel
 from seeonce.verifier.canary import try_demo as real_trial
 
 ASKED = BatchLimits(16, 8, 512, kv_memory_bytes=10**9)
@@ -141,7 +140,7 @@ def test_describe_runs_under_what_the_canary_found(
 ) -> None:
     images = folder_of(tmp_path / "images")
     assert run("seeonce encode", images, "--model", plain).code == 0
-    monkeypatch.setattr(seeonce, "_trial", Tried(batched="answer 3 differs"))
+    monkeypatch.setattr("seeonce.verifier.canary.try_demo", Tried(batched="answer 3 differs"))
     ended = run("seeonce describe --max-tokens 3 --json", images, "--model", plain)
     assert (ended.code, ended.json["prefill_batch_size"]) == (0, 1)
     assert "prefilled one by one" in ended.err

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from videos import make_video, number_of
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from sources.cap import CapSource, open_cap
-from sources.selectors import latest_recording, list_recordings, open_recording
-from sources.source import FrameChoice
+from sources.recording import FrameChoice
+from sources.recordings import latest_recording, list_recordings, open_recording
 
 TENTHS = range(0, 5000, 100)  # five seconds, a picture every tenth
 CapJson = dict[str, object]

@@ -10,8 +10,8 @@ from live_mlx_vlm import draw_noise
 from PIL import Image
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from cache.errors import CheckpointError, InputError, NotEncodedError
-from cache.home import Home
+from cache.base.errors import CheckpointError, InputError, NotEncodedError
+from cache.base.home import Home
 from cache.key import pixel_digest
 from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
@@ -20,7 +20,7 @@ from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
 from infer.prompt import Prompt
 from precompute.encode import encode_recording
-from precompute.vision import VisionEncoder
+from precompute.encoder import VisionEncoder
 from seeonce import DescribeOptions, EncodeOptions, describe, encode
 from sources.folder import open_folder
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import Run
 from store_samples import SPEC, entry_files, entry_folder, flip_bit, frame, manifest, new_store, write
 
-from cache.canonical_json import UNSEALED, seal
-from cache.checking import CheckReport, OnProgress, Subset, check_store
-from cache.errors import InputError
+from cache.base.canonical_json import UNSEALED, seal
+from cache.base.errors import InputError
+from cache.check import CheckReport, OnProgress, Subset, check_store
 from cache.manifest import manifest_path, write_manifest
 from cache.store import Store
 

@@ -15,16 +15,15 @@ from mlx.utils import tree_flatten
 from store_samples import new_store
 from tiny_checkpoint import Tiny
 
-from cache.errors import CheckpointError, InputError
-from cache.home import Home
+from cache.base.errors import CheckpointError, InputError
+from cache.base.home import Home
 from cache.key import EncoderSpec
 from cache.pixel_index import PixelIndex
 from checkpoint import identity
 from checkpoint.config import read_config
-from checkpoint.folder import DEFAULT_MODEL, default_model, find_folder
+from checkpoint.folder import DEFAULT_MODEL, default_model, find_folder, tensor_shapes
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from checkpoint.loading import cast, load_model
-from checkpoint.weights import tensor_shapes
 
 
 def _spec(path: Path, home: Path, max_pixels: int | None = None) -> EncoderSpec:

@@ -20,15 +20,15 @@ from store_samples import (
     write,
 )
 
-from cache.collecting import GRACE_S, Collection, CollectStep, collect
+from cache.base.errors import StoreError
+from cache.base.files import Folder
 from cache.commit import CommitStep
-from cache.errors import StoreError
-from cache.files import Folder
+from cache.gc import GRACE_S, Collection, CollectStep, collect
 from cache.key import EntryKey, entry_key
 from cache.leases import held_lease
 from cache.manifest import manifest_path, write_manifest
 from cache.store import Store
-from cache.thumbs import Thumbnails
+from cache.thumbnails import Thumbnails
 from cache.trash import new_batch
 
 DAYS_AGO_S = 2 * GRACE_S

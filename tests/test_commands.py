@@ -16,7 +16,7 @@ from screens import folder_of, noise, python
 from store_samples import flip_bit
 from tiny_checkpoint import Tiny
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import Manifest, list_manifests, read_manifest
 from cache.pixel_index import RACY_NS
 from cache.store import Store

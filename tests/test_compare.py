@@ -5,9 +5,8 @@ import time
 import pytest
 from run_samples import answer, line, run_of
 
-from seeonce.runs.compare import Answers, Said, compare
+from seeonce.runs.compare import Answers, Said, compare, similarity
 from seeonce.runs.sheet import make_sheet
-from seeonce.runs.similarity import similarity
 
 
 def _answers(name: str, *texts: str | None) -> Answers:

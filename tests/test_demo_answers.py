@@ -14,12 +14,13 @@ from live_mlx_vlm import Encoded, encode_folder
 
 from cache.entry import Features
 from cache.manifest import FrameEntry
-from infer.batching import Request, answer_all
+from infer.engine import answer_all
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.model import LanguageHalf
 from infer.prompt import Image, Prompt, Segment, Text
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
 from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS
 from seeonce.demo.score import CHANGE, Result, read_truth, score

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 from live_mlx_vlm import encode_folder
 
-from infer.batching import answer_all
-from infer.engine_stats import EngineStats
+from infer.engine import EngineStats, answer_all
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.model import LanguageHalf
 from infer.prompt import Prompt
-from infer.request import Request
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
 from seeonce.demo import questions
 from seeonce.demo.questions import QUESTIONS

@@ -70,5 +70,5 @@ def test_scores_count_each_question_and_its_paraphrases() -> None:
 
 
 def test_a_missing_truth_names_the_command_that_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(TruthError, match=r"python -m demo\.screens"):
+    with pytest.raises(TruthError, match=r"python -m seeonce\.demo\.screens"):
         read_truth(tmp_path / "truth.json")

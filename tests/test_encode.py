@@ -21,9 +21,9 @@ from store_samples import new_store
 from tiny_checkpoint import Tiny
 
 from cache import pixel_index
+from cache.base.errors import CheckpointError, StoreError
+from cache.base.home import Home
 from cache.commit import build_aside
-from cache.errors import CheckpointError, StoreError
-from cache.home import Home
 from cache.manifest import Manifest, list_manifests
 from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
@@ -31,8 +31,8 @@ from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
 from precompute.encode import EncodeResult, Progress, encode_recording, plan
+from precompute.encoder import VisionEncoder
 from precompute.pass_one import EncodeOptions, encode
-from precompute.vision import VisionEncoder
 from precompute.writer import EntryWriter
 from seeonce.verifier.compare import as_float32
 from sources import pixels
@@ -148,7 +148,7 @@ def test_a_second_run_encodes_and_decodes_nothing_and_says_so(
     images = folder_of(tmp_path / "images")
     first = _encode(images, plain, store.home.path)
     monkeypatch.setattr(pixels, "read_image", lambda path: pytest.fail(f"decoded {path}"))
-    monkeypatch.setattr("precompute.vision.VisionEncoder", lambda *_: pytest.fail("loaded the encoder"))
+    monkeypatch.setattr("precompute.encoder.VisionEncoder", lambda *_: pytest.fail("loaded the encoder"))
     second = _encode(images, plain, store.home.path, lines := Lines())
     assert (second.progress.num_hits, second.progress.num_new) == (3, 0)
     assert second.manifest.frames == first.manifest.frames
@@ -313,7 +313,7 @@ def test_a_disk_that_fills_up_keeps_what_was_committed(
             raise OSError(errno.ENOSPC, "No space left on device")
         return build_aside(*arguments)
 
-    monkeypatch.setattr("cache.batch.build_aside", filling_up)
+    monkeypatch.setattr("cache.commit.build_aside", filling_up)
     images = folder_of(tmp_path / "images", 6)
     with pytest.raises(StoreError, match=r"No space left on device; .* free some space"):
         _encode(images, plain, store.home.path)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from store_samples import GRID_THW, PROVENANCE, SPEC, features, pixels
 
-from cache.canonical_json import canonical, parse, seal
-from cache.entry import DamagedError, EntryInfo, Features, Provenance
-from cache.entry_json import decode_entry, encode_entry
-from cache.errors import StoreError
+from cache.base.canonical_json import canonical, parse, seal
+from cache.base.errors import StoreError
+from cache.entry import DamagedError, EntryInfo, Features, Provenance, decode_entry, encode_entry
 from cache.key import entry_key
 
 INFO = EntryInfo(

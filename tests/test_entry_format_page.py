@@ -8,7 +8,7 @@ from typing import Any
 
 from store_samples import entry_folder, new_store, write
 
-from cache.canonical_json import parse
+from cache.base.canonical_json import parse
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
 (SNIPPET,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from store_samples import PROVENANCE, SPEC, pixels
 
-from cache.canonical_json import SEAL_FIELD, UNSEALED, seal
-from cache.entry import DamagedError, EntryInfo
-from cache.entry_json import decode_entry, encode_entry
-from cache.entry_memo import _known, recall
+from cache.base.canonical_json import SEAL_FIELD, UNSEALED, seal
+from cache.entry import DamagedError, EntryInfo, _known, decode_entry, encode_entry, recall
 from cache.key import EntryKey, entry_key
 
 

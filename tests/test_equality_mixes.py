@@ -16,11 +16,10 @@ from tiny_checkpoint import Tiny, write_checkpoint
 
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.request import Request
 from infer.sampling import Sampling
-from seeonce.verifier.compare import trace_difference
-from seeonce.verifier.teacher import Watcher
-from seeonce.verifier.tolerance import LOGPROB
+from infer.sequence import Request
+from seeonce.verifier.compare import LOGPROB, trace_difference
+from seeonce.verifier.outputs import Watcher
 
 MAX_TOKENS = 10
 NUM_FAMILIES, NUM_VARIANTS = 24, 4

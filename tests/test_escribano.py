@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 from screens import noise, python
 from videos import make_video, number_of
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from sources import escribano_db
 from sources.escribano import Place, split_place
-from sources.recording import Frame, Recording
-from sources.selectors import FrameChoice, RecordingListing, list_recordings, open_recording
+from sources.recording import Frame, FrameChoice, Recording, RecordingListing
+from sources.recordings import list_recordings, open_recording
 
 NOON_S = 1_795_262_400.0  # 2026-11-21 12:00 UTC
 
@@ -210,7 +210,7 @@ def _as_nobody(database: Path) -> tuple[int, str]:
     """List a database in a process that may not write to its folder."""
     program = (
         "import os, sys\n"
-        "from sources.selectors import list_recordings\n"
+        "from sources.recordings import list_recordings\n"
         "import sources.escribano, sqlite3\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "print([f.num_frames for f in list_recordings({'ESCRIBANO_DB': sys.argv[1]}, print)])\n"

@@ -12,11 +12,11 @@ import pytest
 from conftest import Run
 from screens import ROOT, folder_of, python
 
-import seeonce
-from cache.errors import InputError
-from cache.home import Home
-from seeonce.runs import selection
-from seeonce.runs.experiment_file import read_experiment
+from cache.base.errors import InputError
+from cache.base.home import Home
+from seeonce import ask
+from seeonce.runs import recording as selection
+from seeonce.runs.experiment import read_experiment
 from seeonce.runs.lock import RunLock
 
 EXAMPLE = ROOT / "docs" / "examples" / "experiment.toml"
@@ -370,7 +370,7 @@ def test_the_api_example_of_the_readme_runs(run: Run, demo: None, capsys: pytest
 
 
 def test_a_table_has_a_row_an_answer_and_shows_texts_as_texts(run: Run, demo: None, home: Path) -> None:
-    table = seeonce.ask("demo", "Which applications are open?", "<b>What?</b>", home=Home(home))
+    table = ask("demo", "Which applications are open?", "<b>What?</b>", home=Home(home))
     assert (len(table), len(table[:2]), table[0].frame) == (12, 2, 0)
     assert table.as_dicts()[0]["text"] == table[0].text == "mail"
     assert "&lt;b&gt;What?&lt;/b&gt;" in table._repr_html_()

@@ -10,10 +10,9 @@ import pytest
 from conftest import Run
 from screens import folder_of
 
-from cache.errors import InputError
-from infer.grouping import ImagePosition, Showing
-from seeonce.runs.experiment import Experiment
-from seeonce.runs.experiment_file import read_experiment
+from cache.base.errors import InputError
+from infer.prompt import ImagePosition, Showing
+from seeonce.runs.experiment import Experiment, read_experiment
 
 SCHEMA = {"type": "object", "properties": {"busy": {"type": "boolean"}}, "required": ["busy"]}
 LEAST = 'recordings = ["demo"]\n[prompts]\napps = "Which?"\n'

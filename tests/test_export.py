@@ -19,10 +19,11 @@ from escribano_samples import PLANNED, VERSIONS, add_frame, add_recording, chang
 from screens import python
 from store_samples import frame, manifest
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import write_manifest
 from cache.store import Store
-from seeonce.runs import export_escribano, export_plan
+from seeonce.runs import export_escribano
+from seeonce.runs import export_escribano as export_plan
 
 PARSED = {"description": "Writing tests", "activity": "coding", "apps": ["Code", "A \"b\" 'ü'"], "topics": []}
 NEW = ("Writing tests", "coding", '["Code", "A \\"b\\" \'ü\'"]', "[]", None)

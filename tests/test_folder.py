@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from cache.pixel_index import FileStamp
 from sources.folder import natural_key, open_folder
 

@@ -10,14 +10,14 @@ from conftest import Run
 from screens import noise
 from store_samples import SPEC, entry_files, flip_bit, frame, manifest, new_store, pixels, write
 
-from cache.collecting import collect
-from cache.errors import InputError, NotEncodedError, StoreError
-from cache.forgetting import Forgotten, find_recording_id, forget, least_used
+from cache.base.errors import InputError, NotEncodedError, StoreError
+from cache.forget import Forgotten, find_recording_id, forget, least_used
+from cache.gc import collect
 from cache.leases import held_lease
 from cache.manifest import list_manifests, manifest_path, write_manifest
 from cache.store import Store
-from cache.thumbs import Thumbnails
-from seeonce.runs.removal import remove_runs
+from cache.thumbnails import Thumbnails
+from seeonce.runs.runs import remove_runs
 
 DAY_S = 86400
 

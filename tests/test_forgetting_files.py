@@ -10,16 +10,15 @@ from screens import folder_of
 from videos import picture, write_video
 
 from cache import pixel_index
-from cache.errors import StoreError
-from cache.forgetting import forget
-from cache.home import Home
+from cache.base.errors import StoreError
+from cache.base.home import Home
+from cache.base.sqlite import RememberedFile
+from cache.forget import forget
 from cache.key import PixelDigest
-from cache.manifest import list_manifests, manifest_names
+from cache.manifest import ManifestNames, list_manifests, manifest_names
 from cache.pixel_index import PixelIndex
-from cache.recording import ManifestNames
-from cache.remembered import RememberedFile
 from cache.store import Store
-from sources.selectors import open_recording
+from sources.recordings import open_recording
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from conftest import Ended, Run
 from screens import folder_of
 
 from infer.tokenizer import ChatTokenizer
-from seeonce.runs.answering import Answerer
+from seeonce.runs.describe import Answerer
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from make_golden_store import make
 from store_samples import PROVENANCE
 
-from cache.canonical_json import seal
-from cache.errors import StoreError
-from cache.home import Home
+from cache.base.canonical_json import seal
+from cache.base.errors import StoreError
+from cache.base.home import Home
 from cache.key import EntryKey
 from cache.manifest import list_manifests, read_manifest
 from cache.store import Store

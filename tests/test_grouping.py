@@ -3,10 +3,8 @@
 import pytest
 from store_samples import frame
 
-from cache.errors import InputError
-from infer.grouping import ImagePosition, Showing, split_by_frame
-from infer.prompt import Image, Text
-from infer.template import Place, clock, render
+from cache.base.errors import InputError
+from infer.prompt import Image, ImagePosition, Place, Showing, Text, clock, render, split_by_frame
 
 PLACE = Place("0:42", "4", "monday {frame}")
 

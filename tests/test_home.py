@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import StoreError
-from cache.home import Home
+from cache.base.errors import StoreError
+from cache.base.home import Home
 
 
 def test_the_environment_names_the_home(tmp_path: Path) -> None:

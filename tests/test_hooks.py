@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise, encode_folder
 
-from cache.errors import InputError
-from infer.batching import Answer, HooksOf, Request, answer_all
+from cache.base.errors import InputError
+from infer.engine import Answer, HooksOf, answer_all
+from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import DecodeBatch, LanguageHalf
+from infer.model import DecodeBatch, LanguageHalf
 from infer.prefill import Prefill
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import Request
 
 LIMITS = BatchLimits(8, 4, 64)
 MAX_TOKENS = 8

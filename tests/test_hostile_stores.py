@@ -30,31 +30,20 @@ from store_samples import (
     write,
 )
 
-from cache.canonical_json import UNSEALED, seal, unseal
-from cache.checking import check_store
-from cache.collecting import collect
-from cache.entry_json import decode_entry
-from cache.errors import SeeonceError, StoreError
-from cache.home import Home
-from cache.inventory import stored_entries
+from cache.base.canonical_json import UNSEALED, seal, unseal
+from cache.base.errors import SeeonceError, StoreError
+from cache.base.home import Home
+from cache.check import check_store
+from cache.entry import decode_entry
+from cache.gc import collect
 from cache.key import EntryKey, entry_key
+from cache.layout import stored_entries
 from cache.manifest import list_manifests, manifest_path, read_manifest, write_manifest
 from cache.pixel_index import PixelIndex
 from cache.store import Store
 
 ROOT = Path(__file__).parent.parent
-OURS = (
-    "bench",
-    "cache",
-    "checkpoint",
-    "demo",
-    "infer",
-    "precompute",
-    "results",
-    "sources",
-    "verify",
-    "seeonce.py",
-)
+OURS = ("cache", "checkpoint", "infer", "precompute", "sources", "seeonce")
 RUNS_CODE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "yaml"}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import PREPROCESSING, SPEC
 
-from cache.errors import StoreError
+from cache.base.errors import StoreError
 from cache.key import (
     EncoderId,
     EncoderSpec,

@@ -15,11 +15,11 @@ from tiny_checkpoint import Tiny
 from cache.entry import Features
 from cache.key import entry_key
 from cache.manifest import FrameEntry
-from infer.batching import answer_all
+from infer.engine import answer_all
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
-from infer.request import Request
 from infer.sampling import Sampling
+from infer.sequence import Request
 
 LIMITS = BatchLimits(8, 4, 2048)
 GB = 1_000_000_000
@@ -38,7 +38,7 @@ def test_a_batch_takes_its_rows_times_its_longest_row() -> None:
 
 
 def test_token_bytes_are_those_of_the_cache_that_decodes(asked: Asked) -> None:
-    from infer.kv_rows import RowsKVCache
+    from infer.kv_cache import RowsKVCache
 
     caches = [RowsKVCache([0]) for _ in asked.half.model.layers]
     asked.half.model(mx.array([[1]]), cache=caches)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from store_samples import entry_folder, manifest, new_store, write
 
-from cache.collecting import collect
-from cache.errors import StoreError
+from cache.base.errors import StoreError
+from cache.gc import collect
+from cache.leases import recent_uses
 from cache.manifest import Manifest, list_manifests
 from cache.store import Store
-from cache.usage import recent_uses
 from precompute.encode import EncodeResult, Progress
-from precompute.leaving import leave_manifest
+from precompute.pass_one import leave_manifest
 
 
 def leave(store: Store, made: Manifest, *, interrupted: bool = False) -> list[str]:
@@ -77,7 +77,7 @@ def test_an_entry_that_went_away_before_the_manifest_came_is_told(
     keys = [write(store, number) for number in range(2)]
     os.utime(entry_folder(store, keys[1]), (1, 1))
     collect(store)
-    monkeypatch.setattr("precompute.leaving._PUT_BACK_S", 0.1)
+    monkeypatch.setattr("precompute.pass_one._PUT_BACK_S", 0.1)
     with pytest.raises(StoreError, match="1 entries of a-recording were removed while it was encoded"):
         leave_manifest(store, EncodeResult(made, Progress(2, 2, 2, 0, 0, 0), False), print)
 

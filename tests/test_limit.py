@@ -9,11 +9,11 @@ from conftest import Run
 from screens import folder_of
 from store_samples import manifest, new_store, pixels, write
 
-from cache.errors import InputError
-from cache.inventory import stored_bytes
-from cache.limit import LimitReachedError, StoreLimit
+from cache.base.errors import InputError
+from cache.base.text import parse_age_s, parse_size
+from cache.layout import stored_bytes
 from cache.manifest import write_manifest
-from cache.sizes import parse_age_s, parse_size
+from cache.stats import LimitReachedError, StoreLimit
 from cache.store import Store
 
 
@@ -58,7 +58,7 @@ class Looks:
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     counting = Looks()
-    monkeypatch.setattr("cache.limit.stored_bytes", counting)
+    monkeypatch.setattr("cache.stats.stored_bytes", counting)
     return counting
 
 

@@ -19,7 +19,7 @@ BOUND_BYTES = 48_000_000
 READ = """
 import resource, sys, time
 from pathlib import Path
-from sources.source import FrameChoice
+from sources.recording import FrameChoice
 from sources.video import open_video
 start = time.perf_counter()
 threshold = float(sys.argv[3]) if len(sys.argv) > 3 else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from store_samples import SPEC, flip_bit, frame, manifest, new_store, other_spec, pixels
 
-from cache.errors import StoreError
+from cache.base.errors import StoreError
 from cache.key import entry_key
 from cache.manifest import SkippedFrame, list_manifests, manifest_path, read_manifest, write_manifest
 

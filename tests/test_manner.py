@@ -8,7 +8,7 @@ from conftest import Run
 from run_samples import answer
 from test_results_commands import FIRST, write_run
 
-from seeonce.runs.manner import Manner
+from seeonce.runs.runs import Manner
 
 
 def test_what_is_as_usual_is_not_said() -> None:

@@ -10,9 +10,9 @@ from mlx_vlm.generate.ar import GenerationBatch
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from infer.kv_rows import RowsKVCache
-from infer.mlx_vlm_adapter import DenseDeepstackModel
-from infer.positions import ImageSpan, mrope_positions
+from infer.kv_cache import RowsKVCache
+from infer.model import DenseDeepstackModel
+from infer.tokenizer import ImageSpan, mrope_positions
 
 
 @pytest.fixture(scope="module")

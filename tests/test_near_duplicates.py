@@ -12,7 +12,7 @@ from screens import noise
 from store_samples import frame, manifest
 
 from cache import pixel_index
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import Manifest, list_manifests, read_manifest
 from sources import pixels
 from sources.near_duplicates import perceptual_hash

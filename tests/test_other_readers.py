@@ -10,8 +10,8 @@ import zarr
 from store_samples import PROVENANCE, SPEC, entry_folder, features, new_store, other_spec, pixels, write
 from test_golden_store import ENTRIES, GOLDEN
 
+from cache.base.home import Home
 from cache.entry import Features
-from cache.home import Home
 from cache.key import EntryKey
 from cache.store import Durability, Store
 

@@ -15,7 +15,7 @@ from seeonce.verifier import canary
 canary.try_demo = lambda limits: None
 code = main.run(main.app, sys.argv[1:], error_code=1)
 import mlx.core as mx
-passes = [name for name in ("precompute.vision", "infer.batching") if name in sys.modules]
+passes = [name for name in ("precompute.encoder", "infer.engine") if name in sys.modules]
 print("PEAK", code, mx.get_peak_memory(), *passes)
 """
 WHOLE = """
@@ -60,7 +60,7 @@ def test_the_checkpoints_would_show_it(much_text: Path, much_vision: Path) -> No
 def test_pass_one_never_holds_language_weights(home: Path, much_text: Path, tmp_path: Path) -> None:
     peak, loaded = _peak_bytes(MEASURED, "encode", folder_of(tmp_path / "images"), "--model", much_text)
     assert peak < 25 * MB
-    assert loaded == ["precompute.vision"]
+    assert loaded == ["precompute.encoder"]
 
 
 def test_pass_two_never_holds_vision_weights(run: Run, home: Path, much_vision: Path, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_pass_two_never_holds_vision_weights(run: Run, home: Path, much_vision: 
     line = ("describe", images, "--model", much_vision, "--max-tokens", 4)
     peak, loaded = _peak_bytes(MEASURED, *line)
     assert peak < 25 * MB
-    assert loaded == ["infer.batching"]
+    assert loaded == ["infer.engine"]
 
 
 def test_asking_who_the_encoder_is_holds_one_tensor_at_a_time(
@@ -84,7 +84,7 @@ def test_asking_who_the_encoder_is_holds_one_tensor_at_a_time(
 
 
 def test_the_front_door_loads_neither_pass(home: Path) -> None:
-    slow = ["mlx", "mlx_vlm", "zarr", "transformers", "huggingface_hub", "PIL", "av", "precompute.vision"]
+    slow = ["mlx", "mlx_vlm", "zarr", "transformers", "huggingface_hub", "PIL", "av", "precompute.encoder"]
     program = f"import sys, seeonce\nprint('LOADED', *(name for name in {slow} if name in sys.modules))"
     out, err = python(program).communicate(timeout=60)
     assert out.split() == ["LOADED"], err

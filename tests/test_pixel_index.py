@@ -12,7 +12,7 @@ import pytest
 from store_samples import new_store, pixels
 
 from cache import pixel_index
-from cache.home import Home
+from cache.base.home import Home
 from cache.pixel_index import FileStamp, KnownPixels, PixelIndex
 
 KNOWN = KnownPixels(pixels(1), 1920, 1080)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from sources.pixels import MAX_PIXELS, check_size, pixels_array, read_image
 
 Maker = Callable[[Path], Path]

@@ -18,10 +18,10 @@ import pytest
 from fault_disk import Acknowledged, Disk, Event, Kept, Synced, chances, survivors
 from store_samples import PROVENANCE, SPEC, entry_folder, features, manifest, pixels, same
 
-from cache.collecting import CollectStep, collect
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
 from cache.commit import CommitStep
-from cache.errors import SeeonceError
-from cache.home import Home
+from cache.gc import CollectStep, collect
 from cache.key import EntryKey, entry_key
 from cache.manifest import list_manifests, read_manifest, write_manifest
 from cache.store import Durability, Store

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from asked_live import Asked, renumbered
 
+from cache.base.errors import StoreError
 from cache.entry import Features
-from cache.errors import StoreError
 from cache.manifest import FrameEntry
-from infer.batching import answer_all
-from infer.engine_stats import EngineStats
+from infer.engine import EngineStats, answer_all
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.request import Request
 from infer.sampling import Sampling, SeededDraw
+from infer.sequence import Request
 
 SHARED = BatchLimits(16, 4, 2048)
 ALONE = BatchLimits(1, 1, 2048, share_prefixes=False)

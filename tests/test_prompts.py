@@ -7,7 +7,7 @@ from live_mlx_vlm import PROMPTS, Encoded, Live, draw_noise, encode_folder
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from infer.limits import BatchLimits
 from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text, collect_prompts
 from infer.sampling import Sampling

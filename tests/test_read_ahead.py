@@ -8,13 +8,12 @@ import pytest
 from asked_live import Asked
 from store_samples import features, frame
 
+from cache.base.errors import NotEncodedError
 from cache.entry import Features
-from cache.errors import NotEncodedError
 from cache.manifest import FrameEntry
-from infer.batching import answer_all
+from infer.engine import answer_all
+from infer.features import ReadAhead, StoredFeatures
 from infer.limits import BatchLimits
-from infer.read_ahead import ReadAhead
-from infer.stored import StoredFeatures
 
 
 class Source:

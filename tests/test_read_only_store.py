@@ -10,8 +10,8 @@ import pytest
 from conftest import Run
 from store_samples import PROVENANCE, SPEC, features, frame, manifest, new_store, pixels, same, write
 
-from cache.errors import StoreError
-from cache.home import Home
+from cache.base.errors import StoreError
+from cache.base.home import Home
 from cache.manifest import write_manifest
 from cache.store import Store
 

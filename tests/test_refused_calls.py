@@ -11,10 +11,10 @@ import pytest
 from fault_disk import Disk
 from store_samples import PROVENANCE, SPEC, features, new_store, pixels, same, write
 
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
 from cache.commit import CommitStep
 from cache.entry import Features
-from cache.errors import SeeonceError
-from cache.home import Home
 from cache.key import entry_key
 from cache.store import Durability, Store
 

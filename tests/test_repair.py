@@ -20,11 +20,11 @@ from store_samples import (
     write,
 )
 
-from cache.errors import InputError, StoreError
-from cache.home import Home
-from cache.inventory import stored_bytes
+from cache.base.errors import InputError, StoreError
+from cache.base.home import Home
+from cache.check import Missing, repair
+from cache.layout import stored_bytes
 from cache.manifest import FrameEntry, list_manifests, manifest_path, read_manifest, write_manifest
-from cache.repairing import Missing, repair
 from cache.store import Store
 
 

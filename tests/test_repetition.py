@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from infer.repetition import LONGEST_PERIOD, RepetitionWatch, span
+from infer.sampling import LONGEST_PERIOD, RepetitionWatch, span
 
 
 def _ends_at(tokens: list[int]) -> int | None:

@@ -10,7 +10,7 @@ from PIL import Image
 from run_samples import answer, big_run, line, run_of
 from screens import noise
 
-from cache.thumbs import shrink
+from cache.thumbnails import shrink
 from seeonce.runs.report import render_report
 from seeonce.runs.runs import Run
 from seeonce.runs.sheet import make_sheet

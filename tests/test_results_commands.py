@@ -12,7 +12,7 @@ from escribano_samples import change, sample
 from run_samples import answer, line
 from screens import noise
 
-from cache.canonical_json import JsonValue
+from cache.base.canonical_json import JsonValue
 from seeonce.runs.lock import RunLock
 from seeonce.runs.run import Result
 

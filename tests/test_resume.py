@@ -12,9 +12,9 @@ from checkpoint_edits import copy_of
 from conftest import Run
 from screens import folder_of, python
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from seeonce.runs.lock import RunLock
-from seeonce.runs.writing import OutputFile
+from seeonce.runs.run import OutputFile
 
 SEEONCE = "from seeonce.__main__ import main; main()"
 SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 12 --max-num-seqs 4 --fresh"
@@ -120,7 +120,7 @@ def test_an_error_line_is_asked_again_and_a_finished_one_is_not(run: Run, finish
 def test_a_finished_run_does_nothing_and_says_so(
     run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seeonce.runs.answering.Answerer.replies", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("seeonce.runs.describe.Answerer.replies", lambda *_: pytest.fail("decoded"))
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()}
     ended = run("seeonce describe --resume", finished.name)
     assert (ended.code, "nothing left to ask" in ended.out) == (0, True)

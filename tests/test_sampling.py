@@ -9,13 +9,12 @@ from live_mlx_vlm import PROMPTS, Encoded, draw_noise, encode_folder
 from mlx_vlm.sample_utils import make_logits_processors, make_sampler
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from cache.errors import InputError
-from infer.batching import HooksOf, sampling_hooks
-from infer.hooks import RowHooks
+from cache.base.errors import InputError
+from infer.engine import HooksOf, sampling_hooks
+from infer.hooks import RowHooks, request_hooks
 from infer.limits import BatchLimits
-from infer.request import Request
-from infer.request_hooks import request_hooks
 from infer.sampling import RepetitionPenalty, Sampling, SeededDraw
+from infer.sequence import Request
 
 ALONE = BatchLimits(1, 1, 2048)
 

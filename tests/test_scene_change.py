@@ -9,12 +9,13 @@ import pytest
 from PIL import Image, ImageDraw
 from videos import number_of, picture, write_video
 
-from cache.errors import InputError
-from sources import decoder, selection
+from cache.base.errors import InputError
+from sources import decoder
+from sources import video_sampling as selection
 from sources.picture_times import Pick
-from sources.scene_change import difference, small_luma
-from sources.source import FrameChoice
+from sources.recording import FrameChoice
 from sources.video import VideoRecording, open_video
+from sources.video_sampling import difference, small_luma
 
 
 class _Notes(dict[str, str]):

@@ -10,14 +10,12 @@ from conftest import Ended, Run
 from screens import folder_of
 from store_samples import frame
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.schema import check_schema
-from seeonce.runs.known import AskId, Reply
-from seeonce.runs.lines import results_of
-from seeonce.runs.plan import Ask
-from seeonce.runs.run import Usage
+from seeonce.runs.describe import Ask, results_of
+from seeonce.runs.run import AskId, Reply, Usage
 
 BOUNDED = {
     "type": "object",

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from run_samples import answer, line, run_of
 
-from cache.errors import InputError
-from seeonce.runs.score import Expected, PromptScore, score_column
+from cache.base.errors import InputError
+from seeonce.runs.score import Expected, PromptScore, read_truth, score_column, truth_for
 from seeonce.runs.sheet import make_sheet
-from seeonce.runs.truth import read_truth, truth_for
 
 CSV = """frame,description,activity,apps,topics
 0,mail full screen,reading,mail,billing

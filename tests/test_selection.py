@@ -10,12 +10,12 @@ import pytest
 from conftest import Run
 from screens import folder_of
 
-from cache.errors import InputError
-from cache.home import Home
+from cache.base.errors import InputError
+from cache.base.home import Home
 from cache.manifest import list_manifests, read_manifest
-from precompute.selection import wanted_of
-from sources.path_list import open_list, split_paths
-from sources.since import is_since, parse_since
+from precompute.pass_one import wanted_of
+from sources.folder import open_list, split_paths
+from sources.recordings import is_since, parse_since
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -166,7 +166,7 @@ def test_several_recordings_that_all_are_missing_are_an_error(run: Run, home: Pa
 def test_several_recordings_load_the_encoder_once(
     run: Run, home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from precompute import vision
+    from precompute import encoder as vision
 
     loads = []
     load = vision.VisionEncoder.__init__

@@ -13,8 +13,9 @@ from PIL import Image
 from screens import python
 from videos import make_video
 
-from cache.errors import InputError
-from sources.selectors import FrameChoice, latest_recording, list_recordings, open_recording, recording_id
+from cache.base.errors import InputError
+from sources.recording import FrameChoice, recording_id
+from sources.recordings import latest_recording, list_recordings, open_recording
 
 
 def _folder(path: Path, captured_s: int, num_frames: int = 2) -> Path:
@@ -168,7 +169,9 @@ def test_a_limit_below_one_is_refused(limit: int, place: Path) -> None:
         open_recording(str(place / "standup"), FrameChoice(limit=limit))
 
 
-def test_demo_is_the_bundled_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_is_the_bundled_recording_whatever_else_has_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _folder(tmp_path / "demo" / "recording", 1_700_000_000)
     (tmp_path / "demo" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -176,7 +179,7 @@ def test_demo_is_the_bundled_recording(tmp_path: Path, monkeypatch: pytest.Monke
     recording = open_recording("demo", FrameChoice(limit=1))
     info = recording.info
     assert (info.id, info.name, info.kind, info.num_frames) == ("demo", "demo", "demo", 1)
-    assert recording.frames()[0].read().size == (8, 6)
+    assert recording.frames()[0].read().size == (1280, 800)
 
 
 def test_an_id_is_the_same_before_and_after_the_frames_are_gone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from store_samples import (
 )
 from typer.testing import CliRunner
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import write_manifest
 from cache.stats import store_stats
 from seeonce.commands.store import app

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from infer.stop import StopWatch, before_stop
+from infer.sampling import StopWatch, before_stop
 
 APPS = "Which applications are open?"
 

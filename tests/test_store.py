@@ -27,10 +27,10 @@ from store_samples import (
     write,
 )
 
+from cache.base.errors import NotEncodedError, StoreError
+from cache.base.files import Folder
+from cache.base.home import Home
 from cache.entry import Features
-from cache.errors import NotEncodedError, StoreError
-from cache.files import Folder
-from cache.home import Home
 from cache.key import entry_key
 from cache.store import Durability, Store
 

@@ -22,9 +22,9 @@ from store_samples import (
     write,
 )
 
-from cache.batch import CommitBatch
-from cache.errors import StoreError
-from cache.home import Home
+from cache.base.errors import StoreError
+from cache.base.home import Home
+from cache.commit import CommitBatch
 from cache.key import EntryKey, entry_key
 from cache.store import Durability, Store
 from precompute.writer import EntryWriter
@@ -180,9 +180,9 @@ def test_on_macos_a_batch_keeps_its_order_and_empties_the_drives_cache_once(
     one_group = [number for number in range(3000) if key_of(number).hex.startswith("00")][:2]
     write(store, one_group[0])
     shutil.rmtree(store.path / "frames" / "00" / key_of(one_group[0]).hex)
-    monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("cache.base.files.sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(
-        "cache.files.fcntl",
+        "cache.base.files.fcntl",
         SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda _, what: asked.append(commands[what])),
     )
     with replace(store, durability=durability).batch() as batch:
@@ -209,8 +209,8 @@ def test_on_macos_a_disk_that_fails_to_empty_its_cache_is_an_error(
 ) -> None:
     """fsync after it may well succeed: the system tells an error once."""
     store = new_store(tmp_path, Durability.batch)
-    monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
-    monkeypatch.setattr("cache.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_failing(code)))
+    monkeypatch.setattr("cache.base.files.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("cache.base.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_failing(code)))
     with pytest.raises(StoreError, match="cannot write entry"):
         write(store)
     assert list(store.keys()) == []
@@ -221,8 +221,10 @@ def test_on_a_disk_that_knows_no_barrier_fsync_is_asked(
 ) -> None:
     store = new_store(tmp_path)
     synced: list[int] = []
-    monkeypatch.setattr("cache.files.sys", SimpleNamespace(platform="darwin"))
-    monkeypatch.setattr("cache.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_failing(errno.ENOTSUP)))
+    monkeypatch.setattr("cache.base.files.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(
+        "cache.base.files.fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=_failing(errno.ENOTSUP))
+    )
     monkeypatch.setattr(os, "fsync", synced.append)
     write(replace(store, durability=Durability.full))
     assert len(synced) >= 4

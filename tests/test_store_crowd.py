@@ -27,14 +27,14 @@ from store_samples import (
 )
 from test_store_processes import start
 
-from cache.checking import check_store
-from cache.collecting import collect
-from cache.home import Home
+from cache.base.home import Home
+from cache.check import check_store
+from cache.gc import collect
 from cache.leases import held_lease
 from cache.manifest import write_manifest
 from cache.store import Durability, Store
 from precompute.encode import EncodeResult, Progress
-from precompute.leaving import leave_manifest
+from precompute.pass_one import leave_manifest
 
 NUM_WRITERS, NUM_READERS = 8, 2
 NAMED = range(50_000, 50_020)  # a manifest names these from the beginning
@@ -106,9 +106,9 @@ def read_on(home: str, who: str, num_old: str) -> None:
 
 def collect_on(home: str) -> None:
     """Collect until all is done, a few entries at a time."""
-    import cache.collecting
+    import cache.gc
 
-    cache.collecting._AT_ONCE = 4
+    cache.gc._AT_ONCE = 4
     store, num_removed, num_kept = opened(home), 0, 0
     wait_for_go(store)
     while not (store.home.path / "stop").exists():

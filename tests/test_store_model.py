@@ -27,8 +27,8 @@ from store_samples import (
     write,
 )
 
-from cache.batch import CommitBatch
-from cache.home import Home
+from cache.base.home import Home
+from cache.commit import CommitBatch
 from cache.key import EntryKey, entry_key
 from cache.store import Durability, Store
 

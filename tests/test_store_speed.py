@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from store_samples import entry_folder, manifest, new_store, write
 
-from cache.collecting import collect
-from cache.inventory import stored_entries
+from cache.gc import collect
 from cache.key import EntryKey
-from cache.listing import stored_recordings
+from cache.layout import stored_entries
 from cache.manifest import write_manifest
+from cache.recordings import stored_recordings
 from cache.stats import store_stats
 from cache.store import Store
 

@@ -11,9 +11,9 @@ from screens import folder_of, noise
 from store_samples import new_store, pixels
 
 from cache import pixel_index
-from cache.home import Home
+from cache.base.home import Home
 from cache.store import Durability
-from cache.thumbs import MAX_BYTES, Thumbnails, shrink
+from cache.thumbnails import MAX_BYTES, Thumbnails, shrink
 from precompute.encode import EncodeResult, Progress
 from precompute.pass_one import EncodeOptions, encode
 from sources import pixels as decoding

@@ -8,11 +8,11 @@ import pytest
 from conftest import Run
 from store_samples import SPEC, entry_files, entry_folder, flip_bit, frame, manifest, new_store, write
 
-from cache.collecting import collect
-from cache.listing import stored_recordings
+from cache.gc import collect
+from cache.leases import entries_in_use, recent_uses, record_use
 from cache.manifest import manifest_path, write_manifest
+from cache.recordings import stored_recordings
 from cache.store import Store
-from cache.usage import entries_in_use, recent_uses, record_use
 
 
 def filled(tmp_path: Path) -> Store:

@@ -7,7 +7,7 @@ from conftest import Run
 from run_samples import answer
 from test_results_commands import FIRST, write_run
 
-from cache.user_path import user_path
+from cache.base.text import user_path
 
 
 def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from live_mlx_vlm import draw_noise, encode_folder
 from tiny_checkpoint import Tiny, write_checkpoint
 
+from cache.base.errors import InputError
+from cache.base.home import Home
 from cache.entry import Features, Provenance
-from cache.errors import InputError
-from cache.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, write_manifest
 from cache.store import Durability, Store
@@ -21,11 +21,10 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from infer.limits import BatchLimits
 from precompute import live
+from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
-from precompute.vision import VisionEncoder
 from seeonce.verifier.reference import LiveReference, Picture
-from seeonce.verifier.report import Level, Report
-from seeonce.verifier.report_text import terminal_lines
+from seeonce.verifier.report import Level, Report, terminal_lines
 from seeonce.verifier.verifier import VerifyOptions, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")

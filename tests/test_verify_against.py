@@ -11,7 +11,7 @@ from conftest import MAX_PIXELS, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import list_manifests, read_manifest
 from cache.store import Durability, Store
 

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 from store_samples import entry_files, entry_folder, flip_bit, manifest, new_store, write
 
-from cache.errors import CannotCheckError
+from cache.base.errors import CannotCheckError
 from cache.key import EntryKey
 from cache.manifest import write_manifest
 from cache.store import Store

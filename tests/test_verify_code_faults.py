@@ -14,24 +14,24 @@ from PIL import Image
 from test_verify import Recorded
 from tiny_checkpoint import Tiny, write_checkpoint
 
+from cache.base.home import Home
 from cache.entry import Features
-from cache.home import Home
 from cache.key import pixel_digest
 from cache.manifest import FrameEntry, write_manifest
-from infer import batching, positions, stored
-from infer import mlx_vlm_adapter as adapter
-from infer.kv_rows import RowsKVCache
+from infer import engine as batching
+from infer import features as stored
+from infer import model as adapter
+from infer import tokenizer as positions
+from infer.kv_cache import PrefixPool, RowsKVCache, SharedPrefix
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import DenseDeepstackModel, LanguageHalf, PromptInputs
+from infer.model import DenseDeepstackModel, LanguageHalf, PromptInputs
 from infer.prefill import Prefill
-from infer.prefix import PrefixPool, SharedPrefix
 from infer.sampling import Sampling, SeededDraw
 from infer.tokenizer import ChatTokenizer
 from precompute import encode, live
-from precompute.vision import Preprocessor, VisionEncoder
+from precompute.encoder import Preprocessor, VisionEncoder
 from seeonce.verifier import outputs
-from seeonce.verifier.report import Level
-from seeonce.verifier.report_text import verdict_words
+from seeonce.verifier.report import Level, verdict_words
 from sources import pixels
 
 Patch = pytest.MonkeyPatch

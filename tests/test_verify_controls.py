@@ -10,11 +10,10 @@ from conftest import MAX_PIXELS, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
-from cache.errors import EXIT_INTERRUPTED
-from cache.home import Home
+from cache.base.errors import EXIT_INTERRUPTED
+from cache.base.home import Home
 from seeonce.verifier import controls
-from seeonce.verifier.controls import CommandEnded
-from seeonce.verifier.faults import FAULTS, Fault
+from seeonce.verifier.controls import FAULTS, CommandEnded, Fault
 
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),

@@ -13,9 +13,17 @@ from live_mlx_vlm import draw_noise
 
 from cache.entry import Features
 from seeonce.verifier.compare import feature_differences, layer_figures
-from seeonce.verifier.report import REPORT_SCHEMA, Check, ControlResult, Report, Tolerances
-from seeonce.verifier.report_json import as_json_text
-from seeonce.verifier.report_text import markdown, terminal_lines, verdict_words
+from seeonce.verifier.report import (
+    REPORT_SCHEMA,
+    Check,
+    ControlResult,
+    Report,
+    Tolerances,
+    as_json_text,
+    markdown,
+    terminal_lines,
+    verdict_words,
+)
 
 SCHEMA: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "docs" / "verify-report.schema.json").read_text(encoding="utf-8")

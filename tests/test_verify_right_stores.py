@@ -9,7 +9,7 @@ from live_mlx_vlm import draw_noise, encode_folder
 from test_verify import Quiet
 from tiny_checkpoint import Tiny
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import write_manifest
 from infer.limits import BatchLimits
 from seeonce.verifier.report import Level

@@ -7,7 +7,7 @@ from math import comb
 import pytest
 from store_samples import frame
 
-from seeonce.verifier.sampling import Group, confidence, confidence_words, draw
+from seeonce.verifier.sample import Group, confidence, confidence_words, draw
 
 SMALL, LARGE = (1, 4, 4), (1, 8, 8)
 

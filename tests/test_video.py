@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from videos import Pixels, add_stream, make_video, number_of, picture
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from sources.container import open_container, read_header
 from sources.pixels import read_image
-from sources.recording import Frame
-from sources.source import FrameChoice
+from sources.recording import Frame, FrameChoice
 from sources.video import VideoRecording, open_video
 
 
@@ -282,7 +281,7 @@ def _peak_memory_bytes() -> int:
 
 def test_neither_pyav_nor_pillow_is_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, sources.selectors; print([m for m in ('av', 'PIL', 'mlx', 'zarr') if m in sys.modules])"
+        "import sys, sources.recordings; print([m for m in ('av', 'PIL', 'mlx', 'zarr') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "[]"

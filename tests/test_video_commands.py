@@ -9,7 +9,7 @@ import pytest
 from conftest import Run
 from videos import make_video, picture, write_video
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.manifest import Manifest, list_manifests, read_manifest
 from sources import decoder
 from sources.picture_times import Pick

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from videos import Pixels, add_stream, make_video, number_of, picture, write_video
 
-from cache.errors import InputError
-from sources.source import FrameChoice
+from cache.base.errors import InputError
+from sources.recording import FrameChoice
 from sources.video import VideoRecording, open_video
 
 STEADY = range(0, 8000, 40)

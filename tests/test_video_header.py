@@ -10,12 +10,11 @@ import av
 import pytest
 from videos import add_stream, make_video, picture
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from sources import container
-from sources.container import read_header
-from sources.mp4_header import read_movie_header
-from sources.selectors import list_recordings
-from sources.source import FrameChoice
+from sources.container import read_header, read_movie_header
+from sources.recording import FrameChoice
+from sources.recordings import list_recordings
 from sources.video import open_video
 
 MADE = "2026-03-01T08:30:00.000000Z"

@@ -12,7 +12,7 @@ from test_video_seeks import decoded_through, marked
 from videos import picture, write_video
 
 from sources.picture_times import PictureTimes
-from sources.source import FrameChoice
+from sources.recording import FrameChoice
 from sources.video import open_video
 
 ALWAYS, CAMPAIGN = range(8), range(8, 300)

@@ -14,7 +14,7 @@ from videos import Pixels, picture, write_video
 
 from sources import decoder
 from sources.picture_times import PictureTimes
-from sources.source import FrameChoice
+from sources.recording import FrameChoice
 from sources.video import open_video
 
 STEADY = range(0, 5000, 40)

@@ -11,9 +11,9 @@ from pathlib import Path
 from infer.limits import BatchLimits
 from seeonce.bench.measure import Clock, Contestant, Measured, Timing
 from seeonce.bench.peers import StockBatches
+from seeonce.bench.report import Cell, Found, Table
 from seeonce.bench.right import Ask, Judgement, Right, judge_tokens
 from seeonce.bench.stage import QUESTIONS, Encoded, Tokens, Warm
-from seeonce.bench.table import Cell, Found, Table
 
 _NUM_QUESTIONS = 4
 _NEVER = frozenset[int]()  # no token ends an answer: all decode the same number

@@ -10,10 +10,10 @@ import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from cache.errors import SeeonceError
-from cache.home import Home
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
 from checkpoint.backend import put_openblas_in_front
-from seeonce.bench.table import Cell, Found, Table
+from seeonce.bench.report import Cell, Found, Table
 
 _SELF = "seeonce.bench.memory"
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.key import pixel_digest
 from cache.store import Store
-from cache.thumbs import Thumbnails
-from precompute.vision import Patches
+from cache.thumbnails import Thumbnails
+from precompute.encoder import Patches
 from seeonce.bench.measure import Clock, Contestant
 from seeonce.bench.peers import BareTower
+from seeonce.bench.report import Cell, Found, Table
 from seeonce.bench.stage import Encoded, Model, encode_frames
-from seeonce.bench.table import Cell, Found, Table
 from sources.pixels import pixels_array
 
 _HEADER = ("path", "frames", "seconds", "spread", "frames/s", "of the bare tower", "unlike the tower's")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from checkpoint.loading import cast, load_model, readable_folder
 from infer.limits import BatchLimits
-from precompute.vision import Patches
+from precompute.encoder import Patches
 from seeonce.bench.right import Ask, Right
 from seeonce.bench.stage import Model, Tokens
 

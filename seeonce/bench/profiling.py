@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
 
-from cache.home import Home
+from cache.base.home import Home
 from infer.limits import BatchLimits
+from seeonce.bench.report import Cell, Found, Table
 from seeonce.bench.stage import QUESTIONS, Model, Warm, encode_frames
-from seeonce.bench.table import Cell, Found, Table
 
 _NUM_SHOWN = 12
 _HEADER = ("pass", "function", "calls", "seconds of its own", "share")

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from cache.home import Home
+from cache.base.home import Home
 from infer.limits import BatchLimits
-from precompute.vision import VisionEncoder
+from precompute.encoder import VisionEncoder
 from seeonce.bench.measure import Clock, Contestant, Measured
 from seeonce.bench.peers import LiveModel
+from seeonce.bench.report import Cell, Found, Outcome, Table
 from seeonce.bench.right import (
     Ask,
     Judgement,
@@ -26,8 +27,6 @@ from seeonce.bench.right import (
     right_answers,
 )
 from seeonce.bench.stage import QUESTIONS, Encoded, Warm, encode_frames
-from seeonce.bench.table import Cell, Found, Table
-from seeonce.bench.verdict import Outcome
 
 LIVE = "mlx-vlm live, one by one"
 _ONE = BatchLimits(max_num_seqs=1, prefill_batch_size=1)

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from cache.home import Home
-from infer.batching import Answer, answer_all
+from cache.base.home import Home
+from infer.engine import Answer, answer_all
+from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
-from infer.stored import StoredFeatures
+from infer.model import LanguageHalf
 from seeonce.bench.measure import Clock, Contestant
 from seeonce.bench.peers import LiveModel
+from seeonce.bench.report import Cell, Found, Table
 from seeonce.bench.right import Ask
 from seeonce.bench.stage import QUESTIONS, Model, Tokens, draw_frames, encode_frames
-from seeonce.bench.table import Cell, Found, Table
-from seeonce.verifier.tolerance import LOGPROB
+from seeonce.verifier.compare import LOGPROB
 
 SIZES = (
     (224, 224), (336, 336), (448, 448), (512, 512), (672, 672),

@@ -12,11 +12,9 @@ from enum import Enum
 from pathlib import Path
 
 from seeonce.bench.stage import Encoded
-from seeonce.runs.compare import Said, likeness
-from seeonce.runs.similarity import MATCH_ABOVE
-from seeonce.verifier.compare import first_difference, margin_at
+from seeonce.runs.compare import MATCH_ABOVE, Said, likeness
+from seeonce.verifier.compare import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveAnswer, LiveReference
-from seeonce.verifier.tolerance import LOGPROB
 
 _LEAST_WORDS = 2
 """An answer needs so many to tell of one frame."""

@@ -10,28 +10,28 @@ from pathlib import Path
 
 from PIL import Image
 
-from cache.errors import SeeonceError
-from cache.home import Home
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
 from cache.store import Store
-from cache.thumbs import Thumbnails
+from cache.thumbnails import Thumbnails
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from infer.batching import answer_all, sampling_hooks
+from infer.engine import answer_all, sampling_hooks
+from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.model import LanguageHalf
 from infer.prompt import DEFAULT_PROMPT, Prompt, Text
-from infer.request import Request
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
-from precompute.leaving import leave_manifest
-from precompute.vision import VisionEncoder
+from precompute.encoder import VisionEncoder
+from precompute.pass_one import leave_manifest
 from seeonce.bench.measure import Timing
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
 from sources.folder import open_folder

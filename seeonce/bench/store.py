@@ -18,15 +18,44 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.base.home import Home
 from cache.entry import Features, Provenance
-from cache.home import Home
-from cache.key import EncoderSpec, EntryKey, PixelDigest
+from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest
 from cache.stats import store_stats
 from cache.store import Durability, Store
-from seeonce.bench.imagined_encoder import IMAGINED_ENCODER
 from seeonce.bench.measure import Clock, Contestant, Timing
-from seeonce.bench.table import Cell, Table
+from seeonce.bench.report import Cell, Table
 from seeonce.verifier.byte_check import check_store_bytes
+
+_PREPROCESSING = Preprocessing(
+    processor_class="Qwen3VLProcessor",
+    min_pixels=65_536,
+    max_pixels=2_073_600,
+    patch_size=16,
+    merge_size=2,
+    temporal_patch_size=2,
+    do_rescale=True,
+    rescale_factor=1 / 255,
+    do_normalize=True,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+    resample="bicubic",
+)
+IMAGINED_ENCODER = EncoderSpec(
+    architecture="qwen3_vl",
+    depth=4,
+    hidden_size=32,
+    num_heads=2,
+    out_hidden_size=8,
+    num_position_embeddings=2304,
+    deepstack_visual_indexes=(1, 2, 3),
+    weights=WeightsDigest(bytes(range(32))),
+    quantization="none",
+    preprocessing=_PREPROCESSING,
+    compute_dtype="bfloat16",
+    epoch=1,
+)
+
 
 FRAME_SHAPE = (4, 2040, 2560)  # one 1920x1080 frame under 4B: 41.8 MB
 SMALL_SHAPE = (4, 6, IMAGINED_ENCODER.out_hidden_size)

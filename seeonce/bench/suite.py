@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.errors import InputError
-from cache.home import Home
+from cache.base.errors import InputError
+from cache.base.home import Home
 from checkpoint.backend import computes_on_cpu
 from checkpoint.folder import DEMO
-from seeonce.bench.dims import Dims
-from seeonce.bench.report import Machine, Report, memory_bytes, now
-from seeonce.bench.table import Found
+from seeonce.bench.model import Dims
+from seeonce.bench.report import Found, Machine, Report, memory_bytes, now
 
 if TYPE_CHECKING:
     from seeonce.bench.stage import Encoded
@@ -176,7 +175,7 @@ class _Suite:
         return steps
 
     def _drawn(self, dims: Dims) -> str:
-        from seeonce.bench.random_weights import write_checkpoint
+        from seeonce.bench.model import write_checkpoint
 
         self._say(f"drawing random weights with the dimensions of {dims}")
         return str(write_checkpoint(self._scratch / "checkpoint", dims))
@@ -238,8 +237,7 @@ class _Suite:
 
     def _beside(self, url: str) -> Found:
         """Measure another server; the truth is known of the demo's answers alone."""
-        from seeonce.bench.client import Endpoint
-        from seeonce.bench.endpoint import Beside, Questions
+        from seeonce.bench.endpoint import Beside, Endpoint, Questions
         from seeonce.bench.stage import QUESTIONS, draw_frames, encode_frames
         from seeonce.demo.score import read_truth
 

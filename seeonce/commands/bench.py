@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cache.errors import InputError
-from cache.user_path import output_path
-from seeonce.bench.dims import Dims
+from cache.base.errors import InputError
+from cache.base.text import output_path
+from seeonce.bench.model import Dims
 from seeonce.bench.suite import BenchOptions, Workload, bench
 
 

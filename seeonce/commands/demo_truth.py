@@ -6,9 +6,8 @@ from pathlib import Path
 from checkpoint.folder import DEMO
 from seeonce.runs.compare import Place
 from seeonce.runs.run import Result
-from seeonce.runs.score import Expected
+from seeonce.runs.score import Expected, expected_answer, file_name
 from seeonce.runs.sheet import Column, Row
-from seeonce.runs.truth import expected_answer, file_name
 
 
 def judge(recording_id: str, results: Sequence[Result]) -> list[str]:

@@ -13,23 +13,20 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
-from cache.home import Home
-from cache.sizes import parse_size
-from infer.grouping import ImagePosition, Showing
+from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
+from cache.base.home import Home
+from cache.base.text import parse_size
 from infer.limits import BatchLimits
-from infer.prompt import collect_prompts, read_system
+from infer.prompt import ImagePosition, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.schema import read_schema
 from seeonce.commands.demo_truth import judge
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeOptions, DescribeResult, Shared, describe, resume
-from seeonce.runs.known import KnownAnswers
-from seeonce.runs.run import Totals
-from seeonce.runs.selection import LATEST
+from seeonce.runs.known import AnswerCache
+from seeonce.runs.recording import LATEST
+from seeonce.runs.run import KnownAnswers, OutputFile, Totals
 from seeonce.runs.table import answer_table
-from seeonce.runs.writing import OutputFile
 from seeonce.verifier.canary import sound_limits
 
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."

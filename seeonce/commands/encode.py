@@ -10,15 +10,14 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY
-from cache.home import Home
-from cache.sizes import megabytes
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY
+from cache.base.home import Home
+from cache.base.text import megabytes
 from cache.store import Durability
 from precompute.encode import EncodeResult, Progress
-from precompute.pass_one import EncodeOptions, Refusal, encode_each
-from precompute.selection import wanted_of
-from seeonce.commands.progress import LateBar
-from sources.path_list import split_paths
+from precompute.pass_one import EncodeOptions, Refusal, encode_each, wanted_of
+from seeonce.commands.terminal import LateBar
+from sources.folder import split_paths
 
 Recordings = Annotated[
     list[str] | None,

@@ -9,16 +9,14 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_PARTLY, InputError
-from cache.home import Home
-from cache.user_path import STANDARD_OUTPUT
-from seeonce.runs.export_escribano import Exported, export, preview, target_of
-from seeonce.runs.export_plan import RowChange
+from cache.base.errors import EXIT_PARTLY, InputError
+from cache.base.files import write_private
+from cache.base.home import Home
+from cache.base.text import STANDARD_OUTPUT, printable
+from seeonce.runs.export_escribano import Exported, RowChange, export, preview, target_of
 from seeonce.runs.export_table import as_csv, as_parquet
-from seeonce.runs.private_file import write_private
 from seeonce.runs.run import Result
 from seeonce.runs.runs import Run, select_run
-from sources.recording import printable
 
 _LINES_SHOWN = 20
 _WIDTH = 60

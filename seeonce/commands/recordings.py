@@ -1,4 +1,4 @@
-"""``seeonce recordings``: options and the printed form. Owns no work: that is ``sources.listing``."""
+"""``seeonce recordings``: options and the printed form. Owns no work: that is ``sources.recordings``."""
 
 import json
 import os
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cache.home import Home
-from sources.listing import KnownRecording, known_recordings
+from cache.base.home import Home
+from sources.recordings import KnownRecording, known_recordings
 
 
 def recordings_command(

@@ -1,6 +1,6 @@
 """``seeonce runs``, ``report``, ``compare`` and ``score``: options and what is done with runs.
 
-Owns no figures and no printed form of them (``seeonce.runs.printed``). What only others know, the truth about
+Owns no figures and no printed form of them (``seeonce.runs.table``). What only others know, the truth about
 the demo, comes in as ``Wiring``, set by the front door.
 """
 
@@ -11,16 +11,15 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import InputError
-from cache.home import Home
+from cache.base.errors import InputError
+from cache.base.files import write_private
+from cache.base.home import Home
 from seeonce.commands.demo_truth import known_truth
 from seeonce.runs.compare import Answers, Said, compare
-from seeonce.runs.printed import comparison_lines, runs_table, score_lines
-from seeonce.runs.private_file import write_private
 from seeonce.runs.runs import Run, list_runs, select_run
-from seeonce.runs.score import score_column
+from seeonce.runs.score import read_truth, score_column, truth_for
 from seeonce.runs.sheet import Sheet, make_sheet
-from seeonce.runs.truth import read_truth, truth_for
+from seeonce.runs.table import comparison_lines, runs_table, score_lines
 
 RECORDED = "recorded"
 
@@ -51,8 +50,7 @@ def report_command(
 
     Example: seeonce report latest -o report.html
     """
-    from seeonce.runs.pictures import Pictures
-    from seeonce.runs.report import render_report
+    from seeonce.runs.report import Pictures, render_report
 
     home = Home.locate()
     sheet = _sheet([select_run(home, run, _warn) for run in runs])
@@ -79,7 +77,7 @@ def compare_command(
     home = Home.locate()
     first = select_run(home, left, _warn)
     if right == RECORDED:
-        from seeonce.runs.recorded import recorded_descriptions
+        from seeonce.runs.export_escribano import recorded_descriptions
 
         pairs = [
             (_side(_named(left, first), first), Answers(RECORDED, recorded_descriptions(home, first.answers)))

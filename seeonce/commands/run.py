@@ -8,19 +8,18 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
-from cache.home import Home
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
+from cache.base.home import Home
+from cache.base.text import visible
 from precompute.pass_one import EncodeOptions, encode
 from seeonce.commands.encode import Terminal as EncodeTerminal
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.answer_cache import AnswerCache
-from seeonce.runs.describe import DescribeOptions, Shared, describe, planned
-from seeonce.runs.experiment_file import read_experiment
-from seeonce.runs.known import KnownAnswers
-from seeonce.runs.plan import plan_id
+from seeonce.runs.describe import DescribeOptions, Shared, describe, plan_id, planned
+from seeonce.runs.experiment import read_experiment
+from seeonce.runs.known import AnswerCache
+from seeonce.runs.recording import LATEST, newest_recording, select
+from seeonce.runs.run import KnownAnswers
 from seeonce.runs.runs import RunSummary, finished_run, load_run, running_run
-from seeonce.runs.selection import LATEST, newest_recording, select
-from seeonce.runs.visible import visible
 from seeonce.verifier.canary import sound_limits
 
 Say = Callable[[str], None]

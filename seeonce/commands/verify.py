@@ -1,6 +1,6 @@
 """``verify-cache``: options and progress.
 
-Owns no work (``seeonce.verifier.verifier``) and no words of the report (``seeonce.verifier.report_text``).
+Owns no work (``seeonce.verifier.verifier``) and no words of the report (``seeonce.verifier.report``).
 """
 
 from pathlib import Path
@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import InputError
-from cache.home import Home
-from cache.user_path import output_path
+from cache.base.errors import InputError
+from cache.base.home import Home
+from cache.base.text import output_path
 from infer.limits import BatchLimits
 from seeonce.commands.terminal import Terminal
-from seeonce.verifier.report import Against, Level, Report
-from seeonce.verifier.report_json import as_json_text
-from seeonce.verifier.report_text import markdown, terminal_lines
+from seeonce.verifier.report import Against, Level, Report, as_json_text, markdown, terminal_lines
 from seeonce.verifier.verifier import VerifyOptions, verify, verify_store
 
 

@@ -24,9 +24,8 @@ from tokenizers import Tokenizer
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from seeonce.demo.checkpoint_files import train_tokenizer, write_settings
-from seeonce.demo.packing import IGNORED
 from seeonce.demo.screens import TRAINING_SEEDS, VALIDATION_SEEDS
-from seeonce.demo.training_data import CELL_CLASSES, Batch, BatchMaker, drawn_screens
+from seeonce.demo.training_data import CELL_CLASSES, IGNORED, Batch, BatchMaker, drawn_screens
 
 CLIP_NORM = 1.0
 NUM_VALIDATION_SCREENS = 192

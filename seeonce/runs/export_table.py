@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 
-from cache.errors import InputError
+from cache.base.errors import InputError
 from seeonce.runs.run import Result
 
 COLUMNS = (

@@ -1,39 +1,114 @@
-"""Answers that are known already, and where new ones are kept: the seam for a cache of answers.
+"""Answers by content: the same question to the same model about the same pictures is not decoded again.
 
-An ask is named by a digest over everything that its answer depends on (``seeonce.runs.plan`` makes it:
-language model, frames, prompt, system text, sampling, seed, schema), so whoever keeps replies needs to know
-nothing of models or prompts. Before anything is decoded, pass two looks up every ask; what is found is
-written to the run as if it had been decoded, and when all is found no model is loaded.
+Owns one SQLite file, ``answers/answers-1.sqlite``, its bound, and when a row's word is good. Does not own
+what makes two questions the same: an ask is named by a digest (``describe``). It is only a memory:
+when it is corrupt it starts anew, when it cannot be written it is silently off. Errors are never kept.
 """
 
-from dataclasses import dataclass
-from typing import NewType, Protocol
+import sqlite3
+import time
 
-from seeonce.runs.run import TokenLogprob, Usage
+from cache.base.errors import StoreError
+from cache.base.files import PRIVATE_FOLDER
+from cache.base.home import Home
+from cache.base.sqlite import Memory, RememberedFile
+from cache.key import FieldHasher
+from seeonce.runs.run import AskId, Reply, reply_from_json, reply_to_json
 
-AskId = NewType("AskId", str)
-"""64 hex digits: the same digest means the same question to the same model, bit for bit."""
+MAX_ANSWERS = 500_000
+MAX_BYTES = 1 << 30
+_CHECK = "seeonce 2026-11 answer row, format 1"
+_KEPT_OF_FULL = 0.8
+_PRUNE_EVERY = 500
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    ask TEXT PRIMARY KEY, recording TEXT NOT NULL, reply TEXT NOT NULL, used_at INTEGER NOT NULL,
+    row_digest BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_by_use ON answers (used_at);
+CREATE INDEX IF NOT EXISTS answers_by_recording ON answers (recording);
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of one ask. ``error`` says why there is no answer.
+class AnswerCache(Memory):
+    """The answers of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
-    ``logprobs`` are ``None`` when nobody asked for them.
-    """
-
-    text: str
-    finish_reason: str
-    usage: Usage
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    error: str | None = None
-
-
-class KnownAnswers(Protocol):
-    """Where replies of earlier runs are found."""
+    def __init__(self, home: Home, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
+        """Nothing is opened until it is asked."""
+        self._home, self._max_answers, self._max_bytes = home, max_answers, max_bytes
+        self._path = home.path / "answers" / "answers-1.sqlite"
+        super().__init__(RememberedFile(self._path, _SCHEMA, self._prepare_folder))
+        self._num_kept = 0
 
     def find(self, ask: AskId) -> Reply | None:
-        """Return the reply that was kept for an ask. It must not raise: what cannot be read is unknown."""
+        """Return the reply that was kept for an ask; a row that is not what was written is none."""
+
+        def work(connection: sqlite3.Connection) -> Reply | None:
+            query = "SELECT recording, reply, row_digest FROM answers WHERE ask = ?"
+            row = connection.execute(query, (ask,)).fetchone()
+            if row is None or row[2] != _row_digest(ask, row[0], row[1]):
+                return None
+            with connection:
+                connection.execute("UPDATE answers SET used_at = ? WHERE ask = ?", (_now(), ask))
+            return _reply(row[1])
+
+        return self._file.work(work)
 
     def keep(self, ask: AskId, reply: Reply, recording: str) -> None:
-        """Take a reply that was just decoded for a recording; never called for one with an error."""
+        """Keep a reply that was decoded for a recording; one with an error is not kept."""
+        if reply.error is not None:
+            return
+        text = reply_to_json(reply)
+
+        def work(connection: sqlite3.Connection) -> None:
+            with connection:
+                row = (ask, recording, text, _now(), _row_digest(ask, recording, text))
+                connection.execute("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?)", row)
+            if self._num_kept % _PRUNE_EVERY == 0:
+                self._prune(connection)
+            self._num_kept += 1
+
+        self._file.work(work)
+
+    def remove_recording(self, recording: str) -> int:
+        """Remove the answers that were decoded for a recording; return how many there were."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return connection.execute("DELETE FROM answers WHERE recording = ?", (recording,)).rowcount
+
+        return self._file.erase(work) or 0
+
+    def _prune(self, connection: sqlite3.Connection) -> None:
+        """When there is more than the bound, keep four fifths of it: those that were used last."""
+        num_answers, num_bytes = connection.execute(
+            "SELECT count(*), coalesce(sum(length(reply)), 0) FROM answers"
+        ).fetchone()
+        share = max(num_answers / self._max_answers, num_bytes / self._max_bytes)
+        if share <= 1:
+            return
+        surplus = num_answers - int(num_answers / share * _KEPT_OF_FULL)
+        with connection:
+            connection.execute(
+                "DELETE FROM answers WHERE ask IN (SELECT ask FROM answers ORDER BY used_at LIMIT ?)",
+                (surplus,),
+            )
+
+    def _prepare_folder(self) -> None:
+        self._path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+
+
+def _row_digest(ask: str, recording: str, reply: str) -> bytes:
+    """Return what binds a reply to its ask: SQLite does not notice a flipped bit, nor two rows exchanged."""
+    hasher = FieldHasher(_CHECK)
+    hasher.add((ask, recording, reply))
+    return hasher.digest()
+
+
+def _reply(text: str) -> Reply | None:
+    try:
+        return reply_from_json(text)
+    except StoreError:  # of another version
+        return None
+
+
+def _now() -> int:
+    return int(time.time())

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from cache.errors import InputError, StoreError
+from cache.base.errors import InputError, StoreError
 
 _NAME = ".lock"
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})

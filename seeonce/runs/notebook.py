@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from cache.errors import InputError
+from cache.base.errors import InputError
+from cache.base.text import visible
 from seeonce.runs.runs import load_run
-from seeonce.runs.visible import visible
 
 _SHOWN = 60
 

@@ -17,11 +17,16 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from seeonce.runs.savings import savings_of
-from seeonce.runs.sheet import Cell, Column, Row, Sheet
-from seeonce.runs.similarity import normalised, word_similarity
-from seeonce.runs.truth import file_name
-from seeonce.runs.visible import visible
+from cache.base.errors import SeeonceError, StoreError
+from cache.base.home import Home
+from cache.base.text import visible
+from cache.key import EntryKey, PixelDigest
+from cache.manifest import list_manifests, read_manifest
+from cache.store import Store
+from cache.thumbnails import Thumbnails
+from seeonce.runs.compare import normalised, word_similarity
+from seeonce.runs.score import file_name
+from seeonce.runs.sheet import Cell, Column, Row, Sheet, savings_of
 
 Picture = Callable[[str], bytes | None]
 """Gives the WebP thumbnail of the frame of a key, or ``None``."""
@@ -304,3 +309,53 @@ def clock(seconds: float) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "–"
+
+
+class Pictures:
+    """The thumbnails and token counts of frames that manifests of some recordings name.
+
+    Asked by key, not by index: a recording may have been encoded again since with other frames. A frame
+    that no manifest names any more is looked up in the store.
+    """
+
+    def __init__(self, home: Home, recordings: set[str]) -> None:
+        self._thumbnails = Thumbnails(home)
+        self._known: dict[str, tuple[PixelDigest, int]] = {}
+        self._store = _store_or_none(home)
+        for ref in list_manifests(home, lambda _: None) if home.store.is_dir() else []:
+            if ref.recording.id in recordings:
+                self._take(ref.path)
+
+    def picture(self, key: str) -> bytes | None:
+        """Return the WebP thumbnail of the frame of a key; ``None`` when there is none."""
+        known = self._find(key)
+        return None if known is None else self._thumbnails.read(known[0])
+
+    def num_tokens(self, key: str) -> int:
+        """Return how many merged tokens the entry has; 0 when it is gone."""
+        known = self._find(key)
+        return 0 if known is None else known[1]
+
+    def _take(self, manifest: Path) -> None:
+        try:
+            frames = read_manifest(manifest).frames
+        except StoreError:
+            return
+        self._known.update({frame.key.hex: (frame.pixels, frame.num_tokens) for frame in frames})
+
+    def _find(self, key: str) -> tuple[PixelDigest, int] | None:
+        if key not in self._known and self._store is not None:
+            try:
+                info = self._store.entry_info(EntryKey.from_hex(key))
+            except (ValueError, SeeonceError):
+                info = None
+            if info is not None:
+                self._known[key] = (info.pixels, info.num_tokens)
+        return self._known.get(key)
+
+
+def _store_or_none(home: Home) -> Store | None:
+    try:
+        return Store.open(home, create=False)
+    except SeeonceError:
+        return None

@@ -1,15 +1,23 @@
 """What one execution of pass two leaves: ``runs/<id>/run.json`` and ``results.jsonl``, as types.
 
-Owns their fields. Files are written by ``seeonce.runs.writing`` and read by ``seeonce.runs.reading``.
+Owns their fields. Files are written by ``seeonce.runs.run`` and read by ``seeonce.runs.run``.
 """
 
-from dataclasses import dataclass
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO, NewType, Protocol, Self, cast
 
-from cache.canonical_json import JsonObject, JsonValue
-from cache.errors import StoreError
-from seeonce.runs.answers import Description
+from cache.base.canonical_json import JsonObject, JsonValue, canonical, parse
+from cache.base.errors import InputError, StoreError
+from cache.base.text import output_path
+from seeonce.runs.lock import lock_file, refused
+from seeonce.runs.parse import Description
 
 INFO_NAME = "run.json"
 RESULTS_NAME = "results.jsonl"
@@ -162,3 +170,345 @@ def new_run_id(runs: Path) -> str:
         run_id = f"{at:%Y%m%d-%H%M%S}-{(at.microsecond << 16) // 1_000_000:04x}"
         if not (runs / run_id).exists():
             return run_id
+
+
+AskId = NewType("AskId", str)
+"""64 hex digits: the same digest means the same question to the same model, bit for bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one ask. ``error`` says why there is no answer.
+
+    ``logprobs`` are ``None`` when nobody asked for them.
+    """
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    error: str | None = None
+
+
+class KnownAnswers(Protocol):
+    """Where replies of earlier runs are found."""
+
+    def find(self, ask: AskId) -> Reply | None:
+        """Return the reply that was kept for an ask. It must not raise: what cannot be read is unknown."""
+
+    def keep(self, ask: AskId, reply: Reply, recording: str) -> None:
+        """Take a reply that was just decoded for a recording; never called for one with an error."""
+
+
+def reply_to_json(reply: Reply) -> str:
+    """Return a reply without an error as JSON."""
+    document: JsonValue = {
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "usage": asdict(reply.usage),
+        "logprobs": None if reply.logprobs is None else [asdict(one) for one in reply.logprobs],
+    }
+    return canonical(document).decode("ascii")
+
+
+def reply_from_json(text: str) -> Reply:
+    """Read a reply.
+
+    Raises:
+        StoreError: it is none.
+    """
+    found = parse(text.encode(), "a kept reply")
+    usage = found.child("usage")
+    return Reply(
+        found.text("text"),
+        found.text("finish_reason"),
+        Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+        logprobs_from_json(found, "logprobs"),
+    )
+
+
+def logprobs_from_json(found: JsonObject, name: str) -> tuple[TokenLogprob, ...] | None:
+    """Read log-probabilities; a field that is missing or null has none.
+
+    Raises:
+        StoreError: they are something else.
+    """
+    if not found.has(name) or found.raw(name) is None:
+        return None
+    return tuple(map(_logprob, found.children(name)))
+
+
+def _logprob(found: JsonObject) -> TokenLogprob:
+    top = (
+        Candidate(one.integer("token"), one.text("text"), one.number("logprob"))
+        for one in found.children("top")
+    )
+    return TokenLogprob(found.integer("token"), found.text("text"), found.number("logprob"), tuple(top))
+
+
+_MAX_INFO_BYTES = 16 << 20
+
+
+def read_info(run: Path) -> RunInfo:
+    """Read run.json.
+
+    Raises:
+        StoreError: it is missing, broken, or of another version.
+    """
+    path = run / INFO_NAME
+    try:
+        return _info(parse(path.read_bytes(), str(path)))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
+
+
+def info_fields(run: Path) -> dict[str, object]:
+    """Return what run.json says, whatever version wrote it; nothing where it cannot be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        path = run / INFO_NAME
+        if path.stat().st_size <= _MAX_INFO_BYTES:
+            found = json.loads(path.read_bytes())
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = False) -> tuple[Result, ...]:
+    """Read results.jsonl, in the order in which the answers came; what is no result is told to ``say``.
+
+    Log-probabilities are most of a file that has them, and are read only when asked for. Fields of a newer
+    version are not looked at, and lines of before frames were grouped have no group.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    path = run / RESULTS_NAME
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return ()  # killed before its first line
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found = JsonObject(json.loads(line), "the line")
+            result = _result(found)
+            results.append(_with_logprobs(result, found) if logprobs else result)
+        except (StoreError, ValueError, RecursionError) as error:
+            say(f"{path}, line {number}: not a result ({error}); it is left out")
+    return tuple(results)
+
+
+def _with_logprobs(result: Result, found: JsonObject) -> Result:
+    return replace(result, logprobs=logprobs_from_json(found, "logprobs"))
+
+
+def _result(found: JsonObject) -> Result:
+    usage = found.child("usage")
+    return Result(
+        recording=found.text("recording"),
+        frame=found.integer("frame"),
+        timestamp_s=found.number("timestamp_s"),
+        source=found.text("source"),
+        key=found.text("key"),
+        prompt_id=found.text("prompt_id"),
+        prompt=found.text("prompt"),
+        text=found.text("text"),
+        finish_reason=found.text("finish_reason"),
+        usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+        parsed=cast(JsonValue, found.raw("parsed")),
+        error=found.text_or_none("error"),
+        group=found.integers("group") if found.has("group") else (),
+    )
+
+
+def _info(found: JsonObject) -> RunInfo:
+    versions = found.raw("versions")
+    if not isinstance(versions, dict):
+        raise StoreError("run.json: versions should be an object")
+    return RunInfo(
+        id=found.text("id"),
+        recording=found.text("recording"),
+        encoder_id=found.text("encoder_id"),
+        model=found.text("model"),
+        model_path=found.text("model_path"),
+        revision=found.text("revision"),
+        prompts=found.texts("prompts"),
+        temperature=found.number("temperature"),
+        top_p=found.number("top_p"),
+        seed=found.integer("seed"),
+        max_tokens=found.integer("max_tokens"),
+        max_num_seqs=found.integer("max_num_seqs"),
+        prefill_batch_size=found.integer("prefill_batch_size"),
+        prefill_step_size=found.integer("prefill_step_size"),
+        compute_dtype=found.text("compute_dtype"),
+        versions={str(name): str(version) for name, version in versions.items()},
+        started_at=found.text("started_at"),
+        ended_at=found.text_or_none("ended_at"),
+        status=found.text("status"),
+        totals=_totals(found.child("totals")),
+        name=found.text("name"),
+        prompt_names=found.texts("prompt_names"),
+        plan_id=found.text("plan_id"),
+        model_id=found.text("model_id"),
+        kv_memory_bytes=found.integer_or_none("kv_memory_bytes"),
+        share_prefixes=found.flag("share_prefixes"),
+        fresh=found.flag("fresh"),
+        top_k=found.integer("top_k"),
+        min_p=found.number("min_p"),
+        repetition_penalty=found.number("repetition_penalty"),
+        repetition_window=found.integer("repetition_window"),
+        stop=found.texts("stop"),
+        logprobs=found.integer_or_none("logprobs"),
+        frames_per_prompt=found.integer("frames_per_prompt"),
+        stride=found.integer_or_none("stride"),
+        image_position=found.text("image_position"),
+        system=found.text_or_none("system"),
+        schema=found.text_or_none("schema"),
+    )
+
+
+def _totals(found: JsonObject) -> Totals:
+    return Totals(
+        num_results=found.integer("num_results"),
+        num_errors=found.integer("num_errors"),
+        num_parsed=found.integer("num_parsed"),
+        num_known=found.integer("num_known"),
+        num_repeated=found.integer("num_repeated"),
+        prompt_tokens=found.integer("prompt_tokens"),
+        completion_tokens=found.integer("completion_tokens"),
+        num_images=found.integer("num_images"),
+        num_images_again=found.integer("num_images_again"),
+        seconds=found.number("seconds"),
+    )
+
+
+# Line separators of Unicode, at which some readers split lines.
+_SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+class OutputFile:
+    """The user's own file of results: emptied when the first line comes, not before.
+
+    Several runs of one command may write to it, one after the other.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file and lock it.
+
+        Raises:
+            InputError: it cannot be written, or another run is writing it.
+        """
+        try:
+            self._file: IO[bytes] = output_path(path, "--output").open("ab")
+        except OSError as error:
+            raise InputError(
+                f"--output {path} cannot be written ({error.strerror}): give another file."
+            ) from error
+        self._to_empty = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)  # not a pipe or a terminal
+        if self._to_empty and not lock_file(self._file.fileno()):
+            self._file.close()
+            raise InputError(f"--output {path} is being written by another run: wait, or give another file.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what could not be written was told when it was written
+            self._file.close()
+
+    def write(self, line: bytes) -> None:
+        """Append a line, at once. Raises ``OSError``."""
+        if self._to_empty:
+            self._file.truncate(0)  # only now: a run that fails before must not cost earlier results
+            self._to_empty = False
+        self._file.write(line)
+        self._file.flush()
+
+
+class RunWriter:
+    """Writes one run; use as a context manager."""
+
+    def __init__(
+        self, path: Path, info: RunInfo, output: OutputFile | None = None, kept: Iterable[Result] = ()
+    ) -> None:
+        """Begin the run in the folder ``path``, whose lock the caller holds, with the lines ``kept``.
+
+        Raises:
+            StoreError: the home cannot be written.
+        """
+        self.path = path
+        self._output = output
+        with self._refusals():
+            self._file = self._begin([line_of(result) for result in kept])
+        self.write_info(info)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what could not be written was told when it was written
+            self._file.close()
+
+    def write(self, result: Result) -> None:
+        """Append a line, at once.
+
+        Raises:
+            StoreError: the disk is full or refuses.
+        """
+        line = line_of(result)
+        with self._refusals():
+            self._file.write(line)
+            self._file.flush()
+            if self._output is not None:
+                self._output.write(line)
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replace run.json as a whole.
+
+        Raises:
+            StoreError: the disk is full or refuses.
+        """
+        fresh = self.path / f".{INFO_NAME}.new"
+        with self._refusals():
+            with _private(fresh) as file:
+                file.write(_utf8(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"))
+            fresh.replace(self.path / INFO_NAME)
+
+    def _begin(self, kept: list[bytes]) -> IO[bytes]:
+        """Start the file with ``kept``: a reader sees the lines that were there before, or these."""
+        fresh = self.path / f".{RESULTS_NAME}.new"
+        file = _private(fresh)
+        file.writelines(kept)
+        file.flush()
+        fresh.replace(self.path / RESULTS_NAME)
+        if self._output is not None:
+            for line in kept:
+                self._output.write(line)
+        return file
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise refused(self.path, error) from error
+
+
+def line_of(result: Result) -> bytes:
+    """Return a result as its line of results.jsonl: one line to every reader, and always valid UTF-8."""
+    text = json.dumps(asdict(result), ensure_ascii=False)
+    for separator, escaped in _SEPARATORS.items():
+        text = text.replace(separator, escaped)
+    return _utf8(text + "\n")
+
+
+def _utf8(json_text: str) -> bytes:
+    # A file name that is no UTF-8 comes as lone surrogates: written as JSON's own escapes.
+    return json_text.encode("utf-8", "backslashreplace")
+
+
+def _private(path: Path) -> IO[bytes]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "wb")

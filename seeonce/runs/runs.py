@@ -2,19 +2,76 @@
 
 Owns finding and summing up runs, whatever version wrote them and however they ended: a field that is
 missing is unknown, a newer one is not looked at, and of a run that was killed the answers are counted.
-Does not own the lines of results.jsonl (``seeonce.runs.reading``).
+Does not own the lines of results.jsonl (``seeonce.runs.run``).
 """
 
+import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.errors import InputError
-from cache.home import Home
+from blake3 import blake3
+
+from cache.base.errors import InputError
+from cache.base.home import Home
+from cache.base.text import visible
+from cache.leases import living_leases
 from seeonce.runs.lock import is_held
-from seeonce.runs.manner import Manner
-from seeonce.runs.reading import info_fields, read_results
-from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result
+from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result, info_fields, read_results
+
+_WIDTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What run.json says of it; ``schema`` and ``system`` are empty where there was none."""
+
+    schema: str = ""
+    system: str = ""
+    frames_per_prompt: int = 1
+    stride: int | None = None
+    image_position: str = "before"
+
+    def __str__(self) -> str:
+        """Say what is not as usual; nothing when all is."""
+        parts = [f"schema {_schema(self.schema)}"] if self.schema else []
+        if self.system:
+            parts.append(f"system {_short(self.system)}")
+        if self.frames_per_prompt > 1:
+            parts.append(f"{self.frames_per_prompt} frames a prompt")
+        if self.stride not in (None, self.frames_per_prompt):
+            parts.append(f"stride {self.stride}")
+        if self.image_position != "before":
+            parts.append(f"images {visible(self.image_position)}")
+        return "; ".join(parts)
+
+
+def _schema(schema: str) -> str:
+    """Name a JSON Schema by its title or its properties; any other text is shown as it is."""
+    try:
+        found = json.loads(schema)
+    except (ValueError, RecursionError):
+        return _short(schema)
+    named = found.get("title") or found.get("properties") if isinstance(found, dict) else None
+    if isinstance(named, dict):
+        named = ", ".join(named)
+    return f"{_cut(named)} ({_digest(schema)})" if isinstance(named, str) and named else _short(schema)
+
+
+def _short(text: str) -> str:
+    shown = _cut(text)
+    return shown if shown == text else f"{shown} ({_digest(text)})"
+
+
+def _cut(text: str) -> str:
+    shown = " ".join(visible(text[: 2 * _WIDTH]).split())
+    return shown if len(shown) <= _WIDTH else f"{shown[: _WIDTH - 1].rstrip()}…"
+
+
+def _digest(text: str) -> str:
+    return blake3(text.encode("utf-8", "replace")).hexdigest()[:6]
+
 
 Request = tuple[str, tuple[int, ...]]
 """A prompt's id, and the frames that were shown together."""
@@ -256,3 +313,19 @@ def _number(fields: dict[str, object], name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST:
         return float(value)
     return 0.0
+
+
+def remove_runs(home: Home, recording_id: str) -> int:
+    """Remove every run that asked about this recording; return how many there were.
+
+    A run whose ``run.json`` cannot be read is kept: nobody knows whose it is. So is one that is not ended
+    while some command holds a lease: it may be that one's.
+    """
+    busy, num_removed = bool(living_leases(home.store)), 0
+    for path in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:
+        fields = info_fields(path)
+        recording, status = fields.get("recording"), fields.get("status")
+        if recording == recording_id and not path.is_symlink() and not (busy and status == "running"):
+            shutil.rmtree(path, ignore_errors=True)
+            num_removed += not path.exists()
+    return num_removed

@@ -4,10 +4,10 @@ Owns which answers stand in one row and one column. Reads no file, prints nothin
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from seeonce.runs.answers import Description
+from seeonce.runs.parse import Description
 from seeonce.runs.run import Result
 from seeonce.runs.runs import Run, RunSummary, request_of, requests
 
@@ -137,3 +137,47 @@ def _column(number: int, run: Run, answer: Result, answer_tokens: int) -> Column
 def _letters(number: int) -> str:
     rest, letter = divmod(number, 26)
     return (_letters(rest - 1) if rest else "") + chr(ord("A") + letter)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnCost:
+    """What one column needed of the vision encoder: ``num_encodings`` of pictures no column before had."""
+
+    label: str
+    num_answers: int
+    num_encodings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """Encodings that were needed once in pass one, and those that answers would have repeated.
+
+    Tokens are merged tokens, those that the language model sees of a picture.
+    """
+
+    num_answers: int
+    num_encodings: int
+    num_saved: int
+    num_tokens_saved: int
+    columns: tuple[ColumnCost, ...]
+
+
+def savings_of(sheet: Sheet, num_tokens_of: Callable[[str], int]) -> Savings:
+    """Count encodings over all columns, from left to right; errors needed none."""
+    seen: set[str] = set()
+    tokens: dict[str, int] = {}
+    num_tokens = 0
+    columns = []
+    for number, column in enumerate(sheet.columns):
+        keys = [
+            row.key for row in sheet.rows if (cell := row.cells[number]) is not None and cell.error is None
+        ]
+        fresh = set(keys) - seen
+        seen |= fresh
+        for key in keys:
+            tokens[key] = tokens[key] if key in tokens else num_tokens_of(key)
+            num_tokens += tokens[key]
+        num_tokens -= sum(tokens[key] for key in fresh)
+        columns.append(ColumnCost(column.label, len(keys), len(fresh)))
+    num_answers = sum(column.num_answers for column in columns)
+    return Savings(num_answers, len(seen), num_answers - len(seen), num_tokens, tuple(columns))

@@ -4,7 +4,11 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 
+from cache.base.text import visible
+from seeonce.runs.compare import AppCount, Comparison
 from seeonce.runs.run import Result
+from seeonce.runs.runs import RunSummary
+from seeonce.runs.score import ListScore, PromptScore
 
 _MAX_STRETCHES = 24
 
@@ -51,3 +55,123 @@ def _text(result: Result) -> str:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02}"
+
+
+_SHOWN_CHANGES = 5
+_SHOWN_MIX_UPS = 10
+_WIDTH = 100
+
+
+def runs_table(runs: Sequence[RunSummary]) -> str:
+    """Return one line a run under a heading; nothing when there are none."""
+    head = (
+        "id",
+        "name",
+        "recording",
+        "model",
+        "date",
+        "frames",
+        "tokens",
+        "time",
+        "parsed",
+        "state",
+        "asked with",
+        "prompt",
+    )
+    rows = [head, *map(_run_row, runs)] if runs else []
+    widths = [max(len(row[number]) for row in rows) for number in range(len(head))] if rows else []
+    right = {"frames", "tokens", "time", "parsed"}
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, head, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _run_row(run: RunSummary) -> tuple[str, ...]:
+    prompts = f"{len(run.prompts)} prompts: " if len(run.prompts) > 1 else ""
+    return (
+        run.id,
+        _short(run.name, 40) or "–",
+        _short(run.recording, 28),
+        _short(run.model.rstrip("/").rpartition("/")[2], 28),
+        run.started_at[:16].replace("T", " "),
+        str(run.num_frames),
+        f"{run.prompt_tokens + run.completion_tokens:,}",
+        f"{run.seconds:.1f} s" if run.seconds else "–",
+        _percent(run.parse_rate),
+        run.state,
+        str(run.manner) or "–",
+        prompts + _short(run.prompts[0] if run.prompts else "", 48),
+    )
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Return a comparison for a human."""
+    lines = [
+        f"A  {_short(found.left, _WIDTH)}",
+        f"B  {_short(found.right, _WIDTH)}",
+        f"frames       {found.num_frames} in both, {found.num_left_only} in A alone, "
+        f"{found.num_right_only} in B alone, {found.num_failed} errors",
+        f"agreement    {_percent(found.agreement)} equal",
+        f"similarity   {found.mean_similarity:.3f} on average",
+        f"match rate   {_percent(found.match_rate)} above 0.8",
+        f"apps         in A alone: {_apps(found.apps_left_only)}; in B alone: {_apps(found.apps_right_only)}",
+    ]
+    if found.changed_most:
+        lines.append("changed most")
+    for change in found.changed_most[:_SHOWN_CHANGES]:
+        lines += [
+            f"  frame {change.frame}, similarity {change.similarity:.2f}",
+            f"    A  {_short(change.left, _WIDTH)}",
+            f"    B  {_short(change.right, _WIDTH)}",
+        ]
+    return lines
+
+
+def score_lines(score: PromptScore) -> list[str]:
+    """Return the scores of one prompt for a human."""
+    lines = [
+        _short(score.prompt, _WIDTH),
+        f"exact        {score.num_exact} of {score.num_scored} ({_percent(score.exact)})",
+    ]
+    for name, found in (("apps", score.apps), ("topics", score.topics)):
+        if found is not None:
+            lines.append(f"{name:<12} {_list_score(found)}")
+    lines.append(f"mix-ups      {len(score.mix_ups)}")
+    lines += [
+        f"  frame {one.frame} got frame {one.like_frame}'s answer: fits it by {one.other_score:.2f}, its own "
+        f"by {one.own_score:.2f}"
+        for one in score.mix_ups[:_SHOWN_MIX_UPS]
+    ]
+    if len(score.mix_ups) > _SHOWN_MIX_UPS:
+        lines.append(f"  … and {len(score.mix_ups) - _SHOWN_MIX_UPS} more: see --json")
+    return lines
+
+
+def _list_score(found: ListScore) -> str:
+    return (
+        f"precision {_percent(found.precision)}, recall {_percent(found.recall)} "
+        f"({found.num_right} right, {found.num_wrong} wrong, {found.num_missed} missed)"
+    )
+
+
+def _apps(counts: Sequence[AppCount]) -> str:
+    named = ", ".join(f"{_short(one.app, 30)} ({one.num_frames})" for one in counts[:6])
+    return named + (", …" if len(counts) > 6 else "") or "none"
+
+
+def _percent(share: float | None) -> str:
+    """Return a share in percent that says 100 % only when it is all, and 0 % only when it is none."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %"
+
+
+def _short(text: str, width: int) -> str:
+    return textwrap.shorten(visible(text[: 4 * width]), width, placeholder="…")

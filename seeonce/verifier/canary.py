@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.home import Home
+from cache.base.home import Home
 from infer import canary
 from infer.limits import BatchLimits
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache.home import Home
+from cache.base.home import Home
 from cache.key import pixel_digest
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
@@ -19,17 +19,16 @@ from checkpoint.backend import provenance
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from infer.batching import Answer, answer_all
+from infer.engine import Answer, answer_all
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.mlx_vlm_adapter import LanguageHalf
+from infer.model import LanguageHalf
 from infer.prompt import Prompt
-from infer.request import Request
 from infer.sampling import Sampling
-from infer.stored import StoredFeatures
+from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
-from seeonce.verifier.compare import first_difference, margin_at
+from seeonce.verifier.compare import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveAnswer, LiveReference
-from seeonce.verifier.tolerance import LOGPROB
 
 _MOST = 16  # tokens of an answer
 

@@ -1,14 +1,15 @@
 """How two features or two answers compare, in numbers and in words. Arrays in, verdicts out."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.entry import Features
-from cache.entry_json import layer_names
-from seeonce.verifier.report import LayerFigures
+from cache.base.errors import InputError
+from cache.entry import EntryInfo, Features, Provenance, layer_names
+from seeonce.verifier.report import LayerFigures, ProvenanceDifference, Tolerances
 
 _WORST_TOKEN = 10
 """A token may lie this many times further away than its layer: one wrong token hides in a large layer."""
@@ -174,3 +175,62 @@ def trace_difference(
             break
     means = tuple(float(distances.mean()) for distances in apart)
     return TraceDifference(problem, means, max(taken, default=0.0), len(others))
+
+
+FEATURES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
+"""How far features may lie from those of other versions or another device, relative to their norm."""
+
+LOGPROB = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2.5e-1}
+"""How far a batched log-probability may lie from one request at a time: batch shape changes rounding."""
+
+MEAN_LOGPROB = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 3e-2}
+"""How far the eight most likely tokens may lie in the mean over all positions: offsets by one show there."""
+
+
+def tolerances(dtype: str, features: float | None, logprob: float | None) -> Tolerances:
+    """Return the tolerances of a dtype, as far as the user gives no others.
+
+    ``features`` then holds for all entries, whatever computed them; ``logprob`` for each position and for
+    the mean.
+
+    Raises:
+        InputError: one that is given is no number of 0 or more.
+    """
+    for name, value in (("--tolerance", features), ("--logprob-tolerance", logprob)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise InputError(f"{name} is {value}; expected a number of 0 or more, as in {name} 1e-4")
+    return Tolerances(
+        features_same=0.0 if features is None else features,
+        features_other=FEATURES[dtype] if features is None else features,
+        logprob=LOGPROB[dtype] if logprob is None else logprob,
+        mean_logprob=MEAN_LOGPROB[dtype] if logprob is None else logprob,
+        given=features is not None or logprob is not None,
+    )
+
+
+_DECIDES = ("mlx", "mlx_vlm", "device", "chip")
+_SHOWN = (*_DECIDES, "seeonce")
+
+
+def same_provenance(stored: Provenance, here: Provenance) -> bool:
+    """Tell whether an entry was computed by the versions, device and chip that compute here.
+
+    An entry that does not say what computed it was not.
+    """
+    return all(
+        getattr(stored, field) and getattr(stored, field) == getattr(here, field) for field in _DECIDES
+    )
+
+
+def provenance_differences(infos: Iterable[EntryInfo], here: Provenance) -> tuple[ProvenanceDifference, ...]:
+    """Count the entries whose mlx, mlx-vlm, device, chip or seeonce is another, or is not recorded."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for info in infos:
+        for field in _SHOWN:
+            stored = getattr(info.provenance, field)
+            if stored != getattr(here, field) or not stored:
+                counts[field, stored] += 1
+    return tuple(
+        ProvenanceDifference(field, stored, getattr(here, field), count)
+        for (field, stored), count in sorted(counts.items())
+    )

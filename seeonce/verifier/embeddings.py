@@ -5,24 +5,52 @@ with the sample.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
+from cache.base.errors import CannotCheckError, NotEncodedError, StalePictureError, StoreError
 from cache.entry import Features
-from cache.errors import CannotCheckError, NotEncodedError, StalePictureError, StoreError
 from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
 from checkpoint import backend
-from seeonce.verifier.compare import LayerDifference, feature_differences, feature_problem, layer_figures
-from seeonce.verifier.live_side import LiveSide
-from seeonce.verifier.provenance import same_provenance
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from seeonce.verifier.compare import (
+    LayerDifference,
+    feature_differences,
+    feature_problem,
+    layer_figures,
+    same_provenance,
+)
 from seeonce.verifier.report import Check, Listener, Tolerances
-from seeonce.verifier.sampling import Group, confidence, confidence_words, entry_groups
+from seeonce.verifier.sample import Group, confidence, confidence_words, entry_groups
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+class LiveSide(Protocol):
+    """What pass one lends: pictures of frames, and what its encoder makes of them now."""
+
+    def misplaced(self, frame: FrameEntry) -> str | None:
+        """Say how a frame's place in the recording is not the one that the manifest names, or ``None``."""
+
+    def image(self, frame: FrameEntry) -> "Image.Image":
+        """Return the RGB picture of a frame.
+
+        Raises:
+            CannotCheckError: it is gone or cannot be read.
+            StalePictureError: it is no longer the picture that was encoded.
+        """
+
+    def encode(self, image: "Image.Image") -> Features:
+        """Encode a picture now, with pass one's own encoder."""
+
+
+LiveSideOf = Callable[[CheckpointFolder, CheckpointConfig, Manifest], LiveSide]
+
 
 EncodeNow = Callable[[FrameEntry, "Image.Image"], Features]
 """Encodes the picture of a frame live."""

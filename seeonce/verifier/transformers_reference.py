@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.base.errors import CannotCheckError, StalePictureError
 from cache.entry import STORED_DTYPES, Features
-from cache.errors import CannotCheckError, StalePictureError
 from cache.key import EncoderSpec
 from cache.manifest import FrameEntry
 from cache.store import Store
@@ -20,11 +20,11 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import image_processor
 from checkpoint.loading import load_model
-from seeonce.runs.selection import Selected
+from seeonce.runs.recording import Selected
 from seeonce.verifier.compare import as_float32, feature_differences, feature_problem, layer_figures
-from seeonce.verifier.live_side import LiveSide
+from seeonce.verifier.embeddings import LiveSide
 from seeonce.verifier.report import Check, Listener, Tolerances
-from seeonce.verifier.sampling import Group
+from seeonce.verifier.sample import Group
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,23 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from cache.base.errors import CannotCheckError, InputError
+from cache.base.home import Home
 from cache.entry import Features
-from cache.errors import CannotCheckError, InputError
-from cache.home import Home
 from cache.leases import held_lease
 from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
 from checkpoint import backend
 from infer.limits import BatchLimits
-from seeonce.runs.selection import Selected, find_recording, select
+from seeonce.runs.recording import Selected, find_recording, select
 from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
+from seeonce.verifier.compare import provenance_differences, tolerances
 from seeonce.verifier.controls import run_controls
-from seeonce.verifier.embeddings import EmbeddingCheck
-from seeonce.verifier.live_side import LiveSide
-from seeonce.verifier.provenance import provenance_differences
+from seeonce.verifier.embeddings import EmbeddingCheck, LiveSide
 from seeonce.verifier.report import Against, Check, Level, Listener, Report, Tolerances
-from seeonce.verifier.sampling import Group, draw, entry_groups, sample_size
-from seeonce.verifier.tolerance import tolerances
+from seeonce.verifier.sample import Group, draw, entry_groups, sample_size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,0 +1,256 @@
+"""The KV cache of one layer for several rows, left-padded, some of which may begin with a shared prefix.
+
+Counts and paddings are plain integers here, so that no step waits for the device to learn them. Owns
+neither positions nor which rows are together. Speaks as mlx-vlm expects of a batch cache: attention calls
+``update_and_fetch`` and ``make_mask``; its ``GenerationBatch`` calls ``filter``, ``extend`` and ``state``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from cache.key import EntryKey
+from infer.tokenizer import PromptTokens
+
+STEP = 256  # columns by which a cache grows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVRow:
+    """Keys and values of one layer and one row, each ``(1, num_kv_heads, num_tokens, head_dim)``."""
+
+    keys: mx.array
+    values: mx.array
+
+    def first(self, num_tokens: int) -> "KVRow":
+        """Return those of the first tokens: they do not depend on what follows."""
+        return KVRow(self.keys[:, :, :num_tokens], self.values[:, :, :num_tokens])
+
+
+def rounded_up(num_columns: int) -> int:
+    """Return how many columns are allocated for so many in use."""
+    return -(-num_columns // STEP) * STEP
+
+
+class RowsKVCache:
+    """Rows end at the same column; row ``i`` begins at column ``paddings[i]``.
+
+    During prefill a row's new tokens begin at column ``starts[i]``: what is computed for columns before
+    that is padding, and must not overwrite the prefix that lies there.
+    """
+
+    def __init__(self, paddings: Sequence[int], used: int = 0, starts: Sequence[int] = ()) -> None:
+        """Begin with ``used`` columns, which ``put_prefixes`` fills."""
+        self.paddings = list(paddings)
+        self.used = used
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self._starts = list(starts)
+
+    def put_prefixes(self, prefixes: Sequence[KVRow | None], num_columns: int) -> None:
+        """Copy each row's prefix to where the row begins, with room for ``num_columns``."""
+        like = next(prefix for prefix in prefixes if prefix is not None)
+        rows = [
+            _placed(prefix or like.first(0), padding, rounded_up(num_columns))
+            for prefix, padding in zip(prefixes, self.paddings, strict=True)
+        ]
+        self.keys = mx.concatenate([row.keys for row in rows])
+        self.values = mx.concatenate([row.values for row in rows])
+
+    def row(self, index: int, num_tokens: int) -> KVRow:
+        """Return a copy of a row's first tokens."""
+        keys, values = self._held()
+        at = slice(self.paddings[index], self.paddings[index] + num_tokens)
+        return KVRow(
+            mx.contiguous(keys[index : index + 1, :, at]), mx.contiguous(values[index : index + 1, :, at])
+        )
+
+    @property
+    def offset(self) -> int:
+        """Columns in use: Qwen3-VL-MoE's attention cuts the mask here, and an integer needs no waiting."""
+        return self.used
+
+    @property
+    def row_lengths(self) -> mx.array:
+        """Number of real tokens of each row, int32 ``(batch,)``; negative where padding is not yet over."""
+        return mx.array([self.used - padding for padding in self.paddings], dtype=mx.int32)
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """What must be evaluated before the cache is cut or joined."""
+        return () if self.keys is None or self.values is None else (self.keys, self.values)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append columns ``(batch, num_kv_heads, columns, head_dim)``; return all that are in use."""
+        begin, end = self.used, self.used + keys.shape[2]
+        self._reserve(end, keys, values)
+        if self._starts and begin < max(self._starts):
+            kept = mx.arange(begin, end)[None] < mx.array(self._starts)[:, None]
+            old_keys, old_values = self._held()
+            keys = mx.where(kept[:, None, :, None], old_keys[:, :, begin:end], keys)
+            values = mx.where(kept[:, None, :, None], old_values[:, :, begin:end], values)
+        held_keys, held_values = self._held()
+        held_keys[:, :, begin:end] = keys
+        held_values[:, :, begin:end] = values
+        self.used = end
+        return held_keys[:, :, :end], held_values[:, :, :end]
+
+    def make_mask(
+        self,
+        num_columns: int,
+        return_array: bool = False,  # noqa: ARG002
+        window_size: int | None = None,  # noqa: ARG002
+    ) -> mx.array | str | None:
+        """Return what the next columns may attend to: ``(batch, 1, columns, used)``, or "causal", or all."""
+        if not any(self.paddings):
+            return "causal" if num_columns > 1 else None
+        seen = mx.arange(self.used + num_columns)
+        real = (seen[None] >= mx.array(self.paddings)[:, None])[:, None, None]
+        if num_columns == 1:
+            return real
+        asking = mx.arange(self.used, self.used + num_columns)[:, None]
+        # A padding column attends to itself: it may attend to nothing else, and nothing gives NaN.
+        return (real & (seen[None] <= asking)) | (seen[None] == asking)
+
+    def filter(self, indices: mx.array) -> None:
+        """Keep some rows; drop the columns that are padding in all of them, once they are many."""
+        keys, values = self._held()
+        self.keys, self.values = keys[indices], values[indices]
+        self.paddings = [self.paddings[index] for index in indices.tolist()]  # type: ignore[union-attr,index]
+        self._starts = []
+        unused = min(self.paddings)
+        if unused >= STEP // 2:  # what is cut must be copied before the next write, so not for a few
+            self.keys, self.values = self.keys[:, :, unused:], self.values[:, :, unused:]
+            self.paddings = [padding - unused for padding in self.paddings]
+            self.used -= unused
+
+    def extend(self, other: "RowsKVCache") -> None:
+        """Add the rows of ``other``; the shorter of the two moves to the right."""
+        used = max(self.used, other.used)
+        capacity = rounded_up(used + 1)
+        mine, theirs = self._aligned(used, capacity), other._aligned(used, capacity)
+        self.keys = mx.concatenate([mine.keys, theirs.keys])
+        self.values = mx.concatenate([mine.values, theirs.values])
+        self.paddings = [padding + used - self.used for padding in self.paddings] + [
+            padding + used - other.used for padding in other.paddings
+        ]
+        self.used = used
+        self._starts = []
+
+    def _aligned(self, used: int, capacity: int) -> KVRow:
+        keys, values = self._held()
+        row = KVRow(keys[:, :, : self.used], values[:, :, : self.used])
+        return _placed(row, used - self.used, capacity)
+
+    def _held(self) -> tuple[mx.array, mx.array]:
+        if self.keys is None or self.values is None:
+            raise RuntimeError("nothing is in this KV cache yet")
+        return self.keys, self.values
+
+    def _reserve(self, num_columns: int, keys: mx.array, values: mx.array) -> None:
+        if self.keys is not None and self.keys.shape[2] >= num_columns:
+            return
+        capacity = rounded_up(num_columns)
+        held = KVRow(keys[:, :, :0], values[:, :, :0])
+        if self.keys is not None and self.values is not None:
+            held = KVRow(self.keys[:, :, : self.used], self.values[:, :, : self.used])
+        placed = _placed(held, 0, capacity)
+        self.keys, self.values = placed.keys, placed.values
+
+
+def _placed(row: KVRow, left: int, capacity: int) -> KVRow:
+    """Put rows into ``capacity`` columns, after ``left`` empty ones."""
+    right = capacity - left - row.keys.shape[2]
+    if left == 0 and right == 0:
+        return row
+    width = [(0, 0), (0, 0), (left, right), (0, 0)]
+    return KVRow(mx.pad(row.keys, width), mx.pad(row.values, width))
+
+
+Keys = tuple[EntryKey, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedPrefix:
+    """The first tokens of a prompt with their keys and values, one ``KVRow`` a layer."""
+
+    prompt: PromptTokens
+    rows: tuple[KVRow, ...]
+    num_bytes: int
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are kept; the prompt they were taken from goes on after them."""
+        return int(self.rows[0].keys.shape[2])
+
+
+def num_common(one: PromptTokens, other: PromptTokens) -> int:
+    """Return with how many tokens both prompts begin, over the same frames; 0 unless an image is among them.
+
+    The same ids with an image in another place are not the same tokens.
+    """
+    count = _first_difference(one.ids, other.ids)
+    for mine, theirs in zip(one.images, other.images, strict=False):
+        if mine != theirs:
+            count = min(count, mine.start, theirs.start)
+    images = min(len(one.images), len(other.images))
+    for longer in (one.images[images:], other.images[images:]):
+        count = min([count, *(span.start for span in longer)])
+    return count if one.images and count > one.images[0].start else 0
+
+
+def _first_difference(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Return the length of the common beginning; slices compare in C, so halving beats a loop."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class PrefixPool:
+    """Prefixes that are kept, at most ``max_bytes``. To make room the newest goes: its turn is last."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Begin with nothing kept."""
+        self._max_bytes = max_bytes
+        self._kept: dict[Keys, SharedPrefix] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """What is held now."""
+        return sum(prefix.num_bytes for prefix in self._kept.values())
+
+    def match(self, keys: Keys, prompt: PromptTokens) -> tuple[SharedPrefix, int] | None:
+        """Return a prefix and how many of its tokens ``prompt`` begins with; the last token is never one.
+
+        The last token of a prompt must run through the decoder: its logits are the answer's beginning.
+        """
+        prefix = self._kept.get(keys)
+        if prefix is None:
+            return None
+        common = num_common(prefix.prompt, prompt)
+        count = min(common, prefix.num_tokens, len(prompt.ids) - 1)
+        if not common or count <= prompt.images[0].start:
+            return None
+        return prefix, count
+
+    def put(self, keys: Keys, prefix: SharedPrefix) -> None:
+        """Keep a prefix if there is room for it."""
+        self._kept.pop(keys, None)
+        if self.num_bytes + prefix.num_bytes <= self._max_bytes:
+            self._kept[keys] = prefix
+
+    def shrink(self, max_bytes: int) -> None:
+        """Drop prefixes, the newest first, until at most so much is held."""
+        while self._kept and self.num_bytes > max_bytes:
+            self._kept.popitem()
+
+    def keep_only(self, wanted: Sequence[Keys]) -> None:
+        """Drop what no waiting request asks for."""
+        for keys in self._kept.keys() - set(wanted):
+            del self._kept[keys]

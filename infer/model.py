@@ -1,0 +1,321 @@
+"""Everything private of mlx-vlm that pass two touches, in one place.
+
+mlx-vlm 0.7.10 loses or swaps DeepStack features when it batches: they travel as a Python list, of
+which a merged batch keeps the first row's, and which chunked prefill does not slice. Here they travel
+as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and prefill is ours
+(``prefill``); decoding is mlx-vlm's.
+
+Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
+position_ids, position_embeddings)`` and ask a cache for ``update_and_fetch`` and ``offset`` alone;
+``GenerationBatch`` decodes with ``rope_deltas`` of each row, one step ahead of what it hands out, and asks
+a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's ``process_last_token`` sees
+each row alone.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_vlm.generate.ar import GenerationBatch
+from mlx_vlm.generate.common import generation_stream, wired_limit
+from mlx_vlm.models.base import LanguageModelOutput, create_attention_mask
+from numpy.typing import NDArray
+
+from cache.base.errors import StoreError
+from cache.entry import Features
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.loading import cast, load_model
+from infer.hooks import RowProcessor
+from infer.kv_cache import RowsKVCache
+from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
+
+FeaturesOf = Callable[[int], Features]
+
+
+class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
+    """Qwen3-VL's decoder with sequence-aligned DeepStack, as ``GenerationBatch`` calls a model.
+
+    Exposes no ``language_model``: with it, decoding would go past this class.
+    """
+
+    def __init__(self, language_model: Any) -> None:
+        """Wrap mlx-vlm's ``LanguageModel``."""
+        super().__init__()
+        self.decoder = language_model.model
+        self.lm_head = None if language_model.args.tie_word_embeddings else language_model.lm_head
+
+    @property
+    def layers(self) -> list[Any]:
+        """The decoder layers, each of which has a KV cache."""
+        return list(self.decoder.layers)
+
+    def __call__(
+        self, inputs: mx.array, *, cache: list[Any], rope_deltas: mx.array | None = None
+    ) -> LanguageModelOutput:
+        """Decode one token ``(batch, 1)`` of each row; return logits ``(batch, 1, vocab)``."""
+        position_ids = _decode_positions(cache[0].row_lengths, rope_deltas, inputs.shape)
+        h = self.hidden(self.decoder.embed_tokens(inputs), cache, position_ids)
+        return LanguageModelOutput(logits=self.logits(h))
+
+    def hidden(
+        self,
+        h: mx.array,
+        cache: list[Any],
+        position_ids: mx.array,
+        deepstack: mx.array | None = None,
+        *,
+        only_last: bool = False,
+    ) -> mx.array:
+        """Run embeddings ``(batch, seq, hidden)`` through the decoder; return its last hidden states.
+
+        ``position_ids`` ``(3, batch, seq)``; ``deepstack`` ``(batch, seq, num_deepstack, hidden)``.
+        With ``only_last`` the last position's state alone is returned, ``(batch, 1, hidden)``.
+        """
+        rotation = self._rotation(h, position_ids)
+        mask = create_attention_mask(h, cache[0])
+        added = () if deepstack is None else _layers_of(deepstack)
+        last = len(cache) - 1
+        for index, (layer, layer_cache) in enumerate(zip(self.decoder.layers, cache, strict=True)):
+            if index == last and only_last and h.shape[1] > 1:
+                h = self._last_position(layer, h, layer_cache, position_ids)
+                added = tuple(one[:, -1:] for one in added)
+            else:
+                h = layer(h, mask, layer_cache, position_ids, rotation)
+            if index < len(added):
+                h = h + added[index]
+        return h
+
+    def _last_position(self, layer: Any, h: mx.array, cache: Any, position_ids: mx.array) -> mx.array:
+        """Run the last layer for one position; of those before it only keys and values are computed."""
+        for part, where in ((h[:, :-1], position_ids[:, :, :-1]), (h[:, -1:], position_ids[:, :, -1:])):
+            mask = create_attention_mask(part, cache)
+            output: mx.array = layer(part, mask, cache, where, self._rotation(part, where))
+        return output
+
+    def _rotation(self, h: mx.array, position_ids: mx.array) -> Any:
+        rotary = self.decoder.layers[0].self_attn.rotary_emb
+        return None if rotary.fused_apply else rotary(h, position_ids)
+
+    def logits(self, h: mx.array) -> mx.array:
+        """Return logits ``(batch, seq, vocab)`` of last hidden states."""
+        h = self.decoder.norm(h)
+        head = self.decoder.embed_tokens.as_linear if self.lm_head is None else self.lm_head
+        logits: mx.array = head(h)
+        return logits
+
+
+def _layers_of(deepstack: mx.array) -> tuple[mx.array, ...]:
+    return tuple(deepstack[:, :, index] for index in range(deepstack.shape[2]))
+
+
+def _decode_positions(lengths: mx.array, rope_deltas: mx.array | None, shape: Sequence[int]) -> mx.array:
+    """Return ``(3, batch, seq)``: each row's number of real tokens, plus what its images left over."""
+    batch, length = shape
+    start = lengths.reshape(-1, 1) if rope_deltas is None else lengths.reshape(-1, 1) + rope_deltas
+    return mx.broadcast_to((start + mx.arange(length))[None], (3, batch, length))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptInputs:
+    """A prompt's tokens as the decoder takes them, from some token to the last.
+
+    ``inputs_embeds`` ``(1, seq, hidden)``, ``deepstack`` ``(1, seq, num_deepstack, hidden)``, both in
+    the compute dtype; ``position_ids`` int32 ``(3, 1, seq)``; ``rope_delta`` is that of the whole prompt;
+    ``images`` are the ``[begin, end)`` of image tokens among these.
+    """
+
+    ids: tuple[int, ...]
+    inputs_embeds: mx.array
+    deepstack: mx.array
+    position_ids: NDArray[np.int32]
+    rope_delta: int
+    images: tuple[tuple[int, int], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are to be prefilled."""
+        return int(self.inputs_embeds.shape[1])
+
+    def has_image(self, begin: int, end: int) -> bool:
+        """Whether any of these tokens are an image's."""
+        return any(begin < image_end and image_begin < end for image_begin, image_end in self.images)
+
+
+class LanguageHalf:
+    """The language weights of a checkpoint in a compute dtype. Vision weights are never evaluated."""
+
+    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> None:
+        """Load and evaluate the language weights.
+
+        Raises:
+            CheckpointError: the checkpoint does not load.
+        """
+        self.config = config
+        language_model = load_model(folder, config).language_model
+        cast(language_model, dtype)
+        mx.eval(language_model.parameters())
+        self.model = DenseDeepstackModel(language_model)
+        embedded = self._embed((0,))
+        self._dtype, self._hidden = embedded.dtype, embedded.shape[-1]
+
+    @staticmethod
+    def stream() -> AbstractContextManager[object]:
+        """Return a context in which everything is computed in mlx-vlm's own stream."""
+        return mx.stream(generation_stream)
+
+    def wired(self) -> AbstractContextManager[object]:
+        """Return a context in which the device keeps its memory wired (Metal; nothing elsewhere)."""
+        wired: AbstractContextManager[object] = wired_limit(self.model, [generation_stream])
+        return wired
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that are held."""
+        weights: Any = tree_flatten(self.model.parameters())
+        return sum(int(array.nbytes) for _, array in weights)
+
+    @property
+    def kv_token_bytes(self) -> int:
+        """Bytes of the keys and values of one token, all layers."""
+        text = self.config.text
+        return 2 * text.num_layers * text.num_kv_heads * text.head_dim * self._dtype.size
+
+    def inputs(self, prompt: PromptTokens, features_of: FeaturesOf, num_shared: int = 0) -> PromptInputs:
+        """Put features between the embeddings of a prompt's text, leaving out its first ``num_shared``.
+
+        ``features_of`` is given the number of an image, and asked for those only that are not left out.
+
+        Raises:
+            StoreError: an image has another number of tokens than its features.
+        """
+        embeds, deepstack, images, at = [], [], [], num_shared
+        for number, span in enumerate(prompt.images):
+            end = span.start + span.num_tokens
+            if end <= num_shared:
+                continue
+            begin = max(span.start, num_shared)
+            stacked = self._features(features_of(number), span)[:, begin - span.start :]
+            embeds += [self._embed(prompt.ids[at:begin]), stacked[None, 0]]
+            deepstack += [self._no_deepstack(begin - at), stacked[1:].transpose(1, 0, 2)[None]]
+            images.append((begin - num_shared, end - num_shared))
+            at = end
+        embeds.append(self._embed(prompt.ids[at:]))
+        deepstack.append(self._no_deepstack(len(prompt.ids) - at))
+        positions = mrope_positions(len(prompt.ids), prompt.images, self.config.vision.merge_size)
+        return PromptInputs(
+            ids=prompt.ids,
+            inputs_embeds=mx.concatenate(embeds, axis=1),
+            deepstack=mx.concatenate(deepstack, axis=1),
+            position_ids=positions.position_ids[:, :, num_shared:],
+            rope_delta=positions.rope_delta,
+            images=tuple(images),
+        )
+
+    def _features(self, features: Features, span: ImageSpan) -> mx.array:
+        if features.num_tokens != span.num_tokens:
+            raise StoreError(
+                f"An image has {span.num_tokens} tokens in the manifest and {features.num_tokens} in its "
+                "entry: run seeonce encode again."
+            )
+        return _to_mlx(features).astype(self._dtype)
+
+    def _embed(self, ids: tuple[int, ...]) -> mx.array:
+        embedded: mx.array = self.model.decoder.embed_tokens(mx.array([ids], dtype=mx.int32))
+        return embedded
+
+    def _no_deepstack(self, num_tokens: int) -> mx.array:
+        num_deepstack = len(self.config.vision.deepstack_visual_indexes)
+        return mx.zeros((1, num_tokens, num_deepstack, self._hidden), self._dtype)
+
+
+def _to_mlx(features: Features) -> mx.array:
+    """Copy features bit for bit; bfloat16 comes as the uint16 of its bits."""
+    array = mx.array(features.array)
+    return array.view(mx.bfloat16) if features.dtype == "bfloat16" else array
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A prefilled prompt that begins to decode."""
+
+    uid: int
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    rope_delta: int
+    processor: RowProcessor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of one request. ``finish_reason`` is "stop", "length", or ``None`` when more follow."""
+
+    uid: int
+    token: int
+    finish_reason: str | None
+
+
+class DecodeBatch:
+    """mlx-vlm's ``GenerationBatch``: one token of every row a step; rows leave and join between steps."""
+
+    def __init__(self, model: DenseDeepstackModel, stop_ids: frozenset[int]) -> None:
+        """Begin an empty batch."""
+        self._model, self._stop = model, stop_ids.__contains__
+        self._batch = GenerationBatch.empty(model, _most_likely, self._stop, compute_logprobs=False)
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    def join(self, rows: Sequence[NewRow], logits: mx.array, cache: list[RowsKVCache]) -> None:
+        """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
+        if any(row.processor for row in rows):
+            scored = [
+                row.processor(mx.array(row.prompt_ids), logits[index : index + 1])
+                if row.processor
+                else logits[index : index + 1]
+                for index, row in enumerate(rows)
+            ]
+            logits = mx.concatenate(scored)
+        first = _most_likely(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        joining = GenerationBatch(
+            model=self._model,
+            uids=[row.uid for row in rows],
+            inputs=first,
+            prompt_cache=list(cache),
+            sampler=_most_likely,
+            stop_criteria=self._stop,
+            max_tokens=[row.max_tokens for row in rows],
+            greedy_sampling=True,
+            logits_processors=[[row.processor] if row.processor else None for row in rows],
+        )
+        joining.compute_logprobs = False
+        joining._rope_deltas = mx.array([[row.rope_delta] for row in rows], dtype=mx.int32)
+        mx.eval(first, [layer.state for layer in cache])
+        mx.clear_cache()  # the activations of a prefill are large, and the next one may have another shape
+        if len(self._batch):
+            self._batch.extend(joining)
+        else:
+            self._batch = joining
+
+    def step(self) -> list[Token]:
+        """Decode one token of every row; rows that end leave."""
+        return [Token(int(r.uid), int(r.token), r.finish_reason) for r in self._batch.next()]
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the KV cache that are in use: as many as the longest row has tokens, or more."""
+        return int(self._batch.prompt_cache[0].used) if len(self._batch) else 0
+
+    def remove(self, uids: Collection[int]) -> None:
+        """Take out rows that are to end before their time, all at once; the others go on as they were."""
+        if uids:  # whatever is kept is copied
+            self._batch.filter([index for index, uid in enumerate(self._batch.uids) if uid not in uids])
+
+
+def _most_likely(logprobs: mx.array) -> mx.array:
+    return mx.argmax(logprobs, axis=-1)

@@ -1,0 +1,158 @@
+"""Who is prefilled next: waiting requests in their order, so that followers find their leader's prefix.
+
+Looks a bounded number of requests ahead. Of the requests over the same frames one, the leader, is
+prefilled first, and the beginning that it shares with others is kept; they follow at once, ahead of other
+frames. A batch is either leaders or followers: beside a whole picture, a question of twenty tokens would
+be padded to its length.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from cache.manifest import FrameEntry
+from infer.kv_cache import Keys, PrefixPool, SharedPrefix, num_common
+from infer.kv_memory import InFlight, KVMemory
+from infer.limits import BatchLimits
+from infer.sequence import Request
+
+LOOK_AHEAD = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A request to prefill now: from which prefix it starts, and how many of its tokens are to be kept."""
+
+    request: Request
+    prefix: SharedPrefix | None = None
+    num_shared: int = 0
+    num_kept: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What has been chosen so far for one prefill."""
+
+    now: InFlight
+    planned: list[Planned] = field(default_factory=list)
+    leading: set[Keys] = field(default_factory=set)
+    num_claimed: int = 0  # rows, with the followers that leaders bring along
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.now.num_rows and not self.planned
+
+    def add(self, planned: Planned, num_followers: int = 0) -> None:
+        self.planned.append(planned)
+        self.num_claimed += 1 + num_followers
+        if planned.num_kept:
+            self.leading.add(planned.request.keys)
+
+
+class Schedule:
+    """The waiting requests, and the prefixes kept for them."""
+
+    def __init__(self, requests: Iterator[Request], limits: BatchLimits, memory: KVMemory) -> None:
+        """Plan for ``requests``, each of which fits into ``memory`` alone; they are drawn as needed."""
+        self._requests, self._limits, self._memory = requests, limits, memory
+        self._waiting: list[Request] = []
+        self._led: set[Keys] = set()
+        self._refused_at: int | None = None
+        self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
+
+    @property
+    def upcoming(self) -> list[Request]:
+        """The waiting requests that are known, in order; empty when all have been handed out."""
+        self._waiting += islice(self._requests, LOOK_AHEAD - len(self._waiting))
+        return self._waiting
+
+    @property
+    def next_frames(self) -> Iterator[FrameEntry]:
+        """Frames of the waiting requests that start from nothing, in order: these must be read."""
+        starting = (r for r in self._waiting if r.keys not in self._led and self._prefix_of(r) is None)
+        return (frame for request in starting for frame in request.frames)
+
+    def next_batch(self, now: InFlight) -> list[Planned]:
+        """Return the requests to prefill together now; none while too few slots or bytes are free.
+
+        With nothing in flight there is at least one, as long as any waits.
+        """
+        if now.num_rows and now.num_rows == self._refused_at:
+            return []  # none has left since: asking the same at every step would take time from decoding
+        planned = self._chosen(now)
+        self._refused_at = None if planned else now.num_rows
+        return planned
+
+    def _chosen(self, now: InFlight) -> list[Planned]:
+        waiting = self.upcoming
+        num_free = self._limits.max_num_seqs - now.num_rows
+        if not waiting or num_free < 1:
+            return []
+        self.prefixes.keep_only([request.keys for request in waiting])
+        followers = {id(request) for request in waiting if self._prefix_of(request)}
+        most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
+        if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
+            return []
+        batch = _Batch(now)
+        for request in waiting:
+            if len(batch.planned) == most or batch.num_claimed >= num_free:
+                break
+            is_follower = id(request) in followers
+            if is_follower != bool(followers) or request.keys in batch.leading:
+                continue
+            if not (self._follow(batch, request) if is_follower else self._lead(batch, request)):
+                break
+        self._led = batch.leading
+        chosen = {id(planned.request) for planned in batch.planned}
+        self._waiting = [request for request in waiting if id(request) not in chosen]
+        return batch.planned
+
+    def _worth_a_prefill(self, num_next: int) -> int:
+        """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""
+        half = max(1, self._limits.max_num_seqs // 2)
+        return min(self._limits.prefill_batch_size, half, num_next)
+
+    def _prefix_of(self, request: Request) -> tuple[SharedPrefix, int] | None:
+        return self.prefixes.match(request.keys, request.prompt)
+
+    def _follow(self, batch: _Batch, request: Request) -> bool:
+        """Take in a request that starts from a kept prefix, if there is room."""
+        if not self._fits(batch, request, 0):
+            if not batch.is_idle:
+                return False
+            self._make_room(request)
+        found = self._prefix_of(request)
+        batch.add(Planned(request, *found) if found else Planned(request))
+        return True
+
+    def _lead(self, batch: _Batch, request: Request) -> bool:
+        """Take in a request that starts from nothing, if there is room, and plan what others get of it."""
+        num_followers, num_kept = self._followers(request)
+        if not self._fits(batch, request, num_kept):
+            if not batch.is_idle:
+                return False
+            self._make_room(request)
+            if not self._fits(batch, request, num_kept):
+                num_followers = num_kept = 0
+        batch.add(Planned(request, num_kept=num_kept), num_followers)
+        return True
+
+    def _followers(self, leader: Request) -> tuple[int, int]:
+        """Return how many waiting requests share a beginning with ``leader``, and the longest of these."""
+        if not self._limits.share_prefixes:
+            return 0, 0
+        others = [r for r in self._waiting if r is not leader and r.keys == leader.keys]
+        common = [count for other in others if (count := num_common(leader.prompt, other.prompt))]
+        return len(common), max(common, default=0)
+
+    def _fits(self, batch: _Batch, request: Request, num_kept: int) -> bool:
+        kept = num_kept + sum(planned.num_kept for planned in batch.planned)
+        requests = [*(planned.request for planned in batch.planned), request]
+        needed = self._memory.batch_bytes(batch.now, [self._memory.size(each) for each in requests])
+        needed += self._memory.prefix_bytes(kept) + self.prefixes.num_bytes
+        return needed <= self._memory.max_bytes
+
+    def _make_room(self, request: Request) -> None:
+        """Drop kept prefixes until a request fits that is alone."""
+        alone = self._memory.batch_bytes(InFlight(), [self._memory.size(request)])
+        self.prefixes.shrink(self._memory.max_bytes - alone)

@@ -1,0 +1,184 @@
+"""The dimensions of published Qwen3-VL checkpoints, and small ones for a CPU."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from cache.base.errors import InputError
+from seeonce.demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
+
+
+class Dims(StrEnum):
+    """Which dimensions: those of a published checkpoint, or small ones for a CPU."""
+
+    small = "small"
+    qwen3_vl_2b = "qwen3-vl-2b"
+    qwen3_vl_4b = "qwen3-vl-4b"
+    qwen3_vl_8b = "qwen3-vl-8b"
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One transformer: its depth, width, feed-forward width and heads."""
+
+    depth: int
+    hidden: int
+    intermediate: int
+    num_heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The dimensions of one checkpoint. Source: the config.json of Qwen/Qwen3-VL-*-Instruct."""
+
+    text: Half
+    num_kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    mrope_section: tuple[int, int, int]
+    vision: Half
+    num_positions: int
+    deepstack: tuple[int, int, int]
+    dtype: str
+
+
+_TOWER = Half(24, 1024, 4096, 16)
+_MROPE = (24, 20, 20)
+SHAPES = {
+    Dims.small: Shape(
+        Half(6, 384, 1152, 6), 2, 64, 768, True, (12, 10, 10), Half(6, 256, 1024, 4), 2304, (1, 2, 3),
+        "float32",
+    ),
+    Dims.qwen3_vl_2b: Shape(
+        Half(28, 2048, 6144, 16), 8, 128, 151936, True, _MROPE, _TOWER, 2304, (5, 11, 17), "bfloat16"
+    ),
+    Dims.qwen3_vl_4b: Shape(
+        Half(36, 2560, 9728, 32), 8, 128, 151936, True, _MROPE, _TOWER, 2304, (5, 11, 17), "bfloat16"
+    ),
+    Dims.qwen3_vl_8b: Shape(
+        Half(36, 4096, 12288, 32), 8, 128, 151936, False, _MROPE, Half(27, 1152, 4304, 16), 2304,
+        (8, 16, 24), "bfloat16",
+    ),
+}  # fmt: skip
+
+
+_TEXT_SPREAD = 2.0  # of a weight, times the root of its fan-in: large enough that a picture sways the answer
+_VISION_SPREAD = 2.8
+_BYTES = {"float32": 4, "bfloat16": 2}
+MAX_PIXELS = 16_777_216  # official checkpoints allow as much
+
+
+def write_checkpoint(folder: Path, dims: Dims) -> Path:
+    """Write random weights with the dimensions of ``dims`` into ``folder``, unless they are there.
+
+    Raises:
+        InputError: the disk has no room for them.
+    """
+    if (folder / "model.safetensors").is_file():
+        return folder
+    import mlx.core as mx
+
+    shape = SHAPES[dims]
+    tokenizer = train_tokenizer()
+    write_settings(folder, tokenizer)
+    ids = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+    config = _config(shape, configuration(ids, shape.vocabulary))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _allow_large_pictures(folder / "preprocessor_config.json")
+    parameters = _parameters(config)
+    _require_room(folder, sum(value.size for value in parameters.values()) * _BYTES[shape.dtype])
+    weights = dict(_random_weights(shape, parameters, _sayable(tokenizer)))
+    fresh = folder / ".model.new.safetensors"
+    mx.save_safetensors(str(fresh), weights, {"format": "mlx"})
+    fresh.replace(folder / "model.safetensors")
+    return folder
+
+
+def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
+    rope = {"mrope_section": list(shape.mrope_section), "rope_type": "default", "mrope_interleaved": True}
+    text = config["text_config"] | {
+        "hidden_size": shape.text.hidden,
+        "intermediate_size": shape.text.intermediate,
+        "num_hidden_layers": shape.text.depth,
+        "num_attention_heads": shape.text.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": 262_144,
+        "rope_theta": 5e6,
+        "rope_scaling": rope,
+        "rope_parameters": {**rope, "rope_theta": 5e6},
+        "tie_word_embeddings": shape.tied,
+        "dtype": shape.dtype,
+    }
+    vision = config["vision_config"] | {
+        "depth": shape.vision.depth,
+        "hidden_size": shape.vision.hidden,
+        "intermediate_size": shape.vision.intermediate,
+        "num_heads": shape.vision.num_heads,
+        "out_hidden_size": shape.text.hidden,
+        "num_position_embeddings": shape.num_positions,
+        "deepstack_visual_indexes": list(shape.deepstack),
+        "dtype": shape.dtype,
+    }
+    return config | {
+        "text_config": text, "vision_config": vision, "tie_word_embeddings": shape.tied, "dtype": shape.dtype
+    }  # fmt: skip
+
+
+def _allow_large_pictures(path: Path) -> None:
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    limits = {"max_pixels": MAX_PIXELS, "size": settings["size"] | {"longest_edge": MAX_PIXELS}}
+    path.write_text(json.dumps(settings | limits, indent=2) + "\n", encoding="utf-8")
+
+
+def _sayable(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of words of plain letters: parts of characters would read differently when streamed."""
+    ids = range(tokenizer.get_vocab_size())
+    words = {number: tokenizer.decode([number], skip_special_tokens=True) for number in ids}
+    return [number for number, word in words.items() if word.isascii() and word.strip().isalnum()]
+
+
+def _parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """Return mlx-vlm's parameters by name, none of them evaluated."""
+    from mlx.utils import tree_flatten
+    from mlx_vlm.models import qwen3_vl
+
+    model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(config))
+    return dict(tree_flatten(model.parameters()))
+
+
+def _require_room(folder: Path, num_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < num_bytes:
+        raise InputError(
+            f"Weights of these dimensions take {num_bytes / 1e9:.1f} GB, {folder.parent} has "
+            f"{free_bytes / 1e9:.1f} GB free: set TMPDIR to a folder with more room, or take smaller --dims."
+        )
+
+
+def _random_weights(
+    shape: Shape, parameters: dict[str, Any], sayable: list[int]
+) -> Iterator[tuple[str, Any]]:
+    """Yield each parameter with its name, drawn one by one. Only ``sayable`` words are ever the likeliest."""
+    import mlx.core as mx
+
+    dtype = getattr(mx, shape.dtype)
+    for number, (name, value) in enumerate(parameters.items()):
+        if value.ndim < 2:
+            yield name, value.astype(dtype)
+            continue
+        spread = _VISION_SPREAD if "vision" in name else _TEXT_SPREAD
+        fan_in = value.size // value.shape[0]
+        drawn = mx.random.normal(value.shape, scale=spread / fan_in**0.5, key=mx.random.key(number))
+        if "embed_tokens" in name or "lm_head" in name:
+            drawn = drawn * mx.zeros((value.shape[0], 1)).at[mx.array(sayable)].add(1.0)
+        drawn = drawn.astype(dtype)
+        mx.eval(drawn)
+        yield name, drawn

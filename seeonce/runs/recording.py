@@ -1,0 +1,134 @@
+"""Which manifest a RECORDING on the command line means, and whether it fits the model.
+
+Owns the choice among manifests. A recording's frames may be gone; only the store is asked.
+"""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cache.base.errors import InputError, NotEncodedError
+from cache.base.home import Home
+from cache.base.text import user_path
+from cache.key import EncoderSpec
+from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
+from cache.pixel_index import PixelIndex
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, default_model, find_folder
+from checkpoint.identity import encoder_spec
+from sources.recordings import newest_listed_id
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """An encoded recording and the checkpoint whose language model can be asked about it."""
+
+    folder: CheckpointFolder
+    config: CheckpointConfig
+    manifest: Manifest
+    model: str
+
+
+def select(
+    home: Home,
+    recording: str,
+    model: str | None,
+    announce: Callable[[str], None],
+    encoder_id: str | None = None,
+) -> Selected:
+    """Find the manifest of ``recording`` that fits ``model``, or the default model.
+
+    Of several that fit it is the newest, unless ``encoder_id`` names one that is there.
+
+    Raises:
+        NotEncodedError: it is not encoded, or not by this model's vision tower.
+        CheckpointError: the model is missing or not supported.
+    """
+    refs = find_recording(home, recording)
+    refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
+    name = model or default_model(refs[0].recording.id)
+    folder = find_folder(name, announce)
+    config = read_config(folder.path)
+    with PixelIndex(home) as index:
+        spec = encoder_spec(folder, config, index)
+    return Selected(folder, config, manifest_for(refs, spec, name), name)
+
+
+def find_recording(home: Home, selector: str) -> list[ManifestRef]:
+    """Return all manifests of one recording, newest first.
+
+    ``selector`` is ``latest``, an id, the start of one, a name or a path. ``latest`` is
+    the newest that sources know, else the newest in the store.
+
+    Raises:
+        NotEncodedError: no such recording is encoded.
+        InputError: several recordings fit.
+    """
+    refs = _manifests(home)
+    if selector == LATEST:
+        newest = newest_recording(home)
+        if newest is None:
+            raise NotEncodedError(
+                "Nothing is encoded yet: run seeonce encode demo, or encode a recording of yours."
+            )
+        selector = newest
+    if not selector:
+        raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
+    path = os.path.realpath(user_path(selector))
+    for fits in (
+        [ref for ref in refs if ref.recording.id == selector],
+        [ref for ref in refs if os.path.realpath(ref.recording.path) == path],
+        [ref for ref in refs if ref.recording.name == selector],
+        [ref for ref in refs if ref.recording.id.startswith(selector)],
+    ):
+        ids = sorted({ref.recording.id for ref in fits})
+        if len(ids) > 1:
+            raise InputError(f"{selector!r} fits several recordings: give one of {', '.join(ids[:6])}.")
+        if fits:
+            return fits
+    raise NotEncodedError(
+        f"{selector!r} is not encoded: run seeonce encode {shlex.quote(selector)}, or see what there is with "
+        "seeonce recordings."
+    )
+
+
+def newest_recording(home: Home) -> str | None:
+    """Return the id of the recording that ``latest`` means now; ``None`` when there is none at all."""
+    return newest_listed_id(os.environ) or next((ref.recording.id for ref in _manifests(home)), None)
+
+
+def _manifests(home: Home) -> list[ManifestRef]:
+    return list_manifests(home) if home.store.is_dir() else []
+
+
+def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Manifest:
+    """Return the newest manifest whose features the model's own encoder would give.
+
+    Other limits on pixels are welcome: they change how finely a frame was seen, not what the language
+    model expects.
+
+    Raises:
+        NotEncodedError: the recording is encoded, but by other weights or in another dtype.
+    """
+    for ref in refs:
+        if _with_limits_of(ref.encoder, spec) == spec:
+            return read_manifest(ref.path)
+    found = ", ".join(sorted({f"{ref.encoder_id.hex[:12]} ({ref.encoder.compute_dtype})" for ref in refs}))
+    recording = refs[0].recording
+    again = "demo" if recording.kind == "demo" else shlex.quote(recording.path)
+    raise NotEncodedError(
+        f"{recording.id} is encoded under {found}, not by the vision tower of {model} in "
+        f"{spec.compute_dtype}: run seeonce encode {again} --model {shlex.quote(model)}"
+    )
+
+
+def _with_limits_of(encoder: EncoderSpec, spec: EncoderSpec) -> EncoderSpec:
+    limits = spec.preprocessing
+    preprocessing = dataclasses.replace(
+        encoder.preprocessing, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels
+    )
+    return dataclasses.replace(encoder, preprocessing=preprocessing)

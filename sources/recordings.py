@@ -1,0 +1,289 @@
+"""Which recordings there are: those that sources find, and those of which only the store knows.
+
+Owns joining the two for ``seeonce recordings`` and for ``latest``. Decodes and loads nothing.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cache.base.errors import InputError
+from cache.base.home import Home
+from cache.base.text import printable
+from cache.manifest import ManifestRef, list_manifests
+from sources.cap import CapSource
+from sources.escribano import EscribanoSource
+from sources.folder import FolderRecording, FolderSource, open_folder
+from sources.recording import FrameChoice, Recording, RecordingListing, Say, Source, resolve
+from sources.video import VideoSource
+
+# The first that holds a path opens it: those that are folders of a special kind come before folders.
+SOURCES: tuple[Source, ...] = (EscribanoSource(), VideoSource(), CapSource(), FolderSource())
+
+_NUM_NAMED = 5  # recordings that an error message names
+_warn = logging.getLogger("seeonce.sources").warning
+
+
+def open_recording(
+    selector: str,
+    choice: FrameChoice | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Recording:
+    """Open what `selector` means: `demo`, `latest`, a path, an id, its start, a name.
+
+    Raises:
+        InputError: There is no such recording, several fit, or it cannot be read.
+    """
+    wanted = choice or FrameChoice()
+    wanted.require_sound()
+    if selector == "demo":
+        return _open_demo(wanted.limit)
+    return _open_path(_find(selector, environ), wanted)
+
+
+def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
+    """List what lies at the sources' own places and directly under SEEONCE_RECORDINGS, newest first.
+
+    That folder itself counts when it is a recording. What a source cannot read is told to `say`.
+
+    Raises:
+        InputError: SEEONCE_RECORDINGS names what is no folder, or one that cannot be listed.
+    """
+    found: dict[str, RecordingListing] = {}
+    for source in SOURCES:
+        found.update((listing.id, listing) for listing in source.listings(environ, say))
+    if place := environ.get("SEEONCE_RECORDINGS", ""):
+        found.update((listing.id, listing) for listing in _under(place))
+    return sorted(found.values(), key=lambda listing: (listing.captured_at, listing.id), reverse=True)
+
+
+def latest_recording(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> RecordingListing | None:
+    """Give the newest recording that is listed and whose frames are there, None when there is none.
+
+    Raises:
+        InputError: As `list_recordings`.
+    """
+    return next((listing for listing in list_recordings(environ, say) if listing.is_there), None)
+
+
+def _under(place: str) -> list[RecordingListing]:
+    root = resolve(Path(place))
+    try:
+        children = [child for child in root.iterdir() if not child.name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"SEEONCE_RECORDINGS={printable(place)}: cannot be listed ({error.strerror}); "
+            "set it to the folder that holds your recordings"
+        ) from error
+    return [listing for path in (root, *children) if (listing := _listing(path)) is not None]
+
+
+def _listing(path: Path) -> RecordingListing | None:
+    source = _source_of(path)
+    return source.listing(path) if source else None
+
+
+def _source_of(path: Path) -> Source | None:
+    return next((source for source in SOURCES if source.holds(path)), None)
+
+
+def _open_demo(limit: int | None) -> FolderRecording:
+    if not _DEMO.is_dir():
+        raise InputError("the demo recording is not installed; reinstall seeonce")
+    recording = open_folder(_DEMO, limit=limit)
+    return replace(recording, info=replace(recording.info, id="demo", name="demo", kind="demo"))
+
+
+def _open_path(path: Path, choice: FrameChoice) -> Recording:
+    source = _source_of(path)
+    if source is None:
+        raise InputError(
+            f"{printable(path)}: not a recording; expected a folder of images or a video (README, Sources)"
+        )
+    return source.open(path, choice)
+
+
+def _find(selector: str, environ: Mapping[str, str]) -> Path:
+    if selector == "latest":
+        latest = latest_recording(environ)
+        if latest is None:
+            raise InputError(
+                "no recording found: set SEEONCE_RECORDINGS to the folder that holds yours, "
+                "name one, or try `seeonce encode demo`"
+            )
+        return latest.path
+    if selector and "\0" not in selector:
+        path = resolve(Path(selector))
+        if _source_of(path) is not None or _exists(path):
+            return path
+    return _match(selector, list_recordings(environ)).path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:  # no permission, a loop of links
+        raise InputError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+    return True
+
+
+def _match(selector: str, listings: Sequence[RecordingListing]) -> RecordingListing:
+    """Find the one recording that is called so: by id, by name, by the start of an id."""
+    for fits in (
+        [listing for listing in listings if listing.id == selector],
+        [listing for listing in listings if listing.name == selector],
+        [listing for listing in listings if selector and listing.id.startswith(selector)],
+    ):
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            raise InputError(f"{printable(selector)!r} fits {_named(fits)}; name one by its id")
+    there = f"there are {_named(listings)}" if listings else "none is listed"
+    raise InputError(
+        f"no recording {printable(selector)!r}: no such path, id or name; {there} "
+        "(see `seeonce recordings`, or try `seeonce encode demo`)"
+    )
+
+
+def _named(listings: Sequence[RecordingListing]) -> str:
+    more = f" and {len(listings) - _NUM_NAMED} more" if len(listings) > _NUM_NAMED else ""
+    return ", ".join(listing.id for listing in listings[:_NUM_NAMED]) + more
+
+
+_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_since(text: str, now: datetime | None = None) -> datetime:
+    """Read ``2d``, ``12h``, ``30m``, ``1w``, or a date or time in ISO 8601 (local unless it says).
+
+    Raises:
+        InputError: it is none of these.
+    """
+    try:
+        if ago := _AGO.fullmatch(text.strip().lower()):
+            return (now or datetime.now(UTC)) - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return datetime.fromisoformat(text.strip()).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"--since is {text!r}; expected an age as in 2d, 12h, 30m or 1w, or a date as in 2026-11-20"
+        ) from None
+
+
+def is_since(captured_at: str, since: datetime) -> bool:
+    """Tell whether a recording was made at or after a time; one of unknown time was not."""
+    try:
+        made = datetime.fromisoformat(captured_at)
+    except ValueError:
+        return False
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)) >= since
+
+
+_DEMO = Path(__file__).parents[1] / "seeonce" / "demo" / "recording"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How much of a recording is encoded under one encoder. ``created_at`` is ISO 8601."""
+
+    encoder_id: str
+    num_encoded: int
+    num_skipped: int
+    complete: bool
+    compute_dtype: str
+    max_pixels: int
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRecording:
+    """A recording, and under which encoders it is encoded. ``length_s`` is in seconds.
+
+    ``is_there`` is false when no frame of it can be read any more, as far as a listing tells.
+    """
+
+    id: str
+    name: str
+    kind: str
+    path: str
+    captured_at: str
+    num_frames: int | None
+    length_s: float | None
+    encodings: tuple[Encoding, ...]
+    is_there: bool = True
+
+
+def known_recordings(
+    home: Home, environ: Mapping[str, str], say: Say, since: str | None = None
+) -> list[KnownRecording]:
+    """Return every recording that sources list or the store names, newest first.
+
+    ``since`` leaves out what is older (``sources.recordings``). What cannot be read is told to ``say``.
+
+    Raises:
+        InputError: SEEONCE_RECORDINGS cannot be listed, or ``since`` is no time.
+    """
+    start = parse_since(since) if since is not None else None
+    refs_of: dict[str, list[ManifestRef]] = {}
+    for ref in list_manifests(home, say) if home.store.is_dir() else []:
+        refs_of.setdefault(ref.recording.id, []).append(ref)
+    listings = {listing.id: listing for listing in list_recordings(environ, say)}
+    known = [_join(listings.get(id_), refs_of.get(id_, [])) for id_ in dict.fromkeys([*listings, *refs_of])]
+    if start is not None:
+        known = [recording for recording in known if is_since(recording.captured_at, start)]
+    return sorted(known, key=lambda recording: recording.captured_at, reverse=True)
+
+
+def newest_listed_id(environ: Mapping[str, str]) -> str | None:
+    """Return the id of the newest recording that sources list, ``None`` when there is none."""
+    newest = latest_recording(environ)
+    return newest.id if newest else None
+
+
+def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRecording:
+    encodings = tuple(
+        Encoding(
+            encoder_id=ref.encoder_id.hex,
+            num_encoded=ref.num_frames,
+            num_skipped=ref.num_skipped,
+            complete=ref.complete,
+            compute_dtype=ref.encoder.compute_dtype,
+            max_pixels=ref.encoder.preprocessing.max_pixels,
+            created_at=ref.created_at,
+        )
+        for ref in refs
+    )
+    if listing is not None:
+        return KnownRecording(
+            id=listing.id,
+            name=listing.name,
+            kind=listing.kind,
+            path=str(listing.path),
+            captured_at=listing.captured_at,
+            num_frames=listing.num_frames if listing.num_frames is not None else _frames_of(refs),
+            length_s=listing.length_s,
+            encodings=encodings,
+            is_there=listing.is_there,
+        )
+    info = refs[0].recording
+    return KnownRecording(
+        id=info.id,
+        name=info.name,
+        kind=info.kind,
+        path=info.path,
+        captured_at=info.captured_at,
+        num_frames=info.num_frames,
+        length_s=None,
+        encodings=encodings,
+        is_there=info.kind in ("demo", "list") or os.path.exists(info.path),  # noqa: PTH110 (never raises)
+    )
+
+
+def _frames_of(refs: list[ManifestRef]) -> int | None:
+    return refs[0].recording.num_frames if refs else None

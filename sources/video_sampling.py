@@ -1,0 +1,208 @@
+"""Which pictures of a recording's videos are frames: one timeline, looked at every so many seconds.
+
+Owns the moments and the timeline over several videos, one after the other. Does not own finding
+the picture of a moment (``picture_times``) nor whether it shows something new (``scene_change``).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.base.errors import InputError
+from cache.pixel_index import FileStamp
+from sources.container import read_header
+from sources.decoder import Decoder, Player
+from sources.picture_times import Keyframe, Pick, PictureTimes
+from sources.recording import FrameChoice, Looked
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One video of a recording: its file as it was before it was listed, and its decoder."""
+
+    stamp: FileStamp
+    decoder: Decoder
+
+    @classmethod
+    def of(cls, video: Path) -> "Track":
+        """Take the stamp of a video. Raises ``OSError`` when there is none."""
+        stamp = FileStamp.of(video)
+        return cls(stamp, Decoder(stamp))
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A chosen picture: of which track, and when on the timeline of them all, in seconds."""
+
+    track: int
+    pick: Pick
+    timestamp_s: float
+
+
+class Timeline:
+    """Several videos, one after the other. Iterating once gives the chosen pictures in order."""
+
+    def __init__(self, tracks: Sequence[Track], every_s: float) -> None:
+        """Choose for k = 0, 1, 2, … the first picture at or after ``k * every_s`` seconds.
+
+        A picture that stands for longer than that is chosen once. Seconds count from the first
+        picture; each video begins where the one before it ends.
+        """
+        self._tracks = tracks
+        self._every = Fraction(str(every_s))  # exact: k times a float may miss a picture on the mark
+        self._num_marks = 0  # that are behind
+        self.length_s = Fraction(0)  # of the tracks that were gone through
+        self.remarks: list[str] = []
+
+    def __iter__(self) -> Iterator[Chosen]:
+        for number, track in enumerate(self._tracks):
+            try:
+                times = PictureTimes(Path(track.stamp.path))
+            except InputError as error:
+                self.remarks.append(str(error))
+                continue
+            try:
+                yield from self._of(number, times)
+            finally:
+                times.close()
+
+    def _of(self, number: int, times: PictureTimes) -> Iterator[Chosen]:
+        while (pick := times.first_at_or_after(self._due(times))) is not None:
+            seconds = self.length_s + (pick.pts - times.start) * times.time_base
+            self._num_marks = math.floor(seconds / self._every) + 1
+            yield Chosen(number, pick, float(seconds))
+        self.length_s += times.length_s()
+        self.remarks += [remark for remark in (times.damage(), times.missing()) if remark]
+
+    def _due(self, times: PictureTimes) -> int:
+        """Give the next moment in ticks of a video; its first picture when that moment is before it."""
+        ticks = (self._num_marks * self._every - self.length_s) / times.time_base
+        return times.start + max(0, math.ceil(ticks))
+
+
+_WIDTH, _HEIGHT = 128, 72
+
+Luma = NDArray[np.int16]
+
+
+def changes(
+    chosen: Iterable[Chosen], look: "Callable[[Chosen], VideoFrame]", threshold: float
+) -> Iterator[Chosen]:
+    """Yield the first picture, and each that differs by ``threshold`` or more from the last one yielded.
+
+    Each is decoded and looked at once. Another size is a change. One that cannot be decoded is
+    yielded, so that it is named when it is read, and compared with nothing.
+    """
+    last: tuple[tuple[int, int], Luma] | None = None
+    for one in chosen:
+        try:
+            picture = look(one)
+        except InputError:
+            yield one
+            continue
+        size, luma = (picture.width, picture.height), small_luma(picture)
+        if last is None or last[0] != size or difference(last[1], luma) >= threshold:
+            last = size, luma
+            yield one
+
+
+def small_luma(picture: "VideoFrame") -> Luma:
+    """Shrink a picture to luma alone, ``(72, 128)``, 0 to 255."""
+    small = picture.reformat(width=_WIDTH, height=_HEIGHT, format="gray", interpolation="AREA")
+    return np.asarray(small.to_ndarray(), dtype=np.int16)
+
+
+def difference(one: Luma, other: Luma) -> float:
+    """Give the mean absolute difference of two small pictures, 0 to 1."""
+    return float(np.abs(one - other).mean() / 255)
+
+
+_NOTE = "chosen pictures, format 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen pictures in order, and what is missing of their videos."""
+
+    chosen: tuple[Chosen, ...]
+    remarks: tuple[str, ...]
+
+
+def select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
+    """Choose the pictures; those that had to be decoded for it are remembered in its ``notes``.
+
+    Raises:
+        InputError: None of the videos has a picture.
+    """
+    notes = choice.notes
+    if choice.scene_change is None or notes is None:
+        return _select(tracks, choice, player)
+    name = _note_name(tracks, choice)
+    known = _from_note(notes.get_note(name))
+    if known is None:
+        known = _select(tracks, choice, player)
+        if not any(track.stamp.racy for track in tracks):
+            notes.put_note(name, _to_note(known))
+    return known
+
+
+def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
+    timeline = Timeline(tracks, choice.every_s)
+    pictures = iter(timeline)
+    if choice.scene_change is not None:
+        pictures = _told(pictures, tracks, choice.looked) if choice.looked else pictures
+        pictures = changes(
+            pictures, lambda one: player.look(tracks[one.track].decoder, one.pick), choice.scene_change
+        )
+    chosen = tuple(islice(pictures, choice.limit))
+    if not chosen:
+        raise InputError(timeline.remarks[0] if timeline.remarks else "a recording without a video")
+    return Selection(chosen, tuple(timeline.remarks))
+
+
+def _told(pictures: Iterator[Chosen], tracks: Sequence[Track], looked: Looked) -> Iterator[Chosen]:
+    """Tell how far the look at pictures is, each time when the next one is asked for."""
+    length_s = float(sum(read_header(Path(track.stamp.path)).length_s or 0 for track in tracks))
+    for picture in pictures:
+        yield picture
+        looked(picture.timestamp_s, length_s)
+    looked(length_s, length_s)
+
+
+def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:
+    stamps = [
+        (stamp.path, stamp.size, stamp.mtime_ns, stamp.inode, stamp.ctime_ns)
+        for stamp in (track.stamp for track in tracks)
+    ]
+    return f"{_NOTE}: {json.dumps([choice.every_s, choice.limit, choice.scene_change, stamps])}"
+
+
+def _to_note(selection: Selection) -> str:
+    rows = [
+        [one.track, one.timestamp_s, one.pick.pts, one.pick.at, *one.pick.key, one.pick.before_key]
+        for one in selection.chosen
+    ]
+    return json.dumps([rows, selection.remarks])
+
+
+def _from_note(text: str | None) -> Selection | None:
+    """Read a note that ``_to_note`` wrote: the index has checked that it is unchanged."""
+    if text is None:
+        return None
+    rows, remarks = json.loads(text)
+    chosen = (
+        Chosen(track, Pick(pts, at, Keyframe(key_pts, seek_to), before_key), timestamp_s)
+        for track, timestamp_s, pts, at, key_pts, seek_to, before_key in rows
+    )
+    return Selection(tuple(chosen), tuple(remarks))
