@@ -18,10 +18,6 @@ else
 EXTRA ?= cpu
 endif
 
-# The commands load OpenBLAS themselves, where it is; the tests, which import parts of them, have it preloaded.
-OPENBLAS := $(firstword $(wildcard /usr/lib/$(shell uname -m)-linux-gnu/openblas-pthread/libopenblas.so.0))
-PRELOAD := $(if $(OPENBLAS),env LD_PRELOAD="$${LD_PRELOAD:+$$LD_PRELOAD:}$(OPENBLAS)")
-
 # Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs.
 TWO_AT_ONCE := env OPENBLAS_NUM_THREADS=1
 
@@ -110,6 +106,8 @@ demo: $(RUNTIME)
 	@echo
 	@echo '$$ verify-cache demo'
 	@$(DEMO) $(VENV)/bin/verify-cache demo
+	@echo
+	@echo 'To type these yourself: export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"'
 
 encode: $(RUNTIME)
 	@$(VENV)/bin/seeonce encode $${MODEL:+--model="$$MODEL"} $${RECORDING:+-- "$$RECORDING"}
@@ -127,10 +125,10 @@ check: $(DEV)
 	$(VENV_PYTHON) -m mypy
 
 test: $(DEV)
-	$(PRELOAD) $(TWO_AT_ONCE) $(VENV_PYTHON) -m pytest -n 2 --dist worksteal -m "not campaign"
+	$(TWO_AT_ONCE) $(VENV_PYTHON) -m pytest -n 2 --dist worksteal -m "not campaign"
 
 campaign: $(DEV)
-	$(PRELOAD) $(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
+	$(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
 
 train-demo: $(TRAIN)
 	$(VENV_PYTHON) -m seeonce.demo.train --out "$(OUT)" $(TRAIN_ARGS)

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 if not shadowed():
-    from checkpoint.backend import put_openblas_in_front
+    from checkpoint.blas import put_openblas_in_front
 
     put_openblas_in_front()  # MLX, which is imported after this, then multiplies with it
 

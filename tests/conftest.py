@@ -1,5 +1,6 @@
 """Fixtures that several test modules share: tiny checkpoints, written once, and commands run in-process."""
 
+import seeonce  # noqa: F401, I001 - before MLX, which then multiplies with OpenBLAS
 import json
 import shlex
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Small pictures for recordings: noise, so that each is its own, in shapes and formats that occur."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,4 +48,10 @@ def python(statements: str, *arguments: object, **environ: str) -> subprocess.Po
     return subprocess.Popen(
         [sys.executable, "-c", statements, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environ, cwd=ROOT,
+        preexec_fn=_heed_interrupts,
     )  # fmt: skip
+
+
+def _heed_interrupts() -> None:
+    """Take SIGINT as usual: what a shell starts in the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

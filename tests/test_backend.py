@@ -1,12 +1,21 @@
-"""What computes here: OpenBLAS, where it is installed, without anybody having to preload it."""
+"""What multiplies here: the system's OpenBLAS, else numpy's, without anybody having to preload it."""
 
 import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX brings a fast product")
+_HIDDEN = "from checkpoint import blas; blas._SYSTEM = 'none.so'; blas.put_openblas_in_front(); "
+_PRODUCT = (
+    "import mlx.core as mx; import numpy as np; "
+    "a = mx.random.normal((64, 32)); b = mx.random.normal((32, 48)); "
+    "print(bool(np.allclose(np.array(a @ b), np.array(a) @ np.array(b), atol=1e-5)), "
+    "bool(np.allclose(np.array(b.T @ a.T), np.array(a @ b).T, atol=1e-5)))"
+)
 _CHIP = "from checkpoint.backend import provenance; print(provenance().chip)"
 
 
@@ -21,9 +30,12 @@ def _has_openblas() -> bool:
 needs_openblas = pytest.mark.skipif(not _has_openblas(), reason="no OpenBLAS here")
 
 
+def _no_preload() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def _run(code: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_no_preload())
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -36,3 +48,36 @@ def test_openblas_multiplies_without_being_preloaded() -> None:
 @needs_openblas
 def test_after_mlx_openblas_would_not_compute_and_is_not_named() -> None:
     assert "libopenblas" not in _run(f"import mlx.core, seeonce; {_CHIP}")
+
+
+@on_linux
+def test_without_a_systems_openblas_numpys_multiplies_and_is_named() -> None:
+    assert "numpy's OpenBLAS" in _run(_HIDDEN + _CHIP)
+    assert _run(_HIDDEN + _PRODUCT).split() == ["True", "True"]
+
+
+@on_linux
+def test_without_a_compiler_it_is_slow_and_says_so_once(tmp_path: Path) -> None:
+    program = (
+        f"import os, pathlib; os.environ['PATH'] = ''; os.environ['HOME'] = {str(tmp_path)!r}; "
+        "from checkpoint import blas; blas._SYSTEM = 'none.so'; "
+        f"blas._folders = lambda: [pathlib.Path({str(tmp_path)!r})]; "
+        "[blas.put_openblas_in_front() for _ in range(3)]; "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + _PRODUCT], capture_output=True, text=True, env=_no_preload()
+    )
+    assert done.stdout.split() == ["True", "True"]
+    assert done.stderr.count("install g++, or OpenBLAS") == 1
+
+
+@on_linux
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    program = (
+        "import pathlib; from checkpoint import blas; blas._SYSTEM = 'none.so'; "
+        f"blas._folders = lambda: [pathlib.Path({str(tmp_path / 'file' / 'below')!r}), "
+        f"pathlib.Path({str(tmp_path / 'home')!r})]; blas.put_openblas_in_front(); "
+    )
+    assert "numpy's OpenBLAS" in _run(program + _CHIP)
+    assert [path.suffix for path in (tmp_path / "home").iterdir()] == [".so"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
-from checkpoint.backend import put_openblas_in_front
+from checkpoint.blas import put_openblas_in_front
 from seeonce.bench.report import Cell, Found, Table
 
 _SELF = "seeonce.bench.memory"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from checkpoint.backend import computes_on_cpu
+from checkpoint.blas import computes_on_cpu
 from checkpoint.folder import DEMO
 from seeonce.bench.model import Dims
 from seeonce.bench.report import Found, Machine, Report, memory_bytes, now

@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from cache.base.errors import EXIT_INTERRUPTED, SeeonceError
-from checkpoint.backend import put_openblas_in_front
+from checkpoint.blas import put_openblas_in_front
 from seeonce.commands.bench import bench_command
 from seeonce.commands.describe import describe_command
 from seeonce.commands.encode import encode_command
