@@ -1,11 +1,7 @@
-"""The embeddings level of verify-cache: stored features against what the encoder makes of each frame now.
-
-Owns the comparison of entries. Keeps the digest of live features, not the features: memory does not grow
-with the sample.
-"""
+"""The embeddings level of verify-cache: stored features against what the encoder makes of each frame now."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -15,41 +11,19 @@ from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
 from seeonce.verifier.compare import (
-    LayerDifference,
     feature_differences,
     feature_problem,
     layer_figures,
     same_provenance,
 )
-from seeonce.verifier.report import Check, Listener, Tolerances
+from seeonce.verifier.report import Check, LayerFigures, Listener, Tolerances
 from seeonce.verifier.sample import Group, confidence, confidence_words, entry_groups
 
 if TYPE_CHECKING:
     from PIL import Image
 
-
-class LiveSide(Protocol):
-    """What pass one lends: pictures of frames, and what its encoder makes of them now."""
-
-    def misplaced(self, frame: FrameEntry) -> str | None:
-        """Say how a frame's place in the recording is not the one that the manifest names, or ``None``."""
-
-    def image(self, frame: FrameEntry) -> "Image.Image":
-        """Return the RGB picture of a frame.
-
-        Raises:
-            CannotCheckError: it is gone or cannot be read.
-            StalePictureError: it is no longer the picture that was encoded.
-        """
-
-    def encode(self, image: "Image.Image") -> Features:
-        """Encode a picture now, with pass one's own encoder."""
-
-
-LiveSideOf = Callable[[CheckpointFolder, CheckpointConfig, Manifest], LiveSide]
+    from precompute.live import LiveFrames
 
 
 EncodeNow = Callable[[FrameEntry, "Image.Image"], Features]
@@ -57,14 +31,17 @@ EncodeNow = Callable[[FrameEntry, "Image.Image"], Features]
 
 
 class EmbeddingCheck:
-    """Compares a sample; ``digests`` are then those of the live features of each compared entry."""
+    """Compares a sample; ``digests`` are then those of the live features of each compared entry.
 
-    def __init__(self, store: Store, live: LiveSide, encode: EncodeNow, allowed: Tolerances) -> None:
+    The features themselves are not kept: memory does not grow with the sample.
+    """
+
+    def __init__(self, store: Store, live: "LiveFrames", encode: EncodeNow, allowed: Tolerances) -> None:
         """Compare entries of ``store`` with what ``encode`` gives; ``live`` has their pictures."""
         self._store, self._live, self._encode, self._allowed = store, live, encode, allowed
         self._here = backend.provenance()
         self.digests: dict[EntryKey, bytes] = {}
-        self._layers: list[list[LayerDifference]] = []
+        self._layers: list[list[LayerFigures]] = []
         self._compared: list[Group] = []
         self._problems: list[str] = []
         self._unchecked: list[str] = []
@@ -75,9 +52,9 @@ class EmbeddingCheck:
         return all(difference.exact for entry in self._layers for difference in entry)
 
     def run(self, manifest: Manifest, sample: list[Group], by: str, listener: Listener) -> Check:
-        """Look where every frame lies in the recording; encode every entry of the sample live, once.
+        """Check the place of every frame in the recording, and encode every entry of the sample live, once.
 
-        ``by`` says whose encoder that is.
+        ``by`` names the encoder.
         """
         for frame in manifest.frames:
             if (place := self._live.misplaced(frame)) is not None:
@@ -134,7 +111,7 @@ class EmbeddingCheck:
         return None
 
     def _shows(self, frame: FrameEntry, first: FrameEntry, picture: "Image.Image") -> bool:
-        """Tell whether a frame shows ``picture``, pixel by pixel: a digest may be blind to a difference."""
+        """Tell whether a frame shows ``picture``, pixel by pixel: a digest may miss a difference."""
         found = self._picture(frame)
         if found is None:
             return False
