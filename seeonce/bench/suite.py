@@ -1,6 +1,5 @@
 """The whole benchmark: which workloads, in which order and at which size.
 
-Owns sizes and order. Does not own what a workload measures (a module each) or the report (``report``).
 Everything is made in a scratch folder that goes away afterwards; the user's store is never touched.
 """
 
@@ -19,13 +18,13 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from checkpoint.backend import computes_on_cpu
 from checkpoint.folder import DEMO
-from seeonce.bench.model import Dims
-from seeonce.bench.report import Found, Machine, Report, memory_bytes, now
+from seeonce.bench.random_weights import Dims
+from seeonce.bench.report import Machine, Report, Table, memory_bytes, now
 
 if TYPE_CHECKING:
-    from seeonce.bench.stage import Encoded
+    from seeonce.bench.passes import Encoded
 
-Step = tuple[str, Callable[[], Found]]
+Step = tuple[str, Callable[[], list[Table]]]
 """A workload's name, and what measures it."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -100,24 +99,29 @@ def bench(
         InputError: the other server does not answer, or the disk has no room for what is drawn.
     """
     started_at, started = now(), time.perf_counter()
-    with _room(), tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
+    with _room_checked(), tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
         suite = _Suite(options, Path(folder), say)
         steps = suite.steps()
         report = Report(suite.name, Machine.here(), started_at, num_left=len(steps))
+
+        def with_tables(tables: list[Table], num_left: int) -> Report:
+            took_s = time.perf_counter() - started
+            return replace(report, took_s=took_s, tables=(*report.tables, *tables), num_left=num_left)
+
+        # What a workload has found so far is kept too; it counts as not measured until it ends.
+        suite.keep_part = lambda tables: keep(with_tables(tables, report.num_left))
         for number, (title, measure) in enumerate(steps, 1):
             say(f"{title} ({number} of {len(steps)})")
-            suite.keep_part = partial(_keep_part, keep, report, started)
-            found = measure()
-            report = _with(report, found, started, len(steps) - number)
-            for table in found.tables:
+            tables = measure()
+            report = with_tables(tables, len(steps) - number)
+            for table in tables:
                 say(f"\n{table.as_markdown()}")
             keep(report)
     return report
 
 
 @contextmanager
-def _room() -> Iterator[None]:
-    """Say in one line that the disk of the scratch folder refuses."""
+def _room_checked() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -128,26 +132,16 @@ def _room() -> Iterator[None]:
         ) from error
 
 
-def _with(report: Report, found: Found, started: float, num_left: int) -> Report:
-    took_s = time.perf_counter() - started
-    return replace(report, took_s=took_s, found=(*report.found, found), num_left=num_left)
-
-
-def _keep_part(keep: Callable[[Report], None], report: Report, started: float, found: Found) -> None:
-    """Keep what a workload has found so far, which counts as not measured until it ends."""
-    keep(_with(report, found, started, report.num_left))
-
-
 class _Suite:
     """The workloads, and what they are measured on: a checkpoint, drawn frames, encoded once."""
 
     def __init__(self, options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> None:
         """Find the checkpoint, or draw one."""
         from seeonce.bench.measure import Clock
-        from seeonce.bench.stage import Model, draw_frames
+        from seeonce.bench.passes import Model, draw_frames
 
         self._options, self._scratch, self._say = options, scratch, say
-        self.keep_part: Callable[[Found], None] = lambda _: None
+        self.keep_part: Callable[[list[Table]], None] = lambda _: None
         self._extent = QUICK if options.quick else FULL
         self._clock = Clock(self._extent.num_repetitions, say)
         self._home = Home(scratch / "home")
@@ -175,54 +169,57 @@ class _Suite:
         return steps
 
     def _drawn(self, dims: Dims) -> str:
-        from seeonce.bench.model import write_checkpoint
+        from seeonce.bench.random_weights import write_checkpoint
 
         self._say(f"drawing random weights with the dimensions of {dims}")
         return str(write_checkpoint(self._scratch / "checkpoint", dims))
 
     def _encoded(self) -> "Encoded":
-        from seeonce.bench.stage import encode_frames
+        from seeonce.bench.passes import encode_frames
 
         return encode_frames(self._model, self._images, self._home)
 
-    def _prompts(self) -> Found:
-        from seeonce.bench.prompt_experiment import PromptExperiment, Sizes
+    def _prompts(self) -> list[Table]:
+        from seeonce.bench.prompt_experiment import PromptExperiment
 
-        sizes = Sizes(self._extent.num_questions, self._extent.max_tokens, num_in_flight=8)
-        return PromptExperiment(self._encoded(), self._scratch, sizes, self._clock).measure()
+        extent = self._extent
+        return PromptExperiment(
+            self._encoded(), self._scratch, extent.num_questions, extent.max_tokens, 8, self._clock
+        ).measure()
 
-    def _decoding(self) -> Found:
+    def _decoding(self) -> list[Table]:
         from seeonce.bench import decoding
 
         return decoding.measure(self._encoded(), self._extent.levels, self._extent.max_tokens, self._clock)
 
-    def _resolution(self) -> Found:
+    def _resolution(self) -> list[Table]:
         from seeonce.bench import resolution
+        from seeonce.bench.measure import Clock
 
         return resolution.measure(
-            self._model, self._scratch, self._extent.resolution_budget_s, replace(self._clock, say=_silent)
+            self._model, self._scratch, self._extent.resolution_budget_s, Clock(self._extent.num_repetitions)
         )
 
-    def _pass_one(self) -> Found:
-        from seeonce.bench.pass_one import PassOne
-        from seeonce.bench.stage import draw_frames
+    def _pass_one(self) -> list[Table]:
+        from seeonce.bench import encoding
+        from seeonce.bench.passes import draw_frames
 
         images = draw_frames(
             self._scratch / "pass-one-frames", self._extent.num_pass_one_frames, self._extent.pass_one_size
         )
-        return PassOne(self._model, images, self._scratch, self._clock).measure(self._extent.num_idle)
+        return encoding.measure(self._model, images, self._scratch, self._extent.num_idle, self._clock)
 
-    def _store(self) -> Found:
+    def _store(self) -> list[Table]:
         from seeonce.bench import store
 
         folder = self._scratch / "store"
         folder.mkdir()
         extent = self._extent
-        return Found((store.Bench(folder, extent.store_repetitions, extent.store_entries).table(),))
+        return [store.StoreBench(folder, extent.store_repetitions, extent.store_entries).table()]
 
-    def _memory(self) -> Found:
+    def _memory(self) -> list[Table]:
         from seeonce.bench import memory
-        from seeonce.bench.stage import draw_frames
+        from seeonce.bench.passes import draw_frames
 
         folders = tuple(
             draw_frames(self._scratch / f"frames-{number}", number, self._extent.size)
@@ -230,30 +227,26 @@ class _Suite:
         )
         return memory.measure(self._checkpoint, folders, self._scratch)
 
-    def _profile(self) -> Found:
+    def _profile(self) -> list[Table]:
         from seeonce.bench import profiling
 
         return profiling.measure(self._model, self._images, self._scratch, self._extent.max_tokens)
 
-    def _beside(self, url: str) -> Found:
+    def _beside(self, url: str) -> list[Table]:
         """Measure another server; the truth is known of the demo's answers alone."""
-        from seeonce.bench.endpoint import Beside, Endpoint, Questions
-        from seeonce.bench.stage import QUESTIONS, draw_frames, encode_frames
+        from seeonce.bench.endpoint import Beside, Endpoint
+        from seeonce.bench.passes import QUESTIONS, draw_frames, encode_frames
         from seeonce.demo.score import read_truth
 
         images = draw_frames(self._scratch / "endpoint-frames", self._extent.num_endpoint_frames)
         encoded = encode_frames(self._model, images, Home(self._scratch / "endpoint-home"))
         truth = read_truth(images / "truth.json") if self._options.model == DEMO else None
         endpoint = Endpoint(url, self._options.endpoint_model or "default", self._options.endpoint_timeout_s)
-        questions = Questions(encoded, QUESTIONS, 64, truth)
-        return Beside(endpoint, questions, self._say).measure(self._extent.levels, self.keep_part)
+        beside = Beside(endpoint, encoded, QUESTIONS, 64, truth, self._say)
+        return beside.measure(self._extent.levels, self.keep_part)
 
 
 def _default_dims() -> Dims:
     if computes_on_cpu():
         return Dims.small
     return Dims.qwen3_vl_2b if memory_bytes() < _SMALL_MEMORY_BYTES else Dims.qwen3_vl_4b
-
-
-def _silent(_: str) -> None:
-    """Say nothing: a line for every load of some milliseconds tells nobody anything."""

@@ -1,4 +1,4 @@
-"""``seeonce bench``: options, and where the report goes. Owns no work: that is ``seeonce.bench.suite``."""
+"""``seeonce bench``: its options, and where the report goes."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.text import output_path
-from seeonce.bench.model import Dims
+from seeonce.bench.random_weights import Dims
 from seeonce.bench.suite import BenchOptions, Workload, bench
 
 
