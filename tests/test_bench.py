@@ -23,11 +23,18 @@ from infer.limits import BatchLimits
 from infer.model import LanguageHalf, PromptInputs
 from infer.sequence import Request
 from seeonce.bench import decoding, passes, profiling, random_weights, resolution
-from seeonce.bench.judge import Ask, Judgement, Wanted, judge_text, judge_tokens, num_about_another_frame
+from seeonce.bench.judge import (
+    Ask,
+    Judgement,
+    ReferenceAnswer,
+    judge_text,
+    judge_tokens,
+    num_about_another_frame,
+)
 from seeonce.bench.measure import Clock, Measured, quantile
+from seeonce.bench.options import Dims
 from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.prompt_experiment import PromptExperiment
-from seeonce.bench.random_weights import Dims
 from seeonce.bench.report import Machine, Outcome, Report, Table, now
 
 
@@ -87,7 +94,7 @@ def test_a_verdict_needs_speed_and_the_same_answers(
 
 
 def test_another_token_is_a_near_tie_only_where_the_winner_won_by_little() -> None:
-    right = Wanted((5, 6, 7), (2.0, 0.1, 2.0, 2.0))
+    right = ReferenceAnswer((5, 6, 7), (2.0, 0.1, 2.0, 2.0))
     assert judge_tokens((5, 6, 7), right, "bfloat16") is Judgement.right
     assert judge_tokens((5, 9, 7), right, "bfloat16") is Judgement.near_tie
     assert judge_tokens((5, 9, 7), right, "float32") is Judgement.wrong
@@ -96,10 +103,10 @@ def test_another_token_is_a_near_tie_only_where_the_winner_won_by_little() -> No
 
 
 def test_a_text_is_judged_at_the_token_where_it_parts() -> None:
-    right = Wanted((0, 1, 2), (2.0, 0.1, 2.0))
+    right = ReferenceAnswer((0, 1, 2), (2.0, 0.1, 2.0))
     words = ["a ", "tall ", "tree"]
     judge = partial(
-        judge_text, wanted=right, dtype="bfloat16", decode=lambda ids: "".join(words[i] for i in ids)
+        judge_text, reference=right, dtype="bfloat16", decode=lambda ids: "".join(words[i] for i in ids)
     )
     assert judge("a tall tree ") is Judgement.right
     assert judge("a tiny bird") is Judgement.near_tie

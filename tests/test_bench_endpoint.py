@@ -17,7 +17,7 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from infer.limits import BatchLimits
 from seeonce.bench import endpoint as client
-from seeonce.bench.endpoint import Beside, Endpoint, send_all
+from seeonce.bench.endpoint import Endpoint, ServerComparison, send_all
 from seeonce.bench.judge import Ask
 from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.report import Table
@@ -84,7 +84,7 @@ def _says(text: object) -> tuple[int, bytes]:
 def _beside(encoded: Encoded, answers: Iterator[str], levels: tuple[int, ...] = (1,)) -> list[Table]:
     truth = read_truth(encoded.images / "truth.json")
     with _server(lambda body: _says(next(answers))) as endpoint:
-        return Beside(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure(levels)
+        return ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure(levels)
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def test_a_server_that_takes_one_request_at_a_time_is_said_to(encoded: Encoded, 
             return _says("yes")
 
     with _server(answer) as endpoint:
-        table = Beside(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((1, 3))[0]
+        table = ServerComparison(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((1, 3))[0]
     assert "it takes them one at a time" in table.remarks[-1].replace("the server takes", "it takes")
 
 
@@ -259,7 +259,7 @@ def test_a_level_that_fails_is_not_the_fastest_and_every_level_counts(
     answers = iter([_says(right[0]), *map(_says, right)])
     truth = read_truth(encoded.images / "truth.json")
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
-        found = Beside(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure((1, 2))
+        found = ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure((1, 2))
     assert found[0].outcome is not None
     assert found[0].outcome.work.endswith("1 in flight")
     assert (found[0].outcome.num_answers, found[0].outcome.num_failed, found[0].outcome.num_true) == (
@@ -277,7 +277,9 @@ def test_after_a_server_was_given_up_no_other_level_is_asked_and_each_level_is_k
     monkeypatch.setattr(client, "_NUM_FAILURES", 2)
     answers, kept = iter([_says("yes")]), list[list[Table]]()
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
-        found = Beside(endpoint, encoded, DESCRIBE, 8, None, lambda _: None).measure((1, 2), kept.append)
+        found = ServerComparison(endpoint, encoded, DESCRIBE, 8, None, lambda _: None).measure(
+            (1, 2), kept.append
+        )
     assert kept == [found]
     assert {row["in flight"] for row in _rows(found[0])} == {1}
     assert found[0].remarks[-1] == "Given up at 1 in flight: no higher level was asked."
@@ -292,7 +294,7 @@ def test_what_pass_one_took_is_told_beside_the_server(encoded: Encoded, right: l
 def test_a_server_that_dies_is_not_waited_for(encoded: Encoded, right: list[str]) -> None:
     replies = iter([_says(right[0])])
     with _server(lambda body: next(replies, (500, b"out of memory"))) as endpoint:
-        found = Beside(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((2,))
+        found = ServerComparison(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((2,))
     assert found[0].outcome is not None
     assert (found[0].outcome.num_failed, found[0].outcome.word) == (3, "answers differ")
     assert "Failed: HTTP 500, out of memory." in found[0].remarks
@@ -300,4 +302,4 @@ def test_a_server_that_dies_is_not_waited_for(encoded: Encoded, right: list[str]
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_check(encoded: Encoded) -> None:
     with _server(lambda body: (404, b"")) as endpoint, pytest.raises(InputError, match="--endpoint-model"):
-        Beside(endpoint, encoded, QUESTIONS[:1], 8, None, lambda _: None)
+        ServerComparison(endpoint, encoded, QUESTIONS[:1], 8, None, lambda _: None)

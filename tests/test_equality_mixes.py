@@ -18,7 +18,7 @@ from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from infer.sequence import Request
-from seeonce.verifier.compare import LOGPROB, logprob_distances, trace_problem
+from seeonce.verifier.differences import LOGPROB, logprob_distances, trace_problem
 from seeonce.verifier.outputs import Watcher
 
 MAX_TOKENS = 10

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from checkpoint.loading import cast, load_model, readable_folder
 from infer.limits import BatchLimits
 from precompute.encoder import Patches
-from seeonce.bench.judge import Ask, Wanted
+from seeonce.bench.judge import Ask, ReferenceAnswer
 from seeonce.bench.passes import Model, Tokens
 
 EmbeddedRow = tuple[list[int], dict[str, Any]]
@@ -68,10 +68,10 @@ class LiveModel:
         steps = self._decode(rows, max_tokens, limits)
         return [tuple(int(step.token) for step in row) for row in steps]
 
-    def unbatched(self, rows: Sequence[EmbeddedRow], max_tokens: int) -> list[Wanted]:
+    def unbatched(self, rows: Sequence[EmbeddedRow], max_tokens: int) -> list[ReferenceAnswer]:
         """Decode one row after the other, unchunked, which loses nothing, and note every margin."""
         return [
-            Wanted(
+            ReferenceAnswer(
                 tuple(int(step.token) for step in row),
                 tuple(step.top_logprobs[0][1] - step.top_logprobs[1][1] for step in row),
             )

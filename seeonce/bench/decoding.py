@@ -11,7 +11,7 @@ from statistics import median
 
 from infer.limits import BatchLimits
 from seeonce.bench.baseline import LiveModel
-from seeonce.bench.judge import Ask, Judgement, Wanted, judge_tokens
+from seeonce.bench.judge import Ask, Judgement, ReferenceAnswer, judge_tokens
 from seeonce.bench.measure import Clock, Measured, quantile
 from seeonce.bench.passes import QUESTIONS, Encoded, PassTwo, Tokens
 from seeonce.bench.report import Row, Table
@@ -36,7 +36,7 @@ def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: C
     requests = encoded.requests(questions, max_tokens)
     live, pass_two = LiveModel(encoded.model), PassTwo(encoded)
     embedded = live.embedded([Ask(Path(frame.source), text) for frame in frames for text in questions])
-    wanted = live.unbatched(embedded, max_tokens)
+    references = live.unbatched(embedded, max_tokens)
 
     def ours(limits: BatchLimits) -> Decoded:
         return pass_two.answers(requests, limits, _NEVER)
@@ -55,7 +55,7 @@ def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: C
             }
         )
         dtype = encoded.model.spec.compute_dtype
-        rows += [_row(level, each, found[0], wanted, len(frames), dtype) for each in found]
+        rows += [_row(level, each, found[0], references, len(frames), dtype) for each in found]
     remark = (
         "Wrong: of all answers, those that are not BatchGenerator's own, one by one and unchunked, up to its "
         "near-ties. A latency runs from when a client with so many in flight would have sent the request to "
@@ -71,12 +71,12 @@ def _row(
     level: int,
     each: Measured[Decoded],
     first: Measured[Decoded],
-    wanted: list[Wanted],
+    references: list[ReferenceAnswer],
     num_frames: int,
     dtype: str,
 ) -> Row:
     tokens, latencies = each.outcome
-    judged = [judge_tokens(mine, want, dtype) for mine, want in zip(tokens, wanted, strict=True)]
+    judged = [judge_tokens(mine, want, dtype) for mine, want in zip(tokens, references, strict=True)]
     return (
         level,
         each.name,

@@ -27,7 +27,7 @@ _STEPS = ("decode", "hashing", "thumbnail", "preprocessing", "encoder", "writing
 def measure(model: Model, images: Path, scratch: Path, num_idle: int, clock: Clock) -> list[Table]:
     """Compare pass one with the tower alone over the same pictures; then run it with nothing to do.
 
-    ``num_idle`` unchanged frames are looked at in that second run.
+    That second run finds ``num_idle`` unchanged frames.
     """
     paths, encoder, tower = sorted(images.glob("*.png")), model.encoder(), bare_tower(model)
     homes = (Home(scratch / f"pass-one-{number}") for number in count())

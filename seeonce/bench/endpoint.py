@@ -1,4 +1,4 @@
-"""Another server beside ours: the same frames and questions to any OpenAI-compatible endpoint.
+"""Another server compared with ours: the same frames and questions to any OpenAI-compatible endpoint.
 
 A server may take one request at a time whatever is sent (Ollama does for this model family): the report says
 so where its times show it.
@@ -242,7 +242,7 @@ class _Side:
         return [reply.text for reply in self.replies]
 
 
-class Beside:
+class ServerComparison:
     """Our answers from the store and a server's, to the same questions, so many requests in flight."""
 
     def __init__(

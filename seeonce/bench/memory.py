@@ -18,7 +18,7 @@ _HEADER = ("path", "frames", "weights MB", "peak MB", "peak less weights MB", "p
 _STATUS = Path("/proc/self/status")
 
 
-def measure(checkpoint: str, folders: tuple[Path, ...], scratch: Path) -> list[Table]:
+def measure(checkpoint: str, folders: list[Path], scratch: Path) -> list[Table]:
     """Measure both passes and mlx-vlm, live, over each folder of frames; two questions a frame."""
     rows: list[Row] = []
     for number, folder in enumerate(folders):

@@ -40,10 +40,10 @@ class PromptExperiment:
         num_in_flight: int,
         clock: Clock,
     ) -> None:
-        """Ask mlx-vlm live for the answers that are wanted, and load both sides."""
+        """Ask mlx-vlm live for the answers that are references, and load both sides."""
         self._encoded, self._nums_questions, self._clock = encoded, nums_questions, clock
         self._max_tokens, self._num_in_flight = max_tokens, num_in_flight
-        self._wanted = live_answers(encoded, QUESTIONS[: max(nums_questions)], max_tokens)
+        self._references = live_answers(encoded, QUESTIONS[: max(nums_questions)], max_tokens)
         self._live, self._pass_two = LiveModel(encoded.model), PassTwo(encoded)
         self._homes = (Home(scratch / f"cold-{number}") for number in count())
 
@@ -112,18 +112,19 @@ class PromptExperiment:
     def _judge(self, asks: list[Ask], texts: list[str]) -> list[Judgement]:
         dtype, decode = self._encoded.model.spec.compute_dtype, self._pass_two.tokenizer.decode
         return [
-            judge_text(text, self._wanted[ask], dtype, decode) for text, ask in zip(texts, asks, strict=True)
+            judge_text(text, self._references[ask], dtype, decode)
+            for text, ask in zip(texts, asks, strict=True)
         ]
 
     def _outcome(
         self, asks: list[Ask], num_questions: int, live: Measured[list[str]], warm: Measured[list[str]]
     ) -> Outcome:
-        """Judge answers from the store: one that parts from live by a near-tie counts as a match."""
-        wanted = [self._pass_two.tokenizer.decode(self._wanted[ask].tokens) for ask in asks]
+        """Judge answers from the store: one that leaves live's at a near-tie counts as a match."""
+        references = [self._pass_two.tokenizer.decode(self._references[ask].tokens) for ask in asks]
         judged = self._judge(asks, warm.outcome)
         num_matching = sum(
             matches(text, want) or judgement is Judgement.near_tie
-            for text, want, judgement in zip(warm.outcome, wanted, judged, strict=True)
+            for text, want, judgement in zip(warm.outcome, references, judged, strict=True)
         )
         return Outcome(
             work=f"{num_questions} questions a frame",
@@ -131,7 +132,7 @@ class PromptExperiment:
             times_as_fast=live.median_s / warm.median_s,
             num_answers=len(asks),
             num_matching=num_matching,
-            num_about_another_frame=num_about_another_frame(asks, warm.outcome, wanted),
+            num_about_another_frame=num_about_another_frame(asks, warm.outcome, references),
             num_failed=0,
             num_wrong=judged.count(Judgement.wrong),
         )

@@ -4,24 +4,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from cache.base.errors import InputError
+from seeonce.bench.options import Dims
 from seeonce.demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
-
-
-class Dims(StrEnum):
-    """Which dimensions: those of a published checkpoint, or small ones for a CPU."""
-
-    small = "small"
-    qwen3_vl_2b = "qwen3-vl-2b"
-    qwen3_vl_4b = "qwen3-vl-4b"
-    qwen3_vl_8b = "qwen3-vl-8b"
-
 
 Transformer = tuple[int, int, int, int]
 """Depth, width, feed-forward width and heads."""

@@ -20,7 +20,7 @@ from seeonce.bench.judge import Ask
 from seeonce.bench.measure import Clock
 from seeonce.bench.passes import QUESTIONS, Model, Tokens, draw_frames, encode_frames
 from seeonce.bench.report import Row, Table
-from seeonce.verifier.compare import LOGPROB
+from seeonce.verifier.differences import LOGPROB
 
 SIZES = (
     (224, 224), (336, 336), (448, 448), (512, 512), (672, 672),

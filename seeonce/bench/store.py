@@ -122,7 +122,7 @@ class StoreBench:
         self._row("write 42 MB at durability none, as speed", bare, write, at_least=0.5)
 
     def _verify_bytes(self) -> None:
-        """The bytes level of verify-cache over several large entries, beside reading their files."""
+        """Measure the bytes level of verify-cache over several large entries, and reading their files."""
         store, frame = self._store("verify"), features(FRAME_SHAPE)
         for _ in range(_NUM_VERIFIED):
             self._write(store, frame, _FRAME_ENCODER)

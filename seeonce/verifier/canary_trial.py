@@ -23,7 +23,7 @@ from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
-from seeonce.verifier.compare import LOGPROB, first_difference, margin_at
+from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveAnswer, LiveReference
 
 _MAX_TOKENS = 16
@@ -32,7 +32,7 @@ _MAX_TOKENS = 16
 def run_trial(
     checkpoint: Path, pictures: list[Path], questions: list[str], limits: BatchLimits
 ) -> str | None:
-    """Say in which answer batched decoding under ``limits`` parts from live, ``None`` if in none."""
+    """Say in which answer batched decoding under ``limits`` differs from live, ``None`` if in none."""
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
         return _run_trial(checkpoint, pictures, questions, limits, Home(Path(name)))
 
@@ -86,7 +86,7 @@ def _problem(answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
         return answer.error
     if answer.request.prompt.ids != live.prompt_ids:
         return "a prompt has other tokens than mlx-vlm gives it"
-    at = first_difference(answer.tokens, live.handed_out)
+    at = first_difference(answer.tokens, live.answer_tokens)
     if at is None or margin_at(live.margins, at) <= tolerance:
         return None
     return f"answer {answer.request.id} differs from token {at}"

@@ -19,7 +19,7 @@ from cache.store import Store
 from checkpoint import backend
 from checkpoint.folder import CheckpointFolder
 from seeonce.runs.recording import Selected, select
-from seeonce.verifier.compare import same_provenance
+from seeonce.verifier.differences import same_provenance
 from seeonce.verifier.faults import (
     CHECKPOINT_CHANGES,
     FAULTS,
@@ -163,7 +163,7 @@ def _try_checkpoint(
             return _not_applied(title, str(error))
         copy = copy_again(unchanged, Path(name) / "home")
         refused = _REFUSED in _objections(copy, checkpoint, options)
-        copy.give_to(encoder_of(checkpoint, copy, selected))
+        copy.give_to(encoder_of(checkpoint, copy))
         objected = _objections(copy, checkpoint, options)
     if refused:
         objected = (_REFUSED, *objected)

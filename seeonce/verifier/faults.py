@@ -24,15 +24,12 @@ from cache.store import Store
 from checkpoint.config import read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from seeonce.runs.recording import Selected
 from seeonce.verifier.report import Level
 from seeonce.verifier.sample import Group
 
 Found = TypeVar("Found")
 
 _LEFT_OUT = "left out of this copy"
-_CHANGED_WEIGHT = "patch_embed.proj.weight"
-_SAFETENSORS_TYPES = {"F32": "<u4", "BF16": "<u2", "F16": "<u2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,75 +109,10 @@ def copy_again(unchanged: CopiedStore, to: Path) -> CopiedStore:
     return replace(unchanged, home=home, store=Store.open(home, create=False, durability=Durability.none))
 
 
-def changed_weights(folder: CheckpointFolder, to: Path) -> Path:
-    """Return a copy of a checkpoint, of the same name, one of whose vision weights is another."""
-    found = [file for file in sorted(folder.path.glob("*.safetensors")) if _tensor(file) is not None]
-    if not found:
-        raise CannotCheckError(f"no vision weight ending in {_CHANGED_WEIGHT} is stored as floating point")
-    if shutil.disk_usage(to.parent).free < 2 * found[0].stat().st_size:
-        raise CannotCheckError(f"no room to copy {found[0].name} ({found[0].stat().st_size / 1e9:.1f} GB)")
-    changed = _linked_folder(folder.path, to / folder.path.name, {found[0].name})
-    file = changed / found[0].name
-    shutil.copyfile(found[0], file)
-    tensor = _tensor(file)
-    if tensor is not None:
-        dtype, start, stop = tensor
-        values = np.memmap(file, dtype, "r+", start, ((stop - start) // np.dtype(dtype).itemsize,))
-        values[:] = np.roll(values, 1)
-        values.flush()
-    return changed
-
-
-def changed_preprocessing(folder: CheckpointFolder, to: Path) -> Path:
-    """Return a copy of a checkpoint, of the same name, that normalises pictures by another mean."""
-    names = ("preprocessor_config.json", "processor_config.json")
-    changed = _linked_folder(folder.path, to / folder.path.name, set(names))
-    for name in names:
-        path = folder.path / name
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if name == names[0]:
-            settings["image_mean"] = [0.4, 0.5, 0.6]
-        elif "image_processor" in settings:
-            settings["image_processor"]["image_mean"] = [0.4, 0.5, 0.6]
-        if settings:
-            (changed / name).write_text(json.dumps(settings), encoding="utf-8")
-    return changed
-
-
-def encoder_of(checkpoint: Path, copy: CopiedStore, selected: Selected) -> EncoderSpec:
-    """Return the encoder of a changed checkpoint with the limits on pixels that the manifest names."""
-    folder = find_folder(str(checkpoint), lambda _: None)
-    with PixelIndex(copy.home) as index:
-        spec = encoder_spec(folder, read_config(folder.path), index)
-    limits = selected.manifest.encoder.preprocessing
-    preprocessing = replace(spec.preprocessing, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
-    return replace(spec, preprocessing=preprocessing)
-
-
 def _required(found: Found | None, group: Group) -> Found:
     if found is None:
         raise CannotCheckError(f"The entry of frame {group[0].index} is missing in the copy for controls.")
     return found
-
-
-def _linked_folder(folder: Path, to: Path, but: set[str]) -> Path:
-    to.mkdir(parents=True)
-    for file in folder.iterdir():
-        if file.is_file() and file.name not in but:
-            (to / file.name).symlink_to(file.resolve())
-    return to
-
-
-def _tensor(file: Path) -> tuple[str, int, int] | None:
-    """Return the stored type and the place, in bytes of the file, of the vision weight that is changed."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
-    for name, tensor in header.items():
-        if name.endswith(_CHANGED_WEIGHT) and tensor["dtype"] in _SAFETENSORS_TYPES:
-            start, stop = tensor["data_offsets"]
-            return _SAFETENSORS_TYPES[tensor["dtype"]], 8 + length + start, 8 + length + stop
-    return None
 
 
 def _link(source: str, target: str) -> None:
@@ -358,7 +290,74 @@ def _replace(path: Path, content: bytes) -> None:
     fresh.replace(path)
 
 
+_CHANGED_WEIGHT = "patch_embed.proj.weight"
+_SAFETENSORS_TYPES = {"F32": "<u4", "BF16": "<u2", "F16": "<u2"}
+
+
+def changed_weights(folder: CheckpointFolder, to: Path) -> Path:
+    """Return a copy of a checkpoint, of the same name, one of whose vision weights is another."""
+    found = [file for file in sorted(folder.path.glob("*.safetensors")) if _tensor(file) is not None]
+    if not found:
+        raise CannotCheckError(f"no vision weight ending in {_CHANGED_WEIGHT} is stored as floating point")
+    if shutil.disk_usage(to.parent).free < 2 * found[0].stat().st_size:
+        raise CannotCheckError(f"no room to copy {found[0].name} ({found[0].stat().st_size / 1e9:.1f} GB)")
+    changed = _linked_folder(folder.path, to / folder.path.name, {found[0].name})
+    file = changed / found[0].name
+    shutil.copyfile(found[0], file)
+    tensor = _tensor(file)
+    if tensor is not None:
+        dtype, start, stop = tensor
+        values = np.memmap(file, dtype, "r+", start, ((stop - start) // np.dtype(dtype).itemsize,))
+        values[:] = np.roll(values, 1)
+        values.flush()
+    return changed
+
+
+def changed_preprocessing(folder: CheckpointFolder, to: Path) -> Path:
+    """Return a copy of a checkpoint, of the same name, that normalises pictures by another mean."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    changed = _linked_folder(folder.path, to / folder.path.name, set(names))
+    for name in names:
+        path = folder.path / name
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if name == names[0]:
+            settings["image_mean"] = [0.4, 0.5, 0.6]
+        elif "image_processor" in settings:
+            settings["image_processor"]["image_mean"] = [0.4, 0.5, 0.6]
+        if settings:
+            (changed / name).write_text(json.dumps(settings), encoding="utf-8")
+    return changed
+
+
+def _linked_folder(folder: Path, to: Path, but: set[str]) -> Path:
+    to.mkdir(parents=True)
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in but:
+            (to / file.name).symlink_to(file.resolve())
+    return to
+
+
+def _tensor(file: Path) -> tuple[str, int, int] | None:
+    """Return the stored type and the place, in bytes of the file, of the vision weight that is changed."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    for name, tensor in header.items():
+        if name.endswith(_CHANGED_WEIGHT) and tensor["dtype"] in _SAFETENSORS_TYPES:
+            start, stop = tensor["data_offsets"]
+            return _SAFETENSORS_TYPES[tensor["dtype"]], 8 + length + start, 8 + length + stop
+    return None
+
+
 CHECKPOINT_CHANGES = (
     ("weights changed under the same name", changed_weights),
     ("other preprocessing under the same name", changed_preprocessing),
 )
+
+
+def encoder_of(checkpoint: Path, copy: CopiedStore) -> EncoderSpec:
+    """Return the encoder of a changed checkpoint with the limit on pixels that the manifest names."""
+    folder = find_folder(str(checkpoint), lambda _: None)
+    max_pixels = copy.manifest.encoder.preprocessing.max_pixels
+    with PixelIndex(copy.home) as index:
+        return encoder_spec(folder, read_config(folder.path), index, max_pixels)

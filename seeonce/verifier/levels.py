@@ -13,7 +13,7 @@ from checkpoint import backend
 from infer.limits import BatchLimits
 from seeonce.runs.recording import Selected, find_recording, select
 from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
-from seeonce.verifier.compare import provenance_differences, tolerances
+from seeonce.verifier.differences import provenance_differences, tolerances
 from seeonce.verifier.embeddings import EmbeddingCheck
 from seeonce.verifier.report import Against, Check, Level, Listener, Report, Tolerances
 from seeonce.verifier.sample import Group, draw, entry_groups, sample_size
@@ -165,7 +165,7 @@ def _check_answers(
 
     embeddings = EmbeddingCheck(store, live, encode_and_ask, allowed)
     yield embeddings.run(selected.manifest, sample, "mlx-vlm itself", listener)
-    if embeddings.digests:
+    if embeddings.num_compared:
         yield outputs.run(embeddings)
     else:
         yield Check("outputs", True, "not checked", 0, len(sample), (), ("no frame is left to ask about",))

@@ -24,8 +24,8 @@ from infer.sampling import Sampling
 from infer.sequence import FeatureSource, Request
 from infer.tokenizer import ChatTokenizer
 from seeonce.runs.recording import Selected
-from seeonce.verifier.compare import first_difference, logprob_distances, margin_at, trace_problem
-from seeonce.verifier.embeddings import EmbeddingCheck, ProvenLive
+from seeonce.verifier.differences import first_difference, logprob_distances, margin_at, trace_problem
+from seeonce.verifier.embeddings import EmbeddingCheck
 from seeonce.verifier.reference import LiveAnswer, LiveReference, Picture
 from seeonce.verifier.report import Check, Listener, LogprobFigures, Tolerances
 
@@ -72,7 +72,7 @@ def _int(array: mx.array) -> int:
 _MAX_TOKENS = 64
 _PAIR_PROMPT = Prompt("What is different between these two?")
 _NUM_PAIRS = 2  # questions about two frames: their order must not be lost
-_NUM_NOISE = 4  # entries that live is asked about once more, to see how far it rounds by itself
+_NUM_NOISE = 4  # entries about which live is asked twice, to see how far its own rounding goes
 _PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))
 
 
@@ -141,7 +141,7 @@ class OutputCheck:
         source = StoredFeatures(self._store, self._selected.manifest.recording.id)
         from_store = self._forced(requests, half, source)
         if embeddings.all_exact:
-            from_live = self._forced(requests, half, ProvenLive(self._store, embeddings.digests))
+            from_live = self._forced(requests, half, embeddings)
             for request in requests:
                 if from_store[request.id] != from_live[request.id]:
                     self._object(
@@ -176,7 +176,7 @@ class OutputCheck:
             live, found = self._live_of(request), answers.get(request.id)
             problem = _answer_problem(request, live, found, self._tokenizer, self._allowed)
             self._object(request, problem)
-            if problem is None and found is not None and found.tokens != live.handed_out:
+            if problem is None and found is not None and found.tokens != live.answer_tokens:
                 self._near_ties.add(request.id % len(self._live))  # repeats count once
 
     def _note_in_flight(self, stats: EngineStats) -> None:
@@ -308,7 +308,7 @@ def _answer_problem(
         return answer.error
     if request.prompt.ids != live.prompt_ids:
         return "the prompt has other tokens than mlx-vlm gives it"
-    want = live.handed_out
+    want = live.answer_tokens
     at = first_difference(answer.tokens, want)
     if at is not None:
         margin = margin_at(live.margins, at)

@@ -1,6 +1,6 @@
-"""The reference that features and answers are held against: mlx-vlm itself, live, one request at a time.
+"""The reference for features and answers: mlx-vlm itself, live, one request at a time.
 
-Loads the whole model and opens pictures as any user of mlx-vlm does, and shares nothing with the passes
+It loads the whole model and opens pictures as any user of mlx-vlm does, and shares nothing with the passes
 but the weight files and, where the user lowered them, the limits on pixels.
 """
 
@@ -46,7 +46,7 @@ class LiveAnswer:
     text: str
 
     @property
-    def handed_out(self) -> tuple[int, ...]:
+    def answer_tokens(self) -> tuple[int, ...]:
         """The tokens of the answer, without the one that stopped it."""
         return self.tokens[:-1] if self.stopped else self.tokens
 
@@ -63,7 +63,7 @@ class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
     """A vision tower that encodes each picture alone, and once for several questions in a row."""
 
     def __init__(self, tower: Any) -> None:
-        """Stand before ``tower``."""
+        """Wrap ``tower``."""
         super().__init__()
         self.patch_embed = tower.patch_embed  # mlx-vlm asks it for the dtype
         self._tower = tower

@@ -104,7 +104,7 @@ class LayerFigures:
 class LogprobFigures:
     """Log-probabilities of live's most likely tokens, batched from the store against live one at a time.
 
-    ``num_other_answers`` counts answers that part from live's at a near-tie of live, ``num_other_tokens``
+    ``num_other_answers`` counts answers that leave live's at a near-tie of live, ``num_other_tokens``
     positions at which, after live's own tokens, another one would have won. ``max_abs`` is of the token
     taken; ``mean_abs`` over all positions and the eight tokens that live finds most likely at each, with
     ``mean_allowed`` its tolerance.
@@ -126,9 +126,9 @@ class LogprobFigures:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One level: whether everything looked at was equal, in words, and each problem in a line.
+    """One level: whether everything checked was equal, in words, and each problem in a line.
 
-    ``unchecked`` names what was to be looked at and could not be.
+    ``unchecked`` names what was to be checked and could not be.
     """
 
     name: str

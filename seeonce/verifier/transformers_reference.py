@@ -20,7 +20,7 @@ from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import image_processor
 from checkpoint.loading import load_model
 from seeonce.runs.recording import Selected
-from seeonce.verifier.compare import as_float32, feature_differences, feature_problem, layer_figures
+from seeonce.verifier.differences import as_float32, feature_differences, feature_problem, layer_figures
 from seeonce.verifier.report import Check, Listener, Tolerances
 from seeonce.verifier.sample import Group
 

@@ -117,7 +117,7 @@ def trace_problem(
     best_tokens: Sequence[int],
     tolerance: float,
 ) -> str | None:
-    """Say where decoding under live's tokens parts from live beyond rounding, ``None`` if nowhere.
+    """Say where decoding under live's tokens differs from live beyond rounding, ``None`` if nowhere.
 
     ``distances`` are those of ``logprob_distances``, that of the token taken first. Another best token is
     explained only where live's own winning margin is within the tolerance.
