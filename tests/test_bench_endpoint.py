@@ -16,8 +16,9 @@ import pytest
 from cache.base.errors import InputError
 from cache.base.home import Home
 from infer.limits import BatchLimits
-from seeonce.bench import endpoint as client
-from seeonce.bench.endpoint import Endpoint, ServerComparison, send_all
+from seeonce.bench import client
+from seeonce.bench.client import Endpoint, send_all
+from seeonce.bench.endpoint import ServerComparison
 from seeonce.bench.judge import Ask
 from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.report import Table

@@ -16,7 +16,8 @@ from cache.base.home import Home
 from checkpoint.backend import computes_on_cpu
 from checkpoint.folder import DEMO
 from seeonce.bench import decoding, encoding, memory, passes, profiling, resolution
-from seeonce.bench.endpoint import Endpoint, ServerComparison
+from seeonce.bench.client import Endpoint
+from seeonce.bench.endpoint import ServerComparison
 from seeonce.bench.measure import Clock
 from seeonce.bench.options import FULL, QUICK, BenchOptions, Dims, Workload
 from seeonce.bench.prompt_experiment import PromptExperiment

@@ -11,7 +11,6 @@ from cache.base.text import output_path
 from infer.limits import BatchLimits
 from seeonce.commands.terminal import Terminal
 from seeonce.verifier.report import Against, Level, Report, as_json_text, markdown, terminal_lines
-from seeonce.verifier.verify import VerifyOptions, verify, verify_store
 
 
 def verify_command(
@@ -49,6 +48,8 @@ def verify_command(
 
     Example: verify-cache demo --level outputs --sample all
     """
+    from seeonce.verifier.verify import VerifyOptions, verify, verify_store
+
     page = None if report is None else output_path(report, "--report")
     if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
         raise InputError(

@@ -48,8 +48,8 @@ def with_controls(report: Report, home: Home, options: VerifyOptions, listener: 
             report, controls_problem="not run: the store itself differs, so no copy of it can pass"
         )
     selected = select(home, report.recording, options.model, listener.say, report.encoder_id)
-    options = replace(options, recording=report.recording, sample="all", controls=False, against=None)
     groups = _few_of(sampled(selected, options))
+    options = replace(options, recording=report.recording, sample="all", controls=False, against=None)
     with _interrupted_by_sigterm(), tempfile.TemporaryDirectory(prefix="seeonce-controls-") as name:
         copy = copy_store(Store.open(home, create=False), selected.manifest, groups, Path(name) / "unchanged")
         listener.begin(1 + len(FAULTS) + len(CHECKPOINT_CHANGES), "controls", "control")
