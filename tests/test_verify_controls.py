@@ -130,6 +130,12 @@ def test_one_entry_alone_has_nothing_to_be_swapped_with(run: Run, tmp_path: Path
     assert left["manifest names the wrong key"] == "there is one entry only"
 
 
+def test_controls_take_entries_of_the_sample_alone(run: Run, encoded: Path, plain: Path) -> None:
+    ended = run("verify-cache --controls --level bytes --sample 1 --json", encoded, "--model", plain)
+    left = {result["name"]: result["words"] for result in ended.json["controls"] if not result["applied"]}
+    assert (ended.code, left["manifest names the wrong key"]) == (0, "there is one entry only")
+
+
 def test_a_store_that_differs_has_no_controls(run: Run, encoded: Path, home: Path, plain: Path) -> None:
     chunk = next(home.rglob("c.0.0.0"))
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")

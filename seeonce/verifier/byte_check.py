@@ -36,10 +36,10 @@ def check_recording_bytes(store: Store, manifests: list[Manifest], listener: Lis
     Raises:
         CannotCheckError: they name none.
     """
-    named = _named(manifests)
-    if not named:
+    keys = _named_keys(manifests)
+    if not keys:
         raise CannotCheckError(f"{manifests[0].recording.id} has no encoded frame: run seeonce encode.")
-    return _check(store, manifests, named, list(named), [], "", listener)
+    return _check(store, manifests, keys, [], "", listener)
 
 
 def check_store_bytes(store: Store, listener: Listener) -> Check:
@@ -55,23 +55,23 @@ def check_store_bytes(store: Store, listener: Listener) -> Check:
             manifests.append(read_manifest(ref.path))
         except StoreError as error:
             problems.append(str(error))
-    named = _named(manifests)
-    keys = list(dict.fromkeys([*named, *sorted(store.keys(), key=lambda key: key.hex)]))
+    stored = sorted(store.keys(), key=lambda key: key.hex)
+    keys = list(dict.fromkeys([*_named_keys(manifests), *stored]))
     if not keys and not problems:
         raise CannotCheckError(f"the store {store.path} holds no entry: run seeonce encode.")
     where = f" and {len(manifests)} manifests, the whole store,"
-    return _check(store, manifests, named, keys, problems, where, listener)
+    return _check(store, manifests, keys, problems, where, listener)
 
 
 def _check(
     store: Store,
     manifests: list[Manifest],
-    named: dict[EntryKey, FrameEntry],
     keys: list[EntryKey],
     problems: list[str],
     where: str,
     listener: Listener,
 ) -> Check:
+    named = {frame.key: frame for manifest in manifests for frame in manifest.frames}
     problems += [problem for manifest in manifests for problem in _manifest_problems(manifest)]
     listener.begin(len(keys), "bytes", "entry")
     with _Progress(store, keys) as checked:
@@ -121,8 +121,8 @@ def _problem(store: Store, key: EntryKey, frame: FrameEntry | None) -> str | Non
     return None
 
 
-def _named(manifests: list[Manifest]) -> dict[EntryKey, FrameEntry]:
-    return {frame.key: frame for manifest in manifests for frame in manifest.frames}
+def _named_keys(manifests: list[Manifest]) -> list[EntryKey]:
+    return list(dict.fromkeys(frame.key for manifest in manifests for frame in manifest.frames))
 
 
 def _manifest_problems(manifest: Manifest) -> list[str]:

@@ -29,51 +29,14 @@ from seeonce.verifier.embeddings import EmbeddingCheck
 from seeonce.verifier.reference import LiveAnswer, LiveReference, Picture
 from seeonce.verifier.report import Check, Listener, LogprobFigures, Tolerances
 
-Trace = list[tuple[int, tuple[float, ...], int]]
-"""Per position the token taken, log-probabilities of the tokens asked for, the best token."""
-
-
-class Watcher:
-    """Makes a row take given tokens; records the log-probabilities of those asked for at each step."""
-
-    def __init__(self, forced: Sequence[int], asked: Sequence[Sequence[int]]) -> None:
-        """Watch a row that takes ``forced``; ``asked`` are tokens for each of its steps."""
-        self._forced, self._asked = forced, asked
-        self._steps: list[tuple[mx.array, mx.array, mx.array]] = []
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:  # noqa: ARG002
-        """Record the first token; ``tokens`` are the prompt's."""
-        return self.process_last_token(-1, logits)
-
-    def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:  # noqa: ARG002
-        """Record a step of ``(1, vocab)`` logits and return those that choose the token."""
-        # One step is decoded ahead of the last token; what it takes is never used.
-        step = min(len(self._steps), len(self._forced) - 1)
-        logits = logits.astype(mx.float32)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        best = mx.argmax(logits, axis=-1)
-        taken = mx.array([self._forced[step]])
-        self._steps.append((taken, logprobs[0, mx.array(list(self._asked[step]))], best))
-        mx.async_eval(list(self._steps[-1]))  # type: ignore[no-untyped-call]
-        return mx.where(mx.arange(logits.shape[-1])[None] == taken[:, None], 0.0, -mx.inf)
-
-    def trace(self, num_tokens: int) -> Trace:
-        """Return the first ``num_tokens`` steps."""
-        return [
-            (_int(taken), tuple(map(float, np.array(logprobs))), _int(best))
-            for taken, logprobs, best in self._steps[:num_tokens]
-        ]
-
-
-def _int(array: mx.array) -> int:
-    return int(np.array(array).item())
-
-
 _MAX_TOKENS = 64
 _PAIR_PROMPT = Prompt("What is different between these two?")
 _NUM_PAIRS = 2  # questions about two frames: their order must not be lost
 _NUM_NOISE = 4  # entries about which live is asked twice, to see how far its own rounding goes
 _PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))
+
+Trace = list[tuple[int, tuple[float, ...], int]]
+"""Per position the token taken, log-probabilities of the tokens asked for, the best token."""
 
 
 class OutputCheck:
@@ -328,3 +291,39 @@ def _num_agreed(one: LiveAnswer, other: LiveAnswer) -> int:
     """Return at how many positions two answers were asked about after the same beginning."""
     at = first_difference(one.tokens, other.tokens)
     return 1 + (len(one.tokens) if at is None else at)
+
+
+class Watcher:
+    """Makes a row take given tokens; records the log-probabilities of those asked for at each step."""
+
+    def __init__(self, forced: Sequence[int], asked: Sequence[Sequence[int]]) -> None:
+        """Watch a row that takes ``forced``; ``asked`` are tokens for each of its steps."""
+        self._forced, self._asked = forced, asked
+        self._steps: list[tuple[mx.array, mx.array, mx.array]] = []
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:  # noqa: ARG002
+        """Record the first token; ``tokens`` are the prompt's."""
+        return self.process_last_token(-1, logits)
+
+    def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:  # noqa: ARG002
+        """Record a step of ``(1, vocab)`` logits and return those that choose the token."""
+        # One step is decoded ahead of the last token; what it takes is never used.
+        step = min(len(self._steps), len(self._forced) - 1)
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        best = mx.argmax(logits, axis=-1)
+        taken = mx.array([self._forced[step]])
+        self._steps.append((taken, logprobs[0, mx.array(list(self._asked[step]))], best))
+        mx.async_eval(list(self._steps[-1]))  # type: ignore[no-untyped-call]
+        return mx.where(mx.arange(logits.shape[-1])[None] == taken[:, None], 0.0, -mx.inf)
+
+    def trace(self, num_tokens: int) -> Trace:
+        """Return the first ``num_tokens`` steps."""
+        return [
+            (_int(taken), tuple(map(float, np.array(logprobs))), _int(best))
+            for taken, logprobs, best in self._steps[:num_tokens]
+        ]
+
+
+def _int(array: mx.array) -> int:
+    return int(np.array(array).item())
