@@ -112,7 +112,7 @@ def _unchanged_problem(copy: CopiedStore, selected: Selected, options: VerifyOpt
     try:
         report = _check(copy, selected.folder.path, options)
     except SeeonceError as error:
-        code, why = 2, f"error: {' '.join(str(error).split())}"
+        code, why = 2, f"error: {' '.join(str(error).split())}"  # as verify-cache ends then
     else:
         code = report.exit_code
         found = [line for check in report.checks for line in (*check.problems, *check.unchecked)]
