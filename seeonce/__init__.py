@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from seeonce.runs.describe import DescribeOptions, DescribeResult
     from seeonce.runs.notebook import AnswerTable
     from seeonce.verifier.report import Level, Report
-    from seeonce.verifier.verifier import VerifyOptions
+    from seeonce.verifier.verify import VerifyOptions
 
 __all__ = [
     "AnswerTable",

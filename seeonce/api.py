@@ -17,8 +17,8 @@ from seeonce.runs.known import AnswerCache
 from seeonce.runs.notebook import AnswerTable, read_table
 from seeonce.verifier.canary import sound_limits
 from seeonce.verifier.report import Level, Report
-from seeonce.verifier.verifier import VerifyOptions
-from seeonce.verifier.verifier import verify as check_store
+from seeonce.verifier.verify import VerifyOptions
+from seeonce.verifier.verify import verify as check_store
 
 __all__ = [
     "AnswerTable",

@@ -22,14 +22,20 @@ from infer.engine import Answer
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf, PromptInputs
 from infer.sequence import Request
-from seeonce.bench import decoding, profiling, resolution, stage
-from seeonce.bench import model as random_weights
-from seeonce.bench.measure import Clock, Contestant, Timing
-from seeonce.bench.model import Dims
-from seeonce.bench.prompt_experiment import PromptExperiment, Sizes
+from seeonce.bench import decoding, passes, profiling, random_weights, resolution
+from seeonce.bench.judge import (
+    Ask,
+    Judgement,
+    ReferenceAnswer,
+    judge_text,
+    judge_tokens,
+    num_about_another_frame,
+)
+from seeonce.bench.measure import Clock, Measured, quantile
+from seeonce.bench.options import Dims
+from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
+from seeonce.bench.prompt_experiment import PromptExperiment
 from seeonce.bench.report import Machine, Outcome, Report, Table, now
-from seeonce.bench.right import Ask, Judgement, Right, judge_text, judge_tokens, num_about_another_frame
-from seeonce.bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +46,24 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     return encode_frames(Model.open("demo", home), draw_frames(folder / "frames", 3), home)
 
 
-def test_contestants_run_in_turn_and_neither_the_warm_up_nor_cleaning_is_timed() -> None:
+def test_all_ways_run_in_turn_and_neither_the_warm_up_nor_cleaning_is_timed() -> None:
     order: list[str] = []
-    contestants = [Contestant(name, partial(order.append, name)) for name in "ab"]
-    found = Clock(num_repetitions=2).alternate(contestants, clean=lambda: order.append("c"))
+    ways = {name: partial(order.append, name) for name in "ab"}
+    found = Clock(num_repetitions=2).alternate(ways, clean=lambda: order.append("c"))
     assert order == ["a", "b", "c"] * 3
-    assert [len(measured.timing.seconds) for measured in found] == [2, 2]
+    assert [len(measured.seconds) for measured in found] == [2, 2]
 
 
 def test_every_repetition_is_told() -> None:
     told: list[str] = []
-    Clock(2, told.append).alternate([Contestant("work", lambda: None)])
+    Clock(2, told.append).alternate({"work": lambda: None})
     assert [line.split(",")[0] for line in told] == ["  warm-up: work", "  1 of 2: work", "  2 of 2: work"]
 
 
-def test_a_timing_is_its_median_its_quantiles_and_how_far_apart_the_ends_are() -> None:
-    timing = Timing((1.0, 9.0, 2.0))
-    assert (timing.median_s, timing.spread, timing.quantile_s(0.0), timing.quantile_s(1.0)) == (2, 4, 1, 9)
+def test_what_is_measured_is_its_median_its_quantiles_and_how_far_apart_the_ends_are() -> None:
+    found = Measured("work", (1.0, 9.0, 2.0), None)
+    assert (found.median_s, found.spread) == (2, 4)
+    assert [quantile(found.seconds, share) for share in (0.0, 0.5, 1.0)] == [1, 2, 9]
 
 
 def test_a_table_is_markdown_for_a_person_and_rows_by_column_for_machines() -> None:
@@ -87,7 +94,7 @@ def test_a_verdict_needs_speed_and_the_same_answers(
 
 
 def test_another_token_is_a_near_tie_only_where_the_winner_won_by_little() -> None:
-    right = Right((5, 6, 7), (2.0, 0.1, 2.0, 2.0))
+    right = ReferenceAnswer((5, 6, 7), (2.0, 0.1, 2.0, 2.0))
     assert judge_tokens((5, 6, 7), right, "bfloat16") is Judgement.right
     assert judge_tokens((5, 9, 7), right, "bfloat16") is Judgement.near_tie
     assert judge_tokens((5, 9, 7), right, "float32") is Judgement.wrong
@@ -96,10 +103,10 @@ def test_another_token_is_a_near_tie_only_where_the_winner_won_by_little() -> No
 
 
 def test_a_text_is_judged_at_the_token_where_it_parts() -> None:
-    right = Right((0, 1, 2), (2.0, 0.1, 2.0))
+    right = ReferenceAnswer((0, 1, 2), (2.0, 0.1, 2.0))
     words = ["a ", "tall ", "tree"]
     judge = partial(
-        judge_text, right=right, dtype="bfloat16", decode=lambda ids: "".join(words[i] for i in ids)
+        judge_text, reference=right, dtype="bfloat16", decode=lambda ids: "".join(words[i] for i in ids)
     )
     assert judge("a tall tree ") is Judgement.right
     assert judge("a tiny bird") is Judgement.near_tie
@@ -122,7 +129,7 @@ def test_a_scratch_folder_without_room_is_an_error_of_one_line(
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(stage, "draw_frames", full)
+    monkeypatch.setattr(passes, "draw_frames", full)
     ended = run("seeonce bench --quick --model demo")
     assert ended.code == 1
     assert ended.error.endswith("No space left on device): set TMPDIR to a folder with more room.")
@@ -169,29 +176,27 @@ def test_a_fault_that_leaves_the_first_token_is_seen_at_every_size(
         return replace(made, deepstack=made.deepstack * 0)
 
     monkeypatch.setattr(LanguageHalf, "inputs", without_deepstack)
-    (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1)).tables
+    (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1))
     assert [row[-1] for row in table.rows] == ["wrong"]
 
 
 def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_wrong(
     encoded: Encoded, tmp_path: Path
 ) -> None:
-    sizes = Sizes((2,), max_tokens=12, num_in_flight=6)
-    found = PromptExperiment(encoded, tmp_path, sizes, Clock(1)).measure()
-    (table,) = found.tables
+    (table,) = PromptExperiment(encoded, tmp_path, (2,), 12, 6, Clock(1)).measure()
     wrong = {str(row[1]): row[-1] for row in table.rows}
     assert [wrong[name] for name in wrong if name.startswith("seeonce")] == [0, 0, 0]
     assert wrong["mlx-vlm live, batch_generate"] != 0
     assert "K·(V + P + s + d)" in table.remarks[1]
-    assert found.outcome is not None
-    assert (found.outcome.num_matching, found.outcome.num_about_another_frame) == (6, 0)
-    assert found.outcome.num_wrong == 0
+    assert table.outcome is not None
+    assert (table.outcome.num_matching, table.outcome.num_about_another_frame) == (6, 0)
+    assert table.outcome.num_wrong == 0
 
 
 def test_tokens_from_the_store_are_right_at_every_level_and_batch_generator_loses_deepstack(
     encoded: Encoded,
 ) -> None:
-    (table,) = decoding.measure(encoded, (1, 6), max_tokens=8, clock=Clock(1, num_warm_ups=0)).tables
+    (table,) = decoding.measure(encoded, (1, 6), max_tokens=8, clock=Clock(1, num_warm_ups=0))
     wrong = {(row[0], row[1]): row[-1] for row in table.rows}
     assert [number for (_, path), number in wrong.items() if str(path).startswith("seeonce")] == [0] * 4
     assert wrong[1, "mlx-vlm BatchGenerator"] == 0
@@ -199,7 +204,7 @@ def test_tokens_from_the_store_are_right_at_every_level_and_batch_generator_lose
 
 
 def test_sizes_that_would_take_too_long_are_left_out_by_name(encoded: Encoded, tmp_path: Path) -> None:
-    (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1)).tables
+    (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1))
     assert [(row[0], row[-1]) for row in table.rows] == [("224x224", "right")]
     assert "1920x1080" in table.remarks[-1]
 
@@ -270,10 +275,8 @@ def test_a_latency_begins_when_a_client_would_have_sent_the_request(
             others[-1](request)
             yield Answer(request, (), "stop")
 
-    monkeypatch.setattr("seeonce.bench.stage.answer_all", prefilled_late)
-    first, second, third = (
-        Warm(encoded).answers(requests, BatchLimits(max_num_seqs=2), frozenset()).latencies.seconds
-    )
+    monkeypatch.setattr("seeonce.bench.passes.answer_all", prefilled_late)
+    _, (first, second, third) = PassTwo(encoded).answers(requests, BatchLimits(max_num_seqs=2), frozenset())
     assert 0.05 <= first < second
     assert second >= 0.1
     assert third >= 0.1
@@ -288,7 +291,7 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measur
 
 
 def test_a_profile_tells_functions_of_one_name_apart(encoded: Encoded, tmp_path: Path) -> None:
-    (table,) = profiling.measure(encoded.model, encoded.images, tmp_path, max_tokens=4).tables
+    (table,) = profiling.measure(encoded.model, encoded.images, tmp_path, max_tokens=4)
     functions = [str(row[1]).split()[-1] for row in table.rows]
     assert "VisionEncoder.encode" in functions[:2]
     assert "Prefill.step" in functions

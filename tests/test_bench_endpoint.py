@@ -16,11 +16,12 @@ import pytest
 from cache.base.errors import InputError
 from cache.base.home import Home
 from infer.limits import BatchLimits
-from seeonce.bench import endpoint as client
-from seeonce.bench.endpoint import Beside, Endpoint, Questions, send_all
-from seeonce.bench.report import Found, Table
-from seeonce.bench.right import Ask
-from seeonce.bench.stage import QUESTIONS, Encoded, Model, Warm, draw_frames, encode_frames
+from seeonce.bench import client
+from seeonce.bench.client import Endpoint, send_all
+from seeonce.bench.endpoint import ServerComparison
+from seeonce.bench.judge import Ask
+from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
+from seeonce.bench.report import Table
 from seeonce.demo.score import read_truth
 
 DESCRIBE = QUESTIONS[4:5]
@@ -37,7 +38,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
 @pytest.fixture(scope="module")
 def right(encoded: Encoded) -> list[str]:
     """What we answer about each of them."""
-    answers = Warm(encoded).texts(encoded.requests(DESCRIBE, 64), BatchLimits())
+    answers = PassTwo(encoded).texts(encoded.requests(DESCRIBE, 64), BatchLimits())
     assert len(set(answers)) == 3
     return answers
 
@@ -81,10 +82,10 @@ def _says(text: object) -> tuple[int, bytes]:
     return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
-def _beside(encoded: Encoded, answers: Iterator[str], levels: tuple[int, ...] = (1,)) -> Found:
+def _beside(encoded: Encoded, answers: Iterator[str], levels: tuple[int, ...] = (1,)) -> list[Table]:
     truth = read_truth(encoded.images / "truth.json")
     with _server(lambda body: _says(next(answers))) as endpoint:
-        return Beside(endpoint, Questions(encoded, DESCRIBE, 64, truth), lambda _: None).measure(levels)
+        return ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure(levels)
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
@@ -95,21 +96,21 @@ def test_a_server_that_answers_as_we_do_is_judged_by_its_speed_alone(
     encoded: Encoded, right: list[str]
 ) -> None:
     found = _beside(encoded, iter([right[0], *right]))
-    assert found.outcome is not None
-    assert found.outcome.is_same
-    assert (found.outcome.num_matching, found.outcome.num_true) == (3, (3, 3))
-    assert [row["path"] for row in _rows(found.tables[1])] == ["seeonce, from the store", "m"]
-    assert found.tables[2].remarks == ("Every answer is the same on both sides.",)
+    assert found[0].outcome is not None
+    assert found[0].outcome.is_same
+    assert (found[0].outcome.num_matching, found[0].outcome.num_true) == (3, (3, 3))
+    assert [row["path"] for row in _rows(found[1])] == ["seeonce, from the store", "m"]
+    assert found[2].remarks == ("Every answer is the same on both sides.",)
 
 
 def test_a_server_that_mixes_up_frames_is_found_out(encoded: Encoded, right: list[str]) -> None:
     found = _beside(encoded, iter([right[0], right[1], right[2], right[0]]))  # the first is the greeting
-    ours, theirs = _rows(found.tables[0])
+    ours, theirs = _rows(found[0])
     assert (ours["matching ours"], ours["about another frame"], ours["true"]) == (3, 0, 3)
     assert (theirs["about another frame"], theirs["true"]) == (3, 0)
-    assert found.outcome is not None
-    assert found.outcome.word == "answers differ"
-    samples = _rows(found.tables[2])
+    assert found[0].outcome is not None
+    assert found[0].outcome.word == "answers differ"
+    samples = _rows(found[2])
     assert {(row["seeonce"], row["the server"]) for row in samples} == set(
         zip(right, [*right[1:], right[0]], strict=True)
     )
@@ -124,7 +125,7 @@ def test_a_server_that_takes_one_request_at_a_time_is_said_to(encoded: Encoded, 
             return _says("yes")
 
     with _server(answer) as endpoint:
-        table = Beside(endpoint, Questions(encoded, DESCRIBE, 64), lambda _: None).measure((1, 3)).tables[0]
+        table = ServerComparison(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((1, 3))[0]
     assert "it takes them one at a time" in table.remarks[-1].replace("the server takes", "it takes")
 
 
@@ -261,28 +262,34 @@ def test_a_level_that_fails_is_not_the_fastest_and_every_level_counts(
     answers = iter([_says(right[0]), *map(_says, right)])
     truth = read_truth(encoded.images / "truth.json")
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
-        found = Beside(endpoint, Questions(encoded, DESCRIBE, 64, truth), lambda _: None).measure((1, 2))
-    assert found.outcome is not None
-    assert found.outcome.work.endswith("1 in flight")
-    assert (found.outcome.num_answers, found.outcome.num_failed, found.outcome.num_true) == (6, 3, (6, 3))
-    assert found.tables[2].remarks == ("The server gave no answer.",)
-    assert "one at a time" not in found.tables[0].remarks[-1]
+        found = ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure((1, 2))
+    assert found[0].outcome is not None
+    assert found[0].outcome.work.endswith("1 in flight")
+    assert (found[0].outcome.num_answers, found[0].outcome.num_failed, found[0].outcome.num_true) == (
+        6,
+        3,
+        (6, 3),
+    )
+    assert found[2].remarks == ("The server gave no answer.",)
+    assert "one at a time" not in found[0].remarks[-1]
 
 
 def test_after_a_server_was_given_up_no_other_level_is_asked_and_each_level_is_kept(
     encoded: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_NUM_FAILURES", 2)
-    answers, kept = iter([_says("yes")]), list[Found]()
+    answers, kept = iter([_says("yes")]), list[list[Table]]()
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
-        found = Beside(endpoint, Questions(encoded, DESCRIBE, 8), lambda _: None).measure((1, 2), kept.append)
+        found = ServerComparison(endpoint, encoded, DESCRIBE, 8, None, lambda _: None).measure(
+            (1, 2), kept.append
+        )
     assert kept == [found]
-    assert {row["in flight"] for row in _rows(found.tables[0])} == {1}
-    assert found.tables[0].remarks[-1] == "Given up at 1 in flight: no higher level was asked."
+    assert {row["in flight"] for row in _rows(found[0])} == {1}
+    assert found[0].remarks[-1] == "Given up at 1 in flight: no higher level was asked."
 
 
 def test_what_pass_one_took_is_told_beside_the_server(encoded: Encoded, right: list[str]) -> None:
-    remark = _beside(encoded, iter([right[0], *right])).tables[0].remarks[0]
+    remark = _beside(encoded, iter([right[0], *right]))[0].remarks[0]
     assert f"pass one over these frames took {encoded.took_s:.3g} s before, once." in remark
     assert encoded.took_s > 0
 
@@ -290,12 +297,12 @@ def test_what_pass_one_took_is_told_beside_the_server(encoded: Encoded, right: l
 def test_a_server_that_dies_is_not_waited_for(encoded: Encoded, right: list[str]) -> None:
     replies = iter([_says(right[0])])
     with _server(lambda body: next(replies, (500, b"out of memory"))) as endpoint:
-        found = Beside(endpoint, Questions(encoded, DESCRIBE, 64), lambda _: None).measure((2,))
-    assert found.outcome is not None
-    assert (found.outcome.num_failed, found.outcome.word) == (3, "answers differ")
-    assert "Failed: HTTP 500, out of memory." in found.tables[0].remarks
+        found = ServerComparison(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((2,))
+    assert found[0].outcome is not None
+    assert (found[0].outcome.num_failed, found[0].outcome.word) == (3, "answers differ")
+    assert "Failed: HTTP 500, out of memory." in found[0].remarks
 
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_check(encoded: Encoded) -> None:
     with _server(lambda body: (404, b"")) as endpoint, pytest.raises(InputError, match="--endpoint-model"):
-        Beside(endpoint, Questions(encoded, QUESTIONS[:1], 8), lambda _: None)
+        ServerComparison(endpoint, encoded, QUESTIONS[:1], 8, None, lambda _: None)

@@ -34,7 +34,7 @@ from precompute.encode import EncodeResult, Progress, encode_recording, plan
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import EncodeOptions, encode
 from precompute.writer import EntryWriter
-from seeonce.verifier.compare import as_float32
+from seeonce.verifier.differences import as_float32
 from sources import pixels
 from sources.folder import open_folder
 

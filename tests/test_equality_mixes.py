@@ -18,7 +18,7 @@ from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from infer.sequence import Request
-from seeonce.verifier.compare import LOGPROB, trace_difference
+from seeonce.verifier.differences import LOGPROB, logprob_distances, trace_problem
 from seeonce.verifier.outputs import Watcher
 
 MAX_TOKENS = 10
@@ -145,11 +145,11 @@ def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(pools: Checkpoints, 
     pool.asked.run(requests, mix.limits, lambda request: RowHooks((teachers[request.id],)))
     for request in requests:
         live, trace = mix.live[request.id], teachers[request.id].trace(MAX_TOKENS)
-        logprobs = tuple((logprob,) for logprob in live.logprobs)
-        found = trace_difference(
-            live.tokens, logprobs, live.margins, trace.logprobs, trace.best_tokens, LOGPROB["bfloat16"]
-        )
-        assert found.problem is None
+        of_live = [(logprob,) for logprob in live.logprobs]
+        distances = logprob_distances([logprobs for _, logprobs, _ in trace], of_live)
+        best_tokens = [best for _, _, best in trace]
+        assert len(trace) == len(live.tokens)
+        assert trace_problem(live.tokens, live.margins, distances, best_tokens, LOGPROB["bfloat16"]) is None
 
 
 def test_the_mixes_are_as_mixed_as_they_should_be(pools: Checkpoints) -> None:

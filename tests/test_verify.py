@@ -24,8 +24,8 @@ from precompute import live
 from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
 from seeonce.verifier.reference import LiveReference, Picture
-from seeonce.verifier.report import Level, Report, terminal_lines
-from seeonce.verifier.verifier import VerifyOptions, verify
+from seeonce.verifier.report import Level, Report, Silent, terminal_lines
+from seeonce.verifier.verify import VerifyOptions, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")
 CHECKPOINTS = {
@@ -33,19 +33,6 @@ CHECKPOINTS = {
     "moe": Tiny(max_pixels=65536, moe=True),
     "text4": Tiny(max_pixels=65536, text_bits=4),
 }
-
-
-class Quiet:
-    """A listener that hears nothing."""
-
-    def say(self, line: str) -> None:
-        """Ignore a line."""
-
-    def begin(self, num_results: int, what: str = "", unit: str = "") -> None:
-        """Ignore what comes."""
-
-    def advance(self, num_done: int = 1) -> None:
-        """Ignore what is done."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +61,7 @@ class Recorded:
             str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance,
             logprob_tolerance=logprob_tolerance, limits=limits or BatchLimits(),
         )  # fmt: skip
-        return verify(Home(self.home), options, Quiet())
+        return verify(Home(self.home), options, Silent())
 
     def manifest(self) -> Manifest:
         """Return the one manifest."""
@@ -257,7 +244,7 @@ def test_another_encoder_in_the_live_side_is_objected_to(
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
     monkeypatch.setattr(live, "LiveFrames", other_limits)
-    assert not verify(Home(recorded.home), options, Quiet()).equal
+    assert not verify(Home(recorded.home), options, Silent()).equal
 
 
 def test_a_damaged_entry_is_reported_again_and_stays_where_it_is(recorded: Recorded, tmp_path: Path) -> None:

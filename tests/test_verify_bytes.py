@@ -12,20 +12,14 @@ from cache.key import EntryKey
 from cache.manifest import write_manifest
 from cache.store import Store
 from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
-from seeonce.verifier.report import Check
+from seeonce.verifier.report import Check, Silent
 
 
-class Heard:
+class Heard(Silent):
     """A listener that can interrupt."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
         self.num_done, self._interrupt_after = 0, interrupt_after
-
-    def say(self, line: str) -> None:
-        """Ignore a line."""
-
-    def begin(self, num_results: int, what: str = "", unit: str = "") -> None:
-        """Ignore what comes."""
 
     def advance(self, num_done: int = 1) -> None:
         """Count what is done, and interrupt."""
@@ -50,7 +44,7 @@ def read_by(store: Store, listener: Heard) -> tuple[Check | None, list[EntryKey]
 
     with patch.object(Store, "check", counted):
         try:
-            return check_store_bytes(store.home, store, listener), read
+            return check_store_bytes(store, listener), read
         except KeyboardInterrupt:
             return None, read
 
@@ -119,11 +113,11 @@ def test_a_manifest_that_names_more_than_there_is_has_every_gap_told(tmp_path: P
     store, keys = filled(tmp_path, 3)
     shutil.rmtree(entry_folder(store, keys[0]))
     shutil.rmtree(entry_folder(store, keys[2]))
-    check = check_recording_bytes(store.home, store, [manifest(3)], Heard())
+    check = check_recording_bytes(store, [manifest(3)], Heard())
     assert len(check.problems) == 2
 
 
 def test_an_empty_store_is_no_proof(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     with pytest.raises(CannotCheckError, match="no entry"):
-        check_store_bytes(store.home, store, Heard())
+        check_store_bytes(store, Heard())

@@ -59,8 +59,10 @@ def _drop_deepstack(patch: Patch) -> None:
 def _drop_deepstack_of_large_batches(patch: Patch) -> None:
     right = DenseDeepstackModel.hidden
 
-    def dropped(self: Any, h: mx.array, cache: Any, position_ids: mx.array, deepstack: Any = None) -> Any:
-        return right(self, h, cache, position_ids, None if h.shape[0] > 3 else deepstack)
+    def dropped(
+        self: Any, h: mx.array, cache: Any, position_ids: mx.array, deepstack: Any = None, **more: Any
+    ) -> Any:
+        return right(self, h, cache, position_ids, None if h.shape[0] > 3 else deepstack, **more)
 
     patch.setattr(DenseDeepstackModel, "hidden", dropped)
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,12 @@ from conftest import MAX_PIXELS, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
-from cache.base.errors import EXIT_INTERRUPTED
+from cache.base.errors import EXIT_INTERRUPTED, InputError
 from cache.base.home import Home
 from seeonce.verifier import controls
-from seeonce.verifier.controls import FAULTS, CommandEnded, Fault
+from seeonce.verifier.faults import FAULTS, Fault
+from seeonce.verifier.levels import VerifyOptions
+from seeonce.verifier.report import Listener, Report
 
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),
@@ -105,14 +106,14 @@ def test_controls_leave_the_store_and_nothing_else(
 def test_controls_that_are_terminated_leave_nothing_behind(
     run: Run, encoded: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def terminated(arguments: Sequence[str], home: Home) -> CommandEnded:
+    def terminated(home: Home, options: VerifyOptions, listener: Listener) -> Report:
         assert list((tmp_path / "temporary").iterdir())
         os.kill(os.getpid(), signal.SIGTERM)
-        return CommandEnded(0, "", "")
+        return Report("images", "bytes", equal=True, complete=True, checks=())
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(controls, "run_verify_cache", terminated)
+    monkeypatch.setattr(controls, "check_recording", terminated)
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert run("verify-cache --controls --level bytes", encoded, "--model", plain).code == EXIT_INTERRUPTED
     assert list((tmp_path / "temporary").iterdir()) == []
@@ -129,6 +130,12 @@ def test_one_entry_alone_has_nothing_to_be_swapped_with(run: Run, tmp_path: Path
     assert left["manifest names the wrong key"] == "there is one entry only"
 
 
+def test_controls_take_entries_of_the_sample_alone(run: Run, encoded: Path, plain: Path) -> None:
+    ended = run("verify-cache --controls --level bytes --sample 1 --json", encoded, "--model", plain)
+    left = {result["name"]: result["words"] for result in ended.json["controls"] if not result["applied"]}
+    assert (ended.code, left["manifest names the wrong key"]) == (0, "there is one entry only")
+
+
 def test_a_store_that_differs_has_no_controls(run: Run, encoded: Path, home: Path, plain: Path) -> None:
     chunk = next(home.rglob("c.0.0.0"))
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
@@ -137,13 +144,13 @@ def test_a_store_that_differs_has_no_controls(run: Run, encoded: Path, home: Pat
     assert "the store itself differs" in ended.out
 
 
-def test_a_twin_that_does_not_pass_makes_controls_void(
+def test_an_unchanged_copy_that_does_not_pass_makes_controls_void(
     run: Run, encoded: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(arguments: Sequence[str], home: Home) -> CommandEnded:
-        return CommandEnded(2, "", "error: no such thing\n")
+    def broken(home: Home, options: VerifyOptions, listener: Listener) -> Report:
+        raise InputError("no such thing")
 
-    monkeypatch.setattr(controls, "run_verify_cache", broken)
+    monkeypatch.setattr(controls, "check_recording", broken)
     ended = run("verify-cache --controls --level bytes", encoded, "--model", plain)
     assert ended.code == 1
     assert "the unchanged copy does not pass (exit code 2): error: no such thing" in ended.out

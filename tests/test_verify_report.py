@@ -12,7 +12,7 @@ from conftest import Run
 from live_mlx_vlm import draw_noise
 
 from cache.entry import Features
-from seeonce.verifier.compare import feature_differences, layer_figures
+from seeonce.verifier.differences import feature_differences, layer_figures
 from seeonce.verifier.report import (
     REPORT_SCHEMA,
     Check,

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from conftest import MAX_PIXELS, MakeCheckpoint
 from live_mlx_vlm import draw_noise, encode_folder
-from test_verify import Quiet
 from tiny_checkpoint import Tiny
 
 from cache.base.home import Home
 from cache.manifest import write_manifest
 from infer.limits import BatchLimits
-from seeonce.verifier.report import Level
-from seeonce.verifier.verifier import VerifyOptions, verify
+from seeonce.verifier.report import Level, Silent
+from seeonce.verifier.verify import VerifyOptions, verify
 
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),
@@ -48,7 +47,7 @@ def test_a_right_store_passes_twenty_times_of_twenty(
     for seed in range(20):
         limits = _limits(random.Random(f"{name} {seed}"))
         options = VerifyOptions(str(images), Level.outputs, "4", str(checkpoint), seed=seed, limits=limits)
-        report = verify(Home(tmp_path / "home"), options, Quiet())
+        report = verify(Home(tmp_path / "home"), options, Silent())
         problems = [problem for check in report.checks for problem in check.problems]
         figures = report.checks[2].logprobs
         assert figures is not None

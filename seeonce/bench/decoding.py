@@ -4,16 +4,17 @@ Weights are loaded, frames encoded, and BatchGenerator's embeddings made before 
 store is timed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from infer.limits import BatchLimits
-from seeonce.bench.measure import Clock, Contestant, Measured, Timing
-from seeonce.bench.peers import StockBatches
-from seeonce.bench.report import Cell, Found, Table
-from seeonce.bench.right import Ask, Judgement, Right, judge_tokens
-from seeonce.bench.stage import QUESTIONS, Encoded, Tokens, Warm
+from seeonce.bench.baseline import LiveModel
+from seeonce.bench.judge import Ask, Judgement, ReferenceAnswer, judge_tokens
+from seeonce.bench.measure import Clock, Measured, quantile
+from seeonce.bench.passes import QUESTIONS, Encoded, PassTwo, Tokens
+from seeonce.bench.report import Row, Table
 
 _NUM_QUESTIONS = 4
 _NEVER = frozenset[int]()  # no token ends an answer: all decode the same number
@@ -24,42 +25,37 @@ _HEADER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """What a contestant decoded; BatchGenerator does not tell when it begins with a request."""
-
-    tokens: Tokens
-    latencies: Timing | None = None
+Decoded = tuple[Tokens, list[float] | None]
+"""The tokens of each request and its latency; BatchGenerator does not tell when it begins with one."""
 
 
-def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: Clock) -> Found:
+def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: Clock) -> list[Table]:
     """Decode the same requests both ways, so many in flight; unshared, as BatchGenerator does, and shared."""
     questions = QUESTIONS[:_NUM_QUESTIONS]
     frames = encoded.manifest.frames
     requests = encoded.requests(questions, max_tokens)
-    stock, warm = StockBatches(encoded.model), Warm(encoded)
-    embedded = stock.rows([Ask(Path(frame.source), text) for frame in frames for text in questions])
-    right = stock.right(embedded, max_tokens)
+    live, pass_two = LiveModel(encoded.model), PassTwo(encoded)
+    embedded = live.embedded([Ask(Path(frame.source), text) for frame in frames for text in questions])
+    references = live.unbatched(embedded, max_tokens)
 
-    def ours(limits: BatchLimits) -> _Decoded:
-        timed = warm.answers(requests, limits, _NEVER)
-        return _Decoded(timed.tokens, timed.latencies)
+    def ours(limits: BatchLimits) -> Decoded:
+        return pass_two.answers(requests, limits, _NEVER)
 
-    def theirs(limits: BatchLimits) -> _Decoded:
-        return _Decoded(stock.answers(embedded, max_tokens, limits))
+    def theirs(limits: BatchLimits) -> Decoded:
+        return live.generated(embedded, max_tokens, limits), None
 
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[Row] = []
     for level in levels:
         limits = BatchLimits(max_num_seqs=level)
         found = clock.alternate(
-            [
-                Contestant("mlx-vlm BatchGenerator", partial(theirs, limits)),
-                Contestant("seeonce, nothing shared", partial(ours, replace(limits, share_prefixes=False))),
-                Contestant("seeonce", partial(ours, limits)),
-            ]
+            {
+                "mlx-vlm BatchGenerator": partial(theirs, limits),
+                "seeonce, nothing shared": partial(ours, replace(limits, share_prefixes=False)),
+                "seeonce": partial(ours, limits),
+            }
         )
         dtype = encoded.model.spec.compute_dtype
-        rows += [_row(level, each, found[0], right, len(frames), dtype) for each in found]
+        rows += [_row(level, each, found[0], references, len(frames), dtype) for each in found]
     remark = (
         "Wrong: of all answers, those that are not BatchGenerator's own, one by one and unchunked, up to its "
         "near-ties. A latency runs from when a client with so many in flight would have sent the request to "
@@ -68,29 +64,28 @@ def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: C
     title = (
         f"Decoding: {len(requests)} requests, {_NUM_QUESTIONS} a frame, of {max_tokens} tokens, with prefill"
     )
-    return Found((Table("decoding", title, _HEADER, tuple(rows), (remark,)),))
+    return [Table("decoding", title, _HEADER, tuple(rows), (remark,))]
 
 
 def _row(
     level: int,
-    each: Measured[_Decoded],
-    first: Measured[_Decoded],
-    right: list[Right],
+    each: Measured[Decoded],
+    first: Measured[Decoded],
+    references: list[ReferenceAnswer],
     num_frames: int,
     dtype: str,
-) -> tuple[Cell, ...]:
-    tokens, seconds = each.outcome.tokens, each.timing.median_s
-    latencies = each.outcome.latencies
-    judged = [judge_tokens(mine, want, dtype) for mine, want in zip(tokens, right, strict=True)]
+) -> Row:
+    tokens, latencies = each.outcome
+    judged = [judge_tokens(mine, want, dtype) for mine, want in zip(tokens, references, strict=True)]
     return (
         level,
         each.name,
-        sum(map(len, tokens)) / seconds,
-        first.timing.median_s / seconds,
-        num_frames / seconds,
-        latencies.median_s if latencies else None,
-        latencies.quantile_s(0.95) if latencies else None,
-        seconds / num_frames * _FRAMES_OF_A_RECORDING,
+        sum(map(len, tokens)) / each.median_s,
+        first.median_s / each.median_s,
+        num_frames / each.median_s,
+        median(latencies) if latencies else None,
+        quantile(latencies, 0.95) if latencies else None,
+        each.median_s / num_frames * _FRAMES_OF_A_RECORDING,
         len(judged),
         judged.count(Judgement.near_tie),
         judged.count(Judgement.wrong),

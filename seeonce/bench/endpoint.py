@@ -1,209 +1,24 @@
-"""Another server beside ours: the same frames and questions to any OpenAI-compatible endpoint.
+"""Another server compared with ours: the same frames and questions to any OpenAI-compatible endpoint.
 
-Owns what is said of that server: how fast it is, and how its answers compare with ours. Does not own
-sending (``client``). A server may take one request at a time whatever is sent (Ollama does for this model
-family): that is seen from its times, and said.
+A server may take one request at a time whatever is sent (Ollama does for this model family): the report says
+so where its times show it.
 """
 
-import asyncio
-import base64
-import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import httpx2
 
 from cache.base.errors import InputError
 from cache.base.text import visible
 from infer.limits import BatchLimits
-from seeonce.bench.measure import Timing
-from seeonce.bench.report import Cell, Found, Outcome, Table
-from seeonce.bench.right import Ask, num_about_another_frame
-from seeonce.bench.stage import Encoded, Warm
+from seeonce.bench.client import Endpoint, Reply, send_all
+from seeonce.bench.judge import Ask, num_about_another_frame
+from seeonce.bench.measure import quantile
+from seeonce.bench.passes import Encoded, PassTwo
+from seeonce.bench.report import Outcome, Row, Table
 from seeonce.demo.score import Expected, Result, is_true
 from seeonce.runs.compare import Answers, Comparison, Said, compare
-
-_NUM_TRIES = 5
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_NUM_FAILURES = 8  # requests in a row: then the server is gone, and the others need not wait for it
-_TOO_MANY, _SERVER_ERROR = 429, 500
-_MAX_REPLY_BYTES = 1_000_000
-_MAX_CHARACTERS = 10_000  # many times what 64 tokens hold; a longer text takes minutes to compare
-_NO_ADDRESS = (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError)
-_SHOWN = 200  # characters of what a server says of a failure
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An OpenAI-compatible server and the model's name there; the key comes from OPENAI_API_KEY."""
-
-    url: str
-    model: str
-    timeout_s: float = 300.0
-
-    @property
-    def shown(self) -> str:
-        """The address for a report, without a password."""
-        scheme, separator, rest = self.url.rpartition("://")
-        host, slash, path = rest.partition("/")
-        return visible(f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}")
-
-    @property
-    def chat_url(self) -> str:
-        """Where chat completions are asked for; the user may give the root or ``…/v1``."""
-        root = self.url.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
-        return f"{root}/v1/chat/completions"
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One request's end: its text, or what went wrong; its latency in seconds, and how often it was sent.
-
-    The latency is that of the whole request, waiting and further tries included.
-    """
-
-    text: str
-    latency_s: float
-    num_tries: int
-    error: str | None = None
-
-
-def send_all(endpoint: Endpoint, asks: list[Ask], num_in_flight: int, max_tokens: int) -> list[Reply]:
-    """Send all questions, so many at once; replies come in the order of the questions.
-
-    Ctrl-C ends it at once, whatever the server is at.
-
-    Raises:
-        InputError: OPENAI_API_KEY is no key.
-    """
-    return asyncio.run(_send_all(endpoint, asks, num_in_flight, max_tokens))
-
-
-async def _send_all(endpoint: Endpoint, asks: list[Ask], num_in_flight: int, max_tokens: int) -> list[Reply]:
-    limits = httpx2.Limits(max_connections=num_in_flight)
-    async with httpx2.AsyncClient(timeout=endpoint.timeout_s, headers=_headers(), limits=limits) as client:
-        sender = _Sender(client, endpoint, max_tokens, asyncio.Semaphore(num_in_flight))
-        return await asyncio.gather(*map(sender.send, asks))
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key.isascii() or not key.isprintable():  # an error on the way would show it
-        raise InputError("OPENAI_API_KEY has characters that no key has: set it again, or unset it.")
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-@dataclass(slots=True)
-class _Sender:
-    """What the requests share: the connections, whose turn it is, and how many in a row have failed."""
-
-    client: httpx2.AsyncClient
-    endpoint: Endpoint
-    max_tokens: int
-    turns: asyncio.Semaphore
-    _num_failures: int = 0
-
-    async def send(self, ask: Ask) -> Reply:
-        """Send one question when it is its turn; a time-out is not tried again."""
-        async with self.turns:
-            if self._num_failures >= _NUM_FAILURES:
-                return Reply("", 0.0, 0, f"not sent: {_NUM_FAILURES} requests in a row had failed")
-            reply = await self._tried(ask)
-            self._num_failures = 0 if reply.error is None else self._num_failures + 1
-            return reply
-
-    async def _tried(self, ask: Ask) -> Reply:
-        body, started, error = _body(self.endpoint, ask, self.max_tokens), time.perf_counter(), ""
-        num_tries = 0
-        for wait_s in (*(_FIRST_WAIT_S * 2**number for number in range(_NUM_TRIES - 1)), None):
-            num_tries += 1
-            try:
-                async with asyncio.timeout(self.endpoint.timeout_s):  # httpx's own begins anew at each byte
-                    response, content = await self._post(body)
-                if response.is_success:
-                    return Reply(_text(content), time.perf_counter() - started, num_tries)
-                error = _words(response, content)
-                if not _is_for_now(response) or wait_s is None:
-                    break
-                await asyncio.sleep(_asked_to_wait(response) or wait_s)
-            except (TimeoutError, httpx2.TimeoutException):
-                error = f"no answer within {self.endpoint.timeout_s:g} s"
-                break
-            except _NoAnswerError as failure:
-                error = str(failure)
-                break
-            except _NO_ADDRESS as failure:
-                error = str(failure)
-                break
-            except httpx2.HTTPError as failure:
-                error = str(failure) or type(failure).__name__
-                if wait_s is None:
-                    break
-                await asyncio.sleep(wait_s)
-        return Reply("", time.perf_counter() - started, num_tries, visible(error))
-
-    async def _post(self, body: dict[str, object]) -> tuple[httpx2.Response, bytes]:
-        content = bytearray()
-        async with self.client.stream("POST", self.endpoint.chat_url, json=body) as response:
-            async for part in response.aiter_bytes():
-                content += part
-                if len(content) > _MAX_REPLY_BYTES:
-                    raise _NoAnswerError(f"its reply has more than {_MAX_REPLY_BYTES:,} bytes")
-        return response, bytes(content)
-
-
-class _NoAnswerError(Exception):
-    """A reply that is there and no answer: asking again would bring the same."""
-
-
-def _body(endpoint: Endpoint, ask: Ask, max_tokens: int) -> dict[str, object]:
-    picture = base64.b64encode(ask.image.read_bytes()).decode("ascii")
-    content = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
-        {"type": "text", "text": ask.question},
-    ]
-    message = {"role": "user", "content": content}
-    return {"model": endpoint.model, "messages": [message], "max_tokens": max_tokens, "temperature": 0}
-
-
-def _text(reply: bytes) -> str:
-    """Return the text of a chat completion, which may come in parts; ``?`` stands for what is no Unicode."""
-    try:
-        document = json.loads(reply)
-    except (ValueError, RecursionError):
-        raise _NoAnswerError("its reply is no chat completion") from None
-    try:
-        content = document["choices"][0]["message"]["content"]
-        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
-    except (LookupError, TypeError):
-        said = document.get("error") if isinstance(document, dict) else None
-        words = f": {json.dumps(said, ensure_ascii=False)[:_SHOWN]}" if said else ""
-        raise _NoAnswerError(f"its reply is no chat completion{words}") from None
-    if len(text) > _MAX_CHARACTERS:
-        raise _NoAnswerError(f"its text has more than {_MAX_CHARACTERS:,} characters, whatever was asked for")
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _is_for_now(refusal: httpx2.Response) -> bool:
-    """Tell whether a refusal may pass: too many requests, or trouble at the server."""
-    return refusal.status_code == _TOO_MANY or refusal.status_code >= _SERVER_ERROR
-
-
-def _asked_to_wait(refusal: httpx2.Response) -> float:
-    try:
-        return min(_LONGEST_WAIT_S, max(0.0, float(refusal.headers.get("retry-after", "0"))))
-    except ValueError:  # a date: our own waiting will do
-        return 0.0
-
-
-def _words(refusal: httpx2.Response, content: bytes) -> str:
-    """Return the status and the beginning of what the server says of it."""
-    said = " ".join(content.decode("utf-8", "replace").split())[:_SHOWN]
-    return f"HTTP {refusal.status_code}" + (f", {said}" if said else "")
-
 
 _LITTLE_GAIN = 1.2  # less gain than this from more requests in flight: one at a time
 _NUM_SAMPLES = 8
@@ -218,29 +33,20 @@ _SAMPLE_HEADER = ("frame", "question", "likeness", "seeonce", "the server")
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """What is asked: every question about every frame of ``encoded``. ``truth`` where it is known."""
-
-    encoded: Encoded
-    texts: tuple[str, ...]
-    max_tokens: int
-    truth: Expected | None = None
-
-    @property
-    def asks(self) -> list[Ask]:
-        """Every question about every frame, frame by frame."""
-        frames = self.encoded.manifest.frames
-        return [Ask(Path(frame.source), text) for frame in frames for text in self.texts]
-
-
-@dataclass(frozen=True, slots=True)
 class _Side:
-    """What one side answered at one level of concurrency, and in what time."""
+    """What one side answered at one number of requests in flight, in what time, and how it compares.
+
+    ``matching`` and ``about_another`` count answers that match ours and that are about another frame;
+    ``true`` those that are true, where that is known.
+    """
 
     level: int
     name: str
     wall_s: float
     replies: list[Reply]
+    matching: int = 0
+    about_another: int = 0
+    true: int | None = None
 
     @property
     def answered(self) -> list[int]:
@@ -250,7 +56,7 @@ class _Side:
     @property
     def num_failed(self) -> int:
         """How many were not answered."""
-        return sum(reply.error is not None for reply in self.replies)
+        return len(self.replies) - len(self.answered)
 
     @property
     def was_given_up(self) -> bool:
@@ -263,105 +69,100 @@ class _Side:
         return [reply.text for reply in self.replies]
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """How many answers of a side match ours, are about another frame, and are true, where that is known."""
+class ServerComparison:
+    """Our answers from the store and a server's, to the same questions, so many requests in flight."""
 
-    matching: int
-    about_another: int
-    true: int | None
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        encoded: Encoded,
+        questions: tuple[str, ...],
+        max_tokens: int,
+        truth: Expected | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Load our language model, and ask the server once: it may have its own model to load.
 
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Both sides at one level, and what is counted of either: once, for comparing texts takes a while."""
-
-    ours: _Side
-    theirs: _Side
-    of_ours: _Counts
-    of_theirs: _Counts
-
-
-class Beside:
-    """Our answers from the store and a server's, to the same questions at the same levels of concurrency."""
-
-    def __init__(self, endpoint: Endpoint, questions: Questions, say: Callable[[str], None]) -> None:
-        """Load our language half, and greet the server, which may have its model to load.
+        Every question is asked about every frame; ``truth`` is given where it is known.
 
         Raises:
             InputError: the server does not answer at all.
         """
-        self._endpoint, self._questions, self._say = endpoint, questions, say
-        self._asks = questions.asks
-        _greet(endpoint, self._asks[0], questions.max_tokens)
-        self._warm = Warm(questions.encoded)
-        self._requests = questions.encoded.requests(questions.texts, questions.max_tokens)
-        self._warm.texts(self._requests[: len(questions.texts)], BatchLimits())
+        self._endpoint, self._encoded, self._questions = endpoint, encoded, questions
+        self._max_tokens, self._truth, self._say = max_tokens, truth, say
+        frames = encoded.manifest.frames
+        self._asks = [Ask(Path(frame.source), text) for frame in frames for text in questions]
+        _require_answer(endpoint, self._asks[0], max_tokens)
+        self._pass_two = PassTwo(encoded)
+        self._requests = encoded.requests(questions, max_tokens)
+        self._pass_two.texts(self._requests[: len(questions)], BatchLimits())
 
-    def measure(self, levels: tuple[int, ...], keep: Callable[[Found], None] = lambda _: None) -> Found:
-        """Answer everything at each level on both sides; ``keep`` is given what is known after each.
+    def measure(
+        self, levels: tuple[int, ...], keep: Callable[[list[Table]], None] = lambda _: None
+    ) -> list[Table]:
+        """Answer everything on both sides, so many in flight; ``keep`` is given what is known after each.
 
         After a level at which the server was given up there is no other.
         """
-        pairs: list[_Pair] = []
+        pairs: list[tuple[_Side, _Side]] = []
         for level in levels:
-            if pairs and pairs[-1].theirs.was_given_up:
+            ours, theirs = self._ours(level), self._theirs(level)
+            pairs.append((self._compared(ours, ours), self._compared(theirs, ours)))
+            keep(self._tables(pairs))
+            if theirs.was_given_up:
                 break
-            pairs.append(self._pair(level))
-            keep(self._found(pairs))
-        return self._found(pairs)
+        return self._tables(pairs)
 
-    def _found(self, pairs: list[_Pair]) -> Found:
-        rows, latencies = [], []
-        for pair in pairs:
-            rows += [self._row(pair.ours, pair.of_ours), self._row(pair.theirs, pair.of_theirs)]
-            latencies += [_latency_row(pair.ours), _latency_row(pair.theirs)]
-        num_frames = len(self._questions.encoded.manifest.frames)
-        title = f"{self._endpoint.shown}: {num_frames} frames, {len(self._questions.texts)} questions each"
-        tables = (
-            Table("endpoint", title, _HEADER, tuple(rows), self._remarks(pairs)),
-            Table("endpoint_latency", "Latency of a request", _LATENCY_HEADER, tuple(latencies)),
-            self._samples(pairs[-1].ours, pairs[-1].theirs),
-        )
-        return Found(tables, self._outcome(pairs))
-
-    def _pair(self, level: int) -> _Pair:
-        ours, theirs = self._ours(level), self._theirs(level)
-        return _Pair(ours, theirs, self._counts(ours, ours), self._counts(theirs, ours))
-
-    def _counts(self, side: _Side, ours: _Side) -> _Counts:
-        return _Counts(
-            self._num_matching(side, ours), self._num_about_another(side, ours), self._num_true(side)
-        )
+    def _tables(self, pairs: list[tuple[_Side, _Side]]) -> list[Table]:
+        sides = [side for pair in pairs for side in pair]
+        num_frames = len(self._encoded.manifest.frames)
+        title = f"{self._endpoint.shown}: {num_frames} frames, {len(self._questions)} questions each"
+        rows, latencies = tuple(map(self._row, sides)), tuple(map(_latency_row, sides))
+        return [
+            Table("endpoint", title, _HEADER, rows, self._remarks(pairs), self._outcome(pairs)),
+            Table("endpoint_latency", "Latency of a request", _LATENCY_HEADER, latencies),
+            self._samples(*pairs[-1]),
+        ]
 
     def _ours(self, level: int) -> _Side:
-        started = time.perf_counter()
-        timed = self._warm.answers(
-            self._requests, BatchLimits(max_num_seqs=level), self._warm.tokenizer.stop_ids
+        started, tokenizer = time.perf_counter(), self._pass_two.tokenizer
+        answered, latencies = self._pass_two.answers(
+            self._requests, BatchLimits(max_num_seqs=level), tokenizer.stop_ids
         )
-        texts = [self._warm.tokenizer.decode(tokens) for tokens in timed.tokens]
+        texts = [tokenizer.decode(tokens) for tokens in answered]
         wall_s = time.perf_counter() - started
         self._say(f"  {level} in flight: {_OURS}, {wall_s:.3g} s")
-        replies = [
-            Reply(text, latency_s, 1) for text, latency_s in zip(texts, timed.latencies.seconds, strict=True)
-        ]
+        replies = [Reply(text, latency_s, 1) for text, latency_s in zip(texts, latencies, strict=True)]
         return _Side(level, _OURS, wall_s, replies)
 
     def _theirs(self, level: int) -> _Side:
         started = time.perf_counter()
-        replies = send_all(self._endpoint, self._asks, level, self._questions.max_tokens)
+        replies = send_all(self._endpoint, self._asks, level, self._max_tokens)
         wall_s = time.perf_counter() - started
         self._say(f"  {level} in flight: {self._endpoint.model}, {wall_s:.3g} s")
         return _Side(level, self._endpoint.model, wall_s, replies)
 
-    def _row(self, side: _Side, counts: _Counts) -> tuple[Cell, ...]:
+    def _compared(self, side: _Side, ours: _Side) -> _Side:
+        """Return a side with its counts; comparing texts takes a while."""
+        answered = set(side.answered)
+        texts = [text if number in answered else ours.texts[number] for number, text in enumerate(side.texts)]
+        return replace(
+            side,
+            matching=sum(
+                round(found.match_rate * found.num_frames) for found in self._comparisons(side, ours)
+            ),
+            about_another=num_about_another_frame(self._asks, texts, ours.texts),
+            true=self._num_true(side),
+        )
+
+    def _row(self, side: _Side) -> Row:
         answered = side.answered
-        num_tokens = sum(len(self._warm.tokenizer.text_ids(side.texts[number])) for number in answered)
+        num_tokens = sum(len(self._pass_two.tokenizer.text_ids(side.texts[number])) for number in answered)
         return (
             side.level, side.name, side.wall_s, len(answered) / side.wall_s, num_tokens / side.wall_s,
             len(side.replies), side.num_failed,
             sum(max(0, reply.num_tries - 1) for reply in side.replies),
-            counts.matching, counts.about_another, counts.true,
+            side.matching, side.about_another, side.true,
         )  # fmt: skip
 
     def _comparisons(self, side: _Side, ours: _Side) -> list[Comparison]:
@@ -372,7 +173,7 @@ class Beside:
                 self._column(_OURS, question, ours.texts, answered),
                 self._column(side.name, question, side.texts, answered),
             )
-            for question in self._questions.texts
+            for question in self._questions
         ]
 
     def _column(self, name: str, question: str, texts: list[str], answered: set[int]) -> Answers:
@@ -384,16 +185,8 @@ class Beside:
         }
         return Answers(name, said)
 
-    def _num_matching(self, side: _Side, ours: _Side) -> int:
-        return sum(round(found.match_rate * found.num_frames) for found in self._comparisons(side, ours))
-
-    def _num_about_another(self, side: _Side, ours: _Side) -> int:
-        answered = set(side.answered)
-        texts = [text if number in answered else ours.texts[number] for number, text in enumerate(side.texts)]
-        return num_about_another_frame(self._asks, texts, ours.texts)
-
     def _num_true(self, side: _Side) -> int | None:
-        truth = self._questions.truth
+        truth = self._truth
         if truth is None:
             return None
         return sum(
@@ -407,7 +200,7 @@ class Beside:
         ranked = [
             change for rank in range(_NUM_SAMPLES) for found in changes for change in found[rank : rank + 1]
         ]
-        rows: tuple[tuple[Cell, ...], ...] = tuple(
+        rows: tuple[Row, ...] = tuple(
             (
                 self._asks[one.frame].image.name, one.recording, one.similarity,
                 _shown(one.left), _shown(one.right),
@@ -419,10 +212,10 @@ class Beside:
         title = f"Answers that differ most, {theirs.level} in flight"
         return Table("endpoint_samples", title, _SAMPLE_HEADER, rows, remarks)
 
-    def _remarks(self, pairs: list[_Pair]) -> tuple[str, ...]:
-        encode_s = self._questions.encoded.took_s
-        with_it = (f"{pair.theirs.wall_s / (pair.ours.wall_s + encode_s):.2f}" for pair in pairs)
-        sides = [pair.theirs for pair in pairs]
+    def _remarks(self, pairs: list[tuple[_Side, _Side]]) -> tuple[str, ...]:
+        encode_s = self._encoded.took_s
+        with_it = (f"{theirs.wall_s / (ours.wall_s + encode_s):.2f}" for ours, theirs in pairs)
+        sides = [theirs for _, theirs in pairs]
         remarks = [
             f"Our seconds are from the store: pass one over these frames took {encode_s:.3g} s before, once. "
             f"With it counted each time, seeonce is {', '.join(with_it)} times as fast as the server.",
@@ -442,19 +235,19 @@ class Beside:
             )
         return tuple(remarks)
 
-    def _outcome(self, pairs: list[_Pair]) -> Outcome:
-        """Judge at the level at which the server is fastest, and fails least; answers at all levels."""
-        best = min(pairs, key=lambda pair: (pair.theirs.num_failed, pair.theirs.wall_s))
-        true = sum(pair.of_ours.true or 0 for pair in pairs), sum(pair.of_theirs.true or 0 for pair in pairs)
+    def _outcome(self, pairs: list[tuple[_Side, _Side]]) -> Outcome:
+        """Judge where the server is fastest, and fails least; its answers at all levels."""
+        ours, theirs = min(pairs, key=lambda pair: (pair[1].num_failed, pair[1].wall_s))
+        true = sum(one.true or 0 for one, _ in pairs), sum(other.true or 0 for _, other in pairs)
         return Outcome(
-            work=f"{len(self._questions.texts)} questions a frame, {best.theirs.level} in flight",
+            work=f"{len(self._questions)} questions a frame, {theirs.level} in flight",
             other=f"{self._endpoint.model} at {self._endpoint.shown}",
-            times_as_fast=best.theirs.wall_s / best.ours.wall_s,
-            num_answers=sum(len(pair.theirs.replies) for pair in pairs),
-            num_matching=sum(pair.of_theirs.matching for pair in pairs),
-            num_about_another_frame=sum(pair.of_theirs.about_another for pair in pairs),
-            num_failed=sum(pair.theirs.num_failed for pair in pairs),
-            num_true=None if self._questions.truth is None else true,
+            times_as_fast=theirs.wall_s / ours.wall_s,
+            num_answers=sum(len(other.replies) for _, other in pairs),
+            num_matching=sum(other.matching for _, other in pairs),
+            num_about_another_frame=sum(other.about_another for _, other in pairs),
+            num_failed=sum(other.num_failed for _, other in pairs),
+            num_true=None if self._truth is None else true,
         )
 
 
@@ -468,7 +261,7 @@ def _shown(text: str) -> str:
     return visible(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
-def _greet(endpoint: Endpoint, ask: Ask, max_tokens: int) -> None:
+def _require_answer(endpoint: Endpoint, ask: Ask, max_tokens: int) -> None:
     """Ask once before the clock runs: the server may still have to load its model."""
     (reply,) = send_all(endpoint, [ask], 1, max_tokens)
     if reply.error is not None:
@@ -478,8 +271,7 @@ def _greet(endpoint: Endpoint, ask: Ask, max_tokens: int) -> None:
         )
 
 
-def _latency_row(side: _Side) -> tuple[Cell, ...]:
-    latencies = Timing(tuple(side.replies[number].latency_s for number in side.answered))
-    if not latencies.seconds:
-        return side.level, side.name, None, None, None, None, None
-    return (side.level, side.name, *(latencies.quantile_s(share) for share in (0.0, 0.5, 0.9, 0.95, 1.0)))
+def _latency_row(side: _Side) -> Row:
+    latencies = [side.replies[number].latency_s for number in side.answered]
+    shares = (0.0, 0.5, 0.9, 0.95, 1.0)
+    return side.level, side.name, *(quantile(latencies, share) if latencies else None for share in shares)

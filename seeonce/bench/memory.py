@@ -7,67 +7,56 @@ import json
 import resource
 import subprocess
 import sys
-from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
 from checkpoint.blas import put_openblas_in_front
-from seeonce.bench.report import Cell, Found, Table
-
-_SELF = "seeonce.bench.memory"
-
+from seeonce.bench.report import Row, Table
 
 _HEADER = ("path", "frames", "weights MB", "peak MB", "peak less weights MB", "process peak MB")
 _STATUS = Path("/proc/self/status")
 
 
-@dataclass(frozen=True, slots=True)
-class _Peak:
-    """What MLX held at most, weights among it, and what the whole process did; in bytes."""
-
-    weights_bytes: int
-    peak_bytes: int
-    process_bytes: int
-
-
-def measure(checkpoint: str, folders: tuple[Path, ...], scratch: Path) -> Found:
+def measure(checkpoint: str, folders: list[Path], scratch: Path) -> list[Table]:
     """Measure both passes and mlx-vlm, live, over each folder of frames; two questions a frame."""
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[Row] = []
     for number, folder in enumerate(folders):
         num_frames = len(list(folder.glob("*.png")))
         home = str(scratch / f"memory-{number}")
         for name, what in (("mlx-vlm live", "live"), ("pass one", "encode"), ("pass two", "describe")):
-            peak = _probe(what, checkpoint, str(folder), home)
-            weights, highest, process = (
-                size / 1e6 for size in (peak.weights_bytes, peak.peak_bytes, peak.process_bytes)
-            )
+            measured_bytes = _in_own_process(what, checkpoint, str(folder), home)
+            weights, highest, process = (num_bytes / 1e6 for num_bytes in measured_bytes)
             rows.append((name, num_frames, weights, highest, highest - weights, process))
     remark = (
         "Peaks of MLX's own memory: weights, KV caches, activations. The process holds Python and its "
         "libraries too."
     )
-    return Found((Table("memory", "Memory", _HEADER, tuple(rows), (remark,)),))
+    return [Table("memory", "Memory", _HEADER, tuple(rows), (remark,))]
 
 
-def _probe(*arguments: str) -> _Peak:
+def _in_own_process(*arguments: str) -> list[int]:
     done = subprocess.run(  # noqa: S603 - our own module, with our own arguments
-        [sys.executable, "-m", _SELF, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "seeonce.bench.memory", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SeeonceError(f"The memory of {arguments[0]} could not be measured ({last}).")
-    return _Peak(*json.loads(done.stdout.splitlines()[-1]))
+    found: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _run(what: str, checkpoint: str, images: Path, home: Home) -> _Peak:
-    """Do the work in this process and return what was held."""
+def _run(what: str, checkpoint: str, images: Path, home: Home) -> list[int]:
+    """Do the work in this process; return the bytes of the weights, of MLX's peak and of the process's."""
     import mlx.core as mx
 
     from infer.limits import BatchLimits
-    from seeonce.bench.peers import LiveModel
-    from seeonce.bench.right import Ask
-    from seeonce.bench.stage import QUESTIONS, Model, Warm, encode_frames
+    from seeonce.bench.baseline import LiveModel
+    from seeonce.bench.judge import Ask
+    from seeonce.bench.passes import QUESTIONS, Model, PassTwo, encode_frames
 
     model = Model.open(checkpoint, home)
     if what == "encode":
@@ -76,18 +65,17 @@ def _run(what: str, checkpoint: str, images: Path, home: Home) -> _Peak:
         encode_frames(model, images, home, encoder)
     elif what == "describe":
         encoded = encode_frames(model, images, home)  # all are there: nothing of the encoder is loaded
-        warm = Warm(encoded)
+        pass_two = PassTwo(encoded)
         weights_bytes = mx.get_active_memory()
-        warm.texts(encoded.requests(QUESTIONS[:2], 8), BatchLimits(max_num_seqs=4))
+        pass_two.texts(encoded.requests(QUESTIONS[:2], 8), BatchLimits(max_num_seqs=4))
     else:
         live = LiveModel(model)
         weights_bytes = mx.get_active_memory()
         live.one_by_one([Ask(path, text) for path in images.glob("*.png") for text in QUESTIONS[:2]], 8)
-    return _Peak(weights_bytes, mx.get_peak_memory(), _process_peak())
+    return [weights_bytes, mx.get_peak_memory(), _process_peak_bytes()]
 
 
-def _process_peak() -> int:
-    """Return the most that this process held in memory, in bytes."""
+def _process_peak_bytes() -> int:
     if _STATUS.exists():  # Linux, whose getrusage counts what the parent held before exec
         found = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="utf-8").splitlines())
         return int(found["VmHWM"].split()[0]) * 1024
@@ -97,4 +85,4 @@ def _process_peak() -> int:
 if __name__ == "__main__":
     put_openblas_in_front()
     what, checkpoint, images, home = sys.argv[1:]
-    print(json.dumps(astuple(_run(what, checkpoint, Path(images), Home(Path(home))))))
+    print(json.dumps(_run(what, checkpoint, Path(images), Home(Path(home)))))

@@ -7,29 +7,29 @@ from types import CodeType
 
 from cache.base.home import Home
 from infer.limits import BatchLimits
-from seeonce.bench.report import Cell, Found, Table
-from seeonce.bench.stage import QUESTIONS, Model, Warm, encode_frames
+from seeonce.bench.passes import QUESTIONS, Model, PassTwo, encode_frames
+from seeonce.bench.report import Row, Table
 
 _NUM_SHOWN = 12
 _HEADER = ("pass", "function", "calls", "seconds of its own", "share")
 
 
-def measure(model: Model, images: Path, scratch: Path, max_tokens: int) -> Found:
-    """Profile pass one and pass two over the same frames, their halves of the model loaded before."""
+def measure(model: Model, images: Path, scratch: Path, max_tokens: int) -> list[Table]:
+    """Profile both passes over the same frames, the model loaded before."""
     encoder = model.encoder()
     home = Home(scratch / "profile-home")
     encoded = encode_frames(model, images, Home(scratch / "profile-warm-up"), encoder)
-    warm, requests = Warm(encoded), encoded.requests(QUESTIONS, max_tokens)
-    warm.texts(requests[:1], BatchLimits())
+    pass_two, requests = PassTwo(encoded), encoded.requests(QUESTIONS, max_tokens)
+    pass_two.texts(requests[:1], BatchLimits())
     rows = [
         *_rows("one", lambda: encode_frames(model, images, home, encoder)),
-        *_rows("two", lambda: warm.texts(requests, BatchLimits())),
+        *_rows("two", lambda: pass_two.texts(requests, BatchLimits())),
     ]
     remark = "Only the calling thread is seen; MLX computes where its results are waited for."
-    return Found((Table("profile", "Where the time goes", _HEADER, tuple(rows), (remark,)),))
+    return [Table("profile", "Where the time goes", _HEADER, tuple(rows), (remark,))]
 
 
-def _rows(name: str, work: Callable[[], object]) -> list[tuple[Cell, ...]]:
+def _rows(name: str, work: Callable[[], object]) -> list[Row]:
     profile = cProfile.Profile()
     profile.runcall(work)
     found = sorted(profile.getstats(), key=lambda entry: entry.inlinetime, reverse=True)

@@ -3,12 +3,16 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cache.base.errors import InputError
 from checkpoint.backend import installed_version, provenance
+
+FORMAT = 1
+_DISTRIBUTIONS = ("seeonce", "mlx", "mlx-vlm", "transformers", "zarr")
 
 SPEED_UPS = ((3.0, "strong"), (2.0, "yes"), (1.5, "marginal"))
 """How many times as fast, and what that is called; below it is "no gain"."""
@@ -19,7 +23,7 @@ LEAST_MATCH = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Ours against another way of answering the same questions about the same frames.
+    """Ours against another way to answer the same questions about the same frames.
 
     ``num_true`` counts the answers, ours and theirs, that are known to be true, where the truth is known;
     ``num_wrong`` those of ours that the same weights do not give live, near-ties aside, where that was asked.
@@ -94,15 +98,22 @@ def thresholds() -> str:
 Cell = str | int | float | None
 
 
+Row = tuple[Cell, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One workload's figures. ``remarks`` say what was left out, and what the figures do not show."""
+    """Figures of a workload. ``remarks`` say what was left out, and what the figures do not show.
+
+    ``outcome`` is there where the table compares us with something that a verdict is about.
+    """
 
     name: str
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[Row, ...]
     remarks: tuple[str, ...] = ()
+    outcome: Outcome | None = None
 
     def as_markdown(self) -> str:
         """Return a heading, the table and its remarks."""
@@ -118,15 +129,7 @@ class Table:
         return {"name": self.name, "title": self.title, "rows": rows, "remarks": list(self.remarks)}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a workload came to; ``outcome`` where it compares us with something that a verdict is about."""
-
-    tables: tuple[Table, ...]
-    outcome: Outcome | None = None
-
-
-def _line(cells: "tuple[str, ...] | list[str]") -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -136,10 +139,6 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.3g}" if abs(cell) < 100 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else " ".join(cell.split()).replace("|", "\\|")
-
-
-FORMAT = 1
-_DISTRIBUTIONS = ("seeonce", "mlx", "mlx-vlm", "transformers", "zarr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,18 +195,13 @@ class Report:
     machine: Machine
     started_at: datetime
     took_s: float = 0.0
-    found: tuple[Found, ...] = ()
+    tables: tuple[Table, ...] = ()
     num_left: int = 0
-
-    @property
-    def tables(self) -> list[Table]:
-        """All tables, in the order in which they were measured."""
-        return [table for found in self.found for table in found.tables]
 
     @property
     def outcomes(self) -> list[Outcome]:
         """What a verdict is about."""
-        return [found.outcome for found in self.found if found.outcome is not None]
+        return [table.outcome for table in self.tables if table.outcome is not None]
 
     @property
     def verdict(self) -> str:

@@ -1,7 +1,6 @@
 """Workload 3: one frame at the sizes of vLLM-MLX's published table, live against stored.
 
-Takes the sizes in order and stops when the next would not end within what is left of its time; which ones
-were left out is said.
+It takes the sizes in order and stops when the next would not end within what is left of its time.
 """
 
 import time
@@ -16,12 +15,12 @@ from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf
-from seeonce.bench.measure import Clock, Contestant
-from seeonce.bench.peers import LiveModel
-from seeonce.bench.report import Cell, Found, Table
-from seeonce.bench.right import Ask
-from seeonce.bench.stage import QUESTIONS, Model, Tokens, draw_frames, encode_frames
-from seeonce.verifier.compare import LOGPROB
+from seeonce.bench.baseline import LiveModel
+from seeonce.bench.judge import Ask
+from seeonce.bench.measure import Clock
+from seeonce.bench.passes import QUESTIONS, Model, Tokens, draw_frames, encode_frames
+from seeonce.bench.report import Row, Table
+from seeonce.verifier.differences import LOGPROB
 
 SIZES = (
     (224, 224), (336, 336), (448, 448), (512, 512), (672, 672),
@@ -32,12 +31,12 @@ _NUM_LOGPROBS = 8
 _HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", "load ms", "first token")
 
 
-def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> Found:
+def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[Table]:
     """Measure seconds to the first token of one question, live and from the store, per size."""
     live = LiveModel(model)
     half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
     sizes = sorted(SIZES, key=lambda size: size[0] * size[1])
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[Row] = []
     ends_at, last_s = time.perf_counter() + budget_s, 0.0
     for before, size in zip((sizes[0], *sizes), sizes, strict=False):
         started = time.perf_counter()
@@ -53,7 +52,7 @@ def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> Found
     if left_out:
         remarks.append(f"Left out, for they would not end in time here: {', '.join(left_out)}.")
     title = "Resolution: one frame, one question"
-    return Found((Table("resolution", title, _HEADER, tuple(rows), tuple(remarks)),))
+    return [Table("resolution", title, _HEADER, tuple(rows), tuple(remarks))]
 
 
 def _growth(before: tuple[int, int], size: tuple[int, int]) -> float:
@@ -63,7 +62,7 @@ def _growth(before: tuple[int, int], size: tuple[int, int]) -> float:
 
 def _row(
     model: Model, live: LiveModel, half: LanguageHalf, size: tuple[int, int], scratch: Path, clock: Clock
-) -> tuple[Cell, ...]:
+) -> Row:
     name = f"{size[0]}x{size[1]}"
     images = draw_frames(scratch / name, 1, size)
     encoded = encode_frames(model, images, Home(scratch / f"{name}-home"))
@@ -85,10 +84,8 @@ def _row(
         encoded.store.read(frame.key)
         return []
 
-    found = clock.alternate(
-        [Contestant(f"{name} live", encoding), Contestant("stored", stored), Contestant("load", load)]
-    )
-    live_s, stored_s, load_s = (each.timing.median_s for each in found)
+    found = clock.alternate({f"{name} live": encoding, "stored": stored, "load": load})
+    live_s, stored_s, load_s = (each.median_s for each in found)
     hooks = RowHooks(top_logprobs=_NUM_LOGPROBS)
     (answer,) = answer_all(requests, half, source, frozenset(), _LIMITS, lambda _: hooks)
     is_right = found[1].outcome[0] == answer.tokens and _is_right(

@@ -1,8 +1,7 @@
 """Speed of the store beside bare file operations: ``python -m seeonce.bench.store [--json]``.
 
-Owns: what is measured and the bounds that issue 4 set. Does not own the clock (``seeonce.bench.measure``).
-Every ratio is taken within one run, in turn; nothing here is a test. The figures need a machine that does
-nothing else: the checks of a write run in a second thread, and a busy second core is none.
+The figures need a machine that does nothing else: the checks of a write run in a second thread, and a busy
+second core is none.
 """
 
 import argparse
@@ -11,8 +10,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,10 @@ from cache.entry import Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest
 from cache.stats import store_stats
 from cache.store import Durability, Store
-from seeonce.bench.measure import Clock, Contestant, Timing
-from seeonce.bench.report import Cell, Table
+from seeonce.bench.measure import Clock, Measured
+from seeonce.bench.report import Row, Table
 from seeonce.verifier.byte_check import check_store_bytes
+from seeonce.verifier.report import Silent
 
 _PREPROCESSING = Preprocessing(
     processor_class="Qwen3VLProcessor",
@@ -68,32 +68,18 @@ _FRAME_ENCODER = replace(IMAGINED_ENCODER, out_hidden_size=FRAME_SHAPE[2])
 _PROVENANCE = Provenance("0", "0", "0", "cpu", "bench", "bench")
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What a ratio, or a time in seconds when there is nothing beside it, may be."""
-
-    limit: float
-    at_least: bool = False
-
-    def text(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
-
-    def holds(self, value: float) -> bool:
-        return value >= self.limit if self.at_least else value <= self.limit
-
-
 def features(shape: tuple[int, int, int]) -> Features:
     """Return random bits of a shape, as bfloat16."""
     array = np.random.default_rng(0).integers(0, 1 << 16, shape, dtype=np.uint16)
     return Features(array, "bfloat16", (1, 2, 2 * shape[1]), 2)
 
 
-class Bench:
+class StoreBench:
     """A folder with stores in it, and the measurements on them."""
 
     def __init__(self, folder: Path, num_repetitions: int, num_many: int) -> None:
         self._folder, self._repeat, self._num_many = folder, num_repetitions, num_many
-        self._rows: list[tuple[Cell, ...]] = []
+        self._rows: list[Row] = []
         self._next = 0
 
     def table(self) -> Table:
@@ -120,7 +106,7 @@ class Bench:
         read, bare, check = self._in_turn(
             lambda: store.read(key, buffer), lambda: _bare_read(chunk, buffer), lambda: store.check(key)
         )
-        self._row("read 42 MB, every byte checked", read, bare, Bound(1.5))
+        self._row("read 42 MB, every byte checked", read, bare, at_most=1.5)
         self._row("check 42 MB, crc32c and BLAKE3", check, bare)
         plain = self._folder / "plain"
 
@@ -133,10 +119,10 @@ class Bench:
             lambda: self._write(store, frame, _FRAME_ENCODER),
             clean=clean,
         )
-        self._row("write 42 MB at durability none, as speed", bare, write, Bound(0.5, at_least=True))
+        self._row("write 42 MB at durability none, as speed", bare, write, at_least=0.5)
 
     def _verify_bytes(self) -> None:
-        """The bytes level of verify-cache over several large entries, beside reading their files."""
+        """Measure the bytes level of verify-cache over several large entries, and reading their files."""
         store, frame = self._store("verify"), features(FRAME_SHAPE)
         for _ in range(_NUM_VERIFIED):
             self._write(store, frame, _FRAME_ENCODER)
@@ -144,10 +130,10 @@ class Bench:
         buffer = np.empty(chunks[0].stat().st_size, np.uint8)
         os.sync()
 
-        def in_turn(forget: Callable[[], None]) -> Sequence[Timing]:
+        def in_turn(forget: Callable[[], None]) -> list[Measured[object]]:
             def verify() -> None:
                 forget()
-                check_store_bytes(store.home, store, _Silent())
+                check_store_bytes(store, Silent())  # a bar would be measured too
 
             def read() -> None:
                 forget()
@@ -161,13 +147,13 @@ class Bench:
         self._row(f"{what}, files in memory, as speed", read, verify)
         if hasattr(os, "posix_fadvise"):
             read, verify = in_turn(lambda: _drop_from_memory(chunks))
-            self._row(f"{what}, from the disk, as speed", read, verify, Bound(0.7, at_least=True))
+            self._row(f"{what}, from the disk, as speed", read, verify, at_least=0.7)
 
     def _whole_store(self, store: Store) -> None:
         keys = list(store.keys())
         has, stats = self._in_turn(lambda: [store.has(key) for key in keys], lambda: store_stats(store.home))
-        self._row(f"has for {len(keys):,} keys", has, None, Bound(1.0))
-        self._row(f"stats on {len(keys):,} entries", stats, None, Bound(2.0))
+        self._row(f"has for {len(keys):,} keys", has, None, at_most=1.0)
+        self._row(f"stats on {len(keys):,} entries", stats, None, at_most=2.0)
 
     def _each_entry(self, few: Store, many: Store) -> None:
         small = features(SMALL_SHAPE)
@@ -206,26 +192,30 @@ class Bench:
 
     def _in_turn(
         self, *runs: Callable[[], object], clean: Callable[[], None] = lambda: None
-    ) -> Sequence[Timing]:
+    ) -> list[Measured[object]]:
         """Time each in turn; what ``clean`` does after every round is not timed."""
-        contestants = [Contestant(str(number), run) for number, run in enumerate(runs)]
-        found = Clock(self._repeat, num_warm_ups=2).alternate(contestants, clean)
-        return [measured.timing for measured in found]
+        ways = {str(number): run for number, run in enumerate(runs)}
+        return Clock(self._repeat, num_warm_ups=2).alternate(ways, clean)
 
-    def _row(self, what: str, timing: Timing, beside: Timing | None, bound: Bound | None = None) -> None:
-        ratio = timing.median_s / beside.median_s if beside else None
-        holds = bound.holds(timing.median_s if ratio is None else ratio) if bound else None
-        self._rows.append(
-            (
-                what,
-                timing.median_s,
-                timing.spread,
-                beside.median_s if beside else None,
-                ratio,
-                bound.text() if bound else None,
-                None if holds is None else "yes" if holds else "no",
-            )
-        )
+    def _row(
+        self,
+        what: str,
+        timed: Measured[object],
+        beside: Measured[object] | None,
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> None:
+        """Add a row; the bound is of the ratio, or of the seconds where there is nothing beside."""
+        ratio = timed.median_s / beside.median_s if beside else None
+        value = timed.median_s if ratio is None else ratio
+        bound = holds = None
+        if at_most is not None:
+            bound, holds = f"≤ {at_most:g}", "yes" if value <= at_most else "no"
+        if at_least is not None:
+            bound, holds = f"≥ {at_least:g}", "yes" if value >= at_least else "no"
+        beside_s = beside.median_s if beside else None
+        self._rows.append((what, timed.median_s, timed.spread, beside_s, ratio, bound, holds))
 
     def _filled(self, name: str, num_entries: int) -> Store:
         store, small = self._store(name), features(SMALL_SHAPE)
@@ -261,19 +251,6 @@ def _drop_from_memory(paths: list[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class _Silent:
-    """Hears nothing: a bar would be measured too."""
-
-    def say(self, line: str) -> None:
-        """Ignore a line."""
-
-    def begin(self, num_results: int, what: str = "", unit: str = "") -> None:
-        """Ignore what comes."""
-
-    def advance(self, num_done: int = 1) -> None:
-        """Ignore what is done."""
-
-
 def _empty(store: Store) -> None:
     for key in list(store.keys()):
         shutil.rmtree(store.path / "frames" / key.hex[:2] / key.hex)
@@ -288,7 +265,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=MANY, help="entries of the large store")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        table = Bench(Path(folder), options.repeat, options.entries).table()
+        table = StoreBench(Path(folder), options.repeat, options.entries).table()
     sys.stdout.write(json.dumps(table.as_json(), indent=1) + "\n" if options.json else table.as_markdown())
 
 

@@ -1,6 +1,5 @@
-"""The whole benchmark: which workloads, in which order and at which size.
+"""The whole benchmark: the workloads one after the other, and a report that is kept after each.
 
-Owns sizes and order. Does not own what a workload measures (a module each) or the report (``report``).
 Everything is made in a scratch folder that goes away afterwards; the user's store is never touched.
 """
 
@@ -9,85 +8,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError
 from cache.base.home import Home
 from checkpoint.blas import computes_on_cpu
 from checkpoint.folder import DEMO
-from seeonce.bench.model import Dims
-from seeonce.bench.report import Found, Machine, Report, memory_bytes, now
+from seeonce.bench import decoding, encoding, memory, passes, profiling, resolution
+from seeonce.bench.client import Endpoint
+from seeonce.bench.endpoint import ServerComparison
+from seeonce.bench.measure import Clock
+from seeonce.bench.options import FULL, QUICK, BenchOptions, Dims, Workload
+from seeonce.bench.prompt_experiment import PromptExperiment
+from seeonce.bench.random_weights import write_checkpoint
+from seeonce.bench.report import Machine, Report, Table, memory_bytes, now
+from seeonce.bench.store import StoreBench
+from seeonce.demo.score import read_truth
 
-if TYPE_CHECKING:
-    from seeonce.bench.stage import Encoded
-
-Step = tuple[str, Callable[[], Found]]
+Step = tuple[str, Callable[[], list[Table]]]
 """A workload's name, and what measures it."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SMALL_MEMORY_BYTES = 32_000_000_000  # 4B in bfloat16 is loaded twice, for live and for pass two
-
-
-class Workload(StrEnum):
-    """What is measured."""
-
-    prompts = "prompts"
-    decoding = "decoding"
-    resolution = "resolution"
-    pass_one = "pass-one"  # noqa: S105 - no password
-    store = "store"
-    memory = "memory"
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How much is measured. Sizes are (width, height) in pixels."""
-
-    num_frames: int
-    size: tuple[int, int]
-    num_questions: tuple[int, ...]
-    max_tokens: int
-    num_repetitions: int
-    resolution_budget_s: float
-    num_pass_one_frames: int
-    pass_one_size: tuple[int, int]
-    num_idle: int
-    memory_frames: tuple[int, ...]
-    store_repetitions: int
-    store_entries: int
-    num_endpoint_frames: int
-    levels: tuple[int, ...]
-
-
-QUICK = Extent(
-    num_frames=2, size=(512, 320), num_questions=(4,), max_tokens=16, num_repetitions=2,
-    resolution_budget_s=8.0, num_pass_one_frames=4, pass_one_size=(640, 400), num_idle=400,
-    memory_frames=(2, 8), store_repetitions=5, store_entries=1_000, num_endpoint_frames=20, levels=(1, 8),
-)  # fmt: skip
-FULL = Extent(
-    num_frames=4, size=(640, 400), num_questions=(1, 4, 8), max_tokens=24, num_repetitions=3,
-    resolution_budget_s=480.0, num_pass_one_frames=8, pass_one_size=(640, 400), num_idle=1_776,
-    memory_frames=(4, 32), store_repetitions=15, store_entries=10_000, num_endpoint_frames=20,
-    levels=(1, 2, 4, 8, 16),
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What to measure, of which checkpoint: ``model``, else random weights of ``dims``."""
-
-    dims: Dims | None = None
-    model: str | None = None
-    quick: bool = False
-    workloads: tuple[Workload, ...] = tuple(Workload)
-    endpoint: str | None = None
-    endpoint_model: str | None = None
-    endpoint_timeout_s: float = 300.0
-    profile: bool = False
 
 
 def bench(
@@ -100,24 +43,32 @@ def bench(
         InputError: the other server does not answer, or the disk has no room for what is drawn.
     """
     started_at, started = now(), time.perf_counter()
-    with _room(), tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
-        suite = _Suite(options, Path(folder), say)
-        steps = suite.steps()
-        report = Report(suite.name, Machine.here(), started_at, num_left=len(steps))
+    with _room_checked(), tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
+        scratch = Path(folder)
+        name, checkpoint = _checkpoint(options, scratch, say)
+
+        def with_tables(tables: list[Table], num_left: int) -> Report:
+            took_s = time.perf_counter() - started
+            return replace(report, took_s=took_s, tables=(*report.tables, *tables), num_left=num_left)
+
+        def keep_part(tables: list[Table]) -> None:
+            """Keep what a workload has found so far; it counts as not measured until it ends."""
+            keep(with_tables(tables, report.num_left))
+
+        steps = _steps(options, checkpoint, scratch, say, keep_part)
+        report = Report(name, Machine.here(), started_at, num_left=len(steps))
         for number, (title, measure) in enumerate(steps, 1):
             say(f"{title} ({number} of {len(steps)})")
-            suite.keep_part = partial(_keep_part, keep, report, started)
-            found = measure()
-            report = _with(report, found, started, len(steps) - number)
-            for table in found.tables:
+            tables = measure()
+            report = with_tables(tables, len(steps) - number)
+            for table in tables:
                 say(f"\n{table.as_markdown()}")
             keep(report)
     return report
 
 
 @contextmanager
-def _room() -> Iterator[None]:
-    """Say in one line that the disk of the scratch folder refuses."""
+def _room_checked() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -128,132 +79,82 @@ def _room() -> Iterator[None]:
         ) from error
 
 
-def _with(report: Report, found: Found, started: float, num_left: int) -> Report:
-    took_s = time.perf_counter() - started
-    return replace(report, took_s=took_s, found=(*report.found, found), num_left=num_left)
+def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> tuple[str, str]:
+    """Return what is measured, for the report, and the checkpoint: the one that is named, or a drawn one."""
+    if options.model is not None:
+        return options.model, options.model
+    dims = options.dims
+    if dims is None and computes_on_cpu():
+        dims = Dims.small
+    elif dims is None:
+        dims = Dims.qwen3_vl_2b if memory_bytes() < _SMALL_MEMORY_BYTES else Dims.qwen3_vl_4b
+    say(f"drawing random weights with the dimensions of {dims}")
+    return f"random weights, {dims}", str(write_checkpoint(scratch / "checkpoint", dims))
 
 
-def _keep_part(keep: Callable[[Report], None], report: Report, started: float, found: Found) -> None:
-    """Keep what a workload has found so far, which counts as not measured until it ends."""
-    keep(_with(report, found, started, report.num_left))
+def _steps(
+    options: BenchOptions,
+    checkpoint: str,
+    scratch: Path,
+    say: Callable[[str], None],
+    keep_part: Callable[[list[Table]], None],
+) -> list[Step]:
+    """Return what was asked for, in order."""
+    extent = QUICK if options.quick else FULL
+    clock, home = Clock(extent.num_repetitions, say), Home(scratch / "home")
+    model = passes.Model.open(checkpoint, home)
+    images = passes.draw_frames(scratch / "frames", extent.num_frames, extent.size)
 
+    def encoded() -> passes.Encoded:
+        return passes.encode_frames(model, images, home)
 
-class _Suite:
-    """The workloads, and what they are measured on: a checkpoint, drawn frames, encoded once."""
+    def pass_one() -> list[Table]:
+        folder = scratch / "pass-one-frames"
+        drawn = passes.draw_frames(folder, extent.num_pass_one_frames, extent.pass_one_size)
+        return encoding.measure(model, drawn, scratch, extent.num_idle, clock)
 
-    def __init__(self, options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> None:
-        """Find the checkpoint, or draw one."""
-        from seeonce.bench.measure import Clock
-        from seeonce.bench.stage import Model, draw_frames
-
-        self._options, self._scratch, self._say = options, scratch, say
-        self.keep_part: Callable[[Found], None] = lambda _: None
-        self._extent = QUICK if options.quick else FULL
-        self._clock = Clock(self._extent.num_repetitions, say)
-        self._home = Home(scratch / "home")
-        dims = options.dims or _default_dims()
-        self.name = options.model or f"random weights, {dims}"
-        self._checkpoint = options.model or self._drawn(dims)
-        self._model = Model.open(self._checkpoint, self._home)
-        self._images = draw_frames(scratch / "frames", self._extent.num_frames, self._extent.size)
-
-    def steps(self) -> list[Step]:
-        """Return what was asked for, in order."""
-        of = {
-            Workload.prompts: ("prompt experiment", self._prompts),
-            Workload.decoding: ("decoding", self._decoding),
-            Workload.resolution: ("resolution", self._resolution),
-            Workload.pass_one: ("pass one", self._pass_one),
-            Workload.store: ("store", self._store),
-            Workload.memory: ("memory", self._memory),
-        }
-        steps: list[Step] = [of[workload] for workload in Workload if workload in self._options.workloads]
-        if self._options.profile:
-            steps.append(("profile", self._profile))
-        if self._options.endpoint is not None:
-            steps.append(("another server", partial(self._beside, self._options.endpoint)))
-        return steps
-
-    def _drawn(self, dims: Dims) -> str:
-        from seeonce.bench.model import write_checkpoint
-
-        self._say(f"drawing random weights with the dimensions of {dims}")
-        return str(write_checkpoint(self._scratch / "checkpoint", dims))
-
-    def _encoded(self) -> "Encoded":
-        from seeonce.bench.stage import encode_frames
-
-        return encode_frames(self._model, self._images, self._home)
-
-    def _prompts(self) -> Found:
-        from seeonce.bench.prompt_experiment import PromptExperiment, Sizes
-
-        sizes = Sizes(self._extent.num_questions, self._extent.max_tokens, num_in_flight=8)
-        return PromptExperiment(self._encoded(), self._scratch, sizes, self._clock).measure()
-
-    def _decoding(self) -> Found:
-        from seeonce.bench import decoding
-
-        return decoding.measure(self._encoded(), self._extent.levels, self._extent.max_tokens, self._clock)
-
-    def _resolution(self) -> Found:
-        from seeonce.bench import resolution
-
-        return resolution.measure(
-            self._model, self._scratch, self._extent.resolution_budget_s, replace(self._clock, say=_silent)
-        )
-
-    def _pass_one(self) -> Found:
-        from seeonce.bench.pass_one import PassOne
-        from seeonce.bench.stage import draw_frames
-
-        images = draw_frames(
-            self._scratch / "pass-one-frames", self._extent.num_pass_one_frames, self._extent.pass_one_size
-        )
-        return PassOne(self._model, images, self._scratch, self._clock).measure(self._extent.num_idle)
-
-    def _store(self) -> Found:
-        from seeonce.bench import store
-
-        folder = self._scratch / "store"
+    def store() -> list[Table]:
+        folder = scratch / "store"
         folder.mkdir()
-        extent = self._extent
-        return Found((store.Bench(folder, extent.store_repetitions, extent.store_entries).table(),))
+        return [StoreBench(folder, extent.store_repetitions, extent.store_entries).table()]
 
-    def _memory(self) -> Found:
-        from seeonce.bench import memory
-        from seeonce.bench.stage import draw_frames
+    def peaks() -> list[Table]:
+        folders = [passes.draw_frames(scratch / f"frames-{n}", n, extent.size) for n in extent.memory_frames]
+        return memory.measure(checkpoint, folders, scratch)
 
-        folders = tuple(
-            draw_frames(self._scratch / f"frames-{number}", number, self._extent.size)
-            for number in self._extent.memory_frames
-        )
-        return memory.measure(self._checkpoint, folders, self._scratch)
+    def beside(url: str) -> list[Table]:
+        frames = passes.draw_frames(scratch / "endpoint-frames", extent.num_endpoint_frames)
+        asked = passes.encode_frames(model, frames, Home(scratch / "endpoint-home"))
+        # The truth is known of the demo's answers alone.
+        truth = read_truth(frames / "truth.json") if options.model == DEMO else None
+        endpoint = Endpoint(url, options.endpoint_model or "default", options.endpoint_timeout_s)
+        server = ServerComparison(endpoint, asked, passes.QUESTIONS, 64, truth, say)
+        return server.measure(extent.levels, keep_part)
 
-    def _profile(self) -> Found:
-        from seeonce.bench import profiling
-
-        return profiling.measure(self._model, self._images, self._scratch, self._extent.max_tokens)
-
-    def _beside(self, url: str) -> Found:
-        """Measure another server; the truth is known of the demo's answers alone."""
-        from seeonce.bench.endpoint import Beside, Endpoint, Questions
-        from seeonce.bench.stage import QUESTIONS, draw_frames, encode_frames
-        from seeonce.demo.score import read_truth
-
-        images = draw_frames(self._scratch / "endpoint-frames", self._extent.num_endpoint_frames)
-        encoded = encode_frames(self._model, images, Home(self._scratch / "endpoint-home"))
-        truth = read_truth(images / "truth.json") if self._options.model == DEMO else None
-        endpoint = Endpoint(url, self._options.endpoint_model or "default", self._options.endpoint_timeout_s)
-        questions = Questions(encoded, QUESTIONS, 64, truth)
-        return Beside(endpoint, questions, self._say).measure(self._extent.levels, self.keep_part)
-
-
-def _default_dims() -> Dims:
-    if computes_on_cpu():
-        return Dims.small
-    return Dims.qwen3_vl_2b if memory_bytes() < _SMALL_MEMORY_BYTES else Dims.qwen3_vl_4b
-
-
-def _silent(_: str) -> None:
-    """Say nothing: a line for every load of some milliseconds tells nobody anything."""
+    of: dict[Workload, Step] = {
+        Workload.prompts: (
+            "prompt experiment",
+            lambda: PromptExperiment(
+                encoded(), scratch, extent.num_questions, extent.max_tokens, 8, clock
+            ).measure(),
+        ),
+        Workload.decoding: (
+            "decoding", lambda: decoding.measure(encoded(), extent.levels, extent.max_tokens, clock)
+        ),
+        Workload.resolution: (
+            "resolution",  # a line for every load of some milliseconds would tell nobody anything
+            lambda: resolution.measure(
+                model, scratch, extent.resolution_budget_s, Clock(extent.num_repetitions)
+            ),
+        ),
+        Workload.pass_one: ("pass one", pass_one),
+        Workload.store: ("store", store),
+        Workload.memory: ("memory", peaks),
+    }  # fmt: skip
+    steps = [of[workload] for workload in Workload if workload in options.workloads]
+    if options.profile:
+        steps.append(("profile", lambda: profiling.measure(model, images, scratch, extent.max_tokens)))
+    if options.endpoint is not None:
+        url = options.endpoint
+        steps.append(("another server", lambda: beside(url)))
+    return steps

@@ -1,4 +1,4 @@
-"""``seeonce bench``: options, and where the report goes. Owns no work: that is ``seeonce.bench.suite``."""
+"""``seeonce bench``: its options, and where the report goes."""
 
 import json
 import math
@@ -10,8 +10,7 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.text import output_path
-from seeonce.bench.model import Dims
-from seeonce.bench.suite import BenchOptions, Workload, bench
+from seeonce.bench.options import BenchOptions, Dims, Workload
 
 
 def bench_command(
@@ -62,6 +61,8 @@ def bench_command(
         raise InputError(f"--output {output} cannot be written: name a file in a folder that exists.")
     workloads = tuple(only) if only else () if endpoint else tuple(Workload)
     options = BenchOptions(dims, model, quick, workloads, endpoint, endpoint_model, endpoint_timeout, profile)
+    from seeonce.bench.suite import bench
+
     report = bench(
         options,
         lambda line: typer.echo(line, err=True),

@@ -1,7 +1,4 @@
-"""``verify-cache``: options and progress.
-
-Owns no work (``seeonce.verifier.verifier``) and no words of the report (``seeonce.verifier.report``).
-"""
+"""``verify-cache``: its options, and where the report goes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +11,6 @@ from cache.base.text import output_path
 from infer.limits import BatchLimits
 from seeonce.commands.terminal import Terminal
 from seeonce.verifier.report import Against, Level, Report, as_json_text, markdown, terminal_lines
-from seeonce.verifier.verifier import VerifyOptions, verify, verify_store
 
 
 def verify_command(
@@ -52,6 +48,8 @@ def verify_command(
 
     Example: verify-cache demo --level outputs --sample all
     """
+    from seeonce.verifier.verify import VerifyOptions, verify, verify_store
+
     page = None if report is None else output_path(report, "--report")
     if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
         raise InputError(

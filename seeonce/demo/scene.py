@@ -1,11 +1,9 @@
-"""What is on a screen: windows with application, topic, place and focus, sampled from a seed.
-
-Owns the vocabulary of the demo (applications, topics, layouts) and the sampling. Does not
-draw (paint.py) and does not put anything into words (questions.py).
-"""
+"""What is on a screen: windows with application, topic, place and focus, sampled from a seed."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 APPS = ("terminal", "editor", "browser", "chat", "calendar", "mail", "notes", "design tool")
 
@@ -146,10 +144,6 @@ def _sample_pane(rng: random.Random, others: list[Pane]) -> Pane:
     return Pane(app, topic, rng.getrandbits(32))
 
 
-def _full(area: Box, _rng: random.Random) -> list[Box]:
-    return [area]
-
-
 def _middle(area: Box, rng: random.Random) -> list[Box]:
     x0, y0, x1, y1 = area
     width, height = int((x1 - x0) * rng.uniform(0.5, 0.66)), int((y1 - y0) * rng.uniform(0.56, 0.72))
@@ -184,14 +178,6 @@ def _main(area: Box, rng: random.Random) -> list[Box]:
     return [left, (right[0], y0, x1, cut - gap), (right[0], cut + gap, x1, y1)]
 
 
-def _cascade_of_two(area: Box, rng: random.Random) -> list[Box]:
-    return _cascade(area, rng, 2)
-
-
-def _cascade_of_three(area: Box, rng: random.Random) -> list[Box]:
-    return _cascade(area, rng, 3)
-
-
 def _cascade(area: Box, rng: random.Random, count: int) -> list[Box]:
     """Return boxes front to back; every title bar and a strip of every window stays visible."""
     x0, y0, x1, y1 = area
@@ -203,13 +189,13 @@ def _cascade(area: Box, rng: random.Random, count: int) -> list[Box]:
     return back_to_front[::-1]
 
 
-_LAYOUT_BOXES = {
-    ("full", 1): _full,
+_LAYOUT_BOXES: dict[tuple[str, int], Callable[[Box, random.Random], list[Box]]] = {
+    ("full", 1): lambda area, _: [area],
     ("middle", 1): _middle,
     ("columns", 2): _columns,
     ("rows", 2): _rows,
-    ("cascade", 2): _cascade_of_two,
+    ("cascade", 2): partial(_cascade, count=2),
     ("columns", 3): _three_columns,
     ("main", 3): _main,
-    ("cascade", 3): _cascade_of_three,
+    ("cascade", 3): partial(_cascade, count=3),
 }

@@ -52,21 +52,14 @@ class Settings:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What one pass gives.
+def outputs_of(
+    model: Qwen3VLForConditionalGeneration, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run the model on a batch, each image through the vision tower once.
 
-    `logits` are where something is to be predicted, `true` the tokens that are true there;
-    `visual` is the sum of merged tokens and DeepStack, `(num_tokens, hidden)`.
+    Returns the logits where something is to be predicted, the tokens that are true there, and the
+    sum of merged tokens and DeepStack, `(num_tokens, hidden)`.
     """
-
-    logits: torch.Tensor
-    true: torch.Tensor
-    visual: torch.Tensor
-
-
-def outputs_of(model: Qwen3VLForConditionalGeneration, batch: Batch) -> Outputs:
-    """Run the model on a batch, each image through the vision tower once."""
     patches, grid_thw = torch.from_numpy(batch.patches), torch.from_numpy(batch.grid_thw)
     features = model.model.visual(patches, grid_thw=grid_thw)
     visual, labels = torch.from_numpy(batch.visual), torch.from_numpy(batch.labels)[:, 1:]
@@ -84,7 +77,7 @@ def outputs_of(model: Qwen3VLForConditionalGeneration, batch: Batch) -> Outputs:
     ).last_hidden_state
     before = (labels != IGNORED).nonzero(as_tuple=True)
     summed = features.pooler_output + torch.stack(features.deepstack_features).sum(0)
-    return Outputs(model.lm_head(hidden[:, :-1][before]), labels[before], summed)
+    return model.lm_head(hidden[:, :-1][before]), labels[before], summed
 
 
 def accuracy(model: Qwen3VLForConditionalGeneration, batches: Sequence[Batch]) -> dict[str, float]:
@@ -93,13 +86,13 @@ def accuracy(model: Qwen3VLForConditionalGeneration, batches: Sequence[Batch]) -
     counts: dict[str, list[bool]] = {}
     for batch in batches:
         with torch.no_grad():
-            outputs = outputs_of(rounded, batch)
-        right = (outputs.logits.argmax(-1) == outputs.true).numpy()
+            logits, true_tokens, _ = outputs_of(rounded, batch)
+        hits = (logits.argmax(-1) == true_tokens).numpy()
         rows, columns = (batch.labels[:, 1:] != IGNORED).nonzero()
         numbers = batch.segments[:, 1:][rows, columns]
         for row, names in enumerate(batch.names):
             for number, name in enumerate(names, start=1):
-                answer = right[(rows == row) & (numbers == number)]
+                answer = hits[(rows == row) & (numbers == number)]
                 counts.setdefault(name, []).append(bool(answer.all()))
     return {name: sum(values) / len(values) for name, values in counts.items()}
 
@@ -116,14 +109,6 @@ def save(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
     path.chmod(0o644)  # safetensors writes it readable for its owner alone
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """The losses of one step: of the answers, and of each column of `cell_truths`."""
-
-    answers: float
-    cells: tuple[float, ...]
-
-
 class Trainer:
     """A model, the linear layer that reads cells, and their optimizer."""
 
@@ -133,26 +118,29 @@ class Trainer:
         weights = [*model.parameters(), *self._cell_head.parameters()]
         self._optimizer = torch.optim.AdamW(weights, lr=peak_rate, betas=(0.9, 0.95), weight_decay=0.01)
 
-    def step(self, batch: Batch, rate: float, cell_weight: float) -> Losses:
-        """Take one step at `rate` times the peak rate."""
+    def step(self, batch: Batch, rate: float, cell_weight: float) -> list[float]:
+        """Take one step at `rate` times the peak rate.
+
+        Returns the loss of the answers, then that of each column of `cell_truths`.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = self._peak_rate * rate
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = outputs_of(self._model, batch)
-            cell_logits = self._cell_head(outputs.visual).float().split(CELL_CLASSES, dim=-1)
+            logits, true_tokens, visual = outputs_of(self._model, batch)
+            cell_logits = self._cell_head(visual).float().split(CELL_CLASSES, dim=-1)
         cell_truths = torch.from_numpy(batch.cells)
-        answers = torch.nn.functional.cross_entropy(outputs.logits.float(), outputs.true)
+        answers = torch.nn.functional.cross_entropy(logits.float(), true_tokens)
         cells = torch.stack(
             [
-                torch.nn.functional.cross_entropy(logits, cell_truths[:, column])
-                for column, logits in enumerate(cell_logits)
+                torch.nn.functional.cross_entropy(of_column, cell_truths[:, column])
+                for column, of_column in enumerate(cell_logits)
             ]
         )
         self._optimizer.zero_grad(set_to_none=True)
         (answers + cell_weight * cells.sum()).backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP_NORM)
         self._optimizer.step()
-        return Losses(float(answers.detach()), tuple(cells.detach().tolist()))
+        return [float(answers.detach()), *cells.detach().tolist()]
 
 
 def train(settings: Settings) -> None:
@@ -167,7 +155,7 @@ def train(settings: Settings) -> None:
     maker = _batch_maker(TRAINING_SEEDS[: settings.num_screens], settings, tokenizer)
     batches = maker.training_batches(settings.batch_size // 2, random.Random(settings.seed))
     trainer = Trainer(model, settings.peak_rate)
-    started, losses = time.monotonic(), list[Losses]()
+    started, losses = time.monotonic(), list[list[float]]()
     for step in range(1, settings.num_steps + 1):
         # whichever ends first, so that a slow machine ends with a rate of zero too
         progress = max((step - 1) / settings.num_steps, (time.monotonic() - started) / settings.limit_s)
@@ -202,13 +190,16 @@ def _batch_maker(seeds: range, settings: Settings, tokenizer: Tokenizer) -> Batc
     return BatchMaker(seeds, drawn_screens(seeds, settings.screens_folder), tokenizer)
 
 
-def _report(step: int, elapsed_s: float, losses: list[Losses], shares: dict[str, float]) -> dict[str, Any]:
+def _report(
+    step: int, elapsed_s: float, losses: list[list[float]], shares: dict[str, float]
+) -> dict[str, Any]:
     """Return the line of the log: mean losses since the line before, accuracy now."""
+    answers, *cells = np.mean(losses, axis=0)
     return {
         "step": step,
         "elapsed_s": round(elapsed_s),
-        "loss": round(float(np.mean([loss.answers for loss in losses])), 4),
-        "cell_losses": [round(float(mean), 3) for mean in np.mean([loss.cells for loss in losses], axis=0)],
+        "loss": round(float(answers), 4),
+        "cell_losses": [round(float(mean), 3) for mean in cells],
         "accuracy": {name: round(share, 3) for name, share in shares.items()},
     }
 

@@ -1,4 +1,4 @@
-"""Drawn screens as model input: pixels, patches, questions, and batches of them. No torch."""
+"""Drawn screens as model input: batches of images, and packed rows of questions about them. No torch."""
 
 import io
 import multiprocessing
@@ -24,24 +24,27 @@ from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, Truth, answers, c
 from seeonce.demo.scene import APPS, TOPICS, sample_scene
 from seeonce.demo.screens import draw_screen, size_of
 
-IGNORED = -100
-PREFIX_SEGMENT = 0
+IGNORED = -100  # a label from which nothing is learned
+FACTOR = PATCH_SIZE * MERGE_SIZE
+NUM_PAIR_ROWS = 10
+_SHARED = 0  # the segment that all questions of a row share
+
+# How many values each column of `cell_truths` takes, zero included.
+CELL_CLASSES = (len(APPS) + 1, len(TOPICS) + 1, 4, 3, len(TOPICS) + 1)
+LABEL_COLUMN = 4
 
 Integers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, its true answer, and the id under which its accuracy is counted."""
-
-    name: str
-    text: str
-    answer: str
+Pixels = npt.NDArray[np.uint8]
+Patches = npt.NDArray[np.float32]
+Question = tuple[str, str, str]
+"""The id under which its accuracy is counted, its text, its true answer."""
+Place = tuple[int, int, int]
+"""Where an image's merged tokens start in its batch, and the height and width of its merged grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Packed tokens: arrays of `(num_tokens,)`, positions `(3, num_tokens)`.
+    """Packed tokens, or a stretch of them: arrays of `(num_tokens,)`, positions `(3, num_tokens)`.
 
     `segments` is 0 for what all questions share and k for the k-th question; `visual` is the
     index into the batch's merged tokens, -1 for text; `labels` is -100 where nothing is learned.
@@ -52,133 +55,11 @@ class Row:
     segments: Integers
     visual: Integers
     labels: Integers
-    names: tuple[str, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class BatchImage:
-    """An image of a batch: where its merged tokens start, and its merged grid."""
-
-    start: int
-    height: int
-    width: int
-
-
-class RowPacker:
-    """Builds rows with one tokenizer."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._image_pad = tokenizer.token_to_id("<|image_pad|>")
-
-    def single(self, image: BatchImage, questions: Sequence[Question], rng: random.Random | None) -> Row:
-        """Return a row of questions about one image; with `rng`, sometimes after a system prompt."""
-        return self._pack([self._opening(rng), image], questions)
-
-    def pair(
-        self, before: BatchImage, after: BatchImage, questions: Sequence[Question], rng: random.Random | None
-    ) -> Row:
-        """Return a row of questions about two images, labelled with times or side by side."""
-        opening = self._opening(rng)
-        if rng and rng.random() < 0.3:
-            return self._pack([opening, before, after], questions)
-        first, second = (0, 10) if rng is None else _times(rng)
-        parts: list[str | BatchImage] = [
-            f"{opening}Frame 1 ({first} s): ",
-            before,
-            f"\nFrame 2 ({second} s): ",
-            after,
-            "\n",
-        ]
-        return self._pack(parts, questions)
-
-    def _opening(self, rng: random.Random | None) -> str:
-        system = ""
-        if rng and rng.random() < 0.1:
-            system = f"<|im_start|>system\n{rng.choice(SYSTEM_PROMPTS)}<|im_end|>\n"
-        return f"{system}<|im_start|>user\n"
-
-    def _pack(self, parts: list[str | BatchImage], questions: Sequence[Question]) -> Row:
-        """Pack shared `parts`, then the questions; a trailing text part belongs to each question."""
-        last = parts.pop() if isinstance(parts[-1], str) else ""
-        spans: list[_Span] = []
-        position = 0
-        for part in parts:
-            span = (
-                self._image_span(part, position)
-                if isinstance(part, BatchImage)
-                else self._text_span(part, position)
-            )
-            spans.append(span)
-            position += span.advance
-        for number, question in enumerate(questions, start=1):
-            asked = f"{last}{question.text}<|im_end|>\n<|im_start|>assistant\n"
-            spans.append(self._text_span(asked, position, number))
-            spans.append(
-                self._text_span(f"{question.answer}<|im_end|>", position + spans[-1].advance, number, True)
-            )
-        return Row(
-            np.concatenate([span.ids for span in spans]),
-            np.concatenate([span.positions for span in spans], axis=1),
-            np.concatenate([span.segments for span in spans]),
-            np.concatenate([span.visual for span in spans]),
-            np.concatenate([span.labels for span in spans]),
-            tuple(question.name for question in questions),
-        )
-
-    def _text_span(
-        self, text: str, position: int, segment: int = PREFIX_SEGMENT, learned: bool = False
-    ) -> "_Span":
-        ids = np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
-        positions = np.broadcast_to(np.arange(position, position + len(ids)), (3, len(ids)))
-        nothing = np.full(len(ids), -1)
-        labels = ids if learned else np.full(len(ids), IGNORED)
-        return _Span(ids, positions, np.full(len(ids), segment), nothing, labels, len(ids))
-
-    def _image_span(self, image: BatchImage, position: int) -> "_Span":
-        """Return vision start, image tokens and vision end; an image advances by its longer side."""
-        start, end = self._text_span("<|vision_start|>", position), self._text_span("<|vision_end|>", 0)
-        count = image.height * image.width
-        rows, columns = np.divmod(np.arange(count), image.width)
-        inside = np.stack([np.zeros(count, dtype=np.int64), rows, columns]) + position + 1
-        longer = max(image.height, image.width)
-        pads, prefix = np.full(count, self._image_pad), np.full(count + 2, PREFIX_SEGMENT)
-        return _Span(
-            np.concatenate([start.ids, pads, end.ids]),
-            np.concatenate([start.positions, inside, end.positions + position + 1 + longer], axis=1),
-            prefix,
-            np.concatenate([[-1], np.arange(image.start, image.start + count), [-1]]),
-            np.full(count + 2, IGNORED),
-            longer + 2,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A stretch of a row, and how far it moves the position."""
-
-    ids: Integers
-    positions: Integers
-    segments: Integers
-    visual: Integers
-    labels: Integers
-    advance: int
-
-
-def _times(rng: random.Random) -> tuple[int | float, int | float]:
-    first, step = rng.randint(0, 1200), rng.choice((1, 2, 5, 10, 10, 10, 30, 60))
-    return (first + 0.5, first + step + 0.5) if rng.random() < 0.2 else (first, first + step)
-
-
-FACTOR = PATCH_SIZE * MERGE_SIZE
-NUM_PAIR_ROWS = 10
-
-# How many values each column of `cell_truths` takes, zero included.
-CELL_CLASSES = (len(APPS) + 1, len(TOPICS) + 1, 4, 3, len(TOPICS) + 1)
-LABEL_COLUMN = 4
-
-Pixels = npt.NDArray[np.uint8]
-Patches = npt.NDArray[np.float32]
+    @property
+    def end(self) -> int:
+        """The position after the last one."""
+        return int(self.positions.max()) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +81,91 @@ class Batch:
     segments: Integers
     cells: Integers
     names: tuple[tuple[str, ...], ...]
+
+
+class BatchMaker:
+    """Builds batches from drawn screens of consecutive seeds."""
+
+    def __init__(self, seeds: range, screens: Pixels, tokenizer: Tokenizer) -> None:
+        self._seeds, self._screens, self._tokenizer = seeds, screens, tokenizer
+
+    def training_batches(self, num_couples: int, rng: random.Random) -> Iterator[Batch]:
+        """Yield shuffled batches for ever; a couple is an even seed and the odd one after it."""
+        while True:
+            couples = list(range(0, len(self._seeds), 2))
+            rng.shuffle(couples)
+            for start in range(0, len(couples) - num_couples + 1, num_couples):
+                chosen = couples[start : start + num_couples]
+                yield self.batch(
+                    [index for couple in chosen for index in (couple, couple + 1)], NUM_PAIR_ROWS, rng
+                )
+
+    def batch(self, indices: Sequence[int], num_pairs: int, rng: random.Random | None) -> Batch:
+        """Return the batch of the screens at `indices`; without `rng`, only fixed texts."""
+        images, patches, grids, start = list[Place](), [], [], 0
+        for index in indices:
+            width, height = resized(size_of(self._seeds[index]))
+            images.append((start, height // FACTOR, width // FACTOR))
+            patches.append(patches_of(self._screens[index, :, :width], rng.uniform(-5, 5) if rng else 0.0))
+            grids.append([1, height // PATCH_SIZE, width // PATCH_SIZE])
+            start += images[-1][1] * images[-1][2]
+        truths = [truth_of_seed(self._seeds[index]) for index in indices]
+        rows, asked = [], []
+        for image, truth in zip(images, truths, strict=True):
+            asked.append(questions_about(truth, rng))
+            rows.append(_single_row(self._tokenizer, image, asked[-1], rng))
+        for before, after in self._pairs(len(indices), num_pairs, rng):
+            asked.append(questions_about_pair(truths[before], truths[after], rng))
+            rows.append(_pair_row(self._tokenizer, images[before], images[after], asked[-1], rng))
+        names = tuple(tuple(name for name, _, _ in questions) for questions in asked)
+        cells = np.concatenate([cell_truths(truth) for truth in truths])
+        return _stack(rows, names, np.concatenate(patches), np.array(grids), cells)
+
+    def _pairs(self, count: int, num_pairs: int, rng: random.Random | None) -> list[tuple[int, int]]:
+        """Return pairs of positions: neighbours in time, two of any, seldom twice the same."""
+        if rng is None:
+            return [(2 * index, 2 * index + 1) for index in range(num_pairs)]
+        pairs = []
+        for _ in range(num_pairs):
+            first = rng.randrange(count)
+            kind = rng.random()
+            pairs.append((first, first ^ 1 if kind < 0.6 else first if kind < 0.65 else rng.randrange(count)))
+        return pairs
+
+
+def _stack(
+    rows: list[Row],
+    names: tuple[tuple[str, ...], ...],
+    patches: Patches,
+    grid_thw: Integers,
+    cells: Integers,
+) -> Batch:
+    """Pad rows to one length and build the attention mask of packed questions."""
+    length = max(len(row.ids) for row in rows)
+
+    def padded(arrays: list[Integers], value: int) -> Integers:
+        widths = [[(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])] for array in arrays]
+        filled = [
+            np.pad(array, width, constant_values=value) for array, width in zip(arrays, widths, strict=True)
+        ]
+        return np.stack(filled, axis=-2)
+
+    segments = padded([row.segments for row in rows], -1)
+    shared = (segments == _SHARED)[:, None, :]
+    own = segments[:, :, None] == segments[:, None, :]
+    causal = np.tri(length, dtype=np.bool_)
+    return Batch(
+        patches,
+        grid_thw,
+        padded([row.ids for row in rows], 0),
+        padded([row.positions for row in rows], 0),
+        ((shared | own) & causal)[:, None],
+        padded([row.visual for row in rows], -1),
+        padded([row.labels for row in rows], IGNORED),
+        segments,
+        cells,
+        names,
+    )
 
 
 def resized(size: tuple[int, int]) -> tuple[int, int]:
@@ -250,6 +216,15 @@ def drawn_screens(seeds: range, folder: Path) -> Pixels:
     return pixels_on_disk
 
 
+def patches_of(pixels: Pixels, shift: float = 0.0) -> Patches:
+    """Return normalised patches `(num_patches, 3 * 2 * 16 * 16)` in the processor's order."""
+    image = (pixels.astype(np.float32) + np.float32(shift)) / np.float32(127.5) - np.float32(1)
+    rows, columns = image.shape[0] // FACTOR, image.shape[1] // FACTOR
+    blocks = image.reshape(rows, MERGE_SIZE, PATCH_SIZE, columns, MERGE_SIZE, PATCH_SIZE, 3)
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+    return blocks.repeat(TEMPORAL_PATCH_SIZE, axis=5).reshape(rows * columns * MERGE_SIZE**2, -1)
+
+
 def cell_truths(truth: Truth) -> Integers:
     """Return what is true of each merged token, `(num_tokens, len(CELL_CLASSES))`.
 
@@ -284,102 +259,106 @@ def questions_about(truth: Truth, rng: random.Random | None) -> list[Question]:
     The default prompt, the longest and the most used, is among them half of the time at least.
     """
     true = answers(truth)
-    chosen = []
+    chosen: list[Question] = []
     for name, texts in QUESTIONS.items():
         text = texts[0] if rng is None or rng.random() < 0.4 else rng.choice(texts)
-        chosen.append(Question(name, text, true[name]))
+        chosen.append((name, text, true[name]))
     return chosen
 
 
 def questions_about_pair(before: Truth, after: Truth, rng: random.Random | None) -> list[Question]:
     """Return the two-frame question, once in its fixed text and, with `rng`, once paraphrased."""
     texts = [CHANGE_QUESTION[0]] + ([rng.choice(CHANGE_QUESTION[1:])] if rng else [])
-    return [Question("change", text, change_answer(before, after)) for text in texts]
+    return [("change", text, change_answer(before, after)) for text in texts]
 
 
-def patches_of(pixels: Pixels, shift: float = 0.0) -> Patches:
-    """Return normalised patches `(num_patches, 3 * 2 * 16 * 16)` in the processor's order."""
-    image = (pixels.astype(np.float32) + np.float32(shift)) / np.float32(127.5) - np.float32(1)
-    rows, columns = image.shape[0] // FACTOR, image.shape[1] // FACTOR
-    blocks = image.reshape(rows, MERGE_SIZE, PATCH_SIZE, columns, MERGE_SIZE, PATCH_SIZE, 3)
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
-    return blocks.repeat(TEMPORAL_PATCH_SIZE, axis=5).reshape(rows * columns * MERGE_SIZE**2, -1)
+def _single_row(
+    tokenizer: Tokenizer, image: Place, questions: Sequence[Question], rng: random.Random | None
+) -> Row:
+    """Pack questions about one image; with `rng`, sometimes after a system prompt."""
+    return _pack(tokenizer, [_opening(rng), image], questions)
 
 
-class BatchMaker:
-    """Builds batches from drawn screens of consecutive seeds."""
+def _pair_row(
+    tokenizer: Tokenizer,
+    before: Place,
+    after: Place,
+    questions: Sequence[Question],
+    rng: random.Random | None,
+) -> Row:
+    """Pack questions about two images, labelled with times or side by side."""
+    opening = _opening(rng)
+    if rng and rng.random() < 0.3:
+        return _pack(tokenizer, [opening, before, after], questions)
+    first, second = (0, 10) if rng is None else _times(rng)
+    labels = f"{opening}Frame 1 ({first} s): ", f"\nFrame 2 ({second} s): "
+    return _pack(tokenizer, [labels[0], before, labels[1], after, "\n"], questions)
 
-    def __init__(self, seeds: range, screens: Pixels, tokenizer: Tokenizer) -> None:
-        self._seeds, self._screens, self._packer = seeds, screens, RowPacker(tokenizer)
 
-    def training_batches(self, num_couples: int, rng: random.Random) -> Iterator[Batch]:
-        """Yield shuffled batches for ever; a couple is an even seed and the odd one after it."""
-        while True:
-            couples = list(range(0, len(self._seeds), 2))
-            rng.shuffle(couples)
-            for start in range(0, len(couples) - num_couples + 1, num_couples):
-                chosen = couples[start : start + num_couples]
-                yield self.batch(
-                    [index for couple in chosen for index in (couple, couple + 1)], NUM_PAIR_ROWS, rng
-                )
+def _opening(rng: random.Random | None) -> str:
+    system = ""
+    if rng and rng.random() < 0.1:
+        system = f"<|im_start|>system\n{rng.choice(SYSTEM_PROMPTS)}<|im_end|>\n"
+    return f"{system}<|im_start|>user\n"
 
-    def batch(self, indices: Sequence[int], num_pairs: int, rng: random.Random | None) -> Batch:
-        """Return the batch of the screens at `indices`; without `rng`, only fixed texts."""
-        images, patches, grids, start = [], [], [], 0
-        for index in indices:
-            width, height = resized(size_of(self._seeds[index]))
-            image = BatchImage(start, height // FACTOR, width // FACTOR)
-            images.append(image)
-            patches.append(patches_of(self._screens[index, :, :width], rng.uniform(-5, 5) if rng else 0.0))
-            grids.append([1, height // PATCH_SIZE, width // PATCH_SIZE])
-            start += image.height * image.width
-        truths = [truth_of_seed(self._seeds[index]) for index in indices]
-        rows = [
-            self._packer.single(image, questions_about(truth, rng), rng)
-            for image, truth in zip(images, truths, strict=True)
+
+def _times(rng: random.Random) -> tuple[int | float, int | float]:
+    first, step = rng.randint(0, 1200), rng.choice((1, 2, 5, 10, 10, 10, 30, 60))
+    return (first + 0.5, first + step + 0.5) if rng.random() < 0.2 else (first, first + step)
+
+
+def _pack(tokenizer: Tokenizer, parts: list[str | Place], questions: Sequence[Question]) -> Row:
+    """Pack shared `parts`, then the questions; a trailing text part belongs to each question."""
+    last = parts.pop() if isinstance(parts[-1], str) else ""
+    spans: list[Row] = []
+    position = 0
+    for part in parts:
+        if isinstance(part, str):
+            spans.append(_text_span(tokenizer, part, position))
+        else:
+            spans.append(_image_span(tokenizer, part, position))
+        position = spans[-1].end
+    for number, (_, text, answer) in enumerate(questions, start=1):
+        asked = f"{last}{text}<|im_end|>\n<|im_start|>assistant\n"
+        spans.append(_text_span(tokenizer, asked, position, number))
+        spans.append(_text_span(tokenizer, f"{answer}<|im_end|>", spans[-1].end, number, learned=True))
+    return _joined(spans)
+
+
+def _joined(spans: list[Row]) -> Row:
+    return Row(
+        np.concatenate([span.ids for span in spans]),
+        np.concatenate([span.positions for span in spans], axis=1),
+        np.concatenate([span.segments for span in spans]),
+        np.concatenate([span.visual for span in spans]),
+        np.concatenate([span.labels for span in spans]),
+    )
+
+
+def _text_span(
+    tokenizer: Tokenizer, text: str, position: int, segment: int = _SHARED, learned: bool = False
+) -> Row:
+    ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+    positions = np.broadcast_to(np.arange(position, position + len(ids)), (3, len(ids)))
+    labels = ids if learned else np.full(len(ids), IGNORED)
+    return Row(ids, positions, np.full(len(ids), segment), np.full(len(ids), -1), labels)
+
+
+def _image_span(tokenizer: Tokenizer, image: Place, position: int) -> Row:
+    """Return vision start, image tokens and vision end; an image advances by its longer side."""
+    start, height, width = image
+    rows, columns = np.divmod(np.arange(height * width), width)
+    inside = Row(
+        np.full(height * width, tokenizer.token_to_id("<|image_pad|>")),
+        np.stack([np.zeros_like(rows), rows, columns]) + position + 1,
+        np.full(height * width, _SHARED),
+        np.arange(start, start + height * width),
+        np.full(height * width, IGNORED),
+    )
+    return _joined(
+        [
+            _text_span(tokenizer, "<|vision_start|>", position),
+            inside,
+            _text_span(tokenizer, "<|vision_end|>", position + 1 + max(height, width)),
         ]
-        for before, after in self._pairs(len(indices), num_pairs, rng):
-            questions = questions_about_pair(truths[before], truths[after], rng)
-            rows.append(self._packer.pair(images[before], images[after], questions, rng))
-        cells = np.concatenate([cell_truths(truth) for truth in truths])
-        return _stack(rows, np.concatenate(patches), np.array(grids), cells)
-
-    def _pairs(self, count: int, num_pairs: int, rng: random.Random | None) -> list[tuple[int, int]]:
-        """Return pairs of positions: neighbours in time, two of any, seldom twice the same."""
-        if rng is None:
-            return [(2 * index, 2 * index + 1) for index in range(num_pairs)]
-        pairs = []
-        for _ in range(num_pairs):
-            first = rng.randrange(count)
-            kind = rng.random()
-            pairs.append((first, first ^ 1 if kind < 0.6 else first if kind < 0.65 else rng.randrange(count)))
-        return pairs
-
-
-def _stack(rows: list[Row], patches: Patches, grid_thw: Integers, cells: Integers) -> Batch:
-    """Pad rows to one length and build the attention mask of packed questions."""
-    length = max(len(row.ids) for row in rows)
-
-    def padded(arrays: list[Integers], value: int) -> Integers:
-        widths = [[(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])] for array in arrays]
-        filled = [
-            np.pad(array, width, constant_values=value) for array, width in zip(arrays, widths, strict=True)
-        ]
-        return np.stack(filled, axis=-2)
-
-    segments = padded([row.segments for row in rows], -1)
-    shared = (segments == PREFIX_SEGMENT)[:, None, :]
-    own = segments[:, :, None] == segments[:, None, :]
-    causal = np.tri(length, dtype=np.bool_)
-    return Batch(
-        patches,
-        grid_thw,
-        padded([row.ids for row in rows], 0),
-        padded([row.positions for row in rows], 0),
-        ((shared | own) & causal)[:, None],
-        padded([row.visual for row in rows], -1),
-        padded([row.labels for row in rows], IGNORED),
-        segments,
-        cells,
-        tuple(row.names for row in rows),
     )

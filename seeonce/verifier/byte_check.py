@@ -1,7 +1,6 @@
 """The bytes level of verify-cache: every digest of every entry, with no model and no picture.
 
-Owns which entries are looked at, by how many threads, and where an interrupted check goes on. The
-checks themselves are ``cache.store``'s.
+What is right so far is noted in a file, so that an interrupted check goes on where it was.
 """
 
 import json
@@ -11,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from blake3 import blake3
 
 from cache.base.errors import CannotCheckError, StoreError
-from cache.base.home import Home
 from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import EntryKey
 from cache.layout import FRAMES, group_name, now
@@ -28,104 +25,24 @@ from seeonce.verifier.report import Check, Listener
 
 _MAX_AGE_S = 24 * 3600
 _FORMAT = 1
-Stamp = list[int]
-
-
-class Checked:
-    """What was found right so far; use as a context manager."""
-
-    def __init__(self, store: Store, path: Path) -> None:
-        """Take up the file ``path``, if it is young enough to be believed."""
-        self.since = now()
-        self._store, self._path = store, path
-        self._known: dict[str, Stamp] = {}
-        self._file: IO[str] | None = None
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            if time.time() - path.stat().st_mtime < _MAX_AGE_S:
-                self._take_up(path.read_text(encoding="ascii").splitlines())
-
-    @classmethod
-    def of(cls, home: Home, store: Store, keys: Sequence[EntryKey]) -> "Checked":
-        """Find what was checked of this very set of entries."""
-        hasher = blake3(store.store_id.encode())
-        for key in sorted(key.hex for key in keys):
-            hasher.update(key.encode())
-        return cls(store, home.path / "verify" / f"bytes-{hasher.hexdigest()[:32]}.jsonl")
-
-    def __enter__(self) -> "Checked":
-        with suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-            fresh = not self._known
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if fresh else os.O_APPEND)
-            self._file = os.fdopen(os.open(self._path, flags, 0o600), "w", encoding="ascii")
-            if fresh:
-                self._write({"format": _FORMAT, "since": self.since})
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-
-    def has(self, key: EntryKey) -> bool:
-        """Tell whether an entry was found right and its files have not changed since."""
-        known = self._known.get(key.hex)
-        return known is not None and known == self._stamp(key)
-
-    def add(self, key: EntryKey) -> None:
-        """Remember that an entry is right."""
-        with suppress(OSError):
-            self._write({"key": key.hex, "stamp": self._stamp(key)})
-
-    def finish(self) -> None:
-        """Forget everything: the check has come to its end."""
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
-    def _take_up(self, lines: list[str]) -> None:
-        header = json.loads(lines[0])
-        if header["format"] != _FORMAT:
-            return
-        self.since = str(header["since"])
-        for line in lines[1:]:
-            with suppress(ValueError):  # the last line of a killed process may be cut
-                entry = json.loads(line)
-                self._known[entry["key"]] = entry["stamp"]
-
-    def _write(self, line: object) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-
-    def _stamp(self, key: EntryKey) -> Stamp | None:
-        folder = self._store.path / FRAMES / group_name(key) / key.hex
-        stamp: Stamp = []
-        try:
-            for name in (METADATA_NAME, CHUNK_NAME):
-                found = os.stat(folder / name, follow_symlinks=False)  # noqa: PTH116
-                stamp += [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-        except OSError:
-            return None
-        return stamp
-
 
 # Reading, crc32c and BLAKE3 take turns within one entry, so entries side by side keep the disk busy.
 _NUM_THREADS = min(4, os.cpu_count() or 1)
 
 
-def check_recording_bytes(home: Home, store: Store, manifests: list[Manifest], listener: Listener) -> Check:
+def check_recording_bytes(store: Store, manifests: list[Manifest], listener: Listener) -> Check:
     """Check every entry that the manifests of one recording name.
 
     Raises:
         CannotCheckError: they name none.
     """
-    named = _named(manifests)
-    if not named:
+    keys = _named_keys(manifests)
+    if not keys:
         raise CannotCheckError(f"{manifests[0].recording.id} has no encoded frame: run seeonce encode.")
-    return _check(home, store, manifests, named, list(named), [], "", listener)
+    return _check(store, manifests, keys, [], "", listener)
 
 
-def check_store_bytes(home: Home, store: Store, listener: Listener) -> Check:
+def check_store_bytes(store: Store, listener: Listener) -> Check:
     """Check every entry and every manifest of the store, named or not.
 
     Raises:
@@ -133,32 +50,31 @@ def check_store_bytes(home: Home, store: Store, listener: Listener) -> Check:
     """
     problems: list[str] = []
     manifests = []
-    for ref in list_manifests(home, problems.append):
+    for ref in list_manifests(store.home, problems.append):
         try:
             manifests.append(read_manifest(ref.path))
         except StoreError as error:
             problems.append(str(error))
-    named = _named(manifests)
-    keys = list(dict.fromkeys([*named, *sorted(store.keys(), key=lambda key: key.hex)]))
+    stored = sorted(store.keys(), key=lambda key: key.hex)
+    keys = list(dict.fromkeys([*_named_keys(manifests), *stored]))
     if not keys and not problems:
         raise CannotCheckError(f"the store {store.path} holds no entry: run seeonce encode.")
     where = f" and {len(manifests)} manifests, the whole store,"
-    return _check(home, store, manifests, named, keys, problems, where, listener)
+    return _check(store, manifests, keys, problems, where, listener)
 
 
 def _check(
-    home: Home,
     store: Store,
     manifests: list[Manifest],
-    named: dict[EntryKey, FrameEntry],
     keys: list[EntryKey],
     problems: list[str],
     where: str,
     listener: Listener,
 ) -> Check:
-    problems += [problem for manifest in manifests for problem in manifest_problems(manifest)]
+    named = {frame.key: frame for manifest in manifests for frame in manifest.frames}
+    problems += [problem for manifest in manifests for problem in _manifest_problems(manifest)]
     listener.begin(len(keys), "bytes", "entry")
-    with Checked.of(home, store, keys) as checked:
+    with _Progress(store, keys) as checked:
         left = [key for key in keys if not checked.has(key)]
         listener.advance(len(keys) - len(left))
         for key, problem in _scanned(store, left, named):
@@ -205,14 +121,87 @@ def _problem(store: Store, key: EntryKey, frame: FrameEntry | None) -> str | Non
     return None
 
 
-def _named(manifests: list[Manifest]) -> dict[EntryKey, FrameEntry]:
-    return {frame.key: frame for manifest in manifests for frame in manifest.frames}
+def _named_keys(manifests: list[Manifest]) -> list[EntryKey]:
+    return list(dict.fromkeys(frame.key for manifest in manifests for frame in manifest.frames))
 
 
-def manifest_problems(manifest: Manifest) -> list[str]:
-    """Say what does not fit together in a manifest, one line each."""
+def _manifest_problems(manifest: Manifest) -> list[str]:
     num_named = len(manifest.frames) + len(manifest.skipped)
     if manifest.complete and num_named != manifest.recording.num_frames:
         missing = f"the manifest names {num_named} frames of {manifest.recording.num_frames}"
         return [missing, *manifest.problems()]
     return manifest.problems()
+
+
+class _Progress:
+    """The entries that were found right so far, noted in a file; use as a context manager."""
+
+    def __init__(self, store: Store, keys: Sequence[EntryKey]) -> None:
+        """Take up what was noted of this very set of entries, if it is young enough to be believed."""
+        hasher = blake3(store.store_id.encode())
+        for key in sorted(key.hex for key in keys):
+            hasher.update(key.encode())
+        path = store.home.path / "verify" / f"bytes-{hasher.hexdigest()[:32]}.jsonl"
+        self.since = now()
+        self._store, self._path = store, path
+        self._known: dict[str, list[int]] = {}
+        self._file: IO[str] | None = None
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            if time.time() - path.stat().st_mtime < _MAX_AGE_S:
+                self._take_up(path.read_text(encoding="ascii").splitlines())
+
+    def __enter__(self) -> "_Progress":
+        with suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            fresh = not self._known
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if fresh else os.O_APPEND)
+            self._file = os.fdopen(os.open(self._path, flags, 0o600), "w", encoding="ascii")
+            if fresh:
+                self._write({"format": _FORMAT, "since": self.since})
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def has(self, key: EntryKey) -> bool:
+        """Tell whether an entry was found right and its files have not changed since."""
+        known = self._known.get(key.hex)
+        return known is not None and known == self._stamp(key)
+
+    def add(self, key: EntryKey) -> None:
+        """Note that an entry is right."""
+        with suppress(OSError):
+            self._write({"key": key.hex, "stamp": self._stamp(key)})
+
+    def finish(self) -> None:
+        """Forget everything: the check has come to its end."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    def _take_up(self, lines: list[str]) -> None:
+        header = json.loads(lines[0])
+        if header["format"] != _FORMAT:
+            return
+        self.since = str(header["since"])
+        for line in lines[1:]:
+            with suppress(ValueError):  # the last line of a killed process may be cut
+                entry = json.loads(line)
+                self._known[entry["key"]] = entry["stamp"]
+
+    def _write(self, line: object) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def _stamp(self, key: EntryKey) -> list[int] | None:
+        folder = self._store.path / FRAMES / group_name(key) / key.hex
+        stamp: list[int] = []
+        try:
+            for name in (METADATA_NAME, CHUNK_NAME):
+                found = os.stat(folder / name, follow_symlinks=False)  # noqa: PTH116
+                stamp += [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        except OSError:
+            return None
+        return stamp

@@ -1,4 +1,4 @@
-"""The trial that decides whether batching is right here: the demo checkpoint, batched against live."""
+"""Whether batching is right here, tried with the demo checkpoint where nobody has tried it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +21,9 @@ def try_demo(limits: BatchLimits) -> str | None:
     """Let the demo checkpoint answer about drawn screens, batched and live."""
     from seeonce import demo
     from seeonce.demo.questions import QUESTIONS
-    from seeonce.verifier.canary_trial import TrialCase, run_trial
+    from seeonce.verifier.canary_trial import run_trial
 
     folder = Path(demo.__file__).parent
     pictures = sorted((folder / "recording").glob("*.png"))[::8]
-    questions = tuple(QUESTIONS[name][0] for name in ("apps", "activity", "windows"))
-    return run_trial(TrialCase(folder / "checkpoint", tuple(pictures), questions), limits)
+    questions = [QUESTIONS[name][0] for name in ("apps", "activity", "windows")]
+    return run_trial(folder / "checkpoint", pictures, questions, limits)

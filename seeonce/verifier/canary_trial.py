@@ -1,17 +1,13 @@
-"""The canary's trial: a few questions about a few pictures, batched from a store against mlx-vlm live.
-
-Owns the comparison, in one process. When it is run, and what follows from it, is ``infer.canary``'s.
-"""
+"""The canary's trial: a few questions about a few pictures, batched from a store against mlx-vlm live."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cache.base.home import Home
-from cache.key import pixel_digest
+from cache.key import EncoderSpec, pixel_digest
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
@@ -27,70 +23,61 @@ from infer.prompt import Prompt
 from infer.sampling import Sampling
 from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
-from seeonce.verifier.compare import LOGPROB, first_difference, margin_at
+from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveAnswer, LiveReference
 
-_MOST = 16  # tokens of an answer
+_MAX_TOKENS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TrialCase:
-    """A small checkpoint, pictures that it can read, and what to ask about each."""
-
-    checkpoint: Path
-    pictures: tuple[Path, ...]
-    questions: tuple[str, ...]
-
-
-def run_trial(case: TrialCase, limits: BatchLimits) -> str | None:
-    """Say in which answer batched decoding under ``limits`` parts from live, ``None`` if in none."""
+def run_trial(
+    checkpoint: Path, pictures: list[Path], questions: list[str], limits: BatchLimits
+) -> str | None:
+    """Say in which answer batched decoding under ``limits`` differs from live, ``None`` if in none."""
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
-        return _Trial(case, Home(Path(name))).run(limits)
+        return _run_trial(checkpoint, pictures, questions, limits, Home(Path(name)))
 
 
-class _Trial:
-    """The demo checkpoint, loaded for both ways, and a store of its own."""
-
-    def __init__(self, case: TrialCase, home: Home) -> None:
-        self._case = case
-        self._folder = find_folder(str(case.checkpoint), _nothing)
-        self._config = read_config(self._folder.path)
-        with PixelIndex(home) as index:
-            self._spec = encoder_spec(self._folder, self._config, index)
-        self._store = Store.open(home, durability=Durability.none)
-        self._reference = LiveReference(self._folder, self._config, self._spec)
-
-    def run(self, limits: BatchLimits) -> str | None:
-        tokenizer = ChatTokenizer(self._folder, self._config)
-        frames = [self._encoded(number, path) for number, path in enumerate(self._case.pictures)]
-        asked = [(frame, question) for frame in frames for question in self._case.questions]
-        requests = [
-            Request(
-                n, tokenizer.encode(Prompt(question).segments(frame)), (frame,), Sampling(max_tokens=_MOST)
-            )
-            for n, (frame, question) in enumerate(asked)
-        ]
-        half = LanguageHalf(self._folder, self._config, self._spec.compute_dtype)
-        source = StoredFeatures(self._store, "canary")
-        problems = {}
-        for answer in answer_all(requests, half, source, tokenizer.stop_ids, limits):
-            frame, question = asked[answer.request.id]
-            live = self._reference.answer([frame.source], question, _MOST)
-            problems[answer.request.id] = _problem(answer, live, LOGPROB[self._spec.compute_dtype])
-        return next((problem for _, problem in sorted(problems.items()) if problem), None)
-
-    def _encoded(self, number: int, path: Path) -> FrameEntry:
-        """Put what mlx-vlm's own vision tower makes of a picture into the store."""
-        with Image.open(path) as picture:
-            (width, height), digest = picture.size, pixel_digest(np.asarray(picture.convert("RGB")))
-        features = self._reference.features(str(path))
-        key = self._store.write(digest, self._spec, features, provenance())
-        grid, count = features.grid_thw, features.num_tokens
-        return FrameEntry(number, 0.0, str(path), digest, key, width, height, grid, count)
+def _run_trial(
+    checkpoint: Path, pictures: list[Path], questions: list[str], limits: BatchLimits, home: Home
+) -> str | None:
+    folder = find_folder(str(checkpoint), lambda _: None)
+    config = read_config(folder.path)
+    with PixelIndex(home) as index:
+        spec = encoder_spec(folder, config, index)
+    store = Store.open(home, durability=Durability.none)
+    reference, tokenizer = LiveReference(folder, config, spec), ChatTokenizer(folder, config)
+    frames = [_encoded(store, spec, reference, number, path) for number, path in enumerate(pictures)]
+    asked = [(frame, question) for frame in frames for question in questions]
+    requests = _requests(tokenizer, asked)
+    half = LanguageHalf(folder, config, spec.compute_dtype)
+    source = StoredFeatures(store, "canary")
+    problems = {}
+    for answer in answer_all(requests, half, source, tokenizer.stop_ids, limits):
+        frame, question = asked[answer.request.id]
+        live = reference.answer([frame.source], question, _MAX_TOKENS)
+        problems[answer.request.id] = _problem(answer, live, LOGPROB[spec.compute_dtype])
+    return next((problem for _, problem in sorted(problems.items()) if problem), None)
 
 
-def _nothing(line: str) -> None:
-    """Say nothing: the checkpoint is a folder, and no download is to be told of."""
+def _encoded(
+    store: Store, spec: EncoderSpec, reference: LiveReference, number: int, path: Path
+) -> FrameEntry:
+    """Put what mlx-vlm's own vision tower makes of a picture into the store."""
+    with Image.open(path) as picture:
+        (width, height), digest = picture.size, pixel_digest(np.asarray(picture.convert("RGB")))
+    features = reference.features(str(path))
+    key = store.write(digest, spec, features, provenance())
+    grid, count = features.grid_thw, features.num_tokens
+    return FrameEntry(number, 0.0, str(path), digest, key, width, height, grid, count)
+
+
+def _requests(tokenizer: ChatTokenizer, asked: list[tuple[FrameEntry, str]]) -> list[Request]:
+    return [
+        Request(
+            n, tokenizer.encode(Prompt(question).segments(frame)), (frame,), Sampling(max_tokens=_MAX_TOKENS)
+        )
+        for n, (frame, question) in enumerate(asked)
+    ]
 
 
 def _problem(answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
@@ -99,7 +86,7 @@ def _problem(answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
         return answer.error
     if answer.request.prompt.ids != live.prompt_ids:
         return "a prompt has other tokens than mlx-vlm gives it"
-    at = first_difference(answer.tokens, live.handed_out)
+    at = first_difference(answer.tokens, live.answer_tokens)
     if at is None or margin_at(live.margins, at) <= tolerance:
         return None
     return f"answer {answer.request.id} differs from token {at}"

@@ -1,11 +1,7 @@
-"""The embeddings level of verify-cache: stored features against what the encoder makes of each frame now.
-
-Owns the comparison of entries. Keeps the digest of live features, not the features: memory does not grow
-with the sample.
-"""
+"""The embeddings level of verify-cache: stored features against what the encoder makes of each frame now."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -15,41 +11,19 @@ from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
-from seeonce.verifier.compare import (
-    LayerDifference,
+from seeonce.verifier.differences import (
     feature_differences,
     feature_problem,
     layer_figures,
     same_provenance,
 )
-from seeonce.verifier.report import Check, Listener, Tolerances
+from seeonce.verifier.report import Check, LayerFigures, Listener, Tolerances
 from seeonce.verifier.sample import Group, confidence, confidence_words, entry_groups
 
 if TYPE_CHECKING:
     from PIL import Image
 
-
-class LiveSide(Protocol):
-    """What pass one lends: pictures of frames, and what its encoder makes of them now."""
-
-    def misplaced(self, frame: FrameEntry) -> str | None:
-        """Say how a frame's place in the recording is not the one that the manifest names, or ``None``."""
-
-    def image(self, frame: FrameEntry) -> "Image.Image":
-        """Return the RGB picture of a frame.
-
-        Raises:
-            CannotCheckError: it is gone or cannot be read.
-            StalePictureError: it is no longer the picture that was encoded.
-        """
-
-    def encode(self, image: "Image.Image") -> Features:
-        """Encode a picture now, with pass one's own encoder."""
-
-
-LiveSideOf = Callable[[CheckpointFolder, CheckpointConfig, Manifest], LiveSide]
+    from precompute.live import LiveFrames
 
 
 EncodeNow = Callable[[FrameEntry, "Image.Image"], Features]
@@ -57,17 +31,25 @@ EncodeNow = Callable[[FrameEntry, "Image.Image"], Features]
 
 
 class EmbeddingCheck:
-    """Compares a sample; ``digests`` are then those of the live features of each compared entry."""
+    """Compares a sample, and gives live's features afterwards.
 
-    def __init__(self, store: Store, live: LiveSide, encode: EncodeNow, allowed: Tolerances) -> None:
+    Only their digests are kept: memory does not grow with the sample.
+    """
+
+    def __init__(self, store: Store, live: "LiveFrames", encode: EncodeNow, allowed: Tolerances) -> None:
         """Compare entries of ``store`` with what ``encode`` gives; ``live`` has their pictures."""
         self._store, self._live, self._encode, self._allowed = store, live, encode, allowed
         self._here = backend.provenance()
-        self.digests: dict[EntryKey, bytes] = {}
-        self._layers: list[list[LayerDifference]] = []
+        self._digests: dict[EntryKey, bytes] = {}
+        self._layers: list[list[LayerFigures]] = []
         self._compared: list[Group] = []
         self._problems: list[str] = []
         self._unchecked: list[str] = []
+
+    @property
+    def num_compared(self) -> int:
+        """How many entries were compared."""
+        return len(self._compared)
 
     @property
     def all_exact(self) -> bool:
@@ -75,9 +57,9 @@ class EmbeddingCheck:
         return all(difference.exact for entry in self._layers for difference in entry)
 
     def run(self, manifest: Manifest, sample: list[Group], by: str, listener: Listener) -> Check:
-        """Look where every frame lies in the recording; encode every entry of the sample live, once.
+        """Check the place of every frame in the recording, and encode every entry of the sample live, once.
 
-        ``by`` says whose encoder that is.
+        ``by`` names the encoder.
         """
         for frame in manifest.frames:
             if (place := self._live.misplaced(frame)) is not None:
@@ -88,10 +70,24 @@ class EmbeddingCheck:
             listener.advance()
         return self._verdict(manifest, by)
 
-    def _check(self, group: Group) -> None:
-        """Look at the picture of every frame whose own entry this is, and compare the entry with the first.
+    def features(self, frame: FrameEntry) -> Features:
+        """Return the features that live encoding gave for a frame: from the store, bit for bit live's.
 
-        A frame that stands in for a near-duplicate neighbour has another picture, on purpose.
+        Raises:
+            NotEncodedError: the entry is gone since it was compared.
+            StoreError: what is read is not what live encoding gave.
+        """
+        features = self._store.read(frame.key)
+        if features is None:
+            raise NotEncodedError(f"The entry of frame {frame.index} is gone since it was compared.")
+        if _digest(features) != self._digests[frame.key]:
+            raise StoreError(f"The entry of frame {frame.index} is not what live encoding gave.")
+        return features
+
+    def _check(self, group: Group) -> None:
+        """Compare an entry with the picture of its first frame; the others that own it must show the same.
+
+        A frame that uses the entry of a near-duplicate neighbour has another picture, on purpose.
         """
         own = [frame for frame in group if frame.neighbour is None]
         first = (own or group)[0]
@@ -119,7 +115,7 @@ class EmbeddingCheck:
         if problem is not None:
             named = ", ".join(str(frame.index) for frame in group[:6]) + (", …" if len(group) > 6 else "")
             self._problems.append(f"frame{'s' if len(group) > 1 else ''} {named}: {problem}")
-        self.digests[first.key] = features_digest(live)
+        self._digests[first.key] = _digest(live)
         self._layers += [differences] if differences is not None else []
         self._compared.append(group)
 
@@ -134,7 +130,7 @@ class EmbeddingCheck:
         return None
 
     def _shows(self, frame: FrameEntry, first: FrameEntry, picture: "Image.Image") -> bool:
-        """Tell whether a frame shows ``picture``, pixel by pixel: a digest may be blind to a difference."""
+        """Tell whether a frame shows ``picture``, pixel by pixel: a digest may miss a difference."""
         found = self._picture(frame)
         if found is None:
             return False
@@ -158,7 +154,8 @@ class EmbeddingCheck:
         if num_near:
             words += f"; {num_near} more frames use a near duplicate's entry, their own pictures not compared"
         if num_exact < len(self._compared) and not self._problems:
-            words += f", the others within {self._widest():g}"
+            widest = max(self._allowed.features_same, self._allowed.features_other)
+            words += f", the others within {widest:g}"
         sure = None
         if not self._problems and not self._unchecked:
             sure = confidence(groups, self._compared)
@@ -175,33 +172,8 @@ class EmbeddingCheck:
             layers=layer_figures(self._layers),
         )
 
-    def _widest(self) -> float:
-        return max(self._allowed.features_same, self._allowed.features_other)
 
-
-class ProvenLive:
-    """Live features for decoding: read back from the store, and held against the digest of live encoding."""
-
-    def __init__(self, store: Store, digests: dict[EntryKey, bytes]) -> None:
-        """Give features whose digests were taken when they were encoded live."""
-        self._store, self._digests = store, digests
-
-    def features(self, frame: FrameEntry) -> Features:
-        """Return the features that live encoding gave, bit for bit.
-
-        Raises:
-            NotEncodedError: the entry is gone since it was compared.
-            StoreError: what is read is not what live encoding gave.
-        """
-        features = self._store.read(frame.key)
-        if features is None:
-            raise NotEncodedError(f"The entry of frame {frame.index} is gone since it was compared.")
-        if features_digest(features) != self._digests[frame.key]:
-            raise StoreError(f"The entry of frame {frame.index} is not what live encoding gave.")
-        return features
-
-
-def features_digest(features: Features) -> bytes:
+def _digest(features: Features) -> bytes:
     """Digest features with their shape, dtype and grid."""
     hasher = blake3(f"{features.array.shape} {features.dtype} {features.grid_thw}".encode())
     hasher.update(features.array.reshape(-1).view("u1").data)

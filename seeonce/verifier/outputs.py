@@ -1,13 +1,13 @@
 """The outputs level of verify-cache: answers from the store against live ones.
 
-Per entry of the sample and question: mlx-vlm answers live, one at a time, from the picture itself. Then
-pass two answers from the store, batched as ``seeonce describe`` does by default, and what it hands out is
-compared; and with live's answer forced on the batch, log-probabilities are compared at every position,
-from the store and, where every bit of the features agrees, from live features under the same schedule.
+mlx-vlm answers each question live, one at a time, from the picture itself. Then pass two answers from the
+store, batched as ``seeonce describe`` does by default, and its answers are compared. At last live's answers
+are forced on the batch, and log-probabilities are compared at every position: from the store and, where every
+bit of the features agrees, from live features under the same schedule.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -24,78 +24,19 @@ from infer.sampling import Sampling
 from infer.sequence import FeatureSource, Request
 from infer.tokenizer import ChatTokenizer
 from seeonce.runs.recording import Selected
-from seeonce.verifier.compare import (
-    TraceDifference,
-    first_difference,
-    margin_at,
-    rounding_noise,
-    trace_difference,
-)
-from seeonce.verifier.embeddings import EmbeddingCheck, ProvenLive
+from seeonce.verifier.differences import first_difference, logprob_distances, margin_at, trace_problem
+from seeonce.verifier.embeddings import EmbeddingCheck
 from seeonce.verifier.reference import LiveAnswer, LiveReference, Picture
 from seeonce.verifier.report import Check, Listener, LogprobFigures, Tolerances
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """Per position the token taken, log-probabilities of the tokens asked for, the best token."""
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[tuple[float, ...], ...]
-    best_tokens: tuple[int, ...]
-
-
-class Watcher:
-    """Makes a row take the teacher's tokens; records what it thinks of those asked for at each step."""
-
-    def __init__(self, teacher: Sequence[int], asked: Sequence[Sequence[int]]) -> None:
-        """Watch a row that follows ``teacher``; ``asked`` are tokens for each of its steps."""
-        self._teacher, self._asked = teacher, asked
-        self._steps: list[tuple[mx.array, mx.array, mx.array]] = []
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:  # noqa: ARG002
-        """Record the first token; ``tokens`` are the prompt's."""
-        return self.process_last_token(-1, logits)
-
-    def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:  # noqa: ARG002
-        """Record a step of ``(1, vocab)`` logits and return those that choose the token."""
-        # One step is decoded ahead of the last token; what it takes is never looked at.
-        step = min(len(self._steps), len(self._teacher) - 1)
-        logits = logits.astype(mx.float32)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        best = mx.argmax(logits, axis=-1)
-        taken = mx.array([self._teacher[step]])
-        self._steps.append((taken, logprobs[0, mx.array(list(self._asked[step]))], best))
-        mx.async_eval(list(self._steps[-1]))  # type: ignore[no-untyped-call]
-        return mx.where(mx.arange(logits.shape[-1])[None] == taken[:, None], 0.0, -mx.inf)
-
-    def trace(self, num_tokens: int) -> Trace:
-        """Return the first ``num_tokens`` steps."""
-        steps = self._steps[:num_tokens]
-        return Trace(
-            tuple(_int(taken) for taken, _, _ in steps),
-            tuple(tuple(map(float, np.array(logprobs))) for _, logprobs, _ in steps),
-            tuple(_int(best) for _, _, best in steps),
-        )
-
-
-def _int(array: mx.array) -> int:
-    return int(np.array(array).item())
-
 
 _MAX_TOKENS = 64
 _PAIR_PROMPT = Prompt("What is different between these two?")
 _NUM_PAIRS = 2  # questions about two frames: their order must not be lost
-_NUM_NOISE = 4  # entries that live is asked about once more, to see how far it rounds by itself
+_NUM_NOISE = 4  # entries about which live is asked twice, to see how far its own rounding goes
 _PROMPTS = (Prompt(DEFAULT_PROMPT), Prompt("Which applications are open?"))
 
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request about one frame or two, and what live answered."""
-
-    request: Request
-    live: LiveAnswer
+Trace = list[tuple[int, tuple[float, ...], int]]
+"""Per position the token taken, log-probabilities of the tokens asked for, the best token."""
 
 
 class OutputCheck:
@@ -108,12 +49,12 @@ class OutputCheck:
         self._selected, self._limits, self._allowed, self._listener = selected, limits, allowed, listener
         self._store = store
         self._tokenizer = ChatTokenizer(selected.folder, selected.config)
-        self._asked: list[_Asked] = []
+        self._requests: list[Request] = []
+        self._live: list[LiveAnswer] = []
         self._noise: list[float] = []
         self._last: tuple[FrameEntry, Picture] | None = None
-        self._num_pairs = 0
         self._problems: list[str] = []
-        self._parted: set[int] = set()
+        self._near_ties: set[int] = set()
         self._max_in_flight = 0
 
     @property
@@ -130,13 +71,14 @@ class OutputCheck:
         for prompt in _PROMPTS:
             answer = self._ask((frame,), (picture,), prompt, reference)
         if len(self._noise) < _NUM_NOISE:
-            again = reference.answer((picture,), prompt.text, _MAX_TOKENS, 3, answer.top_tokens)
-            agreed = _num_agreed(answer, again)
-            self._noise.append(rounding_noise(answer.top_logprobs[:agreed], again.top_logprobs[:agreed]))
-        if self._last is not None and self._num_pairs < _NUM_PAIRS:
-            other, other_picture = self._last
-            self._ask((frame, other), (picture, other_picture), _PAIR_PROMPT, reference)
-            self._num_pairs += 1
+            other = reference.answer((picture,), prompt.text, _MAX_TOKENS, 3, answer.top_tokens)
+            agreed = _num_agreed(answer, other)
+            distances = logprob_distances(answer.top_logprobs[:agreed], other.top_logprobs[:agreed])
+            self._noise.append(float(np.mean([distance.mean() for distance in distances])))
+        num_pairs = sum(len(request.frames) > 1 for request in self._requests)
+        if self._last is not None and num_pairs < _NUM_PAIRS:
+            other_frame, other_picture = self._last
+            self._ask((frame, other_frame), (picture, other_picture), _PAIR_PROMPT, reference)
         self._last = (frame, picture)
 
     def _ask(
@@ -147,54 +89,58 @@ class OutputCheck:
         reference: LiveReference,
     ) -> LiveAnswer:
         tokens = self._tokenizer.encode([*map(Image, frames), Text(prompt.text)])
-        request = Request(len(self._asked), tokens, frames, Sampling(max_tokens=_MAX_TOKENS))
         answer = reference.answer(pictures, prompt.text, _MAX_TOKENS)
-        self._asked.append(_Asked(request, answer))
+        self._requests.append(Request(len(self._requests), tokens, frames, Sampling(max_tokens=_MAX_TOKENS)))
+        self._live.append(answer)
         return answer
 
     def run(self, embeddings: EmbeddingCheck) -> Check:
         """Answer from the store what live was asked, and compare."""
-        num_answers = len(self._asked)
-        asked = self._fill_a_batch(self._asked)
-        self._listener.begin(len(asked) * (3 if embeddings.all_exact else 2), "outputs", "answer")
-        half = LanguageHalf(
-            self._selected.folder, self._selected.config, self._selected.manifest.encoder.compute_dtype
-        )
-        self._compare_answers(asked, half)
+        num_answers = len(self._requests)
+        requests = self._full_batch()
+        self._listener.begin(len(requests) * (3 if embeddings.all_exact else 2), "outputs", "answer")
+        half = self._language_half()
+        self._compare_answers(requests, half)
         source = StoredFeatures(self._store, self._selected.manifest.recording.id)
-        from_store = self._forced(asked, half, source)
+        from_store = self._forced(requests, half, source)
         if embeddings.all_exact:
-            from_live = self._forced(asked, half, ProvenLive(self._store, embeddings.digests))
-            self._compare_schedules(asked, from_store, from_live)
+            from_live = self._forced(requests, half, embeddings)
+            for request in requests:
+                if from_store[request.id] != from_live[request.id]:
+                    self._object(
+                        request, "log-probabilities from the store are not exactly those from live features"
+                    )
         if self._selected.manifest.encoder.compute_dtype == "float32":
-            self._compare_seeds(asked, half, source)
-        figures = self._compare_traces(asked, from_store)
-        return self._verdict(replace(figures, num_answers=num_answers))
+            self._compare_seeds(requests, half, source)
+        return self._verdict(replace(self._compare_traces(requests, from_store), num_answers=num_answers))
 
-    def _fill_a_batch(self, asked: list[_Asked]) -> list[_Asked]:
+    def _language_half(self) -> LanguageHalf:
+        selected = self._selected
+        return LanguageHalf(selected.folder, selected.config, selected.manifest.encoder.compute_dtype)
+
+    def _full_batch(self) -> list[Request]:
         """Repeat what is asked until a batch is full: faults of full batches show in full batches only."""
-        copies = -(-self._limits.max_num_seqs // max(1, len(asked)))
-        return [
-            replace(item, request=replace(item.request, id=number))
-            for number, item in enumerate(asked * copies)
-        ]
+        copies = -(-self._limits.max_num_seqs // max(1, len(self._requests)))
+        return [replace(request, id=number) for number, request in enumerate(self._requests * copies)]
 
-    def _compare_answers(self, asked: Sequence[_Asked], half: LanguageHalf) -> None:
-        """Hold what pass two hands out against live's answers."""
+    def _live_of(self, request: Request) -> LiveAnswer:
+        return self._live[request.id % len(self._live)]
+
+    def _compare_answers(self, requests: list[Request], half: LanguageHalf) -> None:
+        """Hold the answers of pass two against live's."""
         source = StoredFeatures(self._store, self._selected.manifest.recording.id)
-        requests = [item.request for item in asked]
         answers: dict[int, Answer] = {}
         for answer in answer_all(
             requests, half, source, self._tokenizer.stop_ids, self._limits, report=self._note_in_flight
         ):
             answers[answer.request.id] = answer
             self._listener.advance()
-        for item in asked:
-            found = answers.get(item.request.id)
-            problem = _answer_problem(item, found, self._tokenizer, self._allowed)
-            self._object(item, problem)
-            if problem is None and found is not None and found.tokens != item.live.handed_out:
-                self._parted.add(item.request.id % len(self._asked))  # repeats count once
+        for request in requests:
+            live, found = self._live_of(request), answers.get(request.id)
+            problem = _answer_problem(request, live, found, self._tokenizer, self._allowed)
+            self._object(request, problem)
+            if problem is None and found is not None and found.tokens != live.answer_tokens:
+                self._near_ties.add(request.id % len(self._live))  # repeats count once
 
     def _note_in_flight(self, stats: EngineStats) -> None:
         self._max_in_flight = stats.max_in_flight
@@ -205,67 +151,65 @@ class OutputCheck:
         fewer = f" ({allowed} were allowed)" if self._max_in_flight < allowed else ""
         return f"up to {self._max_in_flight} in flight{fewer}"
 
-    def _forced(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
-        """Decode live's answers, each to its end, and return what the batch thought of every token."""
-        watchers = {item.request.id: Watcher(item.live.tokens, item.live.top_tokens) for item in asked}
-        requests = [
-            replace(item.request, sampling=Sampling(max_tokens=len(item.live.tokens))) for item in asked
-        ]
+    def _forced(self, requests: list[Request], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
+        """Decode live's answers, each to its end, and return how likely the batch found every token."""
+        watchers, forced = {}, []
+        for request in requests:
+            live = self._live_of(request)
+            watchers[request.id] = Watcher(live.tokens, live.top_tokens)
+            forced.append(replace(request, sampling=Sampling(max_tokens=len(live.tokens))))
         never = frozenset[int]()  # a stop token of live is compared like any other
         traces = {}
         answers = answer_all(
-            requests, half, source, never, self._limits, lambda request: RowHooks((watchers[request.id],))
+            forced, half, source, never, self._limits, lambda request: RowHooks((watchers[request.id],))
         )
         for answer in answers:
             traces[answer.request.id] = watchers[answer.request.id].trace(len(answer.tokens))
             self._listener.advance()
         return traces
 
-    def _compare_schedules(
-        self, asked: Sequence[_Asked], stored: dict[int, Trace], live: dict[int, Trace]
-    ) -> None:
-        for item in asked:
-            if stored[item.request.id] != live[item.request.id]:
-                self._object(
-                    item, "log-probabilities from the store are not exactly those from live features"
-                )
-
-    def _compare_seeds(self, asked: Sequence[_Asked], half: LanguageHalf, source: FeatureSource) -> None:
+    def _compare_seeds(self, requests: list[Request], half: LanguageHalf, source: FeatureSource) -> None:
         """Draw the same request twice under one seed and once under another, among the others.
 
-        Hot, so that another stream gives other tokens; in float32 alone, where rounding never decides.
+        At a high temperature, so that another stream gives other tokens; in float32 alone, where rounding
+        never decides.
         """
-        first = asked[0]
+        first = requests[0]
         drawn = [
-            replace(first.request, id=-1 - seed, sampling=Sampling(100.0, seed=max(seed, 1), max_tokens=16))
+            replace(first, id=-1 - seed, sampling=Sampling(100.0, seed=max(seed, 1), max_tokens=16))
             for seed in range(3)
         ]
-        others = [replace(item.request, sampling=Sampling(max_tokens=4)) for item in asked[1:4]]
-        requests = [drawn[0], *others, *drawn[1:]]
+        others = [replace(request, sampling=Sampling(max_tokens=4)) for request in requests[1:4]]
         found = {
             answer.request.id: answer.tokens
-            for answer in answer_all(requests, half, source, frozenset(), self._limits)
+            for answer in answer_all([drawn[0], *others, *drawn[1:]], half, source, frozenset(), self._limits)
         }
         if found[-1] != found[-2]:
             self._object(first, "a sampled answer does not repeat under its seed")
         if found[-1] == found[-3]:
             self._object(first, "a sampled answer is the same under another seed")
 
-    def _compare_traces(self, asked: Sequence[_Asked], stored: dict[int, Trace]) -> LogprobFigures:
-        """Hold what the batch thought of live's tokens against what live itself thought."""
-        found = []
-        for item in asked:
-            difference = _trace(item, stored[item.request.id], self._allowed.logprob)
-            self._object(item, difference.problem)
-            found.append(difference)
-        distances = [distance for difference in found for distance in difference.distances]
+    def _compare_traces(self, requests: list[Request], traces: dict[int, Trace]) -> LogprobFigures:
+        """Hold the batch's log-probabilities of live's tokens against live's own."""
+        means, largest, num_others = [], [], 0
+        for request in requests:
+            live, trace = self._live_of(request), traces[request.id]
+            distances = logprob_distances([logprobs for _, logprobs, _ in trace], live.top_logprobs)
+            best_tokens = [best for _, _, best in trace]
+            self._object(
+                request,
+                trace_problem(live.tokens, live.margins, distances, best_tokens, self._allowed.logprob),
+            )
+            means += [float(distance.mean()) for distance in distances]
+            largest += [float(distance[0]) for distance in distances]
+            num_others += sum(best != token for best, token in zip(best_tokens, live.tokens, strict=False))
         figures = LogprobFigures(
-            num_answers=len(asked),
-            num_positions=len(distances),
-            num_other_answers=len(self._parted),
-            num_other_tokens=sum(difference.num_other_tokens for difference in found),
-            max_abs=max((difference.largest for difference in found), default=0.0),
-            mean_abs=sum(distances) / len(distances) if distances else 0.0,
+            num_answers=len(requests),
+            num_positions=len(means),
+            num_other_answers=len(self._near_ties),
+            num_other_tokens=num_others,
+            max_abs=max(largest, default=0.0),
+            mean_abs=sum(means) / len(means) if means else 0.0,
             mean_allowed=self._mean_allowed,
         )
         if not figures.mean_abs <= self._mean_allowed:
@@ -275,14 +219,14 @@ class OutputCheck:
             )
         return figures
 
-    def _object(self, item: _Asked, problem: str | None) -> None:
-        named = " and ".join(str(frame.index) for frame in item.request.frames)
+    def _object(self, request: Request, problem: str | None) -> None:
+        named = " and ".join(str(frame.index) for frame in request.frames)
         line = f"frame {named}: {problem}"
         if problem is not None and line not in self._problems:
             self._problems.append(line)
 
     def _verdict(self, figures: LogprobFigures) -> Check:
-        num_entries = len({key for item in self._asked for key in item.request.keys})
+        num_entries = len({key for request in self._requests for key in request.keys})
         num_total = len({frame.key for frame in self._selected.manifest.frames})
         words = (
             f"{figures.num_answers} answers about {num_entries} of {num_total} entries, "
@@ -318,17 +262,16 @@ def _near_tie_words(figures: LogprobFigures) -> str:
 
 
 def _answer_problem(
-    item: _Asked, answer: Answer | None, tokenizer: ChatTokenizer, allowed: Tolerances
+    request: Request, live: LiveAnswer, answer: Answer | None, tokenizer: ChatTokenizer, allowed: Tolerances
 ) -> str | None:
-    """Say how the answer that pass two hands out is not live's, up to a near-tie of live itself."""
-    live = item.live
+    """Say how the answer of pass two is not live's, up to a near-tie of live itself."""
     if answer is None:
         return "pass two gave no answer"
     if answer.error is not None:
         return answer.error
-    if item.request.prompt.ids != live.prompt_ids:
+    if request.prompt.ids != live.prompt_ids:
         return "the prompt has other tokens than mlx-vlm gives it"
-    want = live.handed_out
+    want = live.answer_tokens
     at = first_difference(answer.tokens, want)
     if at is not None:
         margin = margin_at(live.margins, at)
@@ -350,8 +293,37 @@ def _num_agreed(one: LiveAnswer, other: LiveAnswer) -> int:
     return 1 + (len(one.tokens) if at is None else at)
 
 
-def _trace(item: _Asked, stored: Trace, tolerance: float) -> TraceDifference:
-    live = item.live
-    return trace_difference(
-        live.tokens, live.top_logprobs, live.margins, stored.logprobs, stored.best_tokens, tolerance
-    )
+class Watcher:
+    """Makes a row take given tokens; records the log-probabilities of those asked for at each step."""
+
+    def __init__(self, forced: Sequence[int], asked: Sequence[Sequence[int]]) -> None:
+        """Watch a row that takes ``forced``; ``asked`` are tokens for each of its steps."""
+        self._forced, self._asked = forced, asked
+        self._steps: list[tuple[mx.array, mx.array, mx.array]] = []
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:  # noqa: ARG002
+        """Record the first token; ``tokens`` are the prompt's."""
+        return self.process_last_token(-1, logits)
+
+    def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:  # noqa: ARG002
+        """Record a step of ``(1, vocab)`` logits and return those that choose the token."""
+        # One step is decoded ahead of the last token; what it takes is never used.
+        step = min(len(self._steps), len(self._forced) - 1)
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        best = mx.argmax(logits, axis=-1)
+        taken = mx.array([self._forced[step]])
+        self._steps.append((taken, logprobs[0, mx.array(list(self._asked[step]))], best))
+        mx.async_eval(list(self._steps[-1]))  # type: ignore[no-untyped-call]
+        return mx.where(mx.arange(logits.shape[-1])[None] == taken[:, None], 0.0, -mx.inf)
+
+    def trace(self, num_tokens: int) -> Trace:
+        """Return the first ``num_tokens`` steps."""
+        return [
+            (_int(taken), tuple(map(float, np.array(logprobs))), _int(best))
+            for taken, logprobs, best in self._steps[:num_tokens]
+        ]
+
+
+def _int(array: mx.array) -> int:
+    return int(np.array(array).item())

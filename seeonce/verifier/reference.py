@@ -1,6 +1,6 @@
-"""The reference that features and answers are held against: mlx-vlm itself, live, one request at a time.
+"""The reference for features and answers: mlx-vlm itself, live, one request at a time.
 
-Loads the whole model and opens pictures as any user of mlx-vlm does, and shares nothing with the passes
+It loads the whole model and opens pictures as any user of mlx-vlm does, and shares nothing with the passes
 but the weight files and, where the user lowered them, the limits on pixels.
 """
 
@@ -46,54 +46,9 @@ class LiveAnswer:
     text: str
 
     @property
-    def handed_out(self) -> tuple[int, ...]:
+    def answer_tokens(self) -> tuple[int, ...]:
         """The tokens of the answer, without the one that stopped it."""
         return self.tokens[:-1] if self.stopped else self.tokens
-
-
-def most_likely(logprobs: NDArray[np.float32], taken: int) -> tuple[int, ...]:
-    """Return the most likely tokens of ``(vocab,)`` log-probabilities, best first, behind the one taken."""
-    num = min(NUM_TOP_TOKENS, len(logprobs))
-    best = np.argpartition(logprobs, len(logprobs) - num)[-num:]
-    ordered = best[np.argsort(-logprobs[best], kind="stable")]
-    return (taken, *(int(token) for token in ordered if token != taken))[:num]
-
-
-class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
-    """A vision tower that encodes each picture alone, and once for several questions in a row."""
-
-    def __init__(self, tower: Any) -> None:
-        """Stand before ``tower``."""
-        super().__init__()
-        self.patch_embed = tower.patch_embed  # mlx-vlm asks it for the dtype
-        self._tower = tower
-        self._recent: deque[tuple[mx.array, mx.array, Any]] = deque(maxlen=_NUM_REMEMBERED)
-        self.num_encoded = 0
-
-    def __call__(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
-        """Return merged tokens and DeepStack features of the pictures, one after the other."""
-        sizes = [int(size) for size in np.array(grid_thw).prod(axis=1)]
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        parts = [
-            self._one(pixel_values[start : start + size], grid_thw[number : number + 1])
-            for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
-        ]
-        merged = mx.concatenate([features for features, _ in parts])
-        layers = zip(*(deepstack for _, deepstack in parts), strict=True)
-        return merged, [mx.concatenate(list(layer)) for layer in layers]
-
-    def _one(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
-        for pixels, grid, features in self._recent:
-            if _same(pixels, pixel_values) and _same(grid, grid_thw):
-                return features
-        features = self._tower(pixel_values, grid_thw)
-        self._recent.append((pixel_values, grid_thw, features))
-        self.num_encoded += 1
-        return features
-
-
-def _same(left: mx.array, right: mx.array) -> bool:
-    return left.dtype == right.dtype and bool(np.array(mx.array_equal(left, right)))
 
 
 class LiveReference:
@@ -228,3 +183,48 @@ class LiveReference:
             add_special_tokens=False,
             image_token_index=self._model.config.image_token_index,
         )
+
+
+def most_likely(logprobs: NDArray[np.float32], taken: int) -> tuple[int, ...]:
+    """Return the most likely tokens of ``(vocab,)`` log-probabilities, best first, behind the one taken."""
+    num = min(NUM_TOP_TOKENS, len(logprobs))
+    best = np.argpartition(logprobs, len(logprobs) - num)[-num:]
+    ordered = best[np.argsort(-logprobs[best], kind="stable")]
+    return (taken, *(int(token) for token in ordered if token != taken))[:num]
+
+
+class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
+    """A vision tower that encodes each picture alone, and once for several questions in a row."""
+
+    def __init__(self, tower: Any) -> None:
+        """Wrap ``tower``."""
+        super().__init__()
+        self.patch_embed = tower.patch_embed  # mlx-vlm asks it for the dtype
+        self._tower = tower
+        self._recent: deque[tuple[mx.array, mx.array, Any]] = deque(maxlen=_NUM_REMEMBERED)
+        self.num_encoded = 0
+
+    def __call__(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
+        """Return merged tokens and DeepStack features of the pictures, one after the other."""
+        sizes = [int(size) for size in np.array(grid_thw).prod(axis=1)]
+        starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        parts = [
+            self._one(pixel_values[start : start + size], grid_thw[number : number + 1])
+            for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        ]
+        merged = mx.concatenate([features for features, _ in parts])
+        layers = zip(*(deepstack for _, deepstack in parts), strict=True)
+        return merged, [mx.concatenate(list(layer)) for layer in layers]
+
+    def _one(self, pixel_values: mx.array, grid_thw: mx.array) -> Any:
+        for pixels, grid, features in self._recent:
+            if _same(pixels, pixel_values) and _same(grid, grid_thw):
+                return features
+        features = self._tower(pixel_values, grid_thw)
+        self._recent.append((pixel_values, grid_thw, features))
+        self.num_encoded += 1
+        return features
+
+
+def _same(left: mx.array, right: mx.array) -> bool:
+    return left.dtype == right.dtype and bool(np.array(mx.array_equal(left, right)))

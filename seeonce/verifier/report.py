@@ -1,6 +1,6 @@
-"""What verify-cache reports: levels, checks, figures, and who is told meanwhile. Types only.
+"""What verify-cache reports, and how it is printed: as lines, as a page, as JSON.
 
-``docs/verify.md`` and ``docs/verify-report.schema.json`` say the same for programs that read ``--json``.
+``docs/verify-report.schema.json`` describes the JSON.
 """
 
 import json
@@ -31,7 +31,7 @@ class Against(StrEnum):
 
 
 class Listener(Protocol):
-    """Who is told how the check goes."""
+    """Shows the user how the check goes."""
 
     def say(self, line: str) -> None:
         """Take one line for the user."""
@@ -41,6 +41,19 @@ class Listener(Protocol):
 
     def advance(self, num_done: int = 1) -> None:
         """Take note of what is done."""
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Drop a line."""
+
+    def begin(self, num_results: int, what: str = "", unit: str = "") -> None:
+        """Show no bar."""
+
+    def advance(self, num_done: int = 1) -> None:
+        """Move no bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +67,13 @@ class Confidence:
     unit: str
 
 
+_WORST_TOKEN = 10
+"""A token may lie this many times further away than its layer: one wrong token hides in a large layer."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerFigures:
-    """One layer of all compared entries, stored against live; differences are of float32 values.
+    """One layer of one entry or several, stored against live; differences are of float32 values.
 
     ``relative`` and ``worst_token`` are norms of differences over norms of live values, the largest of
     any entry; ``cosine`` is the smallest of any entry.
@@ -71,12 +88,23 @@ class LayerFigures:
     worst_token: float
     cosine: float
 
+    @property
+    def exact(self) -> bool:
+        """Whether every bit of every entry agrees."""
+        return self.num_exact == self.num_entries
+
+    def within(self, tolerance: float) -> bool:
+        """Tell whether the layer as a whole and each of its tokens is near enough."""
+        if tolerance == 0:
+            return self.exact
+        return self.relative <= tolerance and self.worst_token <= _WORST_TOKEN * tolerance
+
 
 @dataclass(frozen=True, slots=True)
 class LogprobFigures:
     """Log-probabilities of live's most likely tokens, batched from the store against live one at a time.
 
-    ``num_other_answers`` counts answers that part from live's at a near-tie of live, ``num_other_tokens``
+    ``num_other_answers`` counts answers that leave live's at a near-tie of live, ``num_other_tokens``
     positions at which, after live's own tokens, another one would have won. ``max_abs`` is of the token
     taken; ``mean_abs`` over all positions and the eight tokens that live finds most likely at each, with
     ``mean_allowed`` its tolerance.
@@ -98,9 +126,9 @@ class LogprobFigures:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One level: whether everything looked at was equal, in words, and each problem in a line.
+    """One level: whether everything checked was equal, in words, and each problem in a line.
 
-    ``unchecked`` names what was to be looked at and could not be.
+    ``unchecked`` names what was to be checked and could not be.
     """
 
     name: str
@@ -159,7 +187,7 @@ class ControlResult:
 class Report:
     """What was checked of a recording or of the whole store, and whether all of it was equal.
 
-    ``controls_problem`` says why controls prove nothing: they were not run, or their unchanged twin failed.
+    ``controls_problem`` says why controls prove nothing: they were not run, or the unchanged copy failed.
     """
 
     recording: str
@@ -179,7 +207,7 @@ class Report:
 
     @property
     def controls_caught(self) -> bool:
-        """Whether every control that could be applied was objected to, and their unchanged twin was not."""
+        """Whether every control that could be applied was objected to, and the unchanged copy was not."""
         return self.controls_problem is None and all(
             control.caught for control in self.controls if control.applied
         )
@@ -232,7 +260,7 @@ def verdict_words(report: Report) -> str:
         proven += " but for near-ties"
     if report.tolerances is not None and report.tolerances.given:
         proven += ", within the tolerance that was given"
-    elif any(layer.num_exact < layer.num_entries for check in report.checks for layer in check.layers):
+    elif any(not layer.exact for check in report.checks for layer in check.layers):
         proven += ", within the tolerance that the report names"
     return proven
 

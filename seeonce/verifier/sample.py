@@ -1,7 +1,4 @@
-"""Which entries a sample takes, and what a sample without a fault says of those that it left out.
-
-Owns the draw and the arithmetic. Does not look at any entry.
-"""
+"""Which entries a sample takes, and what a sample without a fault says of those that it left out."""
 
 import random
 

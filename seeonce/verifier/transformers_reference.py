@@ -1,11 +1,11 @@
 """Hugging Face's PyTorch vision tower as a second reference: ``verify-cache --against transformers``.
 
-Owns the way from a checkpoint's weights to transformers' model, and the comparison of stored features with
-what it gives. Takes the weights as mlx-vlm reads them and pictures as mlx-vlm's processor preprocesses them:
-what is compared is the computation. Imports torch and transformers inside its functions; torch is an extra.
+It takes the weights as mlx-vlm reads them and the pictures as mlx-vlm's processor preprocesses them: what is
+compared is the computation. torch is an extra.
 """
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from cache.base.errors import CannotCheckError, StalePictureError
 from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec
-from cache.manifest import FrameEntry
 from cache.store import Store
 from checkpoint import backend
 from checkpoint.config import CheckpointConfig
@@ -21,71 +20,40 @@ from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import image_processor
 from checkpoint.loading import load_model
 from seeonce.runs.recording import Selected
-from seeonce.verifier.compare import as_float32, feature_differences, feature_problem, layer_figures
-from seeonce.verifier.embeddings import LiveSide
+from seeonce.verifier.differences import as_float32, feature_differences, feature_problem, layer_figures
 from seeonce.verifier.report import Check, Listener, Tolerances
 from seeonce.verifier.sample import Group
 
 if TYPE_CHECKING:
     from PIL import Image
 
-
-class TransformersEncoder:
-    """transformers' Qwen3-VL vision model in float32 on the CPU."""
-
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
-        """Build it and give it the checkpoint's weights.
-
-        Raises:
-            CannotCheckError: torch or this model of transformers is not installed.
-        """
-        self._torch = _import_torch()
-        self._spec = spec
-        self._processor = image_processor(folder, config)
-        self._processor.min_pixels = spec.preprocessing.min_pixels
-        self._processor.max_pixels = spec.preprocessing.max_pixels
-        self._model = _model(config)
-        weights = {name: self._torch.from_numpy(value) for name, value in _weights(folder, config).items()}
-        self._model.load_state_dict(weights, strict=True)
-        self._model.eval()
-
-    def encode(self, image: "Image.Image") -> Features:
-        """Encode a picture: float32 features, merged tokens first."""
-        torch = self._torch
-        inputs = self._processor(images=[image])
-        grid = np.asarray(inputs["image_grid_thw"])
-        with torch.no_grad():
-            found = self._model(torch.from_numpy(np.asarray(inputs["pixel_values"])), torch.from_numpy(grid))
-        layers = [found.pooler_output, *found.deepstack_features]
-        time, height, width = (int(size) for size in grid[0])
-        stacked = np.ascontiguousarray(
-            np.stack([layer.numpy() for layer in layers]), STORED_DTYPES["float32"]
-        )
-        return Features(stacked, "float32", (time, height, width), self._spec.preprocessing.merge_size)
+    from precompute.live import LiveFrames
 
 
 def check_against_transformers(
     store: Store,
     selected: Selected,
     sample: list[Group],
-    live: LiveSide,
+    live: "LiveFrames",
     allowed: Tolerances,
     listener: Listener,
 ) -> Check:
     """Compare the stored features of a sample with transformers'."""
     num_total = len({frame.key for frame in selected.manifest.frames})
     try:
-        encoder = TransformersEncoder(selected.folder, selected.config, selected.manifest.encoder)
+        encode = _encoder(selected.folder, selected.config, selected.manifest.encoder)
     except CannotCheckError as error:
         return Check("transformers", True, "not checked", 0, num_total, (), (str(error),))
     problems, unchecked, compared = [], [], []
     listener.begin(len(sample), "transformers", "entry")
-    for frame in (_own(group) for group in sample):
+    for group in sample:
+        # a frame that shows the picture of its entry, not that of a near duplicate
+        frame = next((frame for frame in group if frame.neighbour is None), group[0])
         stored = store.read(frame.key)
         try:
             if stored is None:
                 raise StalePictureError("its entry is missing or damaged")
-            theirs, mine = encoder.encode(live.image(frame)), _widened(stored)
+            theirs, mine = encode(live.image(frame)), _widened(stored)
             differences = feature_differences(mine, theirs)
             compared += [differences] if differences is not None else []
             problem = feature_problem(mine, theirs, differences, allowed.features_other)
@@ -107,6 +75,36 @@ def check_against_transformers(
         "transformers", not problems, words, len(compared), num_total, tuple(problems), tuple(unchecked),
         layers=layers,
     )  # fmt: skip
+
+
+def _encoder(
+    folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec
+) -> Callable[["Image.Image"], Features]:
+    """Load transformers' vision model in float32 on the CPU; return what encodes a picture with it.
+
+    Raises:
+        CannotCheckError: torch or this model of transformers is not installed.
+    """
+    torch = _import_torch()
+    processor = image_processor(folder, config)
+    processor.min_pixels = spec.preprocessing.min_pixels
+    processor.max_pixels = spec.preprocessing.max_pixels
+    model = _model(config)
+    weights = {name: torch.from_numpy(value) for name, value in _weights(folder, config).items()}
+    model.load_state_dict(weights, strict=True)
+    model.eval()
+
+    def encode(image: "Image.Image") -> Features:
+        inputs = processor(images=[image])
+        grid = np.asarray(inputs["image_grid_thw"])
+        with torch.no_grad():
+            found = model(torch.from_numpy(np.asarray(inputs["pixel_values"])), torch.from_numpy(grid))
+        layers = np.stack([layer.numpy() for layer in (found.pooler_output, *found.deepstack_features)])
+        array = np.ascontiguousarray(layers, STORED_DTYPES["float32"])
+        time, height, width = (int(size) for size in grid[0])
+        return Features(array, "float32", (time, height, width), spec.preprocessing.merge_size)
+
+    return encode
 
 
 def _import_torch() -> Any:
@@ -160,11 +158,6 @@ def _weights(folder: CheckpointFolder, config: CheckpointConfig) -> dict[str, An
     patches = "patch_embed.proj.weight"
     weights[patches] = weights[patches].transpose(0, 4, 1, 2, 3)  # mlx keeps channels last
     return {name: np.array(value.astype(mx.float32)) for name, value in weights.items()}
-
-
-def _own(group: Group) -> FrameEntry:
-    """Return a frame that shows the picture of its entry."""
-    return next((frame for frame in group if frame.neighbour is None), group[0])
 
 
 def _widened(features: Features) -> Features:

@@ -1,8 +1,4 @@
-"""What the workloads are measured on: drawn screens, a checkpoint, and a store of their own.
-
-Owns making these things once for all workloads, in a folder that goes away afterwards. The user's store is
-never touched.
-"""
+"""Both passes as the benchmark runs them: drawn screens, a checkpoint, and a store of their own."""
 
 import time
 from dataclasses import dataclass
@@ -32,7 +28,6 @@ from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import leave_manifest
-from seeonce.bench.measure import Timing
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
 from sources.folder import open_folder
 
@@ -103,20 +98,8 @@ class Encoded:
 Tokens = list[tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """The tokens of each request, in order, and how long each took.
-
-    A latency begins when a client that keeps so many in flight would have sent the request, or with its
-    prefill if that is earlier; it ends with the last token.
-    """
-
-    tokens: Tokens
-    latencies: Timing
-
-
-class Warm:
-    """Pass two over encoded frames, its language half loaded."""
+class PassTwo:
+    """Pass two over encoded frames, its language model loaded."""
 
     def __init__(self, encoded: Encoded) -> None:
         model = encoded.model
@@ -126,11 +109,16 @@ class Warm:
 
     def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
         """Answer requests from the store; return the texts in the order of the requests."""
-        timed = self.answers(requests, limits, self.tokenizer.stop_ids)
-        return [self.tokenizer.decode(tokens) for tokens in timed.tokens]
+        answered, _ = self.answers(requests, limits, self.tokenizer.stop_ids)
+        return [self.tokenizer.decode(tokens) for tokens in answered]
 
-    def answers(self, requests: list[Request], limits: BatchLimits, stop_ids: frozenset[int]) -> Timed:
-        """Answer requests from the store.
+    def answers(
+        self, requests: list[Request], limits: BatchLimits, stop_ids: frozenset[int]
+    ) -> tuple[Tokens, list[float]]:
+        """Answer requests from the store; return the tokens of each, and the seconds that it took.
+
+        A latency begins when a client that keeps so many in flight would have sent the request, or with its
+        prefill if that is earlier; it ends with the last token.
 
         Raises:
             SeeonceError: a request failed: a benchmark with errors measures nothing.
@@ -148,11 +136,11 @@ class Warm:
                 raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
             done[answer.request.id] = answer.tokens, time.perf_counter()
         sent = [started] * limits.max_num_seqs + sorted(ended for _, ended in done.values())
-        latencies = (
+        latencies = [
             done[request.id][1] - min(at, began[request.id])
             for request, at in zip(requests, sent, strict=False)
-        )
-        return Timed([done[request.id][0] for request in requests], Timing(tuple(latencies)))
+        ]
+        return [done[request.id][0] for request in requests], latencies
 
 
 def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0]) -> Path:

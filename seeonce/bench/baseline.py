@@ -1,6 +1,7 @@
-"""What people use today, called as they call it: mlx-vlm's whole model with live encoding."""
+"""What people use today, called as they call it: mlx-vlm's whole model, encoding live."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from checkpoint.loading import cast, load_model, readable_folder
 from infer.limits import BatchLimits
 from precompute.encoder import Patches
-from seeonce.bench.right import Ask, Right
-from seeonce.bench.stage import Model, Tokens
+from seeonce.bench.judge import Ask, ReferenceAnswer
+from seeonce.bench.passes import Model, Tokens
 
 EmbeddedRow = tuple[list[int], dict[str, Any]]
 """The token ids of a request, and what its embeddings are handed over in."""
@@ -58,6 +59,25 @@ class LiveModel:
             texts += response.texts
         return texts
 
+    def embedded(self, asks: Sequence[Ask]) -> list[EmbeddedRow]:
+        """Return the ids and prompt kwargs of each request for ``BatchGenerator``, evaluated."""
+        return [self._embedded(ask) for ask in asks]
+
+    def generated(self, rows: Sequence[EmbeddedRow], max_tokens: int, limits: BatchLimits) -> Tokens:
+        """Decode ``max_tokens`` of each row with ``BatchGenerator``, no token stopping it."""
+        steps = self._decode(rows, max_tokens, limits)
+        return [tuple(int(step.token) for step in row) for row in steps]
+
+    def unbatched(self, rows: Sequence[EmbeddedRow], max_tokens: int) -> list[ReferenceAnswer]:
+        """Decode one row after the other, unchunked, which loses nothing, and note every margin."""
+        return [
+            ReferenceAnswer(
+                tuple(int(step.token) for step in row),
+                tuple(step.top_logprobs[0][1] - step.top_logprobs[1][1] for step in row),
+            )
+            for row in self._decode(rows, max_tokens, _ONE_UNCHUNKED, top_logprobs_k=2)
+        ]
+
     def _steps(self, ask: Ask, max_tokens: int) -> Iterator[Any]:
         from mlx_vlm import stream_generate
 
@@ -75,29 +95,6 @@ class LiveModel:
 
         return apply_chat_template(self._processor, self._model.config, question, num_images=1)
 
-
-class StockBatches(LiveModel):
-    """mlx-vlm's BatchGenerator, given embeddings that were made before the clock runs."""
-
-    def rows(self, asks: Sequence[Ask]) -> list[EmbeddedRow]:
-        """Return the ids and prompt kwargs of each request, evaluated."""
-        return list(self._rows(asks))
-
-    def answers(self, rows: Sequence[EmbeddedRow], max_tokens: int, limits: BatchLimits) -> Tokens:
-        """Decode ``max_tokens`` of each row, no token stopping it."""
-        steps = self._decode(rows, max_tokens, limits)
-        return [tuple(int(step.token) for step in row) for row in steps]
-
-    def right(self, rows: Sequence[EmbeddedRow], max_tokens: int) -> list[Right]:
-        """Decode one row after the other, unchunked, which loses nothing, and note every margin."""
-        return [
-            Right(
-                tuple(int(step.token) for step in row),
-                tuple(step.top_logprobs[0][1] - step.top_logprobs[1][1] for step in row),
-            )
-            for row in self._decode(rows, max_tokens, _ONE_UNCHUNKED, top_logprobs_k=2)
-        ]
-
     def _decode(
         self, rows: Sequence[EmbeddedRow], max_tokens: int, limits: BatchLimits, top_logprobs_k: int = 0
     ) -> list[list[Any]]:
@@ -105,7 +102,7 @@ class StockBatches(LiveModel):
 
         generator = BatchGenerator(
             self._model.language_model,
-            _NeverStops(),
+            SimpleNamespace(stopping_criteria=_NeverStops()),
             completion_batch_size=limits.max_num_seqs,
             prefill_batch_size=min(limits.prefill_batch_size, limits.max_num_seqs),
             prefill_step_size=limits.prefill_step_size,
@@ -121,67 +118,62 @@ class StockBatches(LiveModel):
         generator.close()
         return [steps[uid] for uid in uids]
 
-    def _rows(self, asks: Sequence[Ask]) -> Iterator[EmbeddedRow]:
+    def _embedded(self, ask: Ask) -> EmbeddedRow:
         import mlx.core as mx
         from mlx_vlm.utils import prepare_inputs
 
-        for ask in asks:
-            inputs = prepare_inputs(
-                self._processor,
-                images=[str(ask.image)],
-                prompts=self._formatted(ask.question),
-                add_special_tokens=False,
-                image_token_index=self._model.config.image_token_index,
-            )
-            embedded = self._model.get_input_embeddings(
-                inputs["input_ids"],
-                inputs["pixel_values"],
-                mask=inputs["attention_mask"],
-                image_grid_thw=inputs["image_grid_thw"],
-            )
-            known = {name: value for name, value in embedded.to_dict().items() if value is not None}
-            mx.eval(known)
-            yield inputs["input_ids"].tolist()[0], known
+        inputs = prepare_inputs(
+            self._processor,
+            images=[str(ask.image)],
+            prompts=self._formatted(ask.question),
+            add_special_tokens=False,
+            image_token_index=self._model.config.image_token_index,
+        )
+        embedded = self._model.get_input_embeddings(
+            inputs["input_ids"],
+            inputs["pixel_values"],
+            mask=inputs["attention_mask"],
+            image_grid_thw=inputs["image_grid_thw"],
+        )
+        known = {name: value for name, value in embedded.to_dict().items() if value is not None}
+        mx.eval(known)
+        return inputs["input_ids"].tolist()[0], known
 
 
 class _NeverStops:
-    """What ``BatchGenerator`` asks of a tokenizer."""
+    """The stopping criteria that ``BatchGenerator`` asks a tokenizer for."""
 
-    class _Never:
-        def add_eos_token_ids(self, ids: object = None) -> None:
-            """Take none."""
+    def add_eos_token_ids(self, ids: object = None) -> None:
+        """Take none."""
 
-        def __call__(self, token: int) -> bool:  # noqa: ARG002
-            return False
-
-    stopping_criteria = _Never()
+    def __call__(self, token: int) -> bool:  # noqa: ARG002
+        return False
 
 
-class BareTower:
-    """mlx-vlm's vision tower alone: patches in, features evaluated, nothing else done with them."""
+def bare_tower(model: Model) -> Callable[[Patches], Any]:
+    """Load mlx-vlm's vision tower alone; return what encodes a preprocessed picture with it.
 
-    def __init__(self, model: Model) -> None:
-        """Load and evaluate the vision weights."""
-        import mlx.core as mx
+    The features, ``(1 + num_deepstack, num_tokens, hidden)``, are evaluated.
+    """
+    import mlx.core as mx
 
-        self._tower = load_model(model.folder, model.config).vision_tower
-        cast(self._tower, model.spec.compute_dtype)
-        mx.eval(self._tower.parameters())
+    tower = load_model(model.folder, model.config).vision_tower
+    cast(tower, model.spec.compute_dtype)
+    mx.eval(tower.parameters())
+    dtype = tower.patch_embed.proj.weight.dtype
 
-    def encode(self, patches: Patches) -> Any:
-        """Encode one preprocessed picture: evaluated features ``(1 + num_deepstack, num_tokens, hidden)``."""
-        import mlx.core as mx
-
-        dtype = self._tower.patch_embed.proj.weight.dtype
+    def encode(patches: Patches) -> Any:
         pixel_values = mx.array(patches.pixel_values).astype(dtype)
-        merged_tokens, deepstack = self._tower(pixel_values, mx.array([patches.grid_thw]))
+        merged_tokens, deepstack = tower(pixel_values, mx.array([patches.grid_thw]))
         features = mx.stack([merged_tokens, *deepstack])
         mx.eval(features)
         return features
 
-    def features(self, patches: Patches) -> NDArray[Any]:
-        """Return the features of a picture as they are stored: bfloat16 as the uint16 of its bits."""
-        import mlx.core as mx
+    return encode
 
-        features = self.encode(patches)
-        return np.array(features.view(mx.uint16) if features.dtype == mx.bfloat16 else features)
+
+def as_stored(features: Any) -> NDArray[Any]:
+    """Return features as they are stored: bfloat16 as the uint16 of its bits."""
+    import mlx.core as mx
+
+    return np.array(features.view(mx.uint16) if features.dtype == mx.bfloat16 else features)

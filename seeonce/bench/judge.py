@@ -2,8 +2,6 @@
 
 Batches round otherwise than single requests, so that in bfloat16 a near-tie may fall the other way, and the
 answer goes on differently from there: right all the same. In float32 hardly any margin is that small.
-Owns that judgement, and when an answer is about another frame. Does not own how alike two texts are
-(``seeonce.runs.compare``).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from seeonce.bench.stage import Encoded
+from seeonce.bench.passes import Encoded
 from seeonce.runs.compare import MATCH_ABOVE, Said, likeness
-from seeonce.verifier.compare import LOGPROB, first_difference, margin_at
-from seeonce.verifier.reference import LiveAnswer, LiveReference
+from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
+from seeonce.verifier.reference import LiveReference
 
 _LEAST_WORDS = 2
 """An answer needs so many to tell of one frame."""
@@ -29,57 +27,54 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Right:
-    """A right answer: its tokens without a stop token, and by what log-probability each won."""
+class ReferenceAnswer:
+    """A reference answer: its tokens without a stop token, and by what log-probability each won."""
 
     tokens: tuple[int, ...]
     margins: tuple[float, ...]
 
-    @classmethod
-    def of(cls, live: LiveAnswer) -> "Right":
-        """Take mlx-vlm's answer."""
-        return cls(live.handed_out, live.margins)
-
 
 class Judgement(Enum):
-    """How an answer stands beside the right one."""
+    """How an answer compares with the reference."""
 
     right = "right"
     near_tie = "near-tie"
     wrong = "wrong"
 
 
-def judge_tokens(tokens: Sequence[int], right: Right, dtype: str) -> Judgement:
+def judge_tokens(tokens: Sequence[int], reference: ReferenceAnswer, dtype: str) -> Judgement:
     """Judge the tokens of an answer that was computed in ``dtype``."""
-    at = first_difference(tokens, right.tokens)
-    return Judgement.right if at is None else _judge(right, at, dtype)
+    at = first_difference(tokens, reference.tokens)
+    return Judgement.right if at is None else _judge(reference, at, dtype)
 
 
-def judge_text(text: str, right: Right, dtype: str, decode: Callable[[Sequence[int]], str]) -> Judgement:
+def judge_text(
+    text: str, reference: ReferenceAnswer, dtype: str, decode: Callable[[Sequence[int]], str]
+) -> Judgement:
     """Judge an answer of which only the text is known; white space around it says nothing."""
-    if text.strip() == decode(right.tokens).strip():
+    if text.strip() == decode(reference.tokens).strip():
         return Judgement.right
-    begun = [decode(right.tokens[: 1 + at]).rstrip("\ufffd") for at in range(len(right.tokens))]
+    begun = [decode(reference.tokens[: 1 + at]).rstrip("\ufffd") for at in range(len(reference.tokens))]
     at = next((at for at, part in enumerate(begun) if not text.startswith(part)), len(begun))
-    return _judge(right, at, dtype)
+    return _judge(reference, at, dtype)
 
 
-def _judge(right: Right, at: int, dtype: str) -> Judgement:
-    is_near_tie = margin_at(right.margins, at) <= LOGPROB[dtype]
+def _judge(reference: ReferenceAnswer, at: int, dtype: str) -> Judgement:
+    is_near_tie = margin_at(reference.margins, at) <= LOGPROB[dtype]
     return Judgement.near_tie if is_near_tie else Judgement.wrong
 
 
-def right_answers(encoded: Encoded, questions: Sequence[str], max_tokens: int) -> dict[Ask, Right]:
+def live_answers(encoded: Encoded, questions: Sequence[str], max_tokens: int) -> dict[Ask, ReferenceAnswer]:
     """Ask mlx-vlm live, one question after the other, each picture encoded once; its model is freed again."""
     import mlx.core as mx
 
     model = encoded.model
     reference = LiveReference(model.folder, model.config, model.spec)
-    found = {
-        Ask(Path(frame.source), question): Right.of(reference.answer([frame.source], question, max_tokens))
-        for frame in encoded.manifest.frames
-        for question in questions
-    }
+    found = {}
+    for frame in encoded.manifest.frames:
+        for question in questions:
+            live = reference.answer([frame.source], question, max_tokens)
+            found[Ask(Path(frame.source), question)] = ReferenceAnswer(live.answer_tokens, live.margins)
     del reference
     mx.clear_cache()
     return found
@@ -90,14 +85,14 @@ def matches(text: str, other: str) -> bool:
     return likeness(Said.of(text), Said.of(other)) > MATCH_ABOVE
 
 
-def num_about_another_frame(asks: Sequence[Ask], texts: Sequence[str], right: Sequence[str]) -> int:
+def num_about_another_frame(asks: Sequence[Ask], texts: Sequence[str], reference: Sequence[str]) -> int:
     """Count answers that are what exactly one other frame is answered with, and not what their own is.
 
     An answer that several frames share tells of none of them, and neither does one of a single word, as "3"
     to a question for a number: who miscounts has not mixed up frames.
     """
     by_question: dict[str, list[tuple[Path, Said]]] = {}
-    for ask, want in zip(asks, right, strict=True):
+    for ask, want in zip(asks, reference, strict=True):
         by_question.setdefault(ask.question, []).append((ask.image, Said.of(want)))
     return sum(
         _is_about_another_frame(ask.image, Said.of(text), by_question[ask.question])

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,31 +10,9 @@ from cache.base.errors import InputError
 from cache.entry import EntryInfo, Features, Provenance, layer_names
 from seeonce.verifier.report import LayerFigures, ProvenanceDifference, Tolerances
 
-_WORST_TOKEN = 10
-"""A token may lie this many times further away than its layer: one wrong token hides in a large layer."""
 
-
-@dataclass(frozen=True, slots=True)
-class LayerDifference:
-    """One layer of stored features against live ones; ``exact`` when every bit agrees."""
-
-    layer: str
-    exact: bool
-    max_abs: float
-    mean_abs: float
-    relative: float
-    worst_token: float
-    cosine: float
-
-    def within(self, tolerance: float) -> bool:
-        """Tell whether the layer as a whole and each of its tokens is near enough."""
-        if tolerance == 0:
-            return self.exact
-        return self.relative <= tolerance and self.worst_token <= _WORST_TOKEN * tolerance
-
-
-def feature_differences(stored: Features, live: Features) -> list[LayerDifference] | None:
-    """Return every layer, merged first; ``None`` for another shape, dtype or grid."""
+def feature_differences(stored: Features, live: Features) -> list[LayerFigures] | None:
+    """Compare one entry layer by layer, merged first; ``None`` for another shape, dtype or grid."""
     if (stored.array.shape, stored.dtype, stored.grid_thw) != (live.array.shape, live.dtype, live.grid_thw):
         return None
     return [
@@ -45,7 +22,7 @@ def feature_differences(stored: Features, live: Features) -> list[LayerDifferenc
 
 
 def feature_problem(
-    stored: Features, live: Features, differences: list[LayerDifference] | None, tolerance: float
+    stored: Features, live: Features, differences: list[LayerFigures] | None, tolerance: float
 ) -> str | None:
     """Say how stored features differ from live ones by more than ``tolerance``, or ``None``."""
     if differences is None:
@@ -64,9 +41,9 @@ def feature_problem(
     )
 
 
-def layer_figures(entries: Iterable[list[LayerDifference]]) -> tuple[LayerFigures, ...]:
+def layer_figures(entries: Iterable[list[LayerFigures]]) -> tuple[LayerFigures, ...]:
     """Sum up the layers of all compared entries, in the order of an entry's layers."""
-    by_layer: dict[str, list[LayerDifference]] = {}
+    by_layer: dict[str, list[LayerFigures]] = {}
     for differences in entries:
         for difference in differences:
             by_layer.setdefault(difference.layer, []).append(difference)
@@ -74,7 +51,7 @@ def layer_figures(entries: Iterable[list[LayerDifference]]) -> tuple[LayerFigure
         LayerFigures(
             layer=layer,
             num_entries=len(found),
-            num_exact=sum(difference.exact for difference in found),
+            num_exact=sum(difference.num_exact for difference in found),
             max_abs=max(difference.max_abs for difference in found),
             mean_abs=sum(difference.mean_abs for difference in found) / len(found),
             relative=max(difference.relative for difference in found),
@@ -92,18 +69,19 @@ def as_float32(layer: NDArray[np.generic]) -> NDArray[np.float32]:
     return layer.astype(np.float32)
 
 
-def _difference(name: str, mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> LayerDifference:
+def _difference(name: str, mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> LayerFigures:
     if mine.tobytes() == theirs.tobytes():
-        return LayerDifference(name, True, 0.0, 0.0, 0.0, 0.0, 1.0)
+        return LayerFigures(name, 1, 1, 0.0, 0.0, 0.0, 0.0, 1.0)
     stored, live = as_float32(mine), as_float32(theirs)
     difference = stored - live
     norm = float(np.linalg.norm(live)) or 1.0
     cosine = float(np.vdot(stored, live)) / ((float(np.linalg.norm(stored)) or 1.0) * norm)
     tokens = np.linalg.norm(live, axis=-1)
     by_token = np.linalg.norm(difference, axis=-1) / np.maximum(tokens, tokens.mean() or 1.0)
-    return LayerDifference(
+    return LayerFigures(
         layer=name,
-        exact=False,
+        num_entries=1,
+        num_exact=0,
         max_abs=float(np.abs(difference).max()),
         mean_abs=float(np.abs(difference).mean()),
         relative=float(np.linalg.norm(difference)) / norm,
@@ -112,27 +90,11 @@ def _difference(name: str, mine: NDArray[np.generic], theirs: NDArray[np.generic
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TraceDifference:
-    """How batched decoding under live's tokens compares with live, position by position.
-
-    ``problem`` says where it parts from live beyond rounding, ``None`` if nowhere. ``distances`` are the
-    mean distance, over live's most likely tokens, of each position; ``largest`` that of the token taken.
-    ``num_other_tokens`` counts explained divergences.
-    """
-
-    problem: str | None
-    distances: tuple[float, ...] = ()
-    largest: float = 0.0
-    num_other_tokens: int = 0
-
-
-def rounding_noise(one: Sequence[tuple[float, ...]], other: Sequence[tuple[float, ...]]) -> float:
-    """Return the mean distance of log-probabilities that two runs of live give the same positions."""
-    apart = [
-        float(np.abs(np.subtract(mine, theirs)).mean()) for mine, theirs in zip(one, other, strict=False)
-    ]
-    return sum(apart) / len(apart) if apart else 0.0
+def logprob_distances(
+    one: Sequence[tuple[float, ...]], other: Sequence[tuple[float, ...]]
+) -> list[NDArray[np.float64]]:
+    """Return how far log-probabilities lie apart, position by position, as far as both go."""
+    return [np.abs(np.subtract(mine, theirs)) for mine, theirs in zip(one, other, strict=False)]
 
 
 def first_difference(mine: Sequence[int], theirs: Sequence[int]) -> int | None:
@@ -148,33 +110,26 @@ def margin_at(margins: Sequence[float], position: int) -> float:
     return margins[min(position, len(margins) - 1)]
 
 
-def trace_difference(
-    live_tokens: tuple[int, ...],
-    live_logprobs: tuple[tuple[float, ...], ...],
-    live_margins: tuple[float, ...],
-    logprobs: tuple[tuple[float, ...], ...],
-    best_tokens: tuple[int, ...],
+def trace_problem(
+    live_tokens: Sequence[int],
+    live_margins: Sequence[float],
+    distances: Sequence[NDArray[np.float64]],
+    best_tokens: Sequence[int],
     tolerance: float,
-) -> TraceDifference:
-    """Compare position by position.
+) -> str | None:
+    """Say where decoding under live's tokens differs from live beyond rounding, ``None`` if nowhere.
 
-    Another best token is explained only when live's own winning margin there is within the tolerance.
+    ``distances`` are those of ``logprob_distances``, that of the token taken first. Another best token is
+    explained only where live's own winning margin is within the tolerance.
     """
-    if len(logprobs) != len(live_tokens):
-        return TraceDifference(f"{len(logprobs)} positions against {len(live_tokens)} live")
-    problem = None
-    apart = [np.abs(np.subtract(mine, live)) for mine, live in zip(logprobs, live_logprobs, strict=True)]
-    taken = [float(distances[0]) for distances in apart]
-    others = [at for at, best in enumerate(best_tokens) if best != live_tokens[at]]
-    for at, distance in enumerate(taken):
-        if not distance <= tolerance:
-            problem = f"token {at}: log-probability {distance:.3g} away from live"
-        elif at in others and live_margins[at] > tolerance:
-            problem = f"token {at}: another token wins, live's margin is {live_margins[at]:.3g}"
-        if problem is not None:
-            break
-    means = tuple(float(distances.mean()) for distances in apart)
-    return TraceDifference(problem, means, max(taken, default=0.0), len(others))
+    if len(distances) != len(live_tokens):
+        return f"{len(distances)} positions against {len(live_tokens)} live"
+    for at, distance in enumerate(distances):
+        if not distance[0] <= tolerance:
+            return f"token {at}: log-probability {distance[0]:.3g} away from live"
+        if best_tokens[at] != live_tokens[at] and live_margins[at] > tolerance:
+            return f"token {at}: another token wins, live's margin is {live_margins[at]:.3g}"
+    return None
 
 
 FEATURES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}

@@ -1,73 +1,48 @@
-"""The dimensions of published Qwen3-VL checkpoints, and small ones for a CPU."""
+"""Random weights with the dimensions of published Qwen3-VL checkpoints, or small ones for a CPU."""
 
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from cache.base.errors import InputError
+from seeonce.bench.options import Dims
 from seeonce.demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
 
-
-class Dims(StrEnum):
-    """Which dimensions: those of a published checkpoint, or small ones for a CPU."""
-
-    small = "small"
-    qwen3_vl_2b = "qwen3-vl-2b"
-    qwen3_vl_4b = "qwen3-vl-4b"
-    qwen3_vl_8b = "qwen3-vl-8b"
-
-
-@dataclass(frozen=True, slots=True)
-class Half:
-    """One transformer: its depth, width, feed-forward width and heads."""
-
-    depth: int
-    hidden: int
-    intermediate: int
-    num_heads: int
+Transformer = tuple[int, int, int, int]
+"""Depth, width, feed-forward width and heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The dimensions of one checkpoint. Source: the config.json of Qwen/Qwen3-VL-*-Instruct."""
 
-    text: Half
-    num_kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-    mrope_section: tuple[int, int, int]
-    vision: Half
-    num_positions: int
+    text: Transformer
+    vision: Transformer
     deepstack: tuple[int, int, int]
-    dtype: str
+    num_kv_heads: int = 8
+    head_dim: int = 128
+    vocabulary: int = 151_936
+    tied: bool = True
+    mrope_section: tuple[int, int, int] = (24, 20, 20)
+    dtype: str = "bfloat16"
 
 
-_TOWER = Half(24, 1024, 4096, 16)
-_MROPE = (24, 20, 20)
+_TOWER = (24, 1024, 4096, 16)
 SHAPES = {
     Dims.small: Shape(
-        Half(6, 384, 1152, 6), 2, 64, 768, True, (12, 10, 10), Half(6, 256, 1024, 4), 2304, (1, 2, 3),
-        "float32",
+        (6, 384, 1152, 6), (6, 256, 1024, 4), (1, 2, 3), 2, 64, 768, mrope_section=(12, 10, 10),
+        dtype="float32",
     ),
-    Dims.qwen3_vl_2b: Shape(
-        Half(28, 2048, 6144, 16), 8, 128, 151936, True, _MROPE, _TOWER, 2304, (5, 11, 17), "bfloat16"
-    ),
-    Dims.qwen3_vl_4b: Shape(
-        Half(36, 2560, 9728, 32), 8, 128, 151936, True, _MROPE, _TOWER, 2304, (5, 11, 17), "bfloat16"
-    ),
-    Dims.qwen3_vl_8b: Shape(
-        Half(36, 4096, 12288, 32), 8, 128, 151936, False, _MROPE, Half(27, 1152, 4304, 16), 2304,
-        (8, 16, 24), "bfloat16",
-    ),
+    Dims.qwen3_vl_2b: Shape((28, 2048, 6144, 16), _TOWER, (5, 11, 17)),
+    Dims.qwen3_vl_4b: Shape((36, 2560, 9728, 32), _TOWER, (5, 11, 17)),
+    Dims.qwen3_vl_8b: Shape((36, 4096, 12288, 32), (27, 1152, 4304, 16), (8, 16, 24), tied=False),
 }  # fmt: skip
-
+_NUM_POSITIONS = 2304
 
 _TEXT_SPREAD = 2.0  # of a weight, times the root of its fan-in: large enough that a picture sways the answer
 _VISION_SPREAD = 2.8
@@ -94,7 +69,7 @@ def write_checkpoint(folder: Path, dims: Dims) -> Path:
     _allow_large_pictures(folder / "preprocessor_config.json")
     parameters = _parameters(config)
     _require_room(folder, sum(value.size for value in parameters.values()) * _BYTES[shape.dtype])
-    weights = dict(_random_weights(shape, parameters, _sayable(tokenizer)))
+    weights = dict(_random_weights(shape, parameters, _plain_words(tokenizer)))
     fresh = folder / ".model.new.safetensors"
     mx.save_safetensors(str(fresh), weights, {"format": "mlx"})
     fresh.replace(folder / "model.safetensors")
@@ -104,10 +79,10 @@ def write_checkpoint(folder: Path, dims: Dims) -> Path:
 def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
     rope = {"mrope_section": list(shape.mrope_section), "rope_type": "default", "mrope_interleaved": True}
     text = config["text_config"] | {
-        "hidden_size": shape.text.hidden,
-        "intermediate_size": shape.text.intermediate,
-        "num_hidden_layers": shape.text.depth,
-        "num_attention_heads": shape.text.num_heads,
+        "num_hidden_layers": shape.text[0],
+        "hidden_size": shape.text[1],
+        "intermediate_size": shape.text[2],
+        "num_attention_heads": shape.text[3],
         "num_key_value_heads": shape.num_kv_heads,
         "head_dim": shape.head_dim,
         "max_position_embeddings": 262_144,
@@ -118,12 +93,12 @@ def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
         "dtype": shape.dtype,
     }
     vision = config["vision_config"] | {
-        "depth": shape.vision.depth,
-        "hidden_size": shape.vision.hidden,
-        "intermediate_size": shape.vision.intermediate,
-        "num_heads": shape.vision.num_heads,
-        "out_hidden_size": shape.text.hidden,
-        "num_position_embeddings": shape.num_positions,
+        "depth": shape.vision[0],
+        "hidden_size": shape.vision[1],
+        "intermediate_size": shape.vision[2],
+        "num_heads": shape.vision[3],
+        "out_hidden_size": shape.text[1],
+        "num_position_embeddings": _NUM_POSITIONS,
         "deepstack_visual_indexes": list(shape.deepstack),
         "dtype": shape.dtype,
     }
@@ -138,7 +113,7 @@ def _allow_large_pictures(path: Path) -> None:
     path.write_text(json.dumps(settings | limits, indent=2) + "\n", encoding="utf-8")
 
 
-def _sayable(tokenizer: Tokenizer) -> list[int]:
+def _plain_words(tokenizer: Tokenizer) -> list[int]:
     """Return the ids of words of plain letters: parts of characters would read differently when streamed."""
     ids = range(tokenizer.get_vocab_size())
     words = {number: tokenizer.decode([number], skip_special_tokens=True) for number in ids}
@@ -164,9 +139,9 @@ def _require_room(folder: Path, num_bytes: int) -> None:
 
 
 def _random_weights(
-    shape: Shape, parameters: dict[str, Any], sayable: list[int]
+    shape: Shape, parameters: dict[str, Any], plain_words: list[int]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each parameter with its name, drawn one by one. Only ``sayable`` words are ever the likeliest."""
+    """Yield each parameter with its name, drawn one by one. Only ``plain_words`` are ever the likeliest."""
     import mlx.core as mx
 
     dtype = getattr(mx, shape.dtype)
@@ -178,7 +153,7 @@ def _random_weights(
         fan_in = value.size // value.shape[0]
         drawn = mx.random.normal(value.shape, scale=spread / fan_in**0.5, key=mx.random.key(number))
         if "embed_tokens" in name or "lm_head" in name:
-            drawn = drawn * mx.zeros((value.shape[0], 1)).at[mx.array(sayable)].add(1.0)
+            drawn = drawn * mx.zeros((value.shape[0], 1)).at[mx.array(plain_words)].add(1.0)
         drawn = drawn.astype(dtype)
         mx.eval(drawn)
         yield name, drawn
