@@ -41,7 +41,9 @@ def bench_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Measure both passes and the store beside mlx-vlm, on drawn screens, in a scratch folder.
+    """Measure both passes and the store beside mlx-vlm.
+
+    On drawn screens, in a scratch folder.
 
     With --endpoint, answers 8 questions about 20 drawn frames beside that server; --model should be the
     checkpoint that it serves. The other workloads then run only if --only names them.

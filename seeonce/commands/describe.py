@@ -84,7 +84,9 @@ def describe_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask questions about every encoded frame, from the store; no image is opened.
+    """Ask questions about every encoded frame, from the store.
+
+    No image is opened.
 
     In a prompt, {timestamp}, {frame} and {recording} stand for those of the frame.
 

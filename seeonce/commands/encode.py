@@ -59,7 +59,7 @@ def encode_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
 ) -> None:
-    """Run the vision encoder once over every frame that the store lacks.
+    """Run the vision encoder once over every new frame.
 
     Example: seeonce encode ~/Recordings/monday --max-pixels 1000000
     """

@@ -4,13 +4,16 @@ import logging
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
 from cache.base.errors import EXIT_INTERRUPTED, SeeonceError
+from checkpoint.backend import installed_version
 from checkpoint.blas import put_openblas_in_front
 from seeonce.commands.bench import bench_command
 from seeonce.commands.describe import describe_command
+from seeonce.commands.doctor import doctor_command
 from seeonce.commands.encode import encode_command
 from seeonce.commands.export import export_command
 from seeonce.commands.recordings import recordings_command
@@ -26,14 +29,13 @@ _DEBUG = "Any command takes --debug, which shows the traceback of an error."
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=_DEBUG,
 )
 app.command("encode")(encode_command)
 app.command("describe")(describe_command)
-app.command("bench")(bench_command)
+app.command("verify")(verify_command)
 app.command("run")(run_command)
 app.command("recordings")(recordings_command)
 app.command("export")(export_command)
@@ -41,14 +43,26 @@ app.command("runs")(runs_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("score")(score_command)
+app.command("bench")(bench_command)
+app.command("doctor")(doctor_command)
 app.add_typer(store_app, name="store")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"seeonce {installed_version('seeonce')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _seeonce() -> None:
+def _seeonce(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """See each frame of a screen recording once, ask about it as often as you like.
 
-    Example: seeonce encode demo, then seeonce describe demo, then verify-cache demo
+    Example: seeonce encode demo, then seeonce describe demo, then seeonce verify demo
     """
 
 
@@ -63,6 +77,8 @@ verify_app.command()(verify_command)
 
 def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:
     """Run a command line and return its exit code; an error becomes one line on standard error."""
+    if arguments[:1] == ["verify"]:
+        error_code = 2  # 1 says that something differs
     debug = "--debug" in arguments
     _quiet(debug)
     try:

@@ -15,7 +15,7 @@ def recordings_command(
     since: Annotated[str | None, typer.Option(help="Only those since: 2d, 12h, or a date.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
-    """List the recordings there are, newest first, and how much of each is encoded.
+    """List recordings, newest first, and what is encoded.
 
     Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings --since 2d
     """

@@ -46,7 +46,9 @@ def report_command(
         "report.html"
     ),
 ) -> None:
-    """Write runs side by side into one HTML file, with pictures, that works offline.
+    """Write runs side by side into one HTML file.
+
+    It has pictures in it, and works offline.
 
     Example: seeonce report latest -o report.html
     """
@@ -98,7 +100,9 @@ def score_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score answers against the truth, and name the frames that got another frame's answer.
+    """Score answers against the truth.
+
+    Frames that got another frame's answer are named.
 
     Example: seeonce score latest --truth truth.csv
     """

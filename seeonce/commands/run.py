@@ -45,7 +45,9 @@ def run_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all of it again, known answers too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
 ) -> None:
-    """Run what an experiment file asks for and is not there yet; encodes what is not encoded.
+    """Run what an experiment file asks for and is not there yet.
+
+    Recordings that are not encoded are encoded first.
 
     Example: seeonce run experiment.toml
     """

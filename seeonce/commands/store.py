@@ -191,7 +191,7 @@ def store() -> None:
 
 @app.command()
 def stats(as_json: AsJson = False) -> None:
-    """Show how many entries the store holds, of which encoders, and what sharing saves.
+    """Show what the store holds, and what sharing saves.
 
     Example: seeonce store stats --json
     """
@@ -207,7 +207,7 @@ def list_command(
     entries: Annotated[bool, typer.Option(help="List entries instead of recordings.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is stored, the least recently used first: last use, frames, bytes, encoder.
+    """List what is stored, the least recently used first.
 
     Example: seeonce store ls --entries
     """
@@ -250,7 +250,9 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Forget the recordings that are listed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove entries that no recording names and nobody used for 24 hours, and what killed processes left.
+    """Remove entries that no recording needs.
+
+    Those that nobody used for 24 hours, and what killed processes left.
 
     Example: seeonce store gc --max-size 50GB --yes
     """
@@ -280,7 +282,9 @@ def forget_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Forget a recording: its entries are collected when nobody has used them for 24 hours.
+    """Forget a recording.
+
+    Its entries are collected when nobody has used them for 24 hours.
 
     Example: seeonce store forget monday --purge
     """
@@ -302,7 +306,9 @@ def check(
     restart: Annotated[bool, typer.Option("--restart", help="Do not go on where it was stopped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every problem of the store, and change nothing: exit 0 none, 1 some, 130 interrupted.
+    """Find every problem of the store, and change nothing.
+
+    Exit 0 none, 1 some, 130 interrupted.
 
     Example: seeonce store check --read-data --subset 1/7
     """
@@ -330,7 +336,9 @@ def repair_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put damaged entries away and encode again what is missing: exit 0 all right, 3 something remains.
+    """Put damaged entries away, encode again what is missing.
+
+    Exit 0 all right, 3 something remains.
 
     Example: seeonce store repair --read-data --model ~/models/Qwen3-VL-4B
     """

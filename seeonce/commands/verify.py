@@ -44,7 +44,9 @@ def verify_command(
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Prove that the store gives what live encoding gives. Exit 0 equal, 1 different, 2 could not check.
+    """Prove that the store gives what live encoding gives.
+
+    Exit 0 equal, 1 different, 2 could not check. verify-cache is the same command.
 
     Example: verify-cache demo --level outputs --sample all
     """
