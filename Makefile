@@ -37,7 +37,7 @@ DEMO := env -u SEEONCE_MODEL -u SEEONCE_RECORDINGS SEEONCE_HOME="$(DEMO_HOME)"
 OUT ?= build/demo-checkpoint
 TRAIN_ARGS ?=
 
-.PHONY: help demo test check campaign encode describe verify train-demo clean FORCE
+.PHONY: help demo test check campaign docs encode describe verify train-demo clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +48,7 @@ help:
 	@echo "make test        the tests, under 5 minutes"
 	@echo "make check       format, lint, types"
 	@echo "make campaign    the long fault and equality campaigns"
+	@echo "make docs        write docs/commands.md from the commands' own help"
 	@echo "make train-demo  train the demo checkpoint, hours   OUT=$(OUT) TRAIN_ARGS='--minutes 60'"
 	@echo "make clean       remove what make made"
 	@echo
@@ -129,6 +130,9 @@ test: $(DEV)
 
 campaign: $(DEV)
 	$(VENV_PYTHON) -m pytest -m campaign -rP --show-capture=stdout
+
+docs: $(DEV)
+	$(VENV_PYTHON) -m seeonce.commands.reference
 
 train-demo: $(TRAIN)
 	$(VENV_PYTHON) -m seeonce.demo.train --out "$(OUT)" $(TRAIN_ARGS)

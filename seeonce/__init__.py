@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from infer.sampling import Sampling
     from precompute.encode import EncodeResult
     from precompute.pass_one import EncodeOptions
-    from seeonce.api import ask, describe, encode, verify
+    from seeonce.api import ask, describe, encode, entries, verify
     from seeonce.runs.describe import DescribeOptions, DescribeResult
     from seeonce.runs.notebook import AnswerTable
     from seeonce.verifier.report import Level, Report
@@ -42,6 +42,7 @@ __all__ = [
     "ask",
     "describe",
     "encode",
+    "entries",
     "verify",
 ]
 

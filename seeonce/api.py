@@ -1,9 +1,14 @@
 """The Python API: pass one, pass two and the verifier, each as one function."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from cache.base.errors import SeeonceError
+from cache.base.errors import NotEncodedError, SeeonceError
 from cache.base.home import Home
+from cache.layout import FRAMES, group_name
+from cache.manifest import FrameEntry, read_manifest
+from cache.store import Store
 from infer.prompt import ImagePosition, Prompt, Showing, collect_prompts
 from infer.sampling import Sampling
 from precompute.encode import EncodeResult
@@ -15,10 +20,14 @@ from seeonce.runs.describe import DescribeOptions, DescribeResult
 from seeonce.runs.describe import describe as pass_two
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.notebook import AnswerTable, read_table
+from seeonce.runs.recording import find_recording, select
 from seeonce.verifier.canary import sound_limits
 from seeonce.verifier.report import Level, Report
 from seeonce.verifier.verify import VerifyOptions
 from seeonce.verifier.verify import verify as check_store
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = [
     "AnswerTable",
@@ -38,6 +47,7 @@ __all__ = [
     "ask",
     "describe",
     "encode",
+    "entries",
     "verify",
 ]
 
@@ -69,3 +79,34 @@ def verify(options: VerifyOptions, home: Home | None = None) -> Report:
     """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
     with AnswerTerminal() as terminal:
         return check_store(home or Home.locate(), options, terminal)
+
+
+def entries(
+    recording: str = "latest", model: str | None = None, home: Home | None = None
+) -> "Iterator[tuple[FrameEntry, zarr.Array[Any]]]":
+    """Yield each encoded frame of a recording with its features, a zarr array opened for reading.
+
+    An array is ``(1 + num_deepstack, num_tokens, hidden)``, merged tokens first; bfloat16, which zarr does
+    not have, is uint16 with the same bits. Each is opened after every byte of it was checked. Without
+    ``model``, it is the encoding that was made last.
+
+    Raises:
+        NotEncodedError: the recording is not encoded, or an entry is missing or damaged.
+    """
+    import zarr
+
+    home = home or Home.locate()
+    if model is None:
+        manifest = read_manifest(find_recording(home, recording)[0].path)
+    else:
+        manifest = select(home, recording, model, lambda _: None).manifest
+    store = Store.open(home, create=False)
+    for frame in manifest.frames:
+        problem = store.check(frame.key)
+        if problem is not None:
+            raise NotEncodedError(
+                f"The entry of frame {frame.index} cannot be read ({problem.reason}): "
+                f"run seeonce encode {manifest.recording.id}."
+            )
+        place = store.path / FRAMES / group_name(frame.key) / frame.key.hex
+        yield frame, zarr.open_array(place, mode="r")

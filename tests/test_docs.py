@@ -1,50 +1,62 @@
-"""The README names every command and option there is, and none that is not."""
+"""The pages name every command and option there is, and none that is not."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from seeonce.commands.main import app, verify_app
+from seeonce.commands.reference import MARK, reference
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+FOREIGN = {"--help", "--debug", "--mllm", "--continuous-batching", "--port"}  # of others' servers, too
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-UNLISTED = {"--help", "--debug", "--durability", "--prefill-batch-size", "--prefill-step-size", "--seed"}
 
 
-def _options(command: typer.Typer) -> dict[str, set[str]]:
+def _helps() -> dict[str, set[str]]:
     """Return the options of each command, by its name."""
-    group = typer.main.get_command(command)
-    commands = getattr(group, "commands", {"verify-cache": group})
     found: dict[str, set[str]] = {}
-    for name, sub in commands.items():
-        inner = getattr(sub, "commands", {name: sub})
-        for own, leaf in inner.items():
-            label = own if own == name else f"{name} {own}"
-            found[label] = {
-                option for parameter in leaf.params for option in parameter.opts if "--" in option
-            }
+
+    def walk(command: Any, name: str) -> None:
+        found[name] = {
+            option
+            for parameter in command.params
+            for option in [*parameter.opts, *parameter.secondary_opts]
+            if "--" in option
+        }
+        for own, sub in getattr(command, "commands", {}).items():
+            walk(sub, f"{name} {own}")
+
+    walk(typer.main.get_command(app), "seeonce")
+    walk(typer.main.get_command(verify_app), "verify-cache")
     return found
 
 
-COMMANDS = {f"seeonce {name}": options for name, options in _options(app).items()} | _options(verify_app)
+COMMANDS = _helps()
+
+
+def test_the_page_of_commands_is_what_their_help_says() -> None:
+    assert PAGE.partition(MARK)[2] == reference(), "run make docs"
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_every_command_is_in_the_readme(command: str) -> None:
-    assert f"`{command}" in README
+def test_every_command_and_option_is_on_the_page(command: str) -> None:
+    section = PAGE.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+    assert COMMANDS[command] <= set(OPTION.findall(section))
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
-def test_every_option_is_in_the_readme(command: str) -> None:
-    assert COMMANDS[command] - UNLISTED <= set(OPTION.findall(README))
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
+def test_no_page_names_an_option_that_is_not_there(page: Path) -> None:
+    if "decisions" in page.parts:
+        pytest.skip("history")
+    known = set().union(*COMMANDS.values()) | FOREIGN
+    assert set(OPTION.findall(page.read_text(encoding="utf-8"))) <= known
 
 
-def test_the_readme_names_no_option_that_is_not_there() -> None:
-    known = set().union(*COMMANDS.values()) | UNLISTED
-    assert set(OPTION.findall(README)) <= known
-
-
-def test_the_readme_shows_what_was_printed() -> None:
+def test_the_readme_is_short_and_shows_what_was_printed() -> None:
+    assert len(README.splitlines()) <= 130
     assert "@@" not in README

@@ -30,7 +30,7 @@ from seeonce.runs.table import answer_table
 from seeonce.verifier.canary import sound_limits
 
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
-Recordings = Annotated[list[str] | None, typer.Argument(metavar="[RECORDING]...", help=_RECORDING)]
+Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
 Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
@@ -39,8 +39,12 @@ def describe_command(
     context: typer.Context,
     recording: Recordings = None,
     model: Model = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A question for every frame; repeatable.")] = None,
-    prompt_file: Annotated[list[Path] | None, typer.Option(help="A file with one; repeatable.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A question for every frame; repeatable.")
+    ] = None,
+    prompt_file: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A file with one; repeatable.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system text, before every prompt.")] = None,
     system_file: Annotated[Path | None, typer.Option(help="A file with one.")] = None,
     image_position: Annotated[
@@ -58,7 +62,9 @@ def describe_command(
     min_p: Annotated[float, typer.Option(help="Least share of the best token's probability.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes recent tokens less likely.")] = 1.0,
     repetition_window: Annotated[int, typer.Option(help="How many tokens are recent.")] = 20,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer; repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer; repeatable.")
+    ] = None,
     schema: Annotated[
         str | None, typer.Option(help="A file of JSON Schema that answers follow; or description, the line.")
     ] = None,

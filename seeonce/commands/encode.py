@@ -22,7 +22,7 @@ from sources.folder import split_paths
 Recordings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RECORDING]...",
+        metavar="RECORDING",
         help="demo, latest, an id, the start of one, a path; - reads paths from standard input.",
     ),
 ]
