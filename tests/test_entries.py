@@ -1,6 +1,7 @@
 """A recording's entries as zarr arrays, for notebooks and other models: seeonce.entries."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def test_arrays_are_bit_for_bit_what_the_store_reads(
     for frame, array in opened:
         features = store.read(frame.key)
         assert features is not None
-        assert array.attrs["seeonce"]["dtype"] == dtype
+        attributes: Any = array.attrs["seeonce"]
+        assert attributes["dtype"] == dtype
         assert np.asarray(array[:]).tobytes() == features.array.tobytes()
         assert array.read_only
 

@@ -33,6 +33,14 @@ ALLOWED = {
     "infer": {"cache", "checkpoint"},
     "seeonce": {"cache", "checkpoint", "infer", "precompute", "sources"},
 }
+# Below seeonce, the same; what is not named here imports nothing of these.
+BELOW_SEEONCE = {
+    "commands": {"bench", "demo", "runs", "verifier", "commands"},
+    "bench": {"demo", "runs", "verifier"},
+    "verifier": {"demo", "runs"},
+    "runs": set[str](),
+    "demo": set[str](),
+}
 PIN = re.compile(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; [^@:;]+)?")
 
 
@@ -122,6 +130,21 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         ours = _imported_by(module.read_text(encoding="utf-8")) & set(PACKAGES)
         beyond = ours - ALLOWED[package] - {package}
         assert not beyond, f"{module.relative_to(ROOT)} imports {', '.join(sorted(beyond))}"
+
+
+@pytest.mark.parametrize("package", sorted(BELOW_SEEONCE))
+def test_below_seeonce_imports_run_one_way_too(package: str) -> None:
+    for module in sorted((ROOT / "seeonce" / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            named = node.module or ""
+            first, _, rest = named.partition(".")
+            if first == "seeonce":
+                taken = [rest.partition(".")[0]] if rest else [alias.name for alias in node.names]
+                assert set(taken) <= BELOW_SEEONCE[package] | {package}, (
+                    f"{module.relative_to(ROOT)}: {named}"
+                )
 
 
 def test_the_passes_never_import_each_other_and_the_store_is_a_leaf() -> None:

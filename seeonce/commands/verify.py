@@ -48,7 +48,7 @@ def verify_command(
 
     Exit 0 equal, 1 different, 2 could not check. verify-cache is the same command.
 
-    Example: verify-cache demo --level outputs --sample all
+    Example: seeonce verify demo --sample all, or verify-cache demo --sample all
     """
     from seeonce.verifier.verify import VerifyOptions, verify, verify_store
 
