@@ -12,13 +12,16 @@ from cache.base.errors import EXIT_INTERRUPTED, SeeonceError
 from checkpoint.backend import installed_version
 from checkpoint.blas import put_openblas_in_front
 from seeonce.commands.bench import bench_command
+from seeonce.commands.compare import compare_command
 from seeonce.commands.describe import describe_command
 from seeonce.commands.doctor import doctor_command
 from seeonce.commands.encode import encode_command
 from seeonce.commands.export import export_command
 from seeonce.commands.recordings import recordings_command
-from seeonce.commands.results import compare_command, report_command, runs_command, score_command
+from seeonce.commands.report import report_command
 from seeonce.commands.run import run_command
+from seeonce.commands.runs import runs_command
+from seeonce.commands.score import score_command
 from seeonce.commands.store import app as store_app
 from seeonce.commands.verify import verify_command
 

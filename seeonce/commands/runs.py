@@ -1,0 +1,23 @@
+"""``seeonce runs``: the runs there are."""
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from cache.base.home import Home
+from seeonce.commands.arguments import AsJson
+from seeonce.runs.runs import list_runs
+from seeonce.runs.table import runs_table
+
+
+def runs_command(as_json: AsJson = False) -> None:
+    """List the runs there are, newest first.
+
+    Example: seeonce runs
+    """
+    runs = list_runs(Home.locate())
+    if as_json:
+        typer.echo(json.dumps([asdict(run) for run in runs]))
+    else:
+        typer.echo(runs_table(runs) or "No runs yet: run seeonce describe first.")

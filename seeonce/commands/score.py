@@ -1,0 +1,51 @@
+"""``seeonce score``: answers against the truth."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.base.errors import InputError
+from cache.base.home import Home
+from seeonce.commands.arguments import RUN, AsJson, sheet_of, warn
+from seeonce.commands.demo_truth import known_truth
+from seeonce.runs.runs import select_run
+from seeonce.runs.score import read_truth, score_column, truth_for
+from seeonce.runs.sheet import Sheet
+from seeonce.runs.table import score_lines
+
+
+def score_command(
+    run: Annotated[str, typer.Argument(help=RUN)] = "latest",
+    truth: Annotated[
+        Path | None, typer.Option(help="CSV: frame, and text, description, activity, apps or topics.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score answers against the truth.
+
+    Frames that got another frame's answer are named.
+
+    Example: seeonce score latest --truth truth.csv
+    """
+    sheet = sheet_of([select_run(Home.locate(), run, warn)])
+    rows = None if truth is None else read_truth(truth)
+    truths = [
+        known_truth(column, sheet.rows) if rows is None else truth_for(rows, column, sheet.rows)
+        for column in sheet.columns
+    ]
+    if not any(truths):
+        raise InputError(_no_truth(truth, sheet))
+    scores = [score_column(sheet, number, known) for number, known in enumerate(truths) if known]
+    if as_json:
+        typer.echo(json.dumps([asdict(score) | {"exact": score.exact} for score in scores]))
+    else:
+        typer.echo("\n\n".join("\n".join(score_lines(score)) for score in scores))
+
+
+def _no_truth(truth: Path | None, sheet: Sheet) -> str:
+    if truth is None:
+        return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
+    return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
