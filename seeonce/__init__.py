@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from precompute.encode import EncodeResult
     from precompute.pass_one import EncodeOptions
     from seeonce.api import ask, describe, encode, entries, verify
-    from seeonce.runs.describe import DescribeOptions, DescribeResult
+    from seeonce.runs.describe import DescribeResult
     from seeonce.runs.notebook import AnswerTable
+    from seeonce.runs.options import DescribeOptions
     from seeonce.verifier.report import Level, Report
     from seeonce.verifier.verify import VerifyOptions
 

@@ -16,10 +16,11 @@ from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
 from seeonce.commands.encode import Terminal
 from seeonce.commands.terminal import Terminal as AnswerTerminal
-from seeonce.runs.describe import DescribeOptions, DescribeResult
+from seeonce.runs.describe import DescribeResult
 from seeonce.runs.describe import describe as pass_two
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.notebook import AnswerTable, read_table
+from seeonce.runs.options import DescribeOptions
 from seeonce.runs.recording import find_recording, select
 from seeonce.verifier.canary import sound_limits
 from seeonce.verifier.report import Level, Report

@@ -22,8 +22,9 @@ from infer.sampling import Sampling
 from infer.schema import read_schema
 from seeonce.commands.demo_truth import judge
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import DescribeOptions, DescribeResult, Shared, describe, resume
+from seeonce.runs.describe import DescribeResult, Shared, describe, resume
 from seeonce.runs.known import AnswerCache
+from seeonce.runs.options import DescribeOptions
 from seeonce.runs.recording import LATEST
 from seeonce.runs.run import KnownAnswers, OutputFile, Totals
 from seeonce.runs.table import answer_table

@@ -14,9 +14,10 @@ from cache.base.text import visible
 from precompute.pass_one import EncodeOptions, encode
 from seeonce.commands.encode import Terminal as EncodeTerminal
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import DescribeOptions, Shared, describe, plan_id, planned
+from seeonce.runs.describe import Shared, describe, plan_id, planned
 from seeonce.runs.experiment import read_experiment
 from seeonce.runs.known import AnswerCache
+from seeonce.runs.options import DescribeOptions
 from seeonce.runs.recording import LATEST, newest_recording, select
 from seeonce.runs.run import KnownAnswers
 from seeonce.runs.runs import RunSummary, finished_run, load_run, running_run

@@ -30,12 +30,13 @@ from checkpoint.backend import installed_version
 from checkpoint.identity import model_id
 from infer.canary import combination
 from infer.limits import BatchLimits
-from infer.prompt import Image, ImagePosition, Prompt, Segment, Showing, split_by_frame
+from infer.prompt import Image, Prompt, Segment, Showing, split_by_frame
 from infer.sampling import Sampling, before_stop
 from infer.schema import DESCRIPTION
 from seeonce.runs.lock import RunLock
+from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
 from seeonce.runs.parse import Description, parse_description, without_reasoning
-from seeonce.runs.recording import LATEST, Selected, select
+from seeonce.runs.recording import Selected, select
 from seeonce.runs.run import (
     AskId,
     Candidate,
@@ -68,6 +69,16 @@ _CONTEXT = "seeonce 2026-11 asks, version 1"
 
 ANSWER_EPOCH = 1
 """Raised when our own decoding or reading of answers changes, so that older ones are no longer known."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeResult:
+    """How a run ended, and where it lies. ``was_done`` tells that there was nothing left to ask."""
+
+    info: RunInfo
+    path: Path
+    interrupted: bool
+    was_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,35 +517,6 @@ class Running:
         return dataclasses.replace(info, ended_at=now(), status=status, totals=totals)
 
 
-_VERSIONS = ("seeonce", "mlx", "mlx-vlm", "transformers")
-
-
-@dataclass(frozen=True, slots=True)
-class DescribeOptions:
-    """What to ask and how: the options of ``seeonce describe``. ``fresh`` decodes what is known, too."""
-
-    prompts: tuple[Prompt, ...]
-    recording: str = LATEST
-    model: str | None = None
-    output: Path | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    limits: BatchLimits = field(default_factory=BatchLimits)
-    name: str = ""
-    fresh: bool = False
-    prompt_names: tuple[str, ...] = ()
-    showing: Showing = field(default_factory=Showing)
-
-
-@dataclass(frozen=True, slots=True)
-class DescribeResult:
-    """How a run ended, and where it lies. ``was_done`` tells that there was nothing left to ask."""
-
-    info: RunInfo
-    path: Path
-    interrupted: bool
-    was_done: bool = False
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
     """What several runs of one command share: the loaded model, and a file of results."""
@@ -561,7 +543,7 @@ def describe(
     """
     selected = select(home, options.recording, options.model, listener.say)
     asks = planned(home, selected, options)
-    info = _run_info(home, selected, options, plan_id(asks))
+    info = run_info(new_run_id(home.runs), selected, options, plan_id(asks), _model_id(home, selected))
     with ExitStack() as stack:
         if shared is None:
             output = None if options.output is None else stack.enter_context(OutputFile(options.output))
@@ -605,39 +587,6 @@ def resume(
         return dataclasses.replace(done, was_done=was_done)
 
 
-def options_of(info: RunInfo) -> DescribeOptions:
-    """Return the options that a run was made with."""
-    return DescribeOptions(
-        prompts=tuple(Prompt(text) for text in info.prompts),
-        recording=info.recording,
-        model=info.model_path,
-        sampling=Sampling(
-            temperature=info.temperature,
-            top_p=info.top_p,
-            seed=info.seed,
-            max_tokens=info.max_tokens,
-            top_k=info.top_k,
-            min_p=info.min_p,
-            repetition_penalty=info.repetition_penalty,
-            repetition_window=info.repetition_window,
-            stop=info.stop,
-            logprobs=info.logprobs,
-            schema=info.schema,
-        ),
-        limits=BatchLimits(
-            info.max_num_seqs,
-            info.prefill_batch_size,
-            info.prefill_step_size,
-            info.kv_memory_bytes,
-            info.share_prefixes,
-        ),
-        name=info.name,
-        fresh=info.fresh,
-        prompt_names=info.prompt_names,
-        showing=Showing(info.frames_per_prompt, info.stride, ImagePosition(info.image_position), info.system),
-    )
-
-
 def planned(home: Home, selected: Selected, options: DescribeOptions) -> tuple[Ask, ...]:
     """Return what ``describe`` would ask; loads no model."""
     manifest = selected.manifest
@@ -675,13 +624,13 @@ def _check_same(home: Home, info: RunInfo, selected: Selected, asks: Sequence[As
     """Raise ``InputError`` when the answers to come would be others than those of a whole run."""
     if plan_id(asks) == info.plan_id:
         return
-    versions = {name: installed_version(name) for name in _VERSIONS}
+    here = versions()
     if _model_id(home, selected) != info.model_id:
         why = f"{info.model_path} has other files now"
     elif selected.manifest.encoder.encoder_id.hex != info.encoder_id:
         why = f"{info.recording} is no longer encoded as it was"
-    elif versions != info.versions:
-        other = [name for name in versions if versions[name] != info.versions.get(name)]
+    elif here != info.versions:
+        other = [name for name in here if here[name] != info.versions.get(name)]
         why = f"it was begun with {', '.join(f'{name} {info.versions.get(name)}' for name in other)}"
     else:
         why = f"the frames of {info.recording}, or the device, are others now"
@@ -693,47 +642,3 @@ def _check_same(home: Home, info: RunInfo, selected: Selected, asks: Sequence[As
 def _model_id(home: Home, selected: Selected) -> str:
     with PixelIndex(home) as index:
         return model_id(selected.folder, index)
-
-
-def _run_info(home: Home, selected: Selected, options: DescribeOptions, plan: str) -> RunInfo:
-    sampling, limits = options.sampling, options.limits
-    return RunInfo(
-        id=new_run_id(home.runs),
-        recording=selected.manifest.recording.id,
-        encoder_id=selected.manifest.encoder.encoder_id.hex,
-        model=selected.model,
-        model_path=str(selected.folder.path),
-        revision=selected.folder.revision,
-        prompts=tuple(prompt.text for prompt in options.prompts),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-        max_tokens=sampling.max_tokens,
-        max_num_seqs=limits.max_num_seqs,
-        prefill_batch_size=limits.prefill_batch_size,
-        prefill_step_size=limits.prefill_step_size,
-        compute_dtype=selected.manifest.encoder.compute_dtype,
-        versions={name: installed_version(name) for name in _VERSIONS},
-        started_at=now(),
-        ended_at=None,
-        status="running",
-        totals=Totals(),
-        name=options.name,
-        prompt_names=options.prompt_names,
-        plan_id=plan,
-        model_id=_model_id(home, selected),
-        kv_memory_bytes=limits.kv_memory_bytes,
-        share_prefixes=limits.share_prefixes,
-        fresh=options.fresh,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        repetition_window=sampling.repetition_window,
-        stop=sampling.stop,
-        logprobs=sampling.logprobs,
-        schema=sampling.schema,
-        frames_per_prompt=options.showing.frames_per_prompt,
-        stride=options.showing.stride,
-        image_position=options.showing.image_position.value,
-        system=options.showing.system,
-    )

@@ -17,7 +17,7 @@ from cache.base.text import user_path
 from infer.prompt import ImagePosition, Prompt, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.schema import read_schema
-from seeonce.runs.describe import DescribeOptions
+from seeonce.runs.options import DescribeOptions
 
 _NAMED_PROMPTS = 3
 

@@ -16,6 +16,9 @@ from typing import IO, NewType, Protocol, Self, cast
 from cache.base.canonical_json import JsonObject, JsonValue, canonical, parse
 from cache.base.errors import InputError, StoreError
 from cache.base.text import output_path
+from infer.limits import BatchLimits
+from infer.prompt import ImagePosition, Showing
+from infer.sampling import Sampling
 from seeonce.runs.lock import lock_file, refused
 from seeonce.runs.parse import Description
 
@@ -130,13 +133,9 @@ class RunInfo:
     model_path: str
     revision: str
     prompts: tuple[str, ...]
-    temperature: float
-    top_p: float
-    seed: int
-    max_tokens: int
-    max_num_seqs: int
-    prefill_batch_size: int
-    prefill_step_size: int
+    sampling: Sampling
+    limits: BatchLimits
+    showing: Showing
     compute_dtype: str
     versions: dict[str, str]
     started_at: str
@@ -147,20 +146,7 @@ class RunInfo:
     prompt_names: tuple[str, ...] = ()
     plan_id: str = ""
     model_id: str = ""
-    kv_memory_bytes: int | None = None
-    share_prefixes: bool = True
     fresh: bool = False
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    repetition_window: int = 20
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-    frames_per_prompt: int = 1
-    stride: int | None = None
-    image_position: str = "before"
-    system: str | None = None
-    schema: str | None = None
 
 
 def new_run_id(runs: Path) -> str:
@@ -258,6 +244,8 @@ def read_info(run: Path) -> RunInfo:
     path = run / INFO_NAME
     try:
         return _info(parse(path.read_bytes(), str(path)))
+    except (InputError, ValueError) as error:  # settings that nothing could have been asked with
+        raise StoreError(f"{path}: {error}") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
 
@@ -335,13 +323,9 @@ def _info(found: JsonObject) -> RunInfo:
         model_path=found.text("model_path"),
         revision=found.text("revision"),
         prompts=found.texts("prompts"),
-        temperature=found.number("temperature"),
-        top_p=found.number("top_p"),
-        seed=found.integer("seed"),
-        max_tokens=found.integer("max_tokens"),
-        max_num_seqs=found.integer("max_num_seqs"),
-        prefill_batch_size=found.integer("prefill_batch_size"),
-        prefill_step_size=found.integer("prefill_step_size"),
+        sampling=_sampling(_settings(found, "sampling")),
+        limits=_limits(_settings(found, "limits")),
+        showing=_showing(_settings(found, "showing")),
         compute_dtype=found.text("compute_dtype"),
         versions={str(name): str(version) for name, version in versions.items()},
         started_at=found.text("started_at"),
@@ -352,20 +336,47 @@ def _info(found: JsonObject) -> RunInfo:
         prompt_names=found.texts("prompt_names"),
         plan_id=found.text("plan_id"),
         model_id=found.text("model_id"),
-        kv_memory_bytes=found.integer_or_none("kv_memory_bytes"),
-        share_prefixes=found.flag("share_prefixes"),
         fresh=found.flag("fresh"),
+    )
+
+
+def _settings(found: JsonObject, name: str) -> JsonObject:
+    """Return a group of settings; runs made before they were grouped have them beside all else."""
+    return found.child(name) if found.has(name) else found
+
+
+def _sampling(found: JsonObject) -> Sampling:
+    return Sampling(
+        temperature=found.number("temperature"),
+        top_p=found.number("top_p"),
+        seed=found.integer("seed"),
+        max_tokens=found.integer("max_tokens"),
         top_k=found.integer("top_k"),
         min_p=found.number("min_p"),
         repetition_penalty=found.number("repetition_penalty"),
         repetition_window=found.integer("repetition_window"),
         stop=found.texts("stop"),
         logprobs=found.integer_or_none("logprobs"),
+        schema=found.text_or_none("schema"),
+    )
+
+
+def _limits(found: JsonObject) -> BatchLimits:
+    return BatchLimits(
+        max_num_seqs=found.integer("max_num_seqs"),
+        prefill_batch_size=found.integer("prefill_batch_size"),
+        prefill_step_size=found.integer("prefill_step_size"),
+        kv_memory_bytes=found.integer_or_none("kv_memory_bytes"),
+        share_prefixes=found.flag("share_prefixes"),
+    )
+
+
+def _showing(found: JsonObject) -> Showing:
+    return Showing(
         frames_per_prompt=found.integer("frames_per_prompt"),
         stride=found.integer_or_none("stride"),
-        image_position=found.text("image_position"),
+        image_position=ImagePosition(found.text("image_position")),
         system=found.text_or_none("system"),
-        schema=found.text_or_none("schema"),
     )
 
 

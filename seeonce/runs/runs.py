@@ -283,13 +283,20 @@ def requests(answers: Iterable[Result]) -> Iterator[Result]:
 
 
 def _manner(fields: dict[str, object]) -> Manner:
+    sampling, showing = _settings(fields, "sampling"), _settings(fields, "showing")
     return Manner(
-        schema=_text(fields, "schema"),
-        system=_text(fields, "system"),
-        frames_per_prompt=int(_number(fields, "frames_per_prompt")) or 1,
-        stride=int(_number(fields, "stride")) or None,
-        image_position=_text(fields, "image_position") or "before",
+        schema=_text(sampling, "schema"),
+        system=_text(showing, "system"),
+        frames_per_prompt=int(_number(showing, "frames_per_prompt")) or 1,
+        stride=int(_number(showing, "stride")) or None,
+        image_position=_text(showing, "image_position") or "before",
     )
+
+
+def _settings(fields: dict[str, object], name: str) -> dict[str, object]:
+    """Return a group of settings; runs made before they were grouped have them beside all else."""
+    found = fields.get(name, fields)
+    return found if isinstance(found, dict) else {}
 
 
 def _state(folder: Path, fields: dict[str, object]) -> str:
