@@ -35,7 +35,6 @@ from sources.folder import is_image_path, open_list, reopen_list
 from sources.near_duplicates import NearDuplicates, require_distance
 from sources.recording import DEFAULT_EVERY_S, DEFAULT_LOOK_S, Frame, FrameChoice, Looked, Recording
 from sources.recordings import is_since, latest_recording, list_recordings, open_recording, parse_since
-from sources.video import VideoRecording
 
 if TYPE_CHECKING:
     from precompute.encoder import Preprocessor, VisionEncoder
@@ -350,7 +349,7 @@ def _changes_again(manifest: Manifest, choice: FrameChoice) -> Recording:
     """Find scene changes without decoding: they are among the pictures that were looked at."""
     looked_at = open_recording(manifest.recording.path, replace(choice, scene_change=None, limit=None))
     taken = {frame.source for frame in manifest.frames} | {frame.source for frame in manifest.skipped}
-    return looked_at.only(frozenset(taken)) if isinstance(looked_at, VideoRecording) else looked_at
+    return looked_at.only(frozenset(taken))
 
 
 def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:

@@ -1,8 +1,6 @@
 """A video file as FFmpeg opens it: its one moving picture, its packets, what its header says.
 
-Owns opening, choosing the stream and going on over damage. Does not choose pictures
-(``picture_times``, ``sampling``) and decodes none (``decoder``). PyAV is imported when a video
-is opened, not before.
+PyAV is imported when a video is opened, not before.
 """
 
 import struct

@@ -1,8 +1,4 @@
-"""Decodes chosen pictures of videos: forward, with a seek where that skips pictures.
-
-Owns random access to the pictures of a video, in any order, and that one decoder is open at a
-time. Does not choose them (``picture_times``, ``sampling``), nor turn them upright (``upright``).
-"""
+"""Decodes chosen pictures of a video, in any order: forward, with a seek where that skips pictures."""
 
 import os
 import threading

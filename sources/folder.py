@@ -1,6 +1,6 @@
 """Recordings that are folders of PNG, JPEG and WebP files.
 
-Owns which files of a folder are frames, in which order, and what time their names tell:
+Names may tell the time of a frame:
 
     0007_70.0s.png, frame-12.5s.jpg             seconds from the start, at the end of the name
     Screenshot 2026-11-21 at 10.32.05.png       date and time, local; also with AM or PM, other
@@ -9,7 +9,7 @@ Owns which files of a folder are frames, in which order, and what time their nam
     1795257125.png, shot_1795257125532.png      Unix seconds (10 digits) or milliseconds (13)
 
 One form must fit every name of the folder; then the order is by time. Otherwise the order is
-natural (frame2 before frame10) and a frame's timestamp is its index. Decodes nothing.
+natural (frame2 before frame10) and a frame's timestamp is its index.
 """
 
 import os
@@ -17,7 +17,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISDIR
@@ -54,64 +54,37 @@ _DATE_TIME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FolderRecording:
-    """The images of one folder, in order. Each frame is a file of its own: any thread may read."""
-
-    info: RecordingInfo
-    length_s: float | None  # from the first frame to the last, None when no name tells a time
-    _frames: tuple[Frame, ...]
-
-    @property
-    def max_readers(self) -> int:
-        """Files are read independently, so as many as there are processors."""
-        return os.cpu_count() or 1
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Nothing: an image that cannot be read is told of when it is read."""
-        return ()
-
-    def frames(self) -> Sequence[Frame]:
-        """List the frames in order."""
-        return self._frames
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
+def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
+    """List nothing: folders have no place of their own."""
+    return ()
 
 
-@dataclass(frozen=True, slots=True)
-class FolderSource:
-    """Folders, wherever they are named."""
+def holds(path: Path) -> bool:
+    """Tell whether a path is a folder, with images in it or without."""
+    return os.path.isdir(path)  # noqa: PTH112 (never raises)
 
-    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG002
-        """List nothing: folders have no place of their own."""
-        return ()
 
-    def holds(self, path: Path) -> bool:
-        """Tell whether a path is a folder, with images in it or without."""
-        return os.path.isdir(path)  # noqa: PTH112 (never raises)
+def listing(path: Path) -> RecordingListing | None:
+    """Describe a folder with images; None for any other."""
+    try:
+        recording = open_folder(path)
+    except InputError:
+        return None
+    info = recording.info
+    return RecordingListing(
+        id=info.id,
+        name=info.name,
+        kind=info.kind,
+        path=resolve(path),
+        captured_at=info.captured_at,
+        num_frames=info.num_frames,
+        length_s=recording.length_s,
+    )
 
-    def listing(self, path: Path) -> RecordingListing | None:
-        """Describe a folder with images; None for any other."""
-        try:
-            recording = open_folder(path)
-        except InputError:
-            return None
-        info = recording.info
-        return RecordingListing(
-            id=info.id,
-            name=info.name,
-            kind=info.kind,
-            path=resolve(path),
-            captured_at=info.captured_at,
-            num_frames=info.num_frames,
-            length_s=recording.length_s,
-        )
 
-    def open(self, path: Path, choice: FrameChoice) -> Recording:
-        """Open a folder; ``InputError`` when it has no images or cannot be listed."""
-        return open_folder(path, limit=choice.limit)
+def open_path(path: Path, choice: FrameChoice) -> Recording:
+    """Open a folder; ``InputError`` when it has no images or cannot be listed."""
+    return open_folder(path, limit=choice.limit)
 
 
 class ImageFile(NamedTuple):
@@ -134,7 +107,7 @@ class _Times(NamedTuple):
     started_posix_s: float | None
 
 
-def open_folder(path: Path, *, limit: int | None = None) -> FolderRecording:
+def open_folder(path: Path, *, limit: int | None = None) -> Recording:
     """List a folder's images as a recording, the first `limit` of them if given.
 
     Hidden files (AppleDouble `._x` among them), folders and other files do not count. An image
@@ -157,7 +130,7 @@ def open_folder(path: Path, *, limit: int | None = None) -> FolderRecording:
         limit=limit,
     )
     length_s = frames[-1].timestamp_s - frames[0].timestamp_s if timed.length_s is not None else None
-    return FolderRecording(info, length_s, frames)
+    return Recording(info, frames, length_s=length_s)
 
 
 def recording_of_files(files: Sequence[ImageFile]) -> TimedFrames:
@@ -304,7 +277,7 @@ def is_image_path(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)  # noqa: PTH112 (never raises)
 
 
-def open_list(paths: Sequence[Path], *, limit: int | None = None) -> FolderRecording:
+def open_list(paths: Sequence[Path], *, limit: int | None = None) -> Recording:
     """Make one recording of image files: by time where every name tells one, else as given.
 
     A file that is given twice is one frame. One that cannot be read counts; reading it raises.
@@ -323,10 +296,10 @@ def open_list(paths: Sequence[Path], *, limit: int | None = None) -> FolderRecor
         every_s=None,
         limit=limit,
     )
-    return FolderRecording(info, timed.length_s, frames)
+    return Recording(info, frames, length_s=timed.length_s)
 
 
-def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> FolderRecording:
+def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> Recording:
     """Make a list's recording again from the indexes, times and sources of its frames, in order.
 
     What a list was is known to its manifest alone: part of it might tell other times by its names.
@@ -336,4 +309,4 @@ def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -
         Frame(index, timestamp_s, source, file.stamp)
         for (index, timestamp_s, source), file in zip(frames, files, strict=True)
     )
-    return FolderRecording(replace(info, num_frames=len(again)), None, again)
+    return Recording(replace(info, num_frames=len(again)), again)

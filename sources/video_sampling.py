@@ -1,8 +1,4 @@
-"""Which pictures of a recording's videos are frames: one timeline, looked at every so many seconds.
-
-Owns the moments and the timeline over several videos, one after the other. Does not own finding
-the picture of a moment (``picture_times``) nor whether it shows something new (``scene_change``).
-"""
+"""Which pictures of a recording's videos are frames: one timeline, looked at every so many seconds."""
 
 import json
 import math
