@@ -24,7 +24,7 @@ from sources.recording import (
     recording_id,
     resolve,
 )
-from sources.video_sampling import Chosen, Selection, Track, select
+from sources.video_sampling import Chosen, Track, select
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 
@@ -71,14 +71,10 @@ def open_tracks(
         InputError: None of them has a picture.
     """
     player = Player()
-    selection = select(tracks, choice, player)
-    frames = _frames(tracks, selection, player)
+    chosen, missing = select(tracks, choice, player)
+    frames = tuple(_frame(index, one, tracks[one.track], player) for index, one in enumerate(chosen))
     info = replace(info, num_frames=len(frames))
-    return Recording(info, frames, 1, remarks + selection.remarks, _close=player.close)
-
-
-def _frames(tracks: Sequence[Track], selection: Selection, player: Player) -> tuple[Frame, ...]:
-    return tuple(_frame(index, one, tracks[one.track], player) for index, one in enumerate(selection.chosen))
+    return Recording(info, frames, 1, remarks + missing, _close=player.close)
 
 
 def _frame(index: int, one: Chosen, track: Track, player: Player) -> Frame:
