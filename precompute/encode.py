@@ -1,10 +1,9 @@
 """Pass one: every frame of a recording that the store lacks goes through the encoder once.
 
-    frames -> (decode, orient, digest | preprocess) in threads -> encoder -> writer thread -> manifest
+    Frame -> (threads: decode, digest, preprocess) -> Prepared -> (encoder) -> Features
+          -> (writer thread) -> entry in the store
 
-Owns the pipeline and its bounds. Does not own sources (``sources``), the encoder (``vision``) or the
-writer thread (``writer``). Memory does not grow with the recording: at most
-``_FRAMES_AHEAD`` decoded frames, and the writer's few features, wait at any time.
+Memory does not grow with the recording: a few decoded frames and a few features wait at any time.
 """
 
 from collections import Counter, deque
@@ -13,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cache.base.errors import InputError
-from cache.entry import EntryInfo, Features, Provenance
+from cache.entry import EntryInfo
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_digest
 from cache.layout import now
 from cache.manifest import FrameEntry, Manifest, SkippedFrame
@@ -32,25 +31,32 @@ from sources.recording import Frame, Recording
 if TYPE_CHECKING:
     from PIL import Image
 
-    from precompute.encoder import Patches
+    from precompute.encoder import Patches, VisionEncoder
+
+_MAX_PENDING_FRAMES = 8
+_DURABLE_BY_THEN = timedelta(hours=1)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Ahead(Generic[Item, Result]):
-    """Items in order with the futures of what is made of them, at most ``num_ahead`` of them under way."""
+class Prefetch(Generic[Item, Result]):
+    """Items in order with the futures of what is made of them, at most ``max_pending`` of them under way."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], num_ahead: int
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        max_pending: int,
     ) -> None:
         """Nothing is submitted before the first item is asked for."""
-        self._pool, self._work, self._items, self._num_ahead = pool, work, iter(items), num_ahead
+        self._pool, self._work, self._items, self._max_pending = pool, work, iter(items), max_pending
         self._waiting: deque[tuple[Item, Future[Result]]] = deque()
 
     def __iter__(self) -> Iterator[tuple[Item, "Future[Result]"]]:
         """Yield each item; an error of its work is raised by its future."""
-        self._submit(self._num_ahead)
+        self._submit(self._max_pending)
         while self._waiting:
             yield self._waiting.popleft()
             self._submit(1)
@@ -69,22 +75,6 @@ class Ahead(Generic[Item, Result]):
     def _submit(self, num_items: int) -> None:
         for item in islice(self._items, num_items):
             self._waiting.append((item, self._pool.submit(self._work, item)))
-
-
-_FRAMES_AHEAD = 8
-_DURABLE_BY_THEN = timedelta(hours=1)
-
-
-class Encoder(Protocol):
-    """What pass one asks of an encoder; ``precompute.encoder.VisionEncoder`` is one."""
-
-    provenance: Provenance
-
-    def preprocess(self, image: "Image.Image") -> "Patches":
-        """Preprocess a picture; called from several threads."""
-
-    def encode(self, patches: "Patches") -> Features:
-        """Encode one preprocessed picture; called from the thread that made the encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +107,7 @@ class EncodeResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
+class Prepared:
     """A frame whose pixels are known: a hit, or a miss with what is to be encoded.
 
     That is an image until there is an encoder to make patches for, which take eight times its memory.
@@ -131,24 +121,15 @@ class _Prepared:
     look: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a first look tells without decoding: frames whose entries are known to be there, and others."""
-
-    hits: tuple[Frame, ...]
-    others: tuple[Frame, ...]
-
-
-def plan(frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex) -> Plan:
-    """Split frames into those whose unchanged files are known to have an entry, and all others."""
+def not_encoded(frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex) -> list[Frame]:
+    """Return the frames that are not known, without decoding them, to have an entry."""
     known = index.get_many([frame.stamp for frame in frames])
-    hits: list[Frame] = []
-    others: list[Frame] = []
-    for frame in frames:
-        pixels = known.get(frame.stamp)
-        there = pixels is not None and store.has(entry_key(pixels.pixels, spec.encoder_id))
-        (hits if there else others).append(frame)
-    return Plan(tuple(hits), tuple(others))
+    return [
+        frame
+        for frame in frames
+        if (pixels := known.get(frame.stamp)) is None
+        or not store.has(entry_key(pixels.pixels, spec.encoder_id))
+    ]
 
 
 def new_pictures(
@@ -175,7 +156,7 @@ def encode_recording(
     spec: EncoderSpec,
     store: Store,
     index: PixelIndex,
-    load_encoder: Callable[[], Encoder],
+    load_encoder: "Callable[[], VisionEncoder]",
     on_progress: Callable[[Progress], None] = lambda _: None,
     thumbnails: Thumbnails | None = None,
     limit: StoreLimit | None = None,
@@ -223,7 +204,7 @@ class _Run:
         spec: EncoderSpec,
         store: Store,
         index: PixelIndex,
-        load_encoder: Callable[[], Encoder],
+        load_encoder: "Callable[[], VisionEncoder]",
         num_frames: int,
         on_progress: Callable[[Progress], None],
         thumbnails: Thumbnails | None,
@@ -237,7 +218,7 @@ class _Run:
         self._spec, self._store, self._index = spec, store, index
         self._thumbnails = thumbnails
         self._load_encoder = load_encoder
-        self._encoder: Encoder | None = None
+        self._encoder: VisionEncoder | None = None
         self._num_frames, self._on_progress = num_frames, on_progress
         self._num_hits = self._num_new = self._num_bytes = 0
         self._encoded: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
@@ -254,9 +235,9 @@ class _Run:
         writer = EntryWriter(self._store, self._spec)
         try:
             with writer, ThreadPoolExecutor(recording.max_readers) as pool:
-                self._ahead = Ahead(pool, self._prepare, frames, _FRAMES_AHEAD)
+                self._prefetch = Prefetch(pool, self._prepare, frames, _MAX_PENDING_FRAMES)
                 try:
-                    for frame, prepared in self._ahead:
+                    for frame, prepared in self._prefetch:
                         self._take(frame, prepared, writer)
                         self._settle(writer)
                         self._on_progress(self.progress())
@@ -290,25 +271,25 @@ class _Run:
 
     def _settle(self, writer: EntryWriter) -> None:
         """Take note of what the writer acknowledged meanwhile."""
-        for written in writer.acknowledged():
-            self._num_waiting -= self._waiting.pop(written.pixels)
+        for pixels, num_bytes in writer.acknowledged():
+            self._num_waiting -= self._waiting.pop(pixels)
             self._num_new += 1
-            self._num_bytes += written.num_bytes
+            self._num_bytes += num_bytes
 
-    def _prepare(self, frame: Frame) -> _Prepared | None:
+    def _prepare(self, frame: Frame) -> Prepared | None:
         """Do the work of a thread; None for a frame that needs none if its neighbour can be read."""
         if self._near is not None and frame.index in self._near.likely:
             return None
         return self._prepared(frame)
 
-    def _prepared(self, frame: Frame) -> _Prepared:
+    def _prepared(self, frame: Frame) -> Prepared:
         """Work out a frame's key and, when it is no hit, what the encoder needs."""
         look = None if self._near is None else self._near.known(frame)
         known = self._index.get(frame.stamp)
         if known is not None and (self._near is None or look is not None):
             hit = self._entry(known)
             if hit is not None:
-                return _Prepared(frame, known, hit, None, look)
+                return Prepared(frame, known, hit, None, look)
         stamp = frame.stamp.again()
         image = frame.read()
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
@@ -318,9 +299,9 @@ class _Run:
         if self._near is not None:
             look = self._near.of(frame, known.pixels, image)
         hit = self._entry(known)
-        return self._preprocessed(_Prepared(frame, known, hit, None if hit else image, look))
+        return self._preprocessed(Prepared(frame, known, hit, None if hit else image, look))
 
-    def _preprocessed(self, ready: _Prepared) -> _Prepared:
+    def _preprocessed(self, ready: Prepared) -> Prepared:
         """Make patches of the image of a miss, if there is an encoder to make them for."""
         if self._encoder is None or ready.picture is None:
             return ready
@@ -329,7 +310,7 @@ class _Run:
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
 
-    def _take(self, frame: Frame, prepared: "Future[_Prepared | None]", writer: EntryWriter) -> None:
+    def _take(self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
         """Book a frame: skipped, near the last one, a hit, a repeat within this run, or encoded now."""
         try:
             booked = self._near_the_last(frame, prepared) or self._on_its_own(frame, prepared, writer)
@@ -340,7 +321,7 @@ class _Run:
         except InputError as error:
             self.skipped.append(SkippedFrame(frame.index, frame.timestamp_s, frame.source, str(error)))
 
-    def _near_the_last(self, frame: Frame, prepared: "Future[_Prepared | None]") -> FrameEntry | None:
+    def _near_the_last(self, frame: Frame, prepared: "Future[Prepared | None]") -> FrameEntry | None:
         """Give a frame the entry of the last one that was kept, if it looks so."""
         if self._near is None or self._kept is None:
             return None
@@ -359,14 +340,14 @@ class _Run:
         )
 
     def _on_its_own(
-        self, frame: Frame, prepared: "Future[_Prepared | None]", writer: EntryWriter
+        self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter
     ) -> FrameEntry:
         ready = prepared.result() or self._prepared(frame)
         booked = self._booked(ready, writer)
         self._kept = None if ready.look is None else (booked, ready.look)
         return booked
 
-    def _booked(self, ready: _Prepared, writer: EntryWriter) -> FrameEntry:
+    def _booked(self, ready: Prepared, writer: EntryWriter) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
         if ready.picture is not None and pixels not in self._encoded:
             self._encode(pixels, ready.picture, writer)
@@ -393,7 +374,7 @@ class _Run:
         """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
         if self._encoder is None:
             self._encoder = self._load_encoder()
-            self._ahead.then(lambda ready: ready and self._preprocessed(ready))
+            self._prefetch.then(lambda ready: ready and self._preprocessed(ready))
         encoder = self._encoder
         features = encoder.encode(_patches(encoder, picture))
         if self._limit is not None:
@@ -412,7 +393,7 @@ def _young(entry: EntryInfo) -> bool:
         return True
 
 
-def _patches(encoder: Encoder, picture: "Image.Image | Patches") -> "Patches":
+def _patches(encoder: "VisionEncoder", picture: "Image.Image | Patches") -> "Patches":
     from PIL import Image  # not for --help
 
     return encoder.preprocess(picture) if isinstance(picture, Image.Image) else picture

@@ -1,9 +1,8 @@
-"""mlx-vlm's vision encoder, and nothing else of the model: the one place of pass one that touches it.
+"""mlx-vlm's vision encoder: a picture becomes features exactly as on mlx-vlm's live path.
 
-Owns turning a picture into features exactly as mlx-vlm's live path does. Relies on, each held by a
-contract test: ``model.vision_tower(pixel_values, grid_thw)`` returns merged tokens and a list of
-DeepStack features; the live path casts ``pixel_values`` to the dtype of ``patch_embed``;
-``Qwen3VLImageProcessor(images)`` gives ``pixel_values`` and ``image_grid_thw`` per image.
+It relies on the following, each held by a contract test: ``model.vision_tower(pixel_values, grid_thw)``
+returns merged tokens and a list of DeepStack features; the live path casts ``pixel_values`` to the dtype
+of ``patch_embed``; ``Qwen3VLImageProcessor(images)`` gives ``pixel_values`` and ``image_grid_thw`` per image.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

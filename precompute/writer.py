@@ -1,8 +1,5 @@
 """The thread of pass one that commits features, so that the encoder never waits for the disk.
 
-Owns: what becomes one batch, and when it is acknowledged. Does not own: the commit itself
-(``cache.commit``).
-
 At durability ``batch`` several entries share their fsyncs: each is built aside at once, which frees its
 features, and all are made durable together, at the latest after ``_BATCH_S``. ``full`` acknowledges each
 entry by itself, and ``none`` has nothing to share.
@@ -13,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
 
 from cache.commit import CommitBatch
@@ -27,20 +23,8 @@ _BATCH_ENTRIES = 16  # each holds three open files
 _BATCH_BYTES = 256 << 20
 _BATCH_S = 2.0
 
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An acknowledged entry."""
-
-    pixels: PixelDigest
-    num_bytes: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Item:
-    pixels: PixelDigest
-    features: Features
-    provenance: Provenance
+_Item = tuple[PixelDigest, Features, Provenance]
+_Written = tuple[PixelDigest, int]
 
 
 class EntryWriter:
@@ -52,8 +36,8 @@ class EntryWriter:
     def __init__(self, store: Store, spec: EncoderSpec) -> None:
         self._store, self._spec = store, spec
         self._queue: queue.Queue[_Item | None] = queue.Queue(_WRITES_AHEAD)
-        self._acknowledged: queue.SimpleQueue[Written] = queue.SimpleQueue()
-        self._added: list[Written] = []
+        self._acknowledged: queue.SimpleQueue[_Written] = queue.SimpleQueue()
+        self._added: list[_Written] = []
         self._due_s = 0.0
         self._ended = False
         self._error: Exception | None = None
@@ -76,10 +60,10 @@ class EntryWriter:
             StoreError: an earlier one could not be written.
         """
         self._raise()
-        self._queue.put(_Item(pixels, features, provenance))
+        self._queue.put((pixels, features, provenance))
 
-    def acknowledged(self) -> Iterator[Written]:
-        """Yield the entries that were acknowledged since this was last asked."""
+    def acknowledged(self) -> Iterator[_Written]:
+        """Yield the digest and size in bytes of each entry acknowledged since the last call."""
         with suppress(queue.Empty):
             while True:
                 yield self._acknowledged.get_nowait()
@@ -101,11 +85,12 @@ class EntryWriter:
         item = self._next(batch)
         while item is not None:
             try:
-                batch.add(item.pixels, self._spec, item.features, item.provenance)
+                pixels, features, provenance = item
+                batch.add(pixels, self._spec, features, provenance)
             except Exception:
                 self._commit(batch)  # what was added before is whole: a full disk still holds it
                 raise
-            self._added.append(Written(item.pixels, item.features.nbytes))
+            self._added.append((pixels, features.nbytes))
             if self._is_full(batch):
                 self._commit(batch)
             item = self._next(batch)

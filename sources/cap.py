@@ -1,8 +1,4 @@
-"""The source of recordings that are Cap bundles: folders ``*.cap`` with ``recording-meta.json``.
-
-Owns where they lie and how a bundle becomes one timeline: its segments' videos of the screen, one
-after the other. What the meta file says is ``cap_meta``'s. Reads only.
-"""
+"""Cap bundles: folders ``*.cap`` whose segments' videos of the screen make one timeline."""
 
 import json
 import os
@@ -18,7 +14,7 @@ from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from sources.container import VideoHeader, read_header
 from sources.recording import FrameChoice, Recording, RecordingListing, Say, iso_utc, recording_id, resolve
-from sources.video import VIDEO_SUFFIXES, VideoRecording, open_tracks, track_of
+from sources.video import VIDEO_SUFFIXES, open_tracks, track_of
 from sources.video_sampling import Track
 
 META = "recording-meta.json"
@@ -150,35 +146,34 @@ _PLACES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CapSource:
-    """Cap's bundles: under CAP_RECORDINGS, else where Cap keeps them on macOS."""
-
-    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
-        """List the bundles; one that cannot be read is told to ``say``, and the rest goes on."""
-        for bundle in _bundles(environ, say):
-            try:
-                yield _listing(bundle)
-            except InputError as error:
-                say(str(error))
-
-    def holds(self, path: Path) -> bool:
-        """Tell whether a path is a folder that is called like a bundle, or has a bundle's meta file."""
-        return path.is_dir() and (path.suffix.lower() == SUFFIX or (path / META).is_file())
-
-    def listing(self, path: Path) -> RecordingListing | None:
-        """Describe a bundle; None when it is none or cannot be read."""
+def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
+    """List the bundles; one that cannot be read is told to ``say``, and the rest goes on."""
+    for bundle in _bundles(environ, say):
         try:
-            return _listing(path)
-        except InputError:
-            return None
-
-    def open(self, path: Path, choice: FrameChoice) -> Recording:
-        """Open a bundle; ``InputError`` when nothing of it can be read."""
-        return open_cap(path, choice)
+            yield _listing(bundle)
+        except InputError as error:
+            say(str(error))
 
 
-def open_cap(path: Path, choice: FrameChoice) -> VideoRecording:
+def holds(path: Path) -> bool:
+    """Tell whether a path is a folder that is called like a bundle, or has a bundle's meta file."""
+    return path.is_dir() and (path.suffix.lower() == SUFFIX or (path / META).is_file())
+
+
+def listing(path: Path) -> RecordingListing | None:
+    """Describe a bundle; None when it is none or cannot be read."""
+    try:
+        return _listing(path)
+    except InputError:
+        return None
+
+
+def open_path(path: Path, choice: FrameChoice) -> Recording:
+    """Open a bundle; ``InputError`` when nothing of it can be read."""
+    return open_cap(path, choice)
+
+
+def open_cap(path: Path, choice: FrameChoice) -> Recording:
     """List the frames of a bundle: of all its segments, as of one video.
 
     A segment whose video is missing, unreadable or outside the bundle is left out, and named in

@@ -1,8 +1,6 @@
 """A video file as FFmpeg opens it: its one moving picture, its packets, what its header says.
 
-Owns opening, choosing the stream and going on over damage. Does not choose pictures
-(``picture_times``, ``sampling``) and decodes none (``decoder``). PyAV is imported when a video
-is opened, not before.
+PyAV is imported when a video is opened, not before.
 """
 
 import struct
@@ -32,16 +30,11 @@ _BESIDE_OTHERS = frozenset(
 _UNKNOWN = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
-@dataclass(frozen=True, slots=True)
-class MovieHeader:
-    """What the header tells: Unix seconds, and seconds; None for what it leaves open."""
+def read_movie_header(path: Path) -> tuple[float | None, Fraction | None] | None:
+    """Read when an MP4 file was made (Unix seconds) and how long it is (seconds), each None if left open.
 
-    made_s: float | None
-    length_s: Fraction | None
-
-
-def read_movie_header(path: Path) -> MovieHeader | None:
-    """Read the movie header; None when there is none, in whatever kind of file. Raises ``OSError``."""
+    None when there is no movie header, in whatever kind of file. Raises ``OSError``.
+    """
     with path.open("rb") as file:
         for kind, start, end in _boxes(file, 0, path.stat().st_size):
             if kind == b"moov":
@@ -67,7 +60,7 @@ def first_gap(path: Path) -> float | None:
     return gaps[0] / size if is_fragmented and gaps else None
 
 
-def _first_header(file: BinaryIO, start: int, end: int) -> MovieHeader | None:
+def _first_header(file: BinaryIO, start: int, end: int) -> tuple[float | None, Fraction | None] | None:
     for kind, inner, _ in _boxes(file, start, end):
         if kind == b"mvhd":
             file.seek(inner)
@@ -97,7 +90,7 @@ def _boxes(
         position = until
 
 
-def _parse(content: bytes) -> MovieHeader | None:
+def _parse(content: bytes) -> tuple[float | None, Fraction | None] | None:
     """Read version 0 (32 bits) or 1 (64 bits): version and flags, made, changed, time scale, length."""
     layout = ">4xIIII" if content[:1] == b"\0" else ">4xQQIQ"
     if len(content) < struct.calcsize(layout):
@@ -106,7 +99,7 @@ def _parse(content: bytes) -> MovieHeader | None:
     # Some writers count from 1970: what lies before that in seconds since 1904 is meant so.
     made_s = float(made - _UNIX_EPOCH_S if made >= _UNIX_EPOCH_S else made)
     known = scale > 0 and length > 0 and length not in _UNKNOWN
-    return MovieHeader(made_s if made else None, Fraction(length, scale) if known else None)
+    return made_s if made else None, Fraction(length, scale) if known else None
 
 
 _CLOCK_SET_SINCE_S = 315_532_800.0  # 1980: a recorder without a clock writes 1904 or 1970
@@ -135,7 +128,7 @@ def read_header(video: Path) -> VideoHeader:
     try:
         movie = read_movie_header(video) if S_ISREG(video.stat().st_mode) else None
         if movie is not None:
-            return VideoHeader(_said_or_modified(movie.made_s, video), movie.length_s)
+            return VideoHeader(_said_or_modified(movie[0], video), movie[1])
     except OSError as error:
         raise InputError(f"{printable(video)}: cannot be read ({error.strerror})") from error
     with open_container(video, _HEADER_ALONE) as container:

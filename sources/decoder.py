@@ -1,8 +1,4 @@
-"""Decodes chosen pictures of videos: forward, with a seek where that skips pictures.
-
-Owns random access to the pictures of a video, in any order, and that one decoder is open at a
-time. Does not choose them (``picture_times``, ``sampling``), nor turn them upright (``upright``).
-"""
+"""Decodes chosen pictures of a video, in any order: forward, with a seek where that skips pictures."""
 
 import os
 import threading
@@ -20,27 +16,10 @@ from sources.picture_times import Pick
 from sources.pixels import check_size
 
 if TYPE_CHECKING:
-    from av import Packet, VideoFrame
+    from av import VideoFrame
     from av.container import InputContainer
-    from av.video.stream import VideoStream
     from PIL import Image
     from PIL.Image import Transpose
-
-
-class Upright:
-    """Turns the pictures of one video; its display matrix is asked for once for each rotation."""
-
-    def __init__(self) -> None:
-        """Know no rotation yet."""
-        self._turns: dict[int, Transpose | None] = {}
-
-    def image(self, picture: "VideoFrame") -> "Image.Image":
-        """Convert a picture to RGB, upright. ``av.FFmpegError`` or ``ValueError`` when that cannot be."""
-        image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
-        if picture.rotation not in self._turns:
-            self._turns[picture.rotation] = _turn(picture)
-        turn = self._turns[picture.rotation]
-        return image if turn is None else image.transpose(turn)
 
 
 def _turn(picture: "VideoFrame") -> "Transpose | None":
@@ -106,36 +85,6 @@ class _Shown(NamedTuple):
     picture: "VideoFrame"
 
 
-class _Tainted:
-    """Pictures that build on a damaged one: those decoded after it, until the next keyframe starts afresh."""
-
-    def __init__(self) -> None:
-        self._pts: set[int] = set()
-        self._is_damaged = False
-        self._key_pts: int | None = (
-            None  # of the keyframe after the damage; what is shown before it builds on it
-        )
-
-    def __contains__(self, pts: int) -> bool:
-        return pts in self._pts
-
-    def read(self, packet: "Packet[VideoStream]") -> None:
-        """Take note of a packet that is about to be decoded."""
-        if packet.is_keyframe:
-            self._key_pts = packet.pts if self._is_damaged else None
-            self._is_damaged = False
-        elif packet.pts is not None and (
-            self._is_damaged or (self._key_pts is not None and packet.pts < self._key_pts)
-        ):
-            self._pts.add(packet.pts)
-
-    def damaged(self, packet: "Packet[VideoStream]") -> None:
-        """Take note that a packet did not decode."""
-        self._is_damaged = True
-        if packet.pts is not None:
-            self._pts.add(packet.pts)
-
-
 class Decoder:
     """Decodes chosen pictures of one video; holds one picture besides those inside the codec."""
 
@@ -152,8 +101,7 @@ class Decoder:
         self._num_threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)  # one, once damage is met
         self._seeks = True  # until a seek landed behind what it was for
         self._damage = ""  # what the codec objected to since the last pick
-        self._tainted = _Tainted()
-        self._upright = Upright()
+        self._turns: dict[int, Transpose | None] = {}  # by rotation: asking for one has a price
 
     def picture(self, pick: Pick) -> "VideoFrame":
         """Decode one picture as it is stored.
@@ -168,7 +116,7 @@ class Decoder:
             self.close()  # with several threads an error takes the pictures beside it along
             self._num_threads = 1
             picture = self._find(pick)
-        if picture is None or picture.is_corrupt or pick.at in self._tainted:
+        if picture is None or picture.is_corrupt:
             reason = self._damage or ("nothing decodes to it" if picture is None else "it builds on damage")
             raise InputError(f"{self._name(pick)}: damaged picture ({reason}); it is left out")
         check_size(picture.width, picture.height, self._name(pick))
@@ -183,11 +131,15 @@ class Decoder:
         import av
 
         try:
-            return self._upright.image(picture)
+            image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
+            if picture.rotation not in self._turns:
+                self._turns[picture.rotation] = _turn(picture)
         except (av.FFmpegError, ValueError) as error:
             raise InputError(
                 f"{self._name(pick)}: cannot be shown as RGB ({error}); convert the video"
             ) from error
+        turn = self._turns[picture.rotation]
+        return image if turn is None else image.transpose(turn)
 
     def close(self) -> None:
         """Close the file and forget the position."""
@@ -296,11 +248,9 @@ class Decoder:
         stream = video_stream(container, self._video)
         for packet in packets(container, stream):
             try:
-                self._tainted.read(packet)
                 yield packet.decode()
             except av.FFmpegError as error:
                 self._damage = error.strerror or str(error)
-                self._tainted.damaged(packet)
                 yield None
         try:
             yield stream.decode(None)

@@ -1,9 +1,7 @@
-"""The source of recordings that lie in Escribano's database, read only.
+"""Recordings in Escribano's database, ``<database>#recording=<id>`` or ``<database>#day=2026-11-21``.
 
-Owns where the database is, how its recordings are named (``<database>#recording=<id>``,
-``<database>#day=2026-11-21``), and frames of their rows: from the image that a row names, else from the
-recording's video at the row's time. Does not own queries (``escribano_rows``) or which paths may be
-opened (``foreign_paths``). A row that cannot be read is a frame whose reading says why.
+A frame is the image that a row names, else the picture of the recording's video at the row's time. A row
+that cannot be read is a frame whose reading says why.
 """
 
 import os
@@ -115,62 +113,39 @@ class Place:
         return f"{printable(self.database)}#{self.kind}={_quoted(self.id)}"
 
 
-@dataclass(frozen=True, slots=True)
-class EscribanoRecording:
-    """The visual observations of one recording, or the recorder's frames of one day."""
-
-    info: RecordingInfo
-    remarks: tuple[str, ...]
-    max_readers: int
-    _frames: tuple[Frame, ...]
-    _video: MomentPictures | None
-
-    def frames(self) -> Sequence[Frame]:
-        """List the frames in order of time."""
-        return self._frames
-
-    def close(self) -> None:
-        """Close the video, when there is one; the database is closed since the listing."""
-        if self._video is not None:
-            self._video.close()
+def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
+    """List the recordings and the recorder's days; what is wrong with the database is said."""
+    database = default_database(environ)
+    if database is None:
+        return []
+    try:
+        return _listings(database, UsersFolders.of(environ, database), say)
+    except InputError as error:
+        say(str(error))
+        return []
 
 
-@dataclass(frozen=True, slots=True)
-class EscribanoSource:
-    """Escribano's database: ESCRIBANO_DB, else ``~/.escribano/escribano.db`` where that is."""
+def holds(path: Path) -> bool:
+    """Tell whether a path is a database, or names a recording in one."""
+    return is_database_name(path) or (_PLACE.fullmatch(str(path)) is not None and not os.path.lexists(path))
 
-    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
-        """List the recordings and the recorder's days; what is wrong with the database is said."""
-        database = default_database(environ)
-        if database is None:
-            return []
-        try:
-            return _listings(database, UsersFolders.of(environ, database), say)
-        except InputError as error:
-            say(str(error))
-            return []
 
-    def holds(self, path: Path) -> bool:
-        """Tell whether a path is a database, or names a recording in one."""
-        return is_database_name(path) or (
-            _PLACE.fullmatch(str(path)) is not None and not os.path.lexists(path)
-        )
+def listing(path: Path) -> RecordingListing | None:  # noqa: ARG001
+    """Describe nothing: a database is listed where it is named, as many recordings."""
+    return None
 
-    def listing(self, path: Path) -> RecordingListing | None:  # noqa: ARG002
-        """Describe nothing: a database is listed where it is named, as many recordings."""
-        return None
 
-    def open(self, path: Path, choice: FrameChoice) -> Recording:
-        """Open a recording in a database; of a database alone the newest that is there."""
-        place = path
-        if _PLACE.fullmatch(str(path)) is None:
-            database = resolve(path)
-            found = _listings(database, UsersFolders.of(os.environ, database), lambda _: None)
-            there = [listing for listing in found if listing.is_there]
-            if not there:
-                raise InputError(f"{printable(path)}: no recording in it whose frames are there")
-            place = max(there, key=lambda listing: listing.captured_at).path
-        return open_escribano(split_place(str(place)), choice, os.environ)
+def open_path(path: Path, choice: FrameChoice) -> Recording:
+    """Open a recording in a database; of a database alone the newest that is there."""
+    place = path
+    if _PLACE.fullmatch(str(path)) is None:
+        database = resolve(path)
+        found = _listings(database, UsersFolders.of(os.environ, database), lambda _: None)
+        there = [listing for listing in found if listing.is_there]
+        if not there:
+            raise InputError(f"{printable(path)}: no recording in it whose frames are there")
+        place = max(there, key=lambda listing: listing.captured_at).path
+    return open_escribano(split_place(str(place)), choice, os.environ)
 
 
 def split_place(path: str) -> Place:
@@ -224,15 +199,15 @@ def _listings(database: Path, folders: UsersFolders, say: Say) -> list[Recording
     found = []
     with reading(database) as connection:
         try:
-            listed = list_groups(connection)
+            groups, num_untimed = list_groups(connection)
         except InputError as error:
             raise InputError(f"{printable(database)}: {error}") from error
-        for group in listed.groups:
+        for group in groups:
             there = _is_there(connection, group, _is_file(folders))
             if group.num_rows or there:  # a recording without frames and video is nothing to see
                 found.append(_listing(database, group, is_there=there))
-    if listed.num_untimed:
-        untimed = f"{listed.num_untimed} frames have no time in Unix seconds, so they are of no day"
+    if num_untimed:
+        untimed = f"{num_untimed} frames have no time in Unix seconds, so they are of no day"
         say(f"{printable(database)}: {untimed}")
     return found
 
@@ -301,9 +276,7 @@ def _only_video(database: Path, group: Group, folders: UsersFolders, choice: Fra
     return replace(video, info=replace(info, scene_change=choice.scene_change))
 
 
-def _with_frames(
-    info: RecordingInfo, rows: Sequence[Row], video: object, folders: UsersFolders
-) -> EscribanoRecording:
+def _with_frames(info: RecordingInfo, rows: Sequence[Row], video: object, folders: UsersFolders) -> Recording:
     """Make frames of rows: from their images, else from the recording's video at their times."""
     frames: list[Frame | None] = []
     reasons: dict[int, str] = {}
@@ -318,7 +291,9 @@ def _with_frames(
     for index, reason in reasons.items():
         frames[index] = _of_video(index, rows[index], reason, pictures if index in lost else None)
     there = tuple(frame for frame in frames if frame is not None)
-    return EscribanoRecording(info, remarks, 1 if pictures else os.cpu_count() or 1, there, pictures)
+    if pictures is None:
+        return Recording(info, there, remarks=remarks)
+    return Recording(info, there, 1, remarks, _close=pictures.close)
 
 
 def _moments(

@@ -1,8 +1,4 @@
-"""Escribano's database, read only: opening it beside another process, and the shape that it has.
-
-Owns the connection, the waiting, what an unreadable database is called, and the columns of versions.
-Does not own what rows mean (``escribano_rows``, ``escribano``). Nothing here writes.
-"""
+"""Escribano's database, read only: opening it beside another process, its versions, its rows."""
 
 import math
 import os
@@ -176,14 +172,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """All recordings and days of a database, and how many frames are of no day: their time is none."""
-
-    groups: tuple[Group, ...]
-    num_untimed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """One visual observation or one frame of the recorder. ``problem`` says why its time is no time."""
 
@@ -195,7 +183,7 @@ class Row:
     problem: str | None
 
 
-def list_groups(connection: sqlite3.Connection) -> Listed:
+def list_groups(connection: sqlite3.Connection) -> tuple[list[Group], int]:
     """List recordings and days, one query for each table.
 
     Raises:
@@ -207,7 +195,7 @@ def list_groups(connection: sqlite3.Connection) -> Listed:
             "has no table recordings and no table frames: not Escribano's, or copied without its -wal file"
         )
     days, num_untimed = _days(connection, shape)
-    return Listed((*_recordings(connection, shape), *days), num_untimed)
+    return [*_recordings(connection, shape), *days], num_untimed
 
 
 def find_group(connection: sqlite3.Connection, kind: str, id_: str) -> Group:

@@ -1,6 +1,6 @@
 """Recordings that are folders of PNG, JPEG and WebP files.
 
-Owns which files of a folder are frames, in which order, and what time their names tell:
+Names may tell the time of a frame:
 
     0007_70.0s.png, frame-12.5s.jpg             seconds from the start, at the end of the name
     Screenshot 2026-11-21 at 10.32.05.png       date and time, local; also with AM or PM, other
@@ -9,7 +9,7 @@ Owns which files of a folder are frames, in which order, and what time their nam
     1795257125.png, shot_1795257125532.png      Unix seconds (10 digits) or milliseconds (13)
 
 One form must fit every name of the folder; then the order is by time. Otherwise the order is
-natural (frame2 before frame10) and a frame's timestamp is its index. Decodes nothing.
+natural (frame2 before frame10) and a frame's timestamp is its index.
 """
 
 import os
@@ -17,11 +17,10 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISDIR
-from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -40,6 +39,7 @@ from sources.recording import (
     resolve,
 )
 
+KIND = "list"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 _SECONDS = re.compile(r"(?:^|[^0-9.])([0-9]+(?:\.[0-9]+)?)s$")
@@ -54,87 +54,40 @@ _DATE_TIME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FolderRecording:
-    """The images of one folder, in order. Each frame is a file of its own: any thread may read."""
-
-    info: RecordingInfo
-    length_s: float | None  # from the first frame to the last, None when no name tells a time
-    _frames: tuple[Frame, ...]
-
-    @property
-    def max_readers(self) -> int:
-        """Files are read independently, so as many as there are processors."""
-        return os.cpu_count() or 1
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Nothing: an image that cannot be read is told of when it is read."""
-        return ()
-
-    def frames(self) -> Sequence[Frame]:
-        """List the frames in order."""
-        return self._frames
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
+def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
+    """List nothing: folders have no place of their own."""
+    return ()
 
 
-@dataclass(frozen=True, slots=True)
-class FolderSource:
-    """Folders, wherever they are named."""
-
-    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG002
-        """List nothing: folders have no place of their own."""
-        return ()
-
-    def holds(self, path: Path) -> bool:
-        """Tell whether a path is a folder, with images in it or without."""
-        return os.path.isdir(path)  # noqa: PTH112 (never raises)
-
-    def listing(self, path: Path) -> RecordingListing | None:
-        """Describe a folder with images; None for any other."""
-        try:
-            recording = open_folder(path)
-        except InputError:
-            return None
-        info = recording.info
-        return RecordingListing(
-            id=info.id,
-            name=info.name,
-            kind=info.kind,
-            path=resolve(path),
-            captured_at=info.captured_at,
-            num_frames=info.num_frames,
-            length_s=recording.length_s,
-        )
-
-    def open(self, path: Path, choice: FrameChoice) -> Recording:
-        """Open a folder; ``InputError`` when it has no images or cannot be listed."""
-        return open_folder(path, limit=choice.limit)
+def holds(path: Path) -> bool:
+    """Tell whether a path is a folder, with images in it or without."""
+    return os.path.isdir(path)  # noqa: PTH112 (never raises)
 
 
-class ImageFile(NamedTuple):
-    """An image file by name and stamp, not yet read."""
-
-    name: str
-    stamp: FileStamp
-
-
-class TimedFrames(NamedTuple):
-    """Frames in order, when the first was taken (POSIX seconds), and how long they last, if known."""
-
-    frames: tuple[Frame, ...]
-    started_s: float
-    length_s: float | None
-
-
-class _Times(NamedTuple):
-    seconds: list[float]
-    started_posix_s: float | None
+def listing(path: Path) -> RecordingListing | None:
+    """Describe a folder with images; None for any other."""
+    try:
+        recording = open_folder(path)
+    except InputError:
+        return None
+    info = recording.info
+    return RecordingListing(
+        id=info.id,
+        name=info.name,
+        kind=info.kind,
+        path=resolve(path),
+        captured_at=info.captured_at,
+        num_frames=info.num_frames,
+        length_s=recording.length_s,
+    )
 
 
-def open_folder(path: Path, *, limit: int | None = None) -> FolderRecording:
+def open_path(path: Path, choice: FrameChoice) -> Recording:
+    """Open a folder; ``InputError`` when it has no images or cannot be listed."""
+    return open_folder(path, limit=choice.limit)
+
+
+def open_folder(path: Path, *, limit: int | None = None) -> Recording:
     """List a folder's images as a recording, the first `limit` of them if given.
 
     Hidden files (AppleDouble `._x` among them), folders and other files do not count. An image
@@ -144,53 +97,51 @@ def open_folder(path: Path, *, limit: int | None = None) -> FolderRecording:
         InputError: No such folder, no permission, or no images in it.
     """
     folder = resolve(path)
-    timed = recording_of_files(_list_images(folder))
-    frames = timed.frames[:limit]
+    name = printable(folder.name or folder)
+    return _recording(
+        _list_images(folder), limit, recording_id(folder), name, kind="folder", path=printable(folder)
+    )
+
+
+def _recording(
+    files: Sequence[FileStamp], limit: int | None, id_: str, name: str, *, kind: str, path: str
+) -> Recording:
+    """Make image files one recording: by time where every name tells one, else in the order given."""
+    seconds, started_s = _times_of_names(files) or (None, None)
+    if seconds is None:
+        timestamps = [float(index) for index in range(len(files))]
+    else:
+        order = sorted(range(len(files)), key=seconds.__getitem__)  # stable among equals
+        files, timestamps = [files[i] for i in order], [seconds[i] for i in order]
+    frames = tuple(
+        Frame(index, timestamp_s, printable(file.path), file)
+        for index, (file, timestamp_s) in enumerate(zip(files, timestamps, strict=True))
+    )[:limit]
+    if started_s is None:
+        started_s = min((file.mtime_ns for file in files if file.mtime_ns), default=0) / 1e9
     info = RecordingInfo(
-        id=recording_id(folder),
-        name=printable(folder.name or folder),
-        kind="folder",
-        path=printable(folder),
-        captured_at=iso_utc(timed.started_s),
+        id=id_,
+        name=name,
+        kind=kind,
+        path=path,
+        captured_at=iso_utc(started_s),
         num_frames=len(frames),
         every_s=None,
         limit=limit,
     )
-    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if timed.length_s is not None else None
-    return FolderRecording(info, length_s, frames)
-
-
-def recording_of_files(files: Sequence[ImageFile]) -> TimedFrames:
-    """Give image files as frames: by time where every name tells one, else in the order given."""
-    times = _times_of_names(files)
-    if times is None:
-        timestamps = [float(index) for index in range(len(files))]
-    else:
-        order = sorted(range(len(files)), key=times.seconds.__getitem__)  # stable among equals
-        files, timestamps = [files[i] for i in order], [times.seconds[i] for i in order]
-    frames = tuple(
-        Frame(index, timestamp_s, printable(file.stamp.path), file.stamp)
-        for index, (file, timestamp_s) in enumerate(zip(files, timestamps, strict=True))
-    )
-    started_s = times.started_posix_s if times else None
-    oldest_s = min((file.stamp.mtime_ns for file in files if file.stamp.mtime_ns), default=0) / 1e9
-    length_s = timestamps[-1] - timestamps[0] if times else None
-    return TimedFrames(frames, oldest_s if started_s is None else started_s, length_s)
-
-
-def stamped_files(paths: Sequence[Path]) -> list[ImageFile]:
-    """Stamp image files, one `stat` each. What cannot be looked at is kept, to be reported when read."""
-    return [ImageFile(path.name, _stamp_of(path)) for path in paths]
+    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if seconds is not None and frames else None
+    return Recording(info, frames, length_s=length_s)
 
 
 def _stamp_of(path: Path) -> FileStamp:
+    """Stamp a file; what cannot be looked at is kept, to be reported when it is read."""
     try:
         return FileStamp.of(path)
     except (OSError, ValueError):
         return FileStamp(str(path), 0, 0, 0)
 
 
-def _list_images(folder: Path) -> list[ImageFile]:
+def _list_images(folder: Path) -> list[FileStamp]:
     """Find the images, in natural order of their names; one `stat` each."""
     try:
         with os.scandir(folder) as entries:
@@ -203,23 +154,23 @@ def _list_images(folder: Path) -> list[ImageFile]:
         raise InputError(
             f"{printable(folder)}: no images in this folder; expected files ending in {suffixes}"
         )
-    return sorted(files, key=lambda file: natural_key(file.name))
+    return sorted(files, key=lambda file: natural_key(Path(file.path).name))
 
 
 def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _stamped(entry: "os.DirEntry[str]") -> ImageFile | None:
+def _stamped(entry: "os.DirEntry[str]") -> FileStamp | None:
     """Stamp an entry; None for a folder. What cannot be looked at is kept, to be reported when read."""
     taken_ns = time.time_ns()
     try:
         status = entry.stat()
     except OSError:
-        return ImageFile(entry.name, FileStamp(entry.path, 0, 0, 0))
+        return FileStamp(entry.path, 0, 0, 0)
     if S_ISDIR(status.st_mode):
         return None
-    stamp = FileStamp(
+    return FileStamp(
         path=entry.path,
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
@@ -227,7 +178,6 @@ def _stamped(entry: "os.DirEntry[str]") -> ImageFile | None:
         ctime_ns=status.st_ctime_ns,
         taken_ns=taken_ns,
     )
-    return ImageFile(entry.name, stamp)
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
@@ -237,17 +187,20 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
-def _times_of_names(files: Sequence[ImageFile]) -> _Times | None:
-    """Read every name by the first form that fits them all; None when no form does."""
-    stems = [Path(file.name).stem for file in files]
+def _times_of_names(files: Sequence[FileStamp]) -> tuple[list[float], float | None] | None:
+    """Read every name by the first form that fits them all; None when no form does.
+
+    Returns seconds, and the POSIX seconds from which they count if the names tell that.
+    """
+    stems = [Path(file.path).stem for file in files]
     seconds = _all(_seconds, stems)
     if seconds is not None:
-        return _Times(seconds, None)
+        return seconds, None
     moments = _all(_date_time, stems) or _all(_unix, stems)
     if moments is None:
         return None
     start = min(moments)
-    return _Times([round(moment - start, 6) for moment in moments], start)
+    return [round(moment - start, 6) for moment in moments], start
 
 
 def _all(parse: Callable[[str], float | None], stems: Sequence[str]) -> list[float] | None:
@@ -290,9 +243,6 @@ def _date_time(stem: str) -> float | None:
         return None
 
 
-KIND = "list"
-
-
 def split_paths(raw: bytes) -> list[str]:
     """Split what was piped in: by NUL where there is one (``find -print0``), else by line."""
     parts = raw.split(b"\0") if b"\0" in raw else raw.splitlines()
@@ -304,36 +254,25 @@ def is_image_path(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)  # noqa: PTH112 (never raises)
 
 
-def open_list(paths: Sequence[Path], *, limit: int | None = None) -> FolderRecording:
+def open_list(paths: Sequence[Path], *, limit: int | None = None) -> Recording:
     """Make one recording of image files: by time where every name tells one, else as given.
 
     A file that is given twice is one frame. One that cannot be read counts; reading it raises.
     """
     places = list(dict.fromkeys(resolve(path) for path in paths))
     digest = blake3(b"\0".join(os.fsencode(place) for place in places)).hexdigest()[:8]
-    timed = recording_of_files(stamped_files(places))
-    frames = timed.frames[:limit]
-    info = RecordingInfo(
-        id=f"list-{digest}",
-        name=f"{len(places)} listed images",
-        kind=KIND,
-        path="-",
-        captured_at=iso_utc(timed.started_s),
-        num_frames=len(frames),
-        every_s=None,
-        limit=limit,
+    name = f"{len(places)} listed images"
+    return _recording(
+        [_stamp_of(place) for place in places], limit, f"list-{digest}", name, kind=KIND, path="-"
     )
-    return FolderRecording(info, timed.length_s, frames)
 
 
-def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> FolderRecording:
-    """Make a list's recording again from the indexes, times and sources of its frames, in order.
+def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> Recording:
+    """Make a list's recording reopened from the indexes, times and sources of its frames, in order.
 
     What a list was is known to its manifest alone: part of it might tell other times by its names.
     """
-    files = stamped_files([Path(source) for _, _, source in frames])
-    again = tuple(
-        Frame(index, timestamp_s, source, file.stamp)
-        for (index, timestamp_s, source), file in zip(frames, files, strict=True)
+    reopened = tuple(
+        Frame(index, timestamp_s, source, _stamp_of(Path(source))) for index, timestamp_s, source in frames
     )
-    return FolderRecording(replace(info, num_frames=len(again)), None, again)
+    return Recording(replace(info, num_frames=len(reopened)), reopened)

@@ -1,8 +1,7 @@
-"""Near-duplicate frames: which of them look like the last one that was kept.
+"""Near-duplicate frames: which of them look like the last one that was kept, by perceptual hash.
 
-Owns perceptual hashes: those that a source has (Escribano's recorder), else ImageHash's of 64 bits, which
-are remembered by the picture's digest; and the distance between them. Hashes of two kinds are never
-compared. Does not own what becomes of a near duplicate (``precompute.encode``).
+Hashes are those of the source (Escribano's recorder) if all frames have one, else ImageHash's of 64 bits,
+which are kept by the picture's digest. Hashes of two kinds are never compared.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""When the pictures of a video are shown, found without decoding one and without reading more than needed.
-
-Owns the search for the first picture at or after a moment: by a seek where the container's index
-has a keyframe on the way, else by reading on. Does not choose the moments (``sampling``).
-"""
+"""When the pictures of a video are shown, found without decoding one and without reading more than needed."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator

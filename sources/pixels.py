@@ -1,10 +1,4 @@
-"""Image files as the model's live path sees them.
-
-Owns the one way from an image file to RGB pixels, the same that
-`mlx_vlm.utils.load_image` goes, and what is refused before it: what is no image, what is
-damaged, what cannot be a screen. Does not resize or normalise (the processor does), and does
-not know recordings or videos.
-"""
+"""Image files as the model's live path sees them: the one way from a file to RGB pixels."""
 
 import re
 import threading

@@ -1,15 +1,11 @@
-"""What a recording is to pass one: an ordered list of frames that can be read later.
-
-Owns `Frame`, the `Recording` protocol that every source answers to, and how recordings are
-named. Opens no file, finds no source (`sources`), decodes no picture (`pixels`, `video`).
-"""
+"""What a recording is to pass one: an ordered list of frames that can be read later."""
 
 import math
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -58,26 +54,35 @@ class Frame:
         return read_image(Path(self.stamp.path))
 
 
-class Recording(Protocol):
-    """An ordered list of frames from one source."""
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """An ordered list of frames from one source, none of them decoded yet.
 
-    @property
-    def info(self) -> RecordingInfo:
-        """What the manifest keeps of this recording."""
+    ``max_readers`` threads may call `Frame.read` at once. ``remarks`` are what the user should know, one
+    line each: what is missing or was left out, and why. ``length_s`` is in seconds, None if not known.
+    """
 
-    @property
-    def max_readers(self) -> int:
-        """How many threads may call `Frame.read` at once."""
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What the user should know of it, one line each: what is missing or was left out, and why."""
+    info: RecordingInfo
+    _frames: tuple[Frame, ...]
+    max_readers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    remarks: tuple[str, ...] = ()
+    length_s: float | None = None
+    _close: Callable[[], None] | None = None
 
     def frames(self) -> Sequence[Frame]:
         """List the frames in order, without decoding a picture."""
+        return self._frames
+
+    def only(self, sources: frozenset[str]) -> "Recording":
+        """Leave out every frame but these, and count anew, as a choice that takes only these does."""
+        kept = (frame for frame in self._frames if frame.source in sources)
+        frames = tuple(replace(frame, index=index) for index, frame in enumerate(kept))
+        return replace(self, info=replace(self.info, num_frames=len(frames)), _frames=frames)
 
     def close(self) -> None:
         """Release what reading has opened. Reading again opens it again."""
+        if self._close is not None:
+            self._close()
 
 
 def recording_id(path: Path) -> str:
@@ -179,7 +184,7 @@ class RecordingListing:
 
 
 class Source(Protocol):
-    """One kind of recordings. A path belongs to the first source that holds it."""
+    """A module for one kind of recordings. A path belongs to the first source that holds it."""
 
     def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
         """List what lies at this source's own places; nothing where it has none."""
@@ -190,7 +195,7 @@ class Source(Protocol):
     def listing(self, path: Path) -> RecordingListing | None:
         """Describe what lies at a path that it holds; None when that is no recording or unreadable."""
 
-    def open(self, path: Path, choice: FrameChoice) -> Recording:
+    def open_path(self, path: Path, choice: FrameChoice) -> Recording:
         """Open a path that it holds.
 
         Raises:

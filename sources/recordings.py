@@ -1,7 +1,4 @@
-"""Which recordings there are: those that sources find, and those of which only the store knows.
-
-Owns joining the two for ``seeonce recordings`` and for ``latest``. Decodes and loads nothing.
-"""
+"""Which recordings there are: those that sources find, and those that only the store knows."""
 
 import logging
 import os
@@ -15,14 +12,11 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import ManifestRef, list_manifests
-from sources.cap import CapSource
-from sources.escribano import EscribanoSource
-from sources.folder import FolderRecording, FolderSource, open_folder
+from sources import cap, escribano, folder, video
 from sources.recording import FrameChoice, Recording, RecordingListing, Say, Source, resolve
-from sources.video import VideoSource
 
 # The first that holds a path opens it: those that are folders of a special kind come before folders.
-SOURCES: tuple[Source, ...] = (EscribanoSource(), VideoSource(), CapSource(), FolderSource())
+SOURCES: tuple[Source, ...] = (escribano, video, cap, folder)
 
 _NUM_NAMED = 5  # recordings that an error message names
 _warn = logging.getLogger("seeonce.sources").warning
@@ -91,10 +85,10 @@ def _source_of(path: Path) -> Source | None:
     return next((source for source in SOURCES if source.holds(path)), None)
 
 
-def _open_demo(limit: int | None) -> FolderRecording:
+def _open_demo(limit: int | None) -> Recording:
     if not _DEMO.is_dir():
         raise InputError("the demo recording is not installed; reinstall seeonce")
-    recording = open_folder(_DEMO, limit=limit)
+    recording = folder.open_folder(_DEMO, limit=limit)
     return replace(recording, info=replace(recording.info, id="demo", name="demo", kind="demo"))
 
 
@@ -104,7 +98,7 @@ def _open_path(path: Path, choice: FrameChoice) -> Recording:
         raise InputError(
             f"{printable(path)}: not a recording; expected a folder of images or a video (README, Sources)"
         )
-    return source.open(path, choice)
+    return source.open_path(path, choice)
 
 
 def _find(selector: str, environ: Mapping[str, str]) -> Path:

@@ -1,8 +1,4 @@
-"""Recordings that are videos: one file, or several that make one timeline.
-
-Owns what such a recording is. Chosen pictures come from ``selection``, decoded ones from
-``decoder``. Timestamps are listed without decoding.
-"""
+"""Recordings that are videos: one file, or several that make one timeline."""
 
 import math
 import os
@@ -28,41 +24,12 @@ from sources.recording import (
     recording_id,
     resolve,
 )
-from sources.video_sampling import Chosen, Selection, Track, select
+from sources.video_sampling import Chosen, Track, select
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 
 
-@dataclass(frozen=True, slots=True)
-class VideoRecording:
-    """The chosen pictures of one timeline. One decoder, so one reader at a time."""
-
-    info: RecordingInfo
-    remarks: tuple[str, ...]
-    _frames: tuple[Frame, ...]
-    _player: Player
-
-    @property
-    def max_readers(self) -> int:
-        """One thread reads, best in ascending order."""
-        return 1
-
-    def frames(self) -> Sequence[Frame]:
-        """List the frames in order."""
-        return self._frames
-
-    def only(self, sources: frozenset[str]) -> "VideoRecording":
-        """Leave out every frame but these, and count anew, as a choice that takes only these does."""
-        kept = (frame for frame in self._frames if frame.source in sources)
-        frames = tuple(replace(frame, index=index) for index, frame in enumerate(kept))
-        return replace(self, info=replace(self.info, num_frames=len(frames)), _frames=frames)
-
-    def close(self) -> None:
-        """Close the video; reading a frame opens it again."""
-        self._player.close()
-
-
-def open_video(path: Path, choice: FrameChoice) -> VideoRecording:
+def open_video(path: Path, choice: FrameChoice) -> Recording:
     """List a video's frames: for k = 0, 1, 2, … the first picture at or after `k * every_s` seconds.
 
     Seconds count from the first picture. A picture that stands for longer than `every_s` is
@@ -97,21 +64,17 @@ def track_of(video: Path) -> Track:
 
 def open_tracks(
     tracks: Sequence[Track], info: RecordingInfo, choice: FrameChoice, remarks: tuple[str, ...] = ()
-) -> VideoRecording:
+) -> Recording:
     """Make one recording of videos; `info` is given the number of its frames.
 
     Raises:
         InputError: None of them has a picture.
     """
     player = Player()
-    selection = select(tracks, choice, player)
-    frames = _frames(tracks, selection, player)
+    chosen, missing = select(tracks, choice, player)
+    frames = tuple(_frame(index, one, tracks[one.track], player) for index, one in enumerate(chosen))
     info = replace(info, num_frames=len(frames))
-    return VideoRecording(info, remarks + selection.remarks, frames, player)
-
-
-def _frames(tracks: Sequence[Track], selection: Selection, player: Player) -> tuple[Frame, ...]:
-    return tuple(_frame(index, one, tracks[one.track], player) for index, one in enumerate(selection.chosen))
+    return Recording(info, frames, 1, remarks + missing, _close=player.close)
 
 
 def _frame(index: int, one: Chosen, track: Track, player: Player) -> Frame:
@@ -124,40 +87,39 @@ def _frame(index: int, one: Chosen, track: Track, player: Player) -> Frame:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class VideoSource:
-    """Video files, wherever they are named."""
+def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
+    """List nothing: videos have no place of their own."""
+    return ()
 
-    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG002
-        """List nothing: videos have no place of their own."""
-        return ()
 
-    def holds(self, path: Path) -> bool:
-        """Tell whether a path is called like a video and is no folder."""
-        there = os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 (never raise)
-        return there and path.suffix.lower() in VIDEO_SUFFIXES
+def holds(path: Path) -> bool:
+    """Tell whether a path is called like a video and is no folder."""
+    there = os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112 (never raise)
+    return there and path.suffix.lower() in VIDEO_SUFFIXES
 
-    def listing(self, path: Path) -> RecordingListing | None:
-        """Describe a video by its header; one that cannot be read by its file alone."""
-        video = resolve(path)
-        try:
-            header, is_there = _header(video)
-        except OSError:
-            return None
-        return RecordingListing(
-            id=recording_id(video),
-            name=printable(video.name),
-            kind="video",
-            path=video,
-            captured_at=header.captured_at,
-            num_frames=None,
-            length_s=None if header.length_s is None else float(header.length_s),
-            is_there=is_there,
-        )
 
-    def open(self, path: Path, choice: FrameChoice) -> Recording:
-        """Open a video; ``InputError`` when it cannot be read."""
-        return open_video(path, choice)
+def listing(path: Path) -> RecordingListing | None:
+    """Describe a video by its header; one that cannot be read by its file alone."""
+    video = resolve(path)
+    try:
+        header, is_there = _header(video)
+    except OSError:
+        return None
+    return RecordingListing(
+        id=recording_id(video),
+        name=printable(video.name),
+        kind="video",
+        path=video,
+        captured_at=header.captured_at,
+        num_frames=None,
+        length_s=None if header.length_s is None else float(header.length_s),
+        is_there=is_there,
+    )
+
+
+def open_path(path: Path, choice: FrameChoice) -> Recording:
+    """Open a video; ``InputError`` when it cannot be read."""
+    return open_video(path, choice)
 
 
 def _header(video: Path) -> tuple[VideoHeader, bool]:

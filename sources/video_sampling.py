@@ -1,8 +1,4 @@
-"""Which pictures of a recording's videos are frames: one timeline, looked at every so many seconds.
-
-Owns the moments and the timeline over several videos, one after the other. Does not own finding
-the picture of a moment (``picture_times``) nor whether it shows something new (``scene_change``).
-"""
+"""Which pictures of a recording's videos are frames: one timeline, looked at every so many seconds."""
 
 import json
 import math
@@ -131,12 +127,8 @@ def difference(one: Luma, other: Luma) -> float:
 _NOTE = "chosen pictures, format 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The chosen pictures in order, and what is missing of their videos."""
-
-    chosen: tuple[Chosen, ...]
-    remarks: tuple[str, ...]
+Selection = tuple[tuple[Chosen, ...], tuple[str, ...]]
+"""The chosen pictures in order, and what is missing of their videos."""
 
 
 def select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
@@ -168,7 +160,7 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     chosen = tuple(islice(pictures, choice.limit))
     if not chosen:
         raise InputError(timeline.remarks[0] if timeline.remarks else "a recording without a video")
-    return Selection(chosen, tuple(timeline.remarks))
+    return chosen, tuple(timeline.remarks)
 
 
 def _told(pictures: Iterator[Chosen], tracks: Sequence[Track], looked: Looked) -> Iterator[Chosen]:
@@ -191,9 +183,9 @@ def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:
 def _to_note(selection: Selection) -> str:
     rows = [
         [one.track, one.timestamp_s, one.pick.pts, one.pick.at, *one.pick.key, one.pick.before_key]
-        for one in selection.chosen
+        for one in selection[0]
     ]
-    return json.dumps([rows, selection.remarks])
+    return json.dumps([rows, selection[1]])
 
 
 def _from_note(text: str | None) -> Selection | None:
@@ -205,4 +197,4 @@ def _from_note(text: str | None) -> Selection | None:
         Chosen(track, Pick(pts, at, Keyframe(key_pts, seek_to), before_key), timestamp_s)
         for track, timestamp_s, pts, at, key_pts, seek_to, before_key in rows
     )
-    return Selection(tuple(chosen), tuple(remarks))
+    return tuple(chosen), tuple(remarks)

@@ -9,7 +9,8 @@ import pytest
 from videos import make_video, number_of
 
 from cache.base.errors import InputError
-from sources.cap import CapSource, open_cap
+from sources import cap
+from sources.cap import open_cap
 from sources.recording import FrameChoice
 from sources.recordings import latest_recording, list_recordings, open_recording
 
@@ -49,7 +50,7 @@ def test_segments_make_one_timeline_and_the_steps_go_on_over_it(tmp_path: Path) 
     assert found == [(0, 0), (2, 20), (4, 40)] + [
         (pytest.approx(lengths_s[0] + number / 10), number) for number in (11, 31)
     ]
-    assert sum(lengths_s) == pytest.approx(CapSource().listing(bundle).length_s)  # type: ignore[union-attr]
+    assert sum(lengths_s) == pytest.approx(cap.listing(bundle).length_s)  # type: ignore[union-attr]
 
 
 def test_segments_of_different_size_keep_their_own(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_bundles_are_listed_where_cap_keeps_them_and_the_bad_ones_are_said(
     _two(place / "good.cap", "0", "1")
     _bundle(place / "bad.cap", "{")
     said: list[str] = []
-    [listing] = CapSource().listings({}, said.append)
+    [listing] = cap.listings({}, said.append)
     assert (listing.name, listing.kind) == ("Cap 2026-11-20 at 10.32.05", "cap")
     assert listing.length_s == pytest.approx(9.802)
     assert len(said) == 1

@@ -13,8 +13,8 @@ from cache.base.errors import InputError
 from sources import decoder
 from sources import video_sampling as selection
 from sources.picture_times import Pick
-from sources.recording import FrameChoice
-from sources.video import VideoRecording, open_video
+from sources.recording import FrameChoice, Recording
+from sources.video import open_video
 from sources.video_sampling import difference, small_luma
 
 
@@ -50,7 +50,7 @@ def _steps(path: Path, numbers: Sequence[int]) -> Path:
     return write_video(path, pictures)
 
 
-def _shown(recording: VideoRecording) -> list[tuple[float, int]]:
+def _shown(recording: Recording) -> list[tuple[float, int]]:
     return [(frame.timestamp_s, number_of(np.asarray(frame.read()))) for frame in recording.frames()]
 
 

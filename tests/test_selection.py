@@ -13,7 +13,7 @@ from screens import folder_of
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.manifest import list_manifests, read_manifest
-from precompute.pass_one import wanted_of
+from precompute.pass_one import EncodeOptions, options_of_each
 from sources.folder import open_list, split_paths
 from sources.recordings import is_since, parse_since
 
@@ -48,8 +48,10 @@ def test_a_list_is_split_by_line_or_where_there_are_nuls_by_those(raw: bytes, pa
 
 
 def test_piped_images_are_one_recording_and_other_paths_one_each() -> None:
-    wanted = wanted_of(["monday", "-"], ["b.png", "tuesday.mp4", "a.JPG", "monday"], None)
-    assert [(one.selector, one.images) for one in wanted] == [
+    wanted = options_of_each(
+        EncodeOptions(), ["monday", "-"], ["b.png", "tuesday.mp4", "a.JPG", "monday"], None
+    )
+    assert [(one.recording, one.images) for one in wanted] == [
         ("monday", ()),
         ("tuesday.mp4", ()),
         ("latest", (Path("b.png"), Path("a.JPG"))),
@@ -57,7 +59,7 @@ def test_piped_images_are_one_recording_and_other_paths_one_each() -> None:
 
 
 def test_no_word_at_all_means_the_latest() -> None:
-    assert [one.selector for one in wanted_of([], [], None)] == ["latest"]
+    assert [one.recording for one in options_of_each(EncodeOptions(), [], [], None)] == ["latest"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_words_that_contradict_each_other_are_refused(
     selectors: list[str], since: str | None, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        wanted_of(selectors, [], since)
+        options_of_each(EncodeOptions(), selectors, [], since)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_the_writer_acknowledges_everything_at_its_end(tmp_path: Path) -> None:
     store = new_store(tmp_path, Durability.batch)
     with EntryWriter(store, SPEC) as writer:
         put(writer, *range(40))
-    assert [written.pixels for written in writer.acknowledged()] == [pixels(number) for number in range(40)]
+    assert [digest for digest, _ in writer.acknowledged()] == [pixels(number) for number in range(40)]
     assert len(list(store.keys())) == 40
 
 

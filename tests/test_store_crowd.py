@@ -34,7 +34,7 @@ from cache.leases import held_lease
 from cache.manifest import write_manifest
 from cache.store import Durability, Store
 from precompute.encode import EncodeResult, Progress
-from precompute.pass_one import leave_manifest
+from precompute.pass_one import write_result
 
 NUM_WRITERS, NUM_READERS = 8, 2
 NAMED = range(50_000, 50_020)  # a manifest names these from the beginning
@@ -76,7 +76,7 @@ def write_and_name(home: str, who: str, num_old: str) -> None:
             num_hits += len(taken) - len(missing)
         made = replace(manifest(0, f"by-{who}"), frames=tuple(map(frame, numbers)))
         progress = Progress(len(numbers), len(numbers), num_hits, len(numbers) - num_hits, 0, 0)
-        leave_manifest(store, EncodeResult(made, progress, interrupted=False), print)
+        write_result(store, EncodeResult(made, progress, interrupted=False), print)
     print(num_hits)
 
 

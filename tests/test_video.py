@@ -16,11 +16,11 @@ from videos import Pixels, add_stream, make_video, number_of, picture
 from cache.base.errors import InputError
 from sources.container import open_container, read_header
 from sources.pixels import read_image
-from sources.recording import Frame, FrameChoice
-from sources.video import VideoRecording, open_video
+from sources.recording import Frame, FrameChoice, Recording
+from sources.video import open_video
 
 
-def _open(path: Path, every_s: float = 10.0, limit: int | None = None) -> VideoRecording:
+def _open(path: Path, every_s: float = 10.0, limit: int | None = None) -> Recording:
     return open_video(path, FrameChoice(every_s, limit))
 
 

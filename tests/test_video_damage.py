@@ -13,8 +13,8 @@ from PIL import Image
 from videos import Pixels, add_stream, make_video, number_of, picture, write_video
 
 from cache.base.errors import InputError
-from sources.recording import FrameChoice
-from sources.video import VideoRecording, open_video
+from sources.recording import FrameChoice, Recording
+from sources.video import open_video
 
 STEADY = range(0, 8000, 40)
 
@@ -34,7 +34,7 @@ def _damaged(video: Path, since: float, until: float, seed: int = 1) -> Path:
     return video
 
 
-def _readable(recording: VideoRecording) -> dict[int, Pixels]:
+def _readable(recording: Recording) -> dict[int, Pixels]:
     """Read what can be read: pixels by presentation timestamp."""
     found: dict[int, Pixels] = {}
     for frame in recording.frames():

@@ -27,7 +27,7 @@ from infer.sequence import Request
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
-from precompute.pass_one import leave_manifest
+from precompute.pass_one import write_result
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
 from sources.folder import open_folder
 
@@ -175,5 +175,5 @@ def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder
         )
     if result.interrupted:
         raise KeyboardInterrupt
-    leave_manifest(store, result, lambda _: None)
+    write_result(store, result, lambda _: None)
     return Encoded(model, images, store, result.manifest, time.perf_counter() - started)

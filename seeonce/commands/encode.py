@@ -1,7 +1,4 @@
-"""``seeonce encode``: options, progress and the printed form.
-
-Owns no work: that is ``precompute.pass_one``.
-"""
+"""``seeonce encode``: options, progress and the printed form."""
 
 import json
 import sys
@@ -10,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
 from cache.base.home import Home
 from cache.base.text import megabytes
 from cache.store import Durability
 from precompute.encode import EncodeResult, Progress
-from precompute.pass_one import EncodeOptions, Refusal, encode_each, wanted_of
+from precompute.pass_one import EncodeOptions, encode_each, options_of_each
 from seeonce.commands.terminal import LateBar
 from sources.folder import split_paths
 
@@ -66,20 +63,19 @@ def encode_command(
     selectors = recordings or []
     listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
     options = EncodeOptions(
-        "", model, max_pixels, every, limit, durability,
+        "latest", model, max_pixels, every, limit, durability,
         thumbnails=not no_thumbnails, scene_change=scene_change, near_duplicates=near_duplicates,
     )  # fmt: skip
     with Terminal() as listener:
-        wanted = wanted_of(selectors, listed, since)
-        each = encode_each(Home.locate(), wanted, options, listener)
-        ends = [_told(result, as_json) for result in each]
+        wanted = options_of_each(options, selectors, listed, since)
+        ends = [_print(result, as_json) for result in encode_each(Home.locate(), wanted, listener)]
     raise typer.Exit(_exit_code(ends))
 
 
-def _told(result: EncodeResult | Refusal, as_json: bool) -> int:
+def _print(result: EncodeResult | InputError, as_json: bool) -> int:
     """Print how one recording went; return the exit code that it would have alone."""
-    if isinstance(result, Refusal):
-        typer.echo(f"error: {result.reason}", err=True)
+    if isinstance(result, InputError):
+        typer.echo(f"error: {result}", err=True)
         return EXIT_ERROR
     typer.echo(_as_json(result) if as_json else _summary(result))
     for skipped in result.manifest.skipped:

@@ -1,4 +1,4 @@
-"""``seeonce recordings``: options and the printed form. Owns no work: that is ``sources.recordings``."""
+"""``seeonce recordings``: options and the printed form."""
 
 import json
 import os

@@ -13,14 +13,14 @@ from cache.leases import recent_uses
 from cache.manifest import Manifest, list_manifests
 from cache.store import Store
 from precompute.encode import EncodeResult, Progress
-from precompute.pass_one import leave_manifest
+from precompute.pass_one import write_result
 
 
 def leave(store: Store, made: Manifest, *, interrupted: bool = False) -> list[str]:
     for frame in made.frames:
         write(store, frame.index)
     said: list[str] = []
-    leave_manifest(store, EncodeResult(made, Progress(3, 3, 2, 1, 0, 384), interrupted), said.append)
+    write_result(store, EncodeResult(made, Progress(3, 3, 2, 1, 0, 384), interrupted), said.append)
     return said
 
 
@@ -79,7 +79,7 @@ def test_an_entry_that_went_away_before_the_manifest_came_is_told(
     collect(store)
     monkeypatch.setattr("precompute.pass_one._PUT_BACK_S", 0.1)
     with pytest.raises(StoreError, match="1 entries of a-recording were removed while it was encoded"):
-        leave_manifest(store, EncodeResult(made, Progress(2, 2, 2, 0, 0, 0), False), print)
+        write_result(store, EncodeResult(made, Progress(2, 2, 2, 0, 0, 0), False), print)
 
 
 def test_hits_and_misses_are_kept_of_the_last_runs(tmp_path: Path) -> None:
