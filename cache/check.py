@@ -1,8 +1,4 @@
-"""The check of a whole store: ``seeonce store check``. Finds every problem and moves nothing.
-
-Owns: what is looked at, and in which order. Does not own: the check of one entry (``cache.store``), where
-an interrupted check goes on (``cache.check``), putting things right (``cache.check``).
-"""
+"""The check of a whole store: ``seeonce store check``. Finds every problem and moves nothing."""
 
 import re
 import time

@@ -1,7 +1,6 @@
 """How one entry is built aside: written under ``tmp/``, read back and compared, later made durable.
 
-Owns: these steps of one entry and the names of all steps of a commit. Does not own: the order over
-several entries, the rename, a lost race (``cache.commit``). ``zarr.json`` is written last.
+``zarr.json`` is written last.
 """
 
 import errno
@@ -208,7 +207,7 @@ def _blake3_aside(payload: NDArray[np.uint8]) -> Iterator[Callable[[], bytes]]:
 
 
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
-# Each lost race needs another writer who was faster, and a damaged entry of his: more is no race.
+# Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
 _MAX_RACES = 8
 
 
@@ -266,7 +265,7 @@ class CommitBatch:
     def commit(self) -> tuple[EntryKey, ...]:
         """Make all entries durable and visible; acknowledge them by returning their keys.
 
-        When another writer was first, his entry stays: same key, same features.
+        When another writer was first, its entry stays: same key, same features.
 
         Raises:
             StoreError: the disk refuses; whole entries may be visible, but none is acknowledged.
@@ -354,7 +353,7 @@ def _open_group(frames: Folder, name: str, durability: Durability) -> Folder:
 
 
 def _sync_entry(group: Folder, key: EntryKey, durability: Durability) -> None:
-    """Make another writer's entry durable: we acknowledge it, and he may not be so far yet."""
+    """Make another writer's entry durable: we acknowledge it, and that writer may not be so far yet."""
     with group.folder(key.hex) as entry:
         for name in (CHUNK_NAME, METADATA_NAME):
             with entry.open_file(name) as fd:

@@ -1,8 +1,4 @@
-"""What an entry is: the features of one frame under one encoder, and what is known about them.
-
-Owns: the types and what makes them valid. Does not own: their text form (``cache.entry``),
-their place on disk (``cache.store``).
-"""
+"""What an entry is: the features of one frame under one encoder, and what is known about them."""
 
 import json
 import re

@@ -1,8 +1,7 @@
 """Forgetting whole recordings: by name, or the least recently used first.
 
-Owns: which recordings go, and what goes with them. Does not own: the removal of entries
-(``cache.gc``), of runs (``results``). A manifest is all that a recording is to the store: without
-it, its entries are collected when nobody has used them for a day.
+A manifest is all that a recording is to the store: without it, its entries are collected when nobody has
+used them for a day.
 """
 
 import math

@@ -1,14 +1,10 @@
 """The collection of what nobody needs: ``seeonce store gc``.
 
-Owns: which entries go, and in which order things are looked at. Does not own: leases
-(``cache.leases``), what manifests name (``cache.gc``), the way out (``cache.trash``), times in the
-future (``cache.gc``).
-
 An entry goes when no manifest names it, nobody used it for 24 hours, and no lease is alive from that
-time. No lock keeps others away, so each entry is first renamed into ``trash/`` and everything is
-looked at again there. Whoever relies on an entry does the opposite: he touches it, or writes the
-manifest that names it, and then looks whether the entry is in its place. One of the two sees the other:
-the collection, which puts the entry back, or he, who then has a miss.
+time. No lock keeps others away, so each entry is first renamed into ``trash/`` and everything is looked
+at again there. A process that relies on an entry does the opposite: it touches it, or writes the manifest
+that names it, and then looks whether the entry is in its place. One of the two sees the other: the collection,
+which puts the entry back, or the other, which then has a miss.
 """
 
 import math
@@ -289,7 +285,7 @@ class _Judge:
         self.references = References(store.home)
 
     def look_again(self) -> None:
-        # Leases first: whose lease has just ended has written his manifest before that.
+        # Leases first: a process whose lease has just ended has written its manifest before that.
         self._look_at_leases()
         self.references.refresh()
 

@@ -1,9 +1,4 @@
-"""What names an entry: the decoded picture, and the encoder with everything that changes results.
-
-Owns: the fields of each digest and their order (docs/format.md, "The key"). Does not own: how
-fields are framed (``cache.key``), what an encoder consists of (``cache.key``), nor how
-pixels are decoded or weights found.
-"""
+"""What names an entry: the decoded picture, and the encoder with everything that changes results."""
 
 import struct
 from collections.abc import Iterable, Sequence

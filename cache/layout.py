@@ -1,7 +1,4 @@
-"""The folders of a store and its ``store.json``.
-
-Owns: names, creation, the format version. Does not own: what is put into the folders.
-"""
+"""The folders of a store and its ``store.json``."""
 
 import os
 import secrets

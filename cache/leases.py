@@ -1,11 +1,8 @@
 """Leases: how a running encode, describe or verify-cache holds a collection off.
 
-Owns: the files in ``leases/``, their renewal, and which of them count. Does not own: what a collection
-does about them (``cache.gc``): while a lease lives, its clock stands still at the lease's start.
-
-Every doubt counts as a living lease: a file that cannot be read, a start in the future, an expired
-lease whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock
-dated days ahead would count for ever, so it counts no longer than its process.
+Every doubt counts as a living lease: a file that cannot be read, a start in the future, an expired lease
+whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock dated days
+ahead would count for ever, so it counts no longer than its process.
 """
 
 import logging

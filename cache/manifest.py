@@ -1,8 +1,4 @@
-"""What pass one leaves of a recording under one encoder: every frame's index, time, source and key.
-
-Owns: where manifests lie, writing, reading and listing them. Does not own: what a manifest is
-(``cache.manifest``), the entries that it names (``cache.store``).
-"""
+"""What pass one leaves of a recording under one encoder: every frame's index, time, source and key."""
 
 import logging
 import os

@@ -1,7 +1,6 @@
 """Remembered pixel digests of files, so that an unchanged file is not even decoded.
 
-Owns: one SQLite file in ``index/`` and when its word is good. Does not own: decoding. It is only a
-memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
+It is only a memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
 """
 
 import json

@@ -1,8 +1,4 @@
-"""Where damaged entries go: out of every reader's way, kept for who wants to know why.
-
-Owns: the move, the note of its reason, and reading it again. Does not own: what counts as damage
-(``cache.reading``).
-"""
+"""Where damaged entries go: out of every reader's way, kept for who wants to know why."""
 
 import logging
 import secrets

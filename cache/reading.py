@@ -1,11 +1,8 @@
 """The one way an entry is read: everything that it says about itself is checked on every read.
 
-Owns: the checks over an open entry folder, and their order. Does not own: finding the folder, or
-what happens to an entry that fails (``cache.store``).
-
-The payload is copied into memory slice by slice and checked there: a memory map can re-read a page
-after it was checked, and raises SIGBUS when the file was cut. A slice of 1 MiB is still in the
-processor's cache when its checksum is taken, so checking costs a quarter of the read.
+The payload is copied into memory slice by slice and checked there: a memory map can re-read a page after
+it was checked, and raises SIGBUS when the file was cut. A slice of 1 MiB is still in the processor's
+cache when its checksum is taken, so checking costs a quarter of the read.
 """
 
 import errno

@@ -1,8 +1,4 @@
-"""Recordings as the store sees them: what each names, what that takes, when it was last used.
-
-Owns: ``seeonce store ls`` and the order of least recent use. Does not own: forgetting
-(``cache.forget``), what a manifest is (``cache.manifest``).
-"""
+"""Recordings as the store sees them: what each names, what that takes, when it was last used."""
 
 import os
 from collections.abc import Mapping

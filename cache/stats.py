@@ -1,8 +1,4 @@
-"""What a store holds, in numbers.
-
-Owns: the counting. Does not own: checking (``cache.store``): no payload is read, and no metadata of
-an entry that a manifest names, since the manifest knows its encoder.
-"""
+"""What a store holds, in numbers."""
 
 import os
 from collections import Counter

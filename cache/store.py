@@ -1,8 +1,5 @@
 """The embedding store of one home: entries by key, written once, checked on every read.
 
-Owns: what a caller sees of entries: has, read, write, check, list. Does not own: the commit protocol
-(``cache.commit``), the checks of a read (``cache.reading``), manifests (``cache.manifest``).
-
 A store has no state but its path: threads and processes share it without locks.
 """
 
@@ -151,7 +148,7 @@ class Store:
     ) -> EntryKey:
         """Commit an entry; when it returns, the entry is as durable as the store was opened for.
 
-        When another writer was first, his entry stays: same key, same features.
+        When another writer was first, its entry stays: same key, same features.
 
         Raises:
             ValueError: the features are not such as the encoder gives.

@@ -1,7 +1,7 @@
 """Small pictures of frames for reports, since the frames themselves may be gone: ``thumbs/<pixel digest>``.
 
-Owns: their size, form and files. Does not own: who asks for one. They are a convenience: one that is
-missing or damaged is no thumbnail, and one that cannot be written is told in ``problem``, no error.
+They are a convenience: one that is missing or damaged is no thumbnail, and one that cannot be written is
+told in ``problem``, no error.
 """
 
 import io

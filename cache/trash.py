@@ -1,9 +1,7 @@
 """Where things go before they are removed: one rename takes a folder away whole.
 
-Owns: the batches under ``trash/``. Does not own: what is to be removed (``cache.gc``).
-
-Nothing is removed in place: whoever still builds or renames such a folder would publish a torn one.
-Once an item is called ``.gone`` nobody puts it back, so no file is removed below a live name either.
+Nothing is removed in place: whoever still builds or renames such a folder would publish a torn one. Once
+an item is called ``.gone`` nobody puts it back, so no file is removed below a live name either.
 """
 
 import errno

@@ -1,7 +1,4 @@
-"""Finds a checkpoint: a local folder, or a hub id that is looked up offline before anything is fetched.
-
-Owns where the files are and which revision they have. Does not read what they say.
-"""
+"""Finds a checkpoint: a local folder, or a hub id that is looked up offline before anything is fetched."""
 
 import json
 import os

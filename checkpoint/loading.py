@@ -1,7 +1,6 @@
 """Loads a checkpoint with mlx-vlm, lazily, so that a pass evaluates only the half that it runs.
 
-Owns the way from files to an mlx-vlm model in a compute dtype. Imports MLX and mlx-vlm inside its
-functions: that takes seconds.
+Imports MLX and mlx-vlm inside its functions: that takes seconds.
 """
 
 import tempfile

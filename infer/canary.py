@@ -1,7 +1,6 @@
 """Whether batching is right here: tried once for each combination of mlx, mlx-vlm, device and engine.
 
-Owns what is remembered, the order of fallbacks and the refusal. Does not own the trial, which needs live
-encoding: it comes in as a function. A combination that was seen costs one small file to read, no MLX.
+A combination that was seen costs one small file to read, no MLX.
 """
 
 import json

@@ -1,8 +1,7 @@
 """The loop of pass two: requests in, answers out as they finish, never more in flight than allowed.
 
-Owns the turns: decode, prefill, join. Features are read when a request is about to be prefilled, so memory
-does not grow with the number of frames. Does not own who is next (``schedule``), how prompts lie side by
-side (``prefill``), the model (``mlx_vlm_adapter``) or what is done with answers.
+Features are read when a request is about to be prefilled, so memory does not grow with the number of
+frames.
 """
 
 from collections.abc import Callable, Iterable, Iterator

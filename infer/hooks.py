@@ -1,8 +1,4 @@
-"""What a request brings along into the batch: logits processors, a watch over its tokens, log-probabilities.
-
-Owns the order in which they run on one row, and keeps the errors of one row from the others. Knows
-nothing of schedules: which row runs when is ``batching``'s and the adapter's.
-"""
+"""What a request brings into the batch: logits processors, a watch over its tokens, log-probabilities."""
 
 from collections import deque
 from collections.abc import Callable, Sequence

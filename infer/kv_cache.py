@@ -1,8 +1,8 @@
 """The KV cache of one layer for several rows, left-padded, some of which may begin with a shared prefix.
 
-Counts and paddings are plain integers here, so that no step waits for the device to learn them. Owns
-neither positions nor which rows are together. Speaks as mlx-vlm expects of a batch cache: attention calls
-``update_and_fetch`` and ``make_mask``; its ``GenerationBatch`` calls ``filter``, ``extend`` and ``state``.
+Counts and paddings are plain integers here, so that no step waits for the device to learn them. Speaks as
+mlx-vlm expects of a batch cache: attention calls ``update_and_fetch`` and ``make_mask``; its
+``GenerationBatch`` calls ``filter``, ``extend`` and ``state``.
 """
 
 from collections.abc import Sequence

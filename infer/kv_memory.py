@@ -1,7 +1,7 @@
 """How much memory KV caches may take, and what a batch of sequences takes of it.
 
-Owns the arithmetic and the default. A batch is one array a layer, as wide as its longest row, so what
-counts is rows times columns; every sequence is counted as if it used all of its ``max_tokens``.
+A batch is one array a layer, as wide as its longest row, so what counts is rows times columns; every
+sequence is counted as if it used all of its ``max_tokens``.
 """
 
 import os

@@ -1,8 +1,4 @@
-"""Prefill of several prompts together, in chunks, each from the end of the prefix that it shares, if any.
-
-Owns how rows of different length lie side by side: all end at the same column, so that every row's last
-token is in the last chunk. Owns no choice of rows (``schedule``) and no decoding (``mlx_vlm_adapter``).
-"""
+"""Prefill of several prompts together, in chunks, each from the end of the prefix that it shares, if any."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""What is asked: prompts as the user writes them, and the segments that one request shows the model.
-
-Owns the default prompt and the order of text and frames. Knows nothing of tokens.
-"""
+"""What is asked: prompts as the user writes them, and the segments that one request shows the model."""
 
 import re
 from collections.abc import Sequence

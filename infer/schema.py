@@ -1,9 +1,4 @@
-"""Structured output: a grammar that an answer must follow, a JSON Schema's or the description line's.
-
-Owns reading and checking schemas, which needs no model, and the logits processor that keeps an answer
-within the grammar. llguidance, which mlx-vlm brings along, knows what may come next; mlx-vlm's own
-processor masks with a Metal kernel, ours with plain array operations, so that it works on every device.
-"""
+"""Structured output: a grammar that an answer must follow, a JSON Schema's or the description line's."""
 
 import json
 import re

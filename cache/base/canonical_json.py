@@ -1,8 +1,4 @@
-"""Canonical JSON that carries its own digest, and a reader that takes nothing on trust.
-
-Owns: the text form (sorted keys, no spaces, ASCII), the seal over it, typed access to fields.
-Does not own: what the documents mean (``cache.entry``, ``cache.manifest``).
-"""
+"""Canonical JSON that carries its own digest, and a reader that takes nothing on trust."""
 
 import json
 import re

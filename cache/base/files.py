@@ -1,10 +1,9 @@
 """Every file operation of the store: private modes, no symlinks, durable renames.
 
-Owns: how bytes and names get onto a disk, and how much of it survives what. Does not own: which
-files there are, nor what is in them. A backend for object storage would replace this module.
+A backend for object storage would replace this module.
 
-All names are looked up relative to an open folder and no symlink is followed, so nothing that lies
-in a store can lead a reader or a writer out of it.
+All names are looked up relative to an open folder and no symlink is followed, so nothing that lies in a
+store can lead a reader or a writer out of it.
 """
 
 import errno
@@ -103,7 +102,7 @@ class Folder:
 
     @classmethod
     def open_root(cls, path: Path | str) -> Self:
-        """Open a folder that the user named: he may have put a symlink there."""
+        """Open a folder that the user named: there may be a symlink."""
         return cls(os.open(path, _FOLDER_FLAGS & ~os.O_NOFOLLOW))
 
     def __enter__(self) -> Self:

@@ -1,8 +1,4 @@
-"""Where seeonce keeps everything: one private folder.
-
-Owns: finding, making and protecting SEEONCE_HOME. Does not own: what lies in ``store/``
-(``cache.layout``) and in ``runs/`` (``infer/``).
-"""
+"""Where seeonce keeps everything: one private folder."""
 
 import os
 import stat
@@ -53,7 +49,7 @@ class Home:
     def locate(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Find the home: SEEONCE_HOME, else ``~/.seeonce``. Nothing is created."""
         chosen = environ.get("SEEONCE_HOME", "").strip()
-        # abspath, not resolve: a symlink that the user set up stays what he sees in messages.
+        # abspath, not resolve: a symlink that the user set up stays what they see in messages.
         return cls(Path(os.path.abspath(Path(chosen).expanduser() if chosen else Path.home() / ".seeonce")))  # noqa: PTH100
 
     def prepare(self) -> None:

@@ -1,8 +1,4 @@
-"""An SQLite file that is only a memory: corrupt, it starts anew; unwritable, it is silently off.
-
-Owns the connection and what an error of the file means. Does not own what is remembered, nor when its
-word is good: SQLite notices no flipped bit, so every row carries a digest of its own.
-"""
+"""An SQLite file that is only a memory: corrupt, it starts anew; unwritable, it is silently off."""
 
 import os
 import sqlite3

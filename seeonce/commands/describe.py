@@ -1,7 +1,4 @@
-"""``seeonce describe``: options and the printed form.
-
-Owns no work: that is ``seeonce.runs.describe``.
-"""
+"""``seeonce describe``: options and the printed form."""
 
 import json
 import shutil

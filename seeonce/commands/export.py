@@ -1,4 +1,4 @@
-"""``seeonce export``: options and the printed form. Owns no work (``export_escribano``, ``export_table``)."""
+"""``seeonce export``: options and the printed form."""
 
 import json
 import os

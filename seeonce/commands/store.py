@@ -1,7 +1,4 @@
-"""``seeonce store …``: what the store says about itself, and its upkeep.
-
-Owns: options, progress and exit codes. Does not own: the work, nor its words (``store_text``).
-"""
+"""``seeonce store …``: what the store says about itself, and its upkeep."""
 
 import json
 import math

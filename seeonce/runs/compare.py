@@ -1,7 +1,4 @@
-"""Two columns of answers against each other: agreement, similarity, and where they part most.
-
-Owns the figures. Does not own which answers are compared (``seeonce.runs.sheet``) or the printed form.
-"""
+"""Two columns of answers against each other: agreement, similarity, and where they part most."""
 
 import re
 from collections import Counter

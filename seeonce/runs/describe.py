@@ -1,7 +1,6 @@
 """Pass two from names to results: manifest, plan, every prompt over every frame, a run on disk.
 
-Owns the order of these steps, and whether a run that was stopped may go on. Opens no image and evaluates
-no vision weight.
+Opens no image and evaluates no vision weight.
 """
 
 import dataclasses

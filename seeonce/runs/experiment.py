@@ -1,9 +1,4 @@
-"""An experiment: many prompts, models and settings over the same frames, and the runs that it makes.
-
-Owns the matrix: one run for each recording, model, manner of asking, sampling and repetition, with all
-prompts that are asked in that manner in it, so that each frame is read once. Runs nothing, and reads no
-file (``seeonce.runs.experiment``).
-"""
+"""An experiment: many prompts, models and settings over the same frames, and the runs that it makes."""
 
 import difflib
 import tomllib

@@ -1,6 +1,5 @@
 """Descriptions back into Escribano's database: the one place that writes to another program's data.
 
-Owns the order: take the write lock, look what is there, copy the database beside itself, write, commit.
 All rows or none; nothing but the columns that answers have. Other programs may go on writing.
 """
 

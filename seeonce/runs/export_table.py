@@ -1,8 +1,7 @@
 """Answers as a table: CSV for spreadsheets, Parquet for data frames.
 
-Owns the columns and what is done to cells. CSV cells that a spreadsheet would take for a formula get an
-apostrophe in front: the words come from a model that read a screen, so from anybody. Parquet keeps every
-text as it is.
+CSV cells that a spreadsheet would take for a formula get an apostrophe in front: the words come from a
+model that read a screen, so from anybody. Parquet keeps every text as it is.
 """
 
 import csv

@@ -1,8 +1,7 @@
 """Answers by content: the same question to the same model about the same pictures is not decoded again.
 
-Owns one SQLite file, ``answers/answers-1.sqlite``, its bound, and when a row's word is good. Does not own
-what makes two questions the same: an ask is named by a digest (``describe``). It is only a memory:
-when it is corrupt it starts anew, when it cannot be written it is silently off. Errors are never kept.
+It is only a memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
+Errors are never kept.
 """
 
 import sqlite3

@@ -1,6 +1,6 @@
 """Which manifest a RECORDING on the command line means, and whether it fits the model.
 
-Owns the choice among manifests. A recording's frames may be gone; only the store is asked.
+A recording's frames may be gone; only the store is asked.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """The report: runs side by side as one HTML file that asks no server for anything.
 
-Owns what the page is given. The page itself is ``report.html`` with ``report.css`` and ``report.js``;
-Jinja2 escapes every value, and the page's content security policy allows no script but that file's text,
-by its digest, and no network at all.
+The page itself is ``report.html`` with ``report.css`` and ``report.js``; Jinja2 escapes every value, and
+the page's content security policy allows no script but that file's text, by its digest, and no network at
+all.
 """
 
 import base64

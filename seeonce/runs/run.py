@@ -1,7 +1,4 @@
-"""What one execution of pass two leaves: ``runs/<id>/run.json`` and ``results.jsonl``, as types.
-
-Owns their fields. Files are written by ``seeonce.runs.run`` and read by ``seeonce.runs.run``.
-"""
+"""What one execution of pass two leaves: ``runs/<id>/run.json`` and ``results.jsonl``, as types."""
 
 import json
 import os

@@ -1,9 +1,4 @@
-"""Which runs there are, and what each came to.
-
-Owns finding and summing up runs, whatever version wrote them and however they ended: a field that is
-missing is unknown, a newer one is not looked at, and of a run that was killed the answers are counted.
-Does not own the lines of results.jsonl (``seeonce.runs.run``).
-"""
+"""Which runs there are, and what each came to."""
 
 import json
 import shutil

@@ -1,7 +1,4 @@
-"""Answers against the truth: exact matches, precision and recall of lists, and frames mixed up.
-
-Owns the figures and what counts as a mix-up. Does not own where a truth comes from (``seeonce.runs.score``).
-"""
+"""Answers against the truth: exact matches, precision and recall of lists, and frames mixed up."""
 
 import csv
 import difflib

@@ -1,7 +1,4 @@
-"""Runs laid side by side: a row a frame, a column for each prompt of each run.
-
-Owns which answers stand in one row and one column. Reads no file, prints nothing.
-"""
+"""Runs laid side by side: a row a frame, a column for each prompt of each run."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
