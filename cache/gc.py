@@ -3,8 +3,8 @@
 An entry goes when no manifest names it, nobody used it for 24 hours, and no lease is alive from that
 time. No lock keeps others away, so each entry is first renamed into ``trash/`` and everything is looked
 at again there. A process that relies on an entry does the opposite: it touches it, or writes the manifest
-that names it, and then looks whether the entry is in its place. One of the two sees the other: the collection,
-which puts the entry back, or the other, which then has a miss.
+that names it, and then looks whether the entry is in its place. One of the two sees the other: the
+collection, which puts the entry back, or the other, which then has a miss.
 """
 
 import math

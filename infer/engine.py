@@ -12,15 +12,13 @@ from itertools import chain
 from cache.base.errors import SeeonceError
 from cache.manifest import FrameEntry
 from infer.features import ReadAhead, StoredFeatures
-from infer.hooks import RowHooks, RowProcessor, TokenLogprobs
 from infer.kv_cache import Keys, SharedPrefix
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch, LanguageHalf, Token
-from infer.prefill import Prefill, PrefillRow
-from infer.sampling import SeededDraw
-from infer.scheduler import Planned, Schedule
-from infer.sequence import FeatureSource, Request
+from infer.model import DecodeBatch, LanguageHalf, PromptInputs
+from infer.prefill import Prefill
+from infer.scheduler import Schedule
+from infer.sequence import Answer, FeatureSource, HooksOf, Request, Sequence, sampling_hooks
 from infer.tokenizer import PromptTokens
 
 
@@ -82,32 +80,6 @@ class Tally:
 _READ_AHEAD = 2  # frames beyond those of the next prefill
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The tokens of one request, the stop token left out; or the error that kept it from an answer.
-
-    ``finish_reason`` is "stop", "length", "error", or the word with which the request's watch ended it.
-    ``logprobs`` are those of ``tokens``, when they were asked for.
-    """
-
-    request: Request
-    tokens: tuple[int, ...]
-    finish_reason: str
-    error: str | None = None
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-
-HooksOf = Callable[[Request], RowHooks]
-"""What a request brings along; an error that it raises becomes the answer of its request."""
-
-
-def sampling_hooks(request: Request) -> RowHooks:
-    """Return what draws a request's tokens; nothing for greedy decoding."""
-    if request.sampling.temperature == 0:
-        return RowHooks()
-    return RowHooks((SeededDraw(request.sampling, request.keys, request.prompt.ids),))
-
-
 def answer_all(
     requests: Iterable[Request],
     half: LanguageHalf,
@@ -135,40 +107,6 @@ def answer_all(
                 report(loop.tally.stats)
 
 
-class _Running:
-    """One request in the batch: what it brought along, and its tokens so far."""
-
-    def __init__(self, request: Request, hooks: RowHooks, max_tokens: int) -> None:
-        self.request = request
-        self.num_to_come = max_tokens
-        self.processor = RowProcessor(hooks) if hooks.touches_logits else None
-        self._watch = hooks.watch
-        self._tokens: list[int] = []
-
-    def take(self, token: Token) -> Answer | None:
-        """Take the next token; return the answer when it ends here."""
-        finish_reason = token.finish_reason
-        self.num_to_come -= 1
-        if finish_reason != "stop":
-            self._tokens.append(token.token)
-            if self.processor is not None:
-                self.processor.taken(token.token)
-            try:
-                finish_reason = (self._watch and self._watch.seen(token.token)) or finish_reason
-            except SeeonceError as error:
-                return self.failed(str(error))
-        if finish_reason is None:
-            # The next token is decoded already: an error on the way to it ends the request here.
-            problem = self.processor and self.processor.error
-            return self.failed(problem) if problem else None
-        logprobs = self.processor.logprobs(len(self._tokens)) if self.processor is not None else ()
-        return Answer(self.request, tuple(self._tokens), finish_reason, logprobs=logprobs)
-
-    def failed(self, problem: str) -> Answer:
-        """Return what this request becomes when it cannot go on."""
-        return Answer(self.request, (), "error", problem)
-
-
 class _Loop:
     """One run of ``answer_all``: each turn decodes a token of every row and prefills a chunk of others."""
 
@@ -185,9 +123,8 @@ class _Loop:
         max_bytes = limits.kv_memory_bytes or default_kv_bytes(half.weight_bytes)
         self._memory = KVMemory(max_bytes, half.kv_token_bytes, half.config.text.max_context)
         self._decoding = DecodeBatch(half.model, stop_ids)
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
-        self._planned: list[Planned] = []
         self._answers: list[Answer] = []  # found between two turns
         self._num_uids = 0
 
@@ -211,7 +148,8 @@ class _Loop:
 
     def _turn(self, schedule: Schedule) -> None:
         if len(self._decoding):
-            self._decoding.remove({token.uid for token in self._decoding.step() if self._ends_early(token)})
+            decoded = self._decoding.step()
+            self._decoding.remove({uid for uid, token, why in decoded if self._ends_early(uid, token, why)})
         if self._prefill is None:
             self._admit(schedule)
         if self._prefill is not None:
@@ -220,62 +158,63 @@ class _Loop:
                 self._join(schedule, self._prefill)
                 self._prefill = None
 
-    def _ends_early(self, token: Token) -> bool:
+    def _ends_early(self, uid: int, token: int, finish_reason: str | None) -> bool:
         """Take a token; tell whether its row ends with it and is still in the batch."""
-        answer = self._running[token.uid].take(token)
+        answer = self._running[uid].take(token, finish_reason)
         if answer is None:
             return False
-        del self._running[token.uid]
+        del self._running[uid]
         self._answers.append(answer)
-        return token.finish_reason is None
+        return finish_reason is None
 
     def _admit(self, schedule: Schedule) -> None:
         """Begin to prefill what the schedule gives, less those that fail."""
-        to_come = max((running.num_to_come for running in self._running.values()), default=0)
-        now = InFlight(len(self._decoding), self._decoding.num_columns, to_come)
-        rows, self._planned = [], []
-        batch = schedule.next_batch(now)
+        to_come = max((sequence.num_to_come for sequence in self._running.values()), default=0)
+        batch = schedule.next_batch(InFlight(len(self._decoding), self._decoding.num_columns, to_come))
         if not batch:
             return
-        own = [frame for planned in batch if planned.prefix is None for frame in planned.request.frames]
+        own = [frame for sequence in batch if sequence.prefix is None for frame in sequence.request.frames]
         self._expect(own, schedule)
-        for planned in batch:
+        sequences, inputs = [], []
+        for sequence in batch:
             try:
-                rows.append(self._row(planned))
-                self._planned.append(planned)
+                inputs.append(self._begin(sequence))
+                sequences.append(sequence)
             except SeeonceError as error:
-                self._answers.append(Answer(planned.request, (), "error", str(error)))
-        self._expect([], schedule)
-        if rows:
-            self._prefill = Prefill(self._half.model, rows, self._limits.prefill_step_size)
+                self._answers.append(sequence.failed(str(error)))
+        self._expect((), schedule)
+        if sequences:
+            self._prefill = Prefill(self._half.model, sequences, inputs, self._limits.prefill_step_size)
 
-    def _expect(self, now: list[FrameEntry], schedule: Schedule) -> None:
+    def _expect(self, now: Iterable[FrameEntry], schedule: Schedule) -> None:
         """Have the frames read that are needed now, then those of the prefills after it."""
         if isinstance(self._source, ReadAhead):
             self._source.expect(chain(now, schedule.next_frames))
 
-    def _row(self, planned: Planned) -> PrefillRow:
-        request = planned.request
+    def _begin(self, sequence: Sequence) -> PromptInputs:
+        """Give a sequence what it brings along, and return what the decoder takes of its prompt."""
+        request = sequence.request
         _, max_tokens = self._memory.size(request)
-        running = _Running(request, self._hooks_of(request), max_tokens)
+        hooks = self._hooks_of(request)
         inputs = self._half.inputs(
             request.prompt,
             lambda number: self._source.features(request.frames[number]),
-            planned.num_shared,
+            sequence.num_shared,
         )
-        uid = self._num_uids = self._num_uids + 1
-        self._running[uid] = running
-        self.tally.prefilled(request.keys, request.prompt, planned.num_shared)
-        return PrefillRow(uid, inputs, max_tokens, running.processor, planned.prefix, planned.num_shared)
+        self._num_uids += 1
+        sequence.begin(self._num_uids, max_tokens, hooks)
+        self._running[sequence.uid] = sequence
+        self.tally.prefilled(request.keys, request.prompt, sequence.num_shared)
+        return inputs
 
     def _join(self, schedule: Schedule, prefill: Prefill) -> None:
         """Keep what others share of the prefilled rows, and let these decode."""
-        for index, planned in enumerate(self._planned):
-            if planned.num_kept:
-                kept = prefill.row_kv(index, planned.num_kept)
-                num_bytes = self._memory.prefix_bytes(planned.num_kept)
-                prefix = SharedPrefix(planned.request.prompt, kept, num_bytes)
-                schedule.prefixes.put(planned.request.keys, prefix)
-        self._planned = []
-        self._decoding.join(prefill.new_rows, prefill.logits, prefill.cache)
+        for index, sequence in enumerate(prefill.sequences):
+            if sequence.num_kept:
+                kept = prefill.row_kv(index, sequence.num_kept)
+                num_bytes = self._memory.prefix_bytes(sequence.num_kept)
+                prefix = SharedPrefix(sequence.request.prompt, kept, num_bytes)
+                schedule.prefixes.put(sequence.request.keys, prefix)
+            sequence.prefix = None  # its row has a copy
+        self._decoding.join(prefill.sequences, prefill.rope_deltas, prefill.logits, prefill.cache)
         self.tally.held(len(self._decoding), schedule.prefixes.num_bytes)

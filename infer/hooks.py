@@ -9,8 +9,6 @@ import mlx.core as mx
 import numpy as np
 
 from cache.base.errors import SeeonceError
-from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch
-from infer.sequence import Request
 
 
 class LogitsProcessor(Protocol):
@@ -139,19 +137,3 @@ class Watches:
         """Let each take note of a token."""
         words = [watch.seen(token) for watch in self._watches]
         return next((word for word in words if word is not None), None)
-
-
-def request_hooks(
-    request: Request, decode: Callable[[Sequence[int]], str], schema: LogitsProcessor | None = None
-) -> RowHooks:
-    """Return what a request brings along; ``decode`` turns tokens into text, ``schema`` rules tokens out."""
-    sampling = request.sampling
-    processors: list[LogitsProcessor] = []
-    if sampling.repetition_penalty != 1:
-        processors.append(RepetitionPenalty(sampling))
-    if schema is not None:
-        processors.append(schema)  # after the penalty, which it has the last word over; before the draw
-    if sampling.temperature > 0:
-        processors.append(SeededDraw(sampling, request.keys, request.prompt.ids))
-    watches: list[TokenWatch] = [StopWatch(sampling.stop, decode)] if sampling.stop else []
-    return RowHooks(tuple(processors), Watches([*watches, RepetitionWatch()]), sampling.logprobs)

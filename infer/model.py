@@ -12,7 +12,7 @@ a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's ``p
 each row alone.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +31,8 @@ from cache.entry import Features
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
-from infer.hooks import RowProcessor
 from infer.kv_cache import RowsKVCache
+from infer.sequence import Sequence
 from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
 
 FeaturesOf = Callable[[int], Features]
@@ -114,7 +114,7 @@ def _layers_of(deepstack: mx.array) -> tuple[mx.array, ...]:
     return tuple(deepstack[:, :, index] for index in range(deepstack.shape[2]))
 
 
-def _decode_positions(lengths: mx.array, rope_deltas: mx.array | None, shape: Sequence[int]) -> mx.array:
+def _decode_positions(lengths: mx.array, rope_deltas: mx.array | None, shape: tuple[int, ...]) -> mx.array:
     """Return ``(3, batch, seq)``: each row's number of real tokens, plus what its images left over."""
     batch, length = shape
     start = lengths.reshape(-1, 1) if rope_deltas is None else lengths.reshape(-1, 1) + rope_deltas
@@ -240,26 +240,6 @@ def _to_mlx(features: Features) -> mx.array:
     return array.view(mx.bfloat16) if features.dtype == "bfloat16" else array
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
-    """A prefilled prompt that begins to decode."""
-
-    uid: int
-    prompt_ids: tuple[int, ...]
-    max_tokens: int
-    rope_delta: int
-    processor: RowProcessor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of one request. ``finish_reason`` is "stop", "length", or ``None`` when more follow."""
-
-    uid: int
-    token: int
-    finish_reason: str | None
-
-
 class DecodeBatch:
     """mlx-vlm's ``GenerationBatch``: one token of every row a step; rows leave and join between steps."""
 
@@ -271,11 +251,17 @@ class DecodeBatch:
     def __len__(self) -> int:
         return len(self._batch)
 
-    def join(self, rows: Sequence[NewRow], logits: mx.array, cache: list[RowsKVCache]) -> None:
+    def join(
+        self,
+        rows: list[Sequence],
+        rope_deltas: list[int],
+        logits: mx.array,
+        cache: list[RowsKVCache],
+    ) -> None:
         """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
         if any(row.processor for row in rows):
             scored = [
-                row.processor(mx.array(row.prompt_ids), logits[index : index + 1])
+                row.processor(mx.array(row.request.prompt.ids), logits[index : index + 1])
                 if row.processor
                 else logits[index : index + 1]
                 for index, row in enumerate(rows)
@@ -289,12 +275,12 @@ class DecodeBatch:
             prompt_cache=list(cache),
             sampler=_most_likely,
             stop_criteria=self._stop,
-            max_tokens=[row.max_tokens for row in rows],
+            max_tokens=[row.num_to_come for row in rows],
             greedy_sampling=True,
             logits_processors=[[row.processor] if row.processor else None for row in rows],
         )
         joining.compute_logprobs = False
-        joining._rope_deltas = mx.array([[row.rope_delta] for row in rows], dtype=mx.int32)
+        joining._rope_deltas = mx.array([[delta] for delta in rope_deltas], dtype=mx.int32)
         mx.eval(first, [layer.state for layer in cache])
         mx.clear_cache()  # the activations of a prefill are large, and the next one may have another shape
         if len(self._batch):
@@ -302,9 +288,9 @@ class DecodeBatch:
         else:
             self._batch = joining
 
-    def step(self) -> list[Token]:
-        """Decode one token of every row; rows that end leave."""
-        return [Token(int(r.uid), int(r.token), r.finish_reason) for r in self._batch.next()]
+    def step(self) -> list[tuple[int, int, str | None]]:
+        """Decode one token of every row, and return uid, token and finish reason; rows that end leave."""
+        return [(int(r.uid), int(r.token), r.finish_reason) for r in self._batch.next()]
 
     @property
     def num_columns(self) -> int:

@@ -1,40 +1,29 @@
 """Prefill of several prompts together, in chunks, each from the end of the prefix that it shares, if any."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import mlx.core as mx
 import numpy as np
 
-from infer.hooks import RowProcessor
-from infer.kv_cache import KVRow, RowsKVCache, SharedPrefix
-from infer.model import DenseDeepstackModel, NewRow, PromptInputs
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PrefillRow:
-    """One prompt: ``inputs`` are those of its tokens after the first ``num_shared``, kept in ``prefix``."""
-
-    uid: int
-    inputs: PromptInputs
-    max_tokens: int
-    processor: RowProcessor | None = None
-    prefix: SharedPrefix | None = None
-    num_shared: int = 0
+from infer.kv_cache import KVRow, RowsKVCache
+from infer.model import DenseDeepstackModel, PromptInputs
+from infer.sequence import Sequence
 
 
 class Prefill:
     """Runs a group of rows through the decoder, a chunk at a time."""
 
-    def __init__(self, model: DenseDeepstackModel, rows: Sequence[PrefillRow], chunk: int) -> None:
-        """Lay the rows side by side and copy their prefixes."""
-        self.rows = list(rows)
+    def __init__(
+        self, model: DenseDeepstackModel, sequences: list[Sequence], inputs: list[PromptInputs], chunk: int
+    ) -> None:
+        """Lay prompts side by side and copy their prefixes; ``inputs`` are those of the tokens after them."""
+        self.sequences, self._inputs = sequences, inputs
         self._model, self._chunk = model, chunk
-        self._width = max(row.inputs.num_tokens for row in rows)
-        self._starts = [self._width - row.inputs.num_tokens for row in rows]
+        self._width = max(each.num_tokens for each in inputs)
+        self._starts = [self._width - each.num_tokens for each in inputs]
         self._done = 0
         self._logits: mx.array | None = None
-        total = max(row.num_shared + row.inputs.num_tokens for row in rows)
+        total = max(map(self._num_tokens, range(len(sequences))))
         self.cache = [self._layer_cache(layer, total) for layer in range(len(model.layers))]
 
     @property
@@ -50,18 +39,15 @@ class Prefill:
         return self._logits
 
     @property
-    def new_rows(self) -> list[NewRow]:
-        """The rows as decoding takes them."""
-        return [
-            NewRow(row.uid, row.inputs.ids, row.max_tokens, row.inputs.rope_delta, row.processor)
-            for row in self.rows
-        ]
+    def rope_deltas(self) -> list[int]:
+        """What is added to the cache offset of each row for its next positions."""
+        return [each.rope_delta for each in self._inputs]
 
     def step(self) -> None:
         """Prefill the next chunk."""
         begin, end = self._done, min(self._done + self._chunk, self._width)
         h = self._model.hidden(
-            _columns([row.inputs.inputs_embeds for row in self.rows], self._starts, begin, end),
+            _columns([each.inputs_embeds for each in self._inputs], self._starts, begin, end),
             self.cache,
             mx.array(self._position_ids(begin, end)),
             self._deepstack(begin, end),
@@ -80,38 +66,41 @@ class Prefill:
         return kept
 
     def _layer_cache(self, layer: int, total: int) -> RowsKVCache:
-        paddings = [total - row.num_shared - row.inputs.num_tokens for row in self.rows]
+        paddings = [total - self._num_tokens(index) for index in range(len(self.sequences))]
         used = total - self._width
         starts = [used + start for start in self._starts]
         cache = RowsKVCache(paddings, used, starts)
         prefixes = [
-            row.prefix.rows[layer].first(row.num_shared) if row.prefix is not None else None
-            for row in self.rows
+            each.prefix.rows[layer].first(each.num_shared) if each.prefix is not None else None
+            for each in self.sequences
         ]
         if any(prefix is not None for prefix in prefixes):
             cache.put_prefixes(prefixes, total + 1)
         return cache
 
+    def _num_tokens(self, index: int) -> int:
+        return self.sequences[index].num_shared + self._inputs[index].num_tokens
+
     def _position_ids(self, begin: int, end: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-        positions = np.zeros((3, len(self.rows), end - begin), np.int32)
-        for index, (row, start) in enumerate(zip(self.rows, self._starts, strict=True)):
+        positions = np.zeros((3, len(self._inputs), end - begin), np.int32)
+        for index, (inputs, start) in enumerate(zip(self._inputs, self._starts, strict=True)):
             at = max(begin, start)
             if at < end:
-                positions[:, index, at - begin :] = row.inputs.position_ids[:, 0, at - start : end - start]
+                positions[:, index, at - begin :] = inputs.position_ids[:, 0, at - start : end - start]
         return positions
 
     def _deepstack(self, begin: int, end: int) -> mx.array | None:
         """Return DeepStack of these columns, or ``None`` where no row has an image in them."""
         shown = [
-            row.inputs.has_image(begin - start, end - start)
-            for row, start in zip(self.rows, self._starts, strict=True)
+            inputs.has_image(begin - start, end - start)
+            for inputs, start in zip(self._inputs, self._starts, strict=True)
         ]
         if not any(shown):
             return None
-        return _columns([row.inputs.deepstack for row in self.rows], self._starts, begin, end)
+        return _columns([each.deepstack for each in self._inputs], self._starts, begin, end)
 
 
-def _columns(arrays: Sequence[mx.array], starts: Sequence[int], begin: int, end: int) -> mx.array:
+def _columns(arrays: Iterable[mx.array], starts: Iterable[int], begin: int, end: int) -> mx.array:
     """Return columns ``[begin, end)`` of rows ``(1, seq, …)`` that begin at ``starts``, zero before."""
     parts = []
     for array, start in zip(arrays, starts, strict=True):

@@ -14,19 +14,9 @@ from cache.manifest import FrameEntry
 from infer.kv_cache import Keys, PrefixPool, SharedPrefix, num_common
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
-from infer.sequence import Request
+from infer.sequence import Request, Sequence
 
 LOOK_AHEAD = 64
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Planned:
-    """A request to prefill now: from which prefix it starts, and how many of its tokens are to be kept."""
-
-    request: Request
-    prefix: SharedPrefix | None = None
-    num_shared: int = 0
-    num_kept: int = 0
 
 
 @dataclass(slots=True)
@@ -34,19 +24,19 @@ class _Batch:
     """What has been chosen so far for one prefill."""
 
     now: InFlight
-    planned: list[Planned] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
     leading: set[Keys] = field(default_factory=set)
     num_claimed: int = 0  # rows, with the followers that leaders bring along
 
     @property
     def is_idle(self) -> bool:
-        return not self.now.num_rows and not self.planned
+        return not self.now.num_rows and not self.sequences
 
-    def add(self, planned: Planned, num_followers: int = 0) -> None:
-        self.planned.append(planned)
+    def add(self, sequence: Sequence, num_followers: int = 0) -> None:
+        self.sequences.append(sequence)
         self.num_claimed += 1 + num_followers
-        if planned.num_kept:
-            self.leading.add(planned.request.keys)
+        if sequence.num_kept:
+            self.leading.add(sequence.request.keys)
 
 
 class Schedule:
@@ -72,18 +62,18 @@ class Schedule:
         starting = (r for r in self._waiting if r.keys not in self._led and self._prefix_of(r) is None)
         return (frame for request in starting for frame in request.frames)
 
-    def next_batch(self, now: InFlight) -> list[Planned]:
+    def next_batch(self, now: InFlight) -> list[Sequence]:
         """Return the requests to prefill together now; none while too few slots or bytes are free.
 
         With nothing in flight there is at least one, as long as any waits.
         """
         if now.num_rows and now.num_rows == self._refused_at:
             return []  # none has left since: asking the same at every step would take time from decoding
-        planned = self._chosen(now)
-        self._refused_at = None if planned else now.num_rows
-        return planned
+        chosen = self._chosen(now)
+        self._refused_at = None if chosen else now.num_rows
+        return chosen
 
-    def _chosen(self, now: InFlight) -> list[Planned]:
+    def _chosen(self, now: InFlight) -> list[Sequence]:
         waiting = self.upcoming
         num_free = self._limits.max_num_seqs - now.num_rows
         if not waiting or num_free < 1:
@@ -95,7 +85,7 @@ class Schedule:
             return []
         batch = _Batch(now)
         for request in waiting:
-            if len(batch.planned) == most or batch.num_claimed >= num_free:
+            if len(batch.sequences) == most or batch.num_claimed >= num_free:
                 break
             is_follower = id(request) in followers
             if is_follower != bool(followers) or request.keys in batch.leading:
@@ -103,9 +93,9 @@ class Schedule:
             if not (self._follow(batch, request) if is_follower else self._lead(batch, request)):
                 break
         self._led = batch.leading
-        chosen = {id(planned.request) for planned in batch.planned}
+        chosen = {id(sequence.request) for sequence in batch.sequences}
         self._waiting = [request for request in waiting if id(request) not in chosen]
-        return batch.planned
+        return batch.sequences
 
     def _worth_a_prefill(self, num_next: int) -> int:
         """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""
@@ -122,7 +112,7 @@ class Schedule:
                 return False
             self._make_room(request)
         found = self._prefix_of(request)
-        batch.add(Planned(request, *found) if found else Planned(request))
+        batch.add(Sequence(request, *found) if found else Sequence(request))
         return True
 
     def _lead(self, batch: _Batch, request: Request) -> bool:
@@ -134,7 +124,7 @@ class Schedule:
             self._make_room(request)
             if not self._fits(batch, request, num_kept):
                 num_followers = num_kept = 0
-        batch.add(Planned(request, num_kept=num_kept), num_followers)
+        batch.add(Sequence(request, num_kept=num_kept), num_followers)
         return True
 
     def _followers(self, leader: Request) -> tuple[int, int]:
@@ -146,8 +136,8 @@ class Schedule:
         return len(common), max(common, default=0)
 
     def _fits(self, batch: _Batch, request: Request, num_kept: int) -> bool:
-        kept = num_kept + sum(planned.num_kept for planned in batch.planned)
-        requests = [*(planned.request for planned in batch.planned), request]
+        kept = num_kept + sum(sequence.num_kept for sequence in batch.sequences)
+        requests = [*(sequence.request for sequence in batch.sequences), request]
         needed = self._memory.batch_bytes(batch.now, [self._memory.size(each) for each in requests])
         needed += self._memory.prefix_bytes(kept) + self.prefixes.num_bytes
         return needed <= self._memory.max_bytes

@@ -13,14 +13,14 @@ from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import prepare_inputs
 
 from cache.manifest import FrameEntry
-from infer.engine import Answer, EngineStats, HooksOf, answer_all
+from infer.engine import EngineStats, answer_all
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf
 from infer.prompt import Image, Segment, Text
 from infer.sampling import Sampling
-from infer.sequence import FeatureSource, Request
+from infer.sequence import Answer, FeatureSource, HooksOf, Request
 from infer.tokenizer import ChatTokenizer
 
 WORDS = ("which", "window", "holds", "the", "cursor", "now", "and", "what", "does", "its", "title", "say")

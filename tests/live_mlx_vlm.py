@@ -18,13 +18,13 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from infer.engine import Answer, HooksOf, answer_all, sampling_hooks
+from infer.engine import answer_all
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf
 from infer.prompt import Prompt
 from infer.sampling import Sampling
-from infer.sequence import Request
+from infer.sequence import Answer, HooksOf, Request, sampling_hooks
 from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder

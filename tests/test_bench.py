@@ -18,10 +18,9 @@ from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.store import Durability
 from cache.thumbnails import Thumbnails
-from infer.engine import Answer
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf, PromptInputs
-from infer.sequence import Request
+from infer.sequence import Answer, Request
 from seeonce.bench import decoding, passes, profiling, random_weights, resolution
 from seeonce.bench.judge import (
     Ask,

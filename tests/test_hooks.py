@@ -9,14 +9,14 @@ import pytest
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise, encode_folder
 
 from cache.base.errors import InputError
-from infer.engine import Answer, HooksOf, answer_all
+from infer.engine import answer_all
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch, LanguageHalf
 from infer.prefill import Prefill
 from infer.sampling import Sampling
-from infer.sequence import Request
+from infer.sequence import Answer, HooksOf, Request
 
 LIMITS = BatchLimits(8, 4, 64)
 MAX_TOKENS = 8

@@ -10,11 +10,10 @@ from mlx_vlm.sample_utils import make_logits_processors, make_sampler
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.base.errors import InputError
-from infer.engine import HooksOf, sampling_hooks
-from infer.hooks import RowHooks, request_hooks
+from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.sampling import RepetitionPenalty, Sampling, SeededDraw
-from infer.sequence import Request
+from infer.sequence import HooksOf, Request, request_hooks, sampling_hooks
 
 ALONE = BatchLimits(1, 1, 2048)
 

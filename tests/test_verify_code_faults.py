@@ -27,6 +27,7 @@ from infer.limits import BatchLimits
 from infer.model import DenseDeepstackModel, LanguageHalf, PromptInputs
 from infer.prefill import Prefill
 from infer.sampling import Sampling, SeededDraw
+from infer.sequence import Answer
 from infer.tokenizer import ChatTokenizer
 from precompute import encode, live
 from precompute.encoder import Preprocessor, VisionEncoder
@@ -38,7 +39,7 @@ Patch = pytest.MonkeyPatch
 
 
 def _exchange_answers(patch: Patch) -> None:
-    def exchanged(*args: Any, **kwargs: Any) -> Iterator[batching.Answer]:
+    def exchanged(*args: Any, **kwargs: Any) -> Iterator[Answer]:
         answers = sorted(batching.answer_all(*args, **kwargs), key=lambda answer: answer.request.id)
         for answer, other in zip(answers, [*answers[2:], *answers[:2]], strict=True):
             yield replace(answer, tokens=other.tokens, finish_reason=other.finish_reason)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from cache.base.home import Home
-from infer.engine import Answer, answer_all
+from infer.engine import answer_all
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf
+from infer.sequence import Answer
 from seeonce.bench.baseline import LiveModel
 from seeonce.bench.judge import Ask
 from seeonce.bench.measure import Clock

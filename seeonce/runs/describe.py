@@ -56,12 +56,13 @@ from seeonce.runs.runs import select_run
 
 if TYPE_CHECKING:
     from cache.store import Store
-    from infer.engine import Answer, EngineStats
+    from infer.engine import EngineStats
     from infer.hooks import RowHooks, TokenLogprobs
     from infer.limits import BatchLimits
     from infer.model import LanguageHalf
     from infer.sampling import Sampling
     from infer.schema import Guide
+    from infer.sequence import Answer
     from infer.tokenizer import ChatTokenizer
 
 _CONTEXT = "seeonce 2026-11 asks, version 1"
@@ -298,8 +299,7 @@ class Answerer:
         """
         from infer.engine import answer_all
         from infer.features import StoredFeatures
-        from infer.hooks import request_hooks
-        from infer.sequence import Request
+        from infer.sequence import Request, request_hooks
 
         loaded = self._load(selected)
         tokenizer, by_number = loaded.tokenizer, {ask.number: ask for ask in asks}

@@ -15,13 +15,13 @@ from checkpoint.backend import provenance
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from infer.engine import Answer, answer_all
+from infer.engine import answer_all
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf
 from infer.prompt import Prompt
 from infer.sampling import Sampling
-from infer.sequence import Request
+from infer.sequence import Answer, Request
 from infer.tokenizer import ChatTokenizer
 from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveAnswer, LiveReference

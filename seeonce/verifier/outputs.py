@@ -14,14 +14,14 @@ import numpy as np
 
 from cache.manifest import FrameEntry
 from cache.store import Store
-from infer.engine import Answer, EngineStats, answer_all
+from infer.engine import EngineStats, answer_all
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.model import LanguageHalf
 from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text
 from infer.sampling import Sampling
-from infer.sequence import FeatureSource, Request
+from infer.sequence import Answer, FeatureSource, Request
 from infer.tokenizer import ChatTokenizer
 from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import first_difference, logprob_distances, margin_at, trace_problem
