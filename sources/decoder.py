@@ -95,7 +95,7 @@ class Decoder:
         self.num_decoded = 0  # pictures that came out of the codec
         self._container: InputContainer | None = None
         self._shown: Iterator[_Shown] = iter(())
-        self._ahead: _Shown | None = None  # decoded in search of an earlier one, or to see where a seek went
+        self._peeked: _Shown | None = None  # decoded in search of an earlier one, or to see where a seek went
         self._at: int | None = None  # of the last pick that was looked for
         self._counts = False  # AVI has no presentation times: pictures are counted from the start
         self._num_threads = min(_MAX_DECODER_THREADS, os.cpu_count() or 1)  # one, once damage is met
@@ -143,7 +143,7 @@ class Decoder:
 
     def close(self) -> None:
         """Close the file and forget the position."""
-        self._shown, self._ahead, self._at = iter(()), None, None
+        self._shown, self._peeked, self._at = iter(()), None, None
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -170,16 +170,16 @@ class Decoder:
         self._at = pick.at
         while (shown := self._next()) is not None:
             if shown.at > pick.at:
-                self._ahead = shown
+                self._peeked = shown
                 return None
             if shown.at == pick.at:
                 return shown.picture
         return None
 
     def _next(self) -> _Shown | None:
-        if self._ahead is None:
+        if self._peeked is None:
             return next(self._shown, None)
-        shown, self._ahead = self._ahead, None
+        shown, self._peeked = self._peeked, None
         return shown
 
     def _go_before(self, pick: Pick) -> None:
@@ -212,8 +212,8 @@ class Decoder:
         except av.FFmpegError:
             return False
         self._shown = self._decode(container)
-        self._ahead = next(self._shown, None)
-        return bool(self._damage) or (self._ahead is not None and self._ahead.at <= pick.at)
+        self._peeked = next(self._shown, None)
+        return bool(self._damage) or (self._peeked is not None and self._peeked.at <= pick.at)
 
     def _restart(self) -> None:
         self.close()
