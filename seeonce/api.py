@@ -14,8 +14,7 @@ from infer.sampling import Sampling
 from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
-from seeonce.commands.encode import Terminal
-from seeonce.commands.terminal import Terminal as AnswerTerminal
+from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import DescribeResult
 from seeonce.runs.describe import describe as pass_two
 from seeonce.runs.known import AnswerCache
@@ -62,7 +61,7 @@ def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
 def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
     home = home or Home.locate()
-    with AnswerTerminal() as terminal, AnswerCache(home) as known:
+    with Terminal() as terminal, AnswerCache(home) as known:
         limits = sound_limits(home, options.limits, terminal.say)
         return pass_two(home, replace(options, limits=limits), terminal, known)
 
@@ -78,7 +77,7 @@ def ask(recording: str, *prompts: str, model: str | None = None, home: Home | No
 
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
     """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
-    with AnswerTerminal() as terminal:
+    with Terminal() as terminal:
         return check_store(home or Home.locate(), options, terminal)
 
 

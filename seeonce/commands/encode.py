@@ -11,9 +11,9 @@ from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputEr
 from cache.base.home import Home
 from cache.base.text import megabytes
 from cache.store import Durability
-from precompute.encode import EncodeResult, Progress
+from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions, encode_each, options_of_each
-from seeonce.commands.terminal import LateBar
+from seeonce.commands.terminal import Terminal
 from sources.folder import split_paths
 
 Recordings = Annotated[
@@ -92,44 +92,6 @@ def _exit_code(ends: list[int]) -> int:
     if EXIT_INTERRUPTED in ends:
         return EXIT_INTERRUPTED
     return ends[0] if len(set(ends)) == 1 else EXIT_PARTLY
-
-
-class Terminal:
-    """Shows pass one on the terminal: lines and one bar at a time on standard error."""
-
-    def __init__(self) -> None:
-        self._look, self._encode = LateBar("s", "look"), LateBar("frame", "encode")
-        self._told: Progress | None = None
-
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end_bars()
-
-    def say(self, line: str) -> None:
-        """Print a line on standard error."""
-        self._end_bars()
-        typer.echo(line, err=True)
-
-    def looked(self, num_s: float, length_s: float) -> None:
-        """Move the bar of the look for pictures that differ: seconds of the recording."""
-        self._look.show(round(num_s), round(length_s))
-
-    def progress(self, progress: Progress) -> None:
-        """Move the bar: frames/s, hits, new ones, bytes written. What is told twice is shown once."""
-        if progress == self._told:
-            return
-        self._told = progress
-        self._look.end()
-        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
-        self._encode.show(progress.num_done, progress.num_frames, counts)
-        if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
-            self._encode.end()
-
-    def _end_bars(self) -> None:
-        self._look.end()
-        self._encode.end()
 
 
 def _summary(result: EncodeResult) -> str:

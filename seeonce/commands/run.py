@@ -12,7 +12,6 @@ from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEnco
 from cache.base.home import Home
 from cache.base.text import visible
 from precompute.pass_one import EncodeOptions, encode
-from seeonce.commands.encode import Terminal as EncodeTerminal
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import Shared, describe, plan_id, planned
 from seeonce.runs.experiment import read_experiment
@@ -120,7 +119,7 @@ def _encoded(home: Home, options: DescribeOptions, say: Say) -> bool:
     try:
         select(home, options.recording, options.model, say)
     except NotEncodedError:
-        with EncodeTerminal() as terminal:
+        with Terminal() as terminal:
             return not encode(home, EncodeOptions(options.recording, options.model), terminal).interrupted
     return True
 

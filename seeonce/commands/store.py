@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,7 @@ from cache.manifest import FrameEntry
 from cache.recordings import StoredRecording, stored_recordings, time_text
 from cache.stats import StoreStats, store_stats
 from cache.store import Store
-from seeonce.commands.terminal import LateBar
+from seeonce.commands.terminal import Terminal
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.runs import remove_runs
 
@@ -260,8 +261,8 @@ def gc(
     forgets = yes and not dry_run
     if forgets:
         forget_all(opened, chosen)
-    with LateBar("entry", "gc") as bar:
-        found = collect(opened, dry_run=dry_run, on_progress=bar.show)
+    with Terminal() as terminal:
+        found = collect(opened, dry_run=dry_run, on_progress=partial(terminal.show, "gc", "entry"))
     if as_json:
         typer.echo(collection_as_json(found, chosen, forgotten=forgets))
         return
@@ -310,13 +311,13 @@ def check(
     Example: seeonce store check --read-data --subset 1/7
     """
     opened = Store.open(Home.locate(), create=False)
-    with LateBar("B", "check") as bar:
+    with Terminal() as terminal:
         found = check_store(
             opened,
             read_data=read_data,
             subset=Subset.from_text(subset),
             restart=restart,
-            on_progress=bar.show,
+            on_progress=partial(terminal.show, "check", "B"),
         )
     typer.echo(json.dumps(asdict(found)) if as_json else check_text(found))
     if found.interrupted:
@@ -340,13 +341,13 @@ def repair_command(
     Example: seeonce store repair --read-data --model ~/models/Qwen3-VL-4B
     """
     opened = Store.open(Home.locate(), create=False)
-    with LateBar("B", "check") as bar:
+    with Terminal() as terminal:
         found = repair(
             opened,
             _encode_missing,
             read_data=read_data,
             model=model,
-            on_progress=bar.show,
+            on_progress=partial(terminal.show, "check", "B"),
             say=lambda line: typer.echo(line, err=True),
         )
     typer.echo(json.dumps(asdict(found)) if as_json else repair_text(found))

@@ -1,75 +1,43 @@
-"""Pass two on a terminal: lines and one bar on standard error, results kept for the table."""
+"""What a command shows on standard error while it works: lines, and one bar at a time."""
 
 import sys
 from typing import TYPE_CHECKING
 
 import typer
 
+from cache.base.text import megabytes
+from precompute.encode import Progress
 from seeonce.runs.run import Result
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def progress_bar(total: int, unit: str, what: str) -> "tqdm[None]":
-    """Return a bar over ``total`` units; into a file, where every state stays, it is drawn rarely."""
-    from tqdm import tqdm
-
-    interval_s = 0.1 if sys.stderr.isatty() else 10.0
-    scaled = unit == "B"  # bytes are shown as MB and MB/s
-    return tqdm(total=total, unit=unit, unit_scale=scaled, file=sys.stderr, desc=what, mininterval=interval_s)
-
-
-class LateBar:
-    """A bar that is drawn when the first progress is told, and so not at all for what is done at once."""
-
-    def __init__(self, unit: str, what: str) -> None:
-        self._unit, self._what = unit, what
-        self._bar: tqdm[None] | None = None
-
-    def __enter__(self) -> "LateBar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Leave the bar as it is; what is told after this gets a bar of its own."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def show(self, num_done: int, num_all: int, note: str = "") -> None:
-        """Move the bar to so many of so many."""
-        if self._bar is None:
-            self._bar = progress_bar(num_all, self._unit, self._what)
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(num_done - self._bar.n)
-
-
 class Terminal:
-    """Shows pass two on the terminal: lines and one bar on standard error, rows kept for a table."""
+    """Shows how work goes; use as a context manager. ``results`` are the answers of pass two, for a table."""
 
     def __init__(self) -> None:
         self.results: list[Result] = []
         self._bar: tqdm[None] | None = None
+        self._shown = ""  # what the bar is about, if it was drawn when the first of it was done
+        self._progress: Progress | None = None
 
     def __enter__(self) -> "Terminal":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._end()
 
     def say(self, line: str) -> None:
-        """Print a line on standard error."""
+        """Print a line."""
+        if self._shown:
+            self._end()
         typer.echo(line, err=True)
 
     def begin(self, num_results: int, what: str = "describe", unit: str = "answer") -> None:
-        """Start a bar over so many results."""
-        self.__exit__()
-        self._bar = progress_bar(num_results, unit, what)
+        """Draw a bar over so many results."""
+        self._end()
+        self._bar = _bar(num_results, unit, what)
 
     def advance(self, num_done: int = 1) -> None:
         """Move the bar."""
@@ -80,3 +48,39 @@ class Terminal:
         """Keep an answer for the table, and move the bar."""
         self.results.append(result)
         self.advance()
+
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        """Move the bar of some work, drawn with the first of it: what is done at once has none."""
+        if self._bar is None or self._shown != what:
+            self._end()
+            self._bar, self._shown = _bar(num_all, unit, what), what
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(num_done - self._bar.n)
+
+    def looked(self, num_s: float, length_s: float) -> None:
+        """Show the look for pictures that differ, in seconds of the recording."""
+        self.show("look", "s", round(num_s), round(length_s))
+
+    def progress(self, progress: Progress) -> None:
+        """Show pass one: frames, hits, new ones, bytes written."""
+        if progress == self._progress:
+            return
+        self._progress = progress
+        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
+        self.show("encode", "frame", progress.num_done, progress.num_frames, counts)
+        if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
+            self._end()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._shown = None, ""
+
+
+def _bar(total: int, unit: str, what: str) -> "tqdm[None]":
+    """Return a bar over ``total`` units; into a file, where every state stays, it is drawn rarely."""
+    from tqdm import tqdm
+
+    interval_s = 0.1 if sys.stderr.isatty() else 10.0
+    scaled = unit == "B"  # bytes are shown as MB and MB/s
+    return tqdm(total=total, unit=unit, unit_scale=scaled, file=sys.stderr, desc=what, mininterval=interval_s)
