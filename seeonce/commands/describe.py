@@ -177,7 +177,9 @@ class _Command:
             typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
             return _exit_code(done)
         if not done.was_done:
-            typer.echo(answer_table(terminal.results, shutil.get_terminal_size((110, 24)).columns))
+            order = {prompt: number for number, prompt in enumerate(done.info.prompts)}
+            answers = sorted(terminal.results, key=lambda result: order[result.prompt])
+            typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
         typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
         return _exit_code(done)
 
@@ -210,7 +212,8 @@ def _summary(done: DescribeResult) -> str:
             f"The run {done.info.id} was done: {totals.num_results} answers, nothing left to ask. Results: "
             f"{done.path / 'results.jsonl'}"
         )
-    state = "interrupted" if done.interrupted else "done"
+    go_on = f"interrupted; seeonce describe --resume {done.info.id} goes on"
+    state = go_on if done.interrupted else "done"
     spared = [
         f"{number} {what}"
         for number, what in (

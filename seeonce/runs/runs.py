@@ -185,8 +185,12 @@ def load_run(folder: Path, say: Callable[[str], None]) -> Run:
     """Read a run; what of its answers is torn is told to ``say`` and left out."""
     answers: tuple[Result, ...] = ()
     if (folder / RESULTS_NAME).is_file():
-        answers = tuple(sorted(read_results(folder, say), key=lambda answer: answer.frame))
-    return Run(_summary(folder, answers), answers)
+        answers = read_results(folder, say)
+    summary = _summary(folder, answers)
+    order = {prompt: number for number, prompt in enumerate(summary.prompts)}
+    # Not as they came, which depends on their lengths: RUN:2 must be the second prompt, always.
+    in_order = sorted(answers, key=lambda answer: (answer.frame, order.get(answer.prompt, len(order))))
+    return Run(summary, tuple(in_order))
 
 
 def _by_id(home: Home, selector: str) -> Path:
@@ -217,7 +221,7 @@ def _folder(home: Home, selector: str) -> Path:
 
 def _only_prompt(run: Run, wanted: str) -> Run:
     """Keep the answers to one prompt, given as its number from 1 or the start of its text."""
-    prompts = list(dict.fromkeys(answer.prompt for answer in run.answers))
+    prompts = list(dict.fromkeys(run.info.prompts))
     if wanted.isdecimal() and 1 <= int(wanted) <= len(prompts):
         fits = [prompts[int(wanted) - 1]]
     else:

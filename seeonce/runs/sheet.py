@@ -84,10 +84,12 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
             tokens[answer.prompt_id] += answer.usage.completion_tokens
         # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
         last = {request_of(answer): answer.frame for answer in run.answers if answer.error is None}
-        for answer in run.answers:
+        order = {prompt: number for number, prompt in enumerate(run.info.prompts)}
+        for answer in sorted(run.answers, key=lambda each: order.get(each.prompt, len(order))):
             if answer.prompt_id not in own:
                 own[answer.prompt_id] = len(columns)
                 columns.append(_column(len(columns), run, answer, tokens[answer.prompt_id]))
+        for answer in run.answers:
             place = (answer.recording, answer.frame)
             first.setdefault(place, answer)
             row = cells.setdefault(place, {})
