@@ -142,6 +142,6 @@ def test_describe_runs_under_what_the_canary_found(
     assert run("seeonce encode", images, "--model", plain).code == 0
     monkeypatch.setattr("seeonce.verifier.canary.try_demo", Tried(batched="answer 3 differs"))
     ended = run("seeonce describe --max-tokens 3 --json", images, "--model", plain)
-    assert (ended.code, ended.json["prefill_batch_size"]) == (0, 1)
+    assert (ended.code, ended.json["limits"]["prefill_batch_size"]) == (0, 1)
     assert "prefilled one by one" in ended.err
     assert sys.modules["mlx"] is not None

@@ -95,7 +95,8 @@ def test_templates_system_text_and_image_position_reach_the_model(
     words = ("--prompt", 'At {timestamp} ({frame}) {"a": {}}', "--system-file", tmp_path / "system.txt")
     ended = run("seeonce describe demo --json --max-tokens 2 --image-position after", *words)
     assert shown[:2] == [f'<Be brief.>At 0:{n}0 ({n}) {{"a": {{}}}}[{n}]' for n in (0, 1)]
-    assert (ended.json["system"], ended.json["image_position"]) == ("Be brief.", "after")
+    showing = ended.json["showing"]
+    assert (showing["system"], showing["image_position"]) == ("Be brief.", "after")
 
 
 @pytest.mark.parametrize(
