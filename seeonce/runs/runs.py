@@ -221,7 +221,10 @@ def _folder(home: Home, selector: str) -> Path:
 
 def _only_prompt(run: Run, wanted: str) -> Run:
     """Keep the answers to one prompt, given as its number from 1 or the start of its text."""
+    answered = dict.fromkeys(answer.prompt for answer in run.answers)
     prompts = list(dict.fromkeys(run.info.prompts))
+    if not answered.keys() <= set(prompts):  # its run.json is not that of these answers
+        prompts = list(answered)
     if wanted.isdecimal() and 1 <= int(wanted) <= len(prompts):
         fits = [prompts[int(wanted) - 1]]
     else:
