@@ -23,7 +23,7 @@ from seeonce.runs.describe import DescribeResult, Shared, describe, resume
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.recording import LATEST
-from seeonce.runs.run import KnownAnswers, OutputFile, Totals
+from seeonce.runs.run import KnownAnswers, OutputFile, Totals, as_asked
 from seeonce.runs.table import answer_table
 from seeonce.verifier.canary import sound_limits
 
@@ -177,8 +177,7 @@ class _Command:
             typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
             return _exit_code(done)
         if not done.was_done:
-            order = {prompt: number for number, prompt in enumerate(done.info.prompts)}
-            answers = sorted(terminal.results, key=lambda result: order[result.prompt])
+            answers = sorted(terminal.results, key=as_asked(done.info.prompts))
             typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
         typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
         return _exit_code(done)

@@ -13,6 +13,7 @@ from cache.base.errors import EXIT_PARTLY, InputError
 from cache.base.files import write_private
 from cache.base.home import Home
 from cache.base.text import STANDARD_OUTPUT, printable
+from seeonce.commands.arguments import warn
 from seeonce.runs.export_escribano import Exported, RowChange, export, preview, target_of
 from seeonce.runs.export_table import as_csv, as_parquet
 from seeonce.runs.run import Result
@@ -52,7 +53,7 @@ def export_command(
     Example: seeonce export latest --to escribano --dry-run
     """
     home = Home.locate()
-    chosen = select_run(home, run, _warn)
+    chosen = select_run(home, run, warn)
     folder = home.runs / chosen.info.id
     answers = _of_one_prompt(chosen) if to is Format.escribano else chosen.answers
     if to is not Format.escribano:
@@ -100,10 +101,6 @@ def _of_one_prompt(run: Run) -> list[Result]:
             f"an observation holds one answer and the run has {len(asked)} prompts: name {named}"
         )
     return [answer for answer in run.answers if answer.prompt in asked]
-
-
-def _warn(line: str) -> None:
-    typer.echo(f"warning: {line}", err=True)
 
 
 def _in_words(done: Exported, *, dry_run: bool) -> str:

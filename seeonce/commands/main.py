@@ -80,12 +80,13 @@ verify_app.command()(verify_command)
 
 def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:
     """Run a command line and return its exit code; an error becomes one line on standard error."""
-    if arguments[:1] == ["verify"]:
-        error_code = 2  # 1 says that something differs
     debug = "--debug" in arguments
+    words = [argument for argument in arguments if argument != "--debug"]
+    if words[:1] == ["verify"]:
+        error_code = 2  # 1 says that something differs
     _quiet(debug)
     try:
-        command([argument for argument in arguments if argument != "--debug"])
+        command(words)
     except SystemExit as ended:
         return _exit_code(ended, error_code)
     except KeyboardInterrupt:

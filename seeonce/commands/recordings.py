@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cache.base.home import Home
+from seeonce.commands.arguments import warn
 from sources.recordings import KnownRecording, known_recordings
 
 
@@ -19,7 +20,7 @@ def recordings_command(
 
     Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings --since 2d
     """
-    known = known_recordings(Home.locate(), os.environ, _warn, since)
+    known = known_recordings(Home.locate(), os.environ, warn, since)
     if as_json:
         typer.echo(json.dumps([asdict(recording) for recording in known]))
         return
@@ -28,10 +29,6 @@ def recordings_command(
         typer.echo(f"No recordings{age}: set SEEONCE_RECORDINGS to their folder, or run seeonce encode demo.")
     for recording in known:
         typer.echo(_line(recording))
-
-
-def _warn(line: str) -> None:
-    typer.echo(f"warning: {line}", err=True)
 
 
 def _line(recording: KnownRecording) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -144,6 +144,12 @@ class RunInfo:
     plan_id: str = ""
     model_id: str = ""
     fresh: bool = False
+
+
+def as_asked(prompts: Sequence[str]) -> Callable[[Result], int]:
+    """Return a key that sorts results by the order in which prompts were asked; those of others come last."""
+    order = {prompt: number for number, prompt in enumerate(prompts)}
+    return lambda result: order.get(result.prompt, len(order))
 
 
 def new_run_id(runs: Path) -> str:

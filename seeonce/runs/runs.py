@@ -13,7 +13,7 @@ from cache.base.home import Home
 from cache.base.text import visible
 from cache.leases import living_leases
 from seeonce.runs.lock import is_held
-from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result, info_fields, read_results
+from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result, as_asked, info_fields, read_results
 
 _WIDTH = 40
 
@@ -187,9 +187,9 @@ def load_run(folder: Path, say: Callable[[str], None]) -> Run:
     if (folder / RESULTS_NAME).is_file():
         answers = read_results(folder, say)
     summary = _summary(folder, answers)
-    order = {prompt: number for number, prompt in enumerate(summary.prompts)}
+    asked = as_asked(summary.prompts)
     # Not as they came, which depends on their lengths: RUN:2 must be the second prompt, always.
-    in_order = sorted(answers, key=lambda answer: (answer.frame, order.get(answer.prompt, len(order))))
+    in_order = sorted(answers, key=lambda answer: (answer.frame, asked(answer)))
     return Run(summary, tuple(in_order))
 
 

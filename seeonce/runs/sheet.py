@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seeonce.runs.parse import Description
-from seeonce.runs.run import Result
+from seeonce.runs.run import Result, as_asked
 from seeonce.runs.runs import Run, RunSummary, request_of, requests
 
 
@@ -84,8 +84,7 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
             tokens[answer.prompt_id] += answer.usage.completion_tokens
         # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
         last = {request_of(answer): answer.frame for answer in run.answers if answer.error is None}
-        order = {prompt: number for number, prompt in enumerate(run.info.prompts)}
-        for answer in sorted(run.answers, key=lambda each: order.get(each.prompt, len(order))):
+        for answer in sorted(run.answers, key=as_asked(run.info.prompts)):
             if answer.prompt_id not in own:
                 own[answer.prompt_id] = len(columns)
                 columns.append(_column(len(columns), run, answer, tokens[answer.prompt_id]))
