@@ -1,4 +1,4 @@
-"""The loop of pass two: requests in, answers out as they finish, never more in flight than allowed.
+"""Pass two: requests in, answers out as they finish, never more in flight than allowed.
 
 Features are read when a request is about to be prefilled, so memory does not grow with the number of
 frames.
@@ -6,25 +6,35 @@ frames.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
+from typing import Self
 
 from cache.base.errors import SeeonceError
 from cache.manifest import FrameEntry
-from infer.features import ReadAhead, StoredFeatures
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from infer.features import FeatureSource, ReadAhead, StoredFeatures
+from infer.hooks import LogitsProcessor, RowHooks, TokenWatch
 from infer.kv_cache import Keys, SharedPrefix
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch, LanguageHalf, PromptInputs
+from infer.model import DecodeBatch, LanguageModel, PromptInputs
 from infer.prefill import Prefill
+from infer.request import Answer, Request, Usage, failed, without_reasoning
+from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
 from infer.scheduler import Schedule
-from infer.sequence import Answer, FeatureSource, HooksOf, Request, Sequence, sampling_hooks
-from infer.tokenizer import PromptTokens
+from infer.schema import Guide
+from infer.sequence import HooksOf, Sequence
+from infer.tokenizer import ChatTokenizer
+
+_READ_AHEAD = 2  # frames beyond those of the next prefill
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineStats:
-    """What was prefilled and shared, and the most that was held at once.
+    """What was prefilled and shared, and the most that was held at once; counted while the engine runs.
 
     ``num_images`` counts images that went through the decoder. ``num_images_again`` of these had gone
     before in this run, in the same list of frames: each costs what sharing was to save.
@@ -38,113 +48,163 @@ class EngineStats:
     num_images_again: int = 0
     max_in_flight: int = 0
     max_prefix_bytes: int = 0
+    _seen: set[Keys] = field(default_factory=set, repr=False, compare=False)
 
-
-class Tally:
-    """Counts while the engine runs."""
-
-    def __init__(self) -> None:
-        """Begin at nothing."""
-        self.stats = EngineStats()
-        self._seen: set[Keys] = set()
-
-    def prefilled(self, keys: Keys, prompt: PromptTokens, num_shared: int) -> None:
-        """Count a prompt whose tokens from ``num_shared`` on go through the decoder."""
-        shown = [
-            (keys[: number + 1], span.start + span.num_tokens - max(span.start, num_shared))
-            for number, span in enumerate(prompt.images)
-            if span.start + span.num_tokens > num_shared
-        ]
-        stats = self.stats
-        self.stats = replace(
-            stats,
-            num_requests=stats.num_requests + 1,
-            num_prefilled_tokens=stats.num_prefilled_tokens + len(prompt.ids) - num_shared,
-            num_shared_tokens=stats.num_shared_tokens + num_shared,
-            num_images=stats.num_images + len(shown),
-            num_image_tokens=stats.num_image_tokens + sum(count for _, count in shown),
-            num_images_again=stats.num_images_again + sum(frames in self._seen for frames, _ in shown),
-        )
-        self._seen.update(frames for frames, _ in shown)
+    def prefilled(self, sequence: Sequence) -> None:
+        """Count a prompt whose tokens after the shared ones go through the decoder."""
+        prompt, num_shared = sequence.prompt, sequence.num_shared
+        self.num_requests += 1
+        self.num_prefilled_tokens += len(prompt.ids) - num_shared
+        self.num_shared_tokens += num_shared
+        for number, span in enumerate(prompt.images, 1):
+            end = span.start + span.num_tokens
+            if end > num_shared:
+                frames = sequence.keys[:number]
+                self.num_images += 1
+                self.num_image_tokens += end - max(span.start, num_shared)
+                self.num_images_again += frames in self._seen
+                self._seen.add(frames)
 
     def held(self, num_in_flight: int, prefix_bytes: int) -> None:
         """Note how many sequences decode and how much is kept."""
-        if num_in_flight > self.stats.max_in_flight or prefix_bytes > self.stats.max_prefix_bytes:
-            self.stats = replace(
-                self.stats,
-                max_in_flight=max(num_in_flight, self.stats.max_in_flight),
-                max_prefix_bytes=max(prefix_bytes, self.stats.max_prefix_bytes),
+        self.max_in_flight = max(num_in_flight, self.max_in_flight)
+        self.max_prefix_bytes = max(prefix_bytes, self.max_prefix_bytes)
+
+
+class Engine:
+    """A checkpoint's language model and tokenizer, ready to answer questions about stored frames."""
+
+    def __init__(self, model: LanguageModel, tokenizer: ChatTokenizer) -> None:
+        """Answer with what is loaded."""
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def load(cls, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> Self:
+        """Load the language weights in ``dtype``, the type in which the frames were encoded.
+
+        Raises:
+            CheckpointError: the checkpoint does not load.
+        """
+        tokenizer = ChatTokenizer(folder, config)  # first: it tells at once what is missing
+        return cls(LanguageModel(folder, config, dtype), tokenizer)
+
+    def answer(
+        self,
+        requests: Iterable[Request],
+        source: FeatureSource,
+        limits: BatchLimits,
+        *,
+        hooks_of: HooksOf | None = None,
+        stop_ids: frozenset[int] | None = None,
+        report: Callable[[EngineStats], None] | None = None,
+    ) -> Iterator[tuple[Request, Answer]]:
+        """Answer ``requests``, yielding each as it finishes; which order that is depends on their lengths.
+
+        A request that fails, before its prefill or while it is decoded, gets an answer that says why, and
+        the others go on: nothing of theirs depends on it. ``report`` is told once, at the end, what was done,
+        also when the caller ends the run early. ``hooks_of`` is for those who watch or force tokens, by
+        default ``hooks``; ``stop_ids`` end an answer, by default the tokenizer's.
+        """
+        # Others may compute features, which only the thread of the model may do.
+        reads_only = isinstance(source, StoredFeatures)
+        ahead = ReadAhead(source, limits.prefill_batch_size + _READ_AHEAD) if reads_only else None
+        stop = self.tokenizer.stop_ids if stop_ids is None else stop_ids
+        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks)
+        with self.model.wired(), ahead or nullcontext():
+            try:
+                yield from loop.run(iter(requests))
+            finally:
+                if report is not None:
+                    report(loop.stats)
+
+    def hooks(self, sequence: Sequence) -> RowHooks:
+        """Return what a request's sampling brings into the batch: a schema, a draw, stop strings."""
+        request, sampling = sequence.request, sequence.request.sampling
+        processors: list[LogitsProcessor] = []
+        if sampling.repetition_penalty != 1:
+            processors.append(RepetitionPenalty(sampling))
+        if sampling.schema is not None:  # after the penalty, which it has the last word over; before the draw
+            num_frames = len(request.frames)
+            processors.append(self._guide.processor(sampling.schema, num_frames, numbered=request.numbered))
+        if sampling.temperature > 0:
+            processors.append(SeededDraw(sampling, sequence.keys, sequence.prompt.ids))
+        watches: tuple[TokenWatch, ...] = (RepetitionWatch(),)
+        if sampling.stop:
+            watches = (StopWatch(sampling.stop, self.tokenizer.decode), *watches)
+        return RowHooks(tuple(processors), watches, sampling.logprobs)
+
+    @cached_property
+    def _guide(self) -> Guide:
+        """The tokenizer as a schema needs it, which takes about a second."""
+        return Guide(self.tokenizer.backend, self.tokenizer.stop_ids)
+
+    def answer_of(self, sequence: Sequence, finish_reason: str) -> Answer:
+        """Return the answer of a sequence that has ended: its text, without reasoning and stop string."""
+        sampling, tokens = sequence.request.sampling, tuple(sequence.tokens)
+        whole = self.tokenizer.decode(tokens)
+        kept: str | None = before_stop(whole, sampling.stop)
+        if kept != whole:
+            finish_reason = "stop"
+        if sampling.schema is None and kept is not None:  # under a schema an answer cannot reason
+            kept = without_reasoning(kept, opened=self.tokenizer.opens_think)
+        error = None
+        if kept is None:
+            error = (
+                f"The answer is reasoning alone: its thinking did not close before it ended by "
+                f"{finish_reason} after {len(tokens)} tokens. Give more --max-tokens, or a chat template "
+                "without thinking."
             )
-
-
-_READ_AHEAD = 2  # frames beyond those of the next prefill
-
-
-def answer_all(
-    requests: Iterable[Request],
-    half: LanguageHalf,
-    source: FeatureSource,
-    stop_ids: frozenset[int],
-    limits: BatchLimits,
-    hooks_of: HooksOf = sampling_hooks,
-    report: Callable[[EngineStats], None] | None = None,
-) -> Iterator[Answer]:
-    """Answer ``requests``, yielding each as it finishes; which order that is depends on their lengths.
-
-    A request that fails, before its prefill or while it is decoded, becomes an answer that says why, and
-    the others go on: nothing of theirs depends on it. ``report`` is told once, at the end, what was done,
-    also when the caller ends the run early.
-    """
-    # Others may compute features, which only the thread of the model may do.
-    reads_only = isinstance(source, StoredFeatures)
-    ahead = ReadAhead(source, limits.prefill_batch_size + _READ_AHEAD) if reads_only else None
-    loop = _Loop(half, ahead or source, stop_ids, limits, hooks_of)
-    with half.wired(), ahead or nullcontext():
-        try:
-            yield from loop.run(iter(requests))
-        finally:
-            if report is not None:
-                report(loop.tally.stats)
+        processor = sequence.processor
+        logprobs = None if processor is None else processor.logprobs(len(tokens), self.tokenizer.decode)
+        usage = Usage(len(sequence.prompt.ids), len(tokens))
+        return Answer(kept or "", finish_reason, usage, logprobs, error, tokens)
 
 
 class _Loop:
-    """One run of ``answer_all``: each turn decodes a token of every row and prefills a chunk of others."""
+    """One run of an engine: each turn decodes a token of every row and prefills a chunk of others."""
 
     def __init__(
         self,
-        half: LanguageHalf,
+        engine: Engine,
         source: FeatureSource,
         stop_ids: frozenset[int],
         limits: BatchLimits,
         hooks_of: HooksOf,
     ) -> None:
-        self.tally = Tally()
-        self._half, self._source, self._limits, self._hooks_of = half, source, limits, hooks_of
-        max_bytes = limits.kv_memory_bytes or default_kv_bytes(half.weight_bytes)
-        self._memory = KVMemory(max_bytes, half.kv_token_bytes, half.config.text.max_context)
-        self._decoding = DecodeBatch(half.model, stop_ids)
+        self.stats = EngineStats()
+        model = engine.model
+        self._engine, self._model, self._source = engine, model, source
+        self._limits, self._hooks_of = limits, hooks_of
+        max_bytes = limits.kv_memory_bytes or default_kv_bytes(model.weight_bytes)
+        self._memory = KVMemory(max_bytes, model.kv_token_bytes, model.config.text.max_context)
+        self._decoding = DecodeBatch(model.model, stop_ids)
         self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
-        self._answers: list[Answer] = []  # found between two turns
+        self._answers: list[tuple[Request, Answer]] = []  # found between two turns
         self._num_uids = 0
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Answer]:
-        schedule = Schedule(self._possible(requests), self._limits, self._memory)
+    def run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
+        schedule = Schedule(self._arriving(requests), self._limits, self._memory)
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
-            with self._half.stream():
+            with self._model.stream():
                 self._turn(schedule)
             yield from self._answers
             self._answers.clear()
 
-    def _possible(self, requests: Iterator[Request]) -> Iterator[Request]:
-        """Let through the requests that can be answered at all."""
+    def _arriving(self, requests: Iterator[Request]) -> Iterator[Sequence]:
+        """Tokenise requests, and let through those that can be answered at all."""
         for request in requests:
-            problem = self._memory.problem(request)
+            prompt = self._engine.tokenizer.encode(request.segments, request.system)
+            sequence = Sequence(request, prompt)
+            problem = self._memory.problem(sequence)
             if problem is None:
-                yield request
+                yield sequence
             else:
-                self._answers.append(Answer(request, (), "error", problem))
+                self._fail(sequence, problem)
+
+    def _fail(self, sequence: Sequence, problem: str) -> None:
+        self._answers.append((sequence.request, failed(problem, len(sequence.prompt.ids))))
 
     def _turn(self, schedule: Schedule) -> None:
         if len(self._decoding):
@@ -160,11 +220,15 @@ class _Loop:
 
     def _ends_early(self, uid: int, token: int, finish_reason: str | None) -> bool:
         """Take a token; tell whether its row ends with it and is still in the batch."""
-        answer = self._running[uid].take(token, finish_reason)
-        if answer is None:
-            return False
+        sequence = self._running[uid]
+        try:
+            why = sequence.take(token, finish_reason)
+            if why is None:
+                return False
+            self._answers.append((sequence.request, self._engine.answer_of(sequence, why)))
+        except SeeonceError as error:
+            self._fail(sequence, str(error))
         del self._running[uid]
-        self._answers.append(answer)
         return finish_reason is None
 
     def _admit(self, schedule: Schedule) -> None:
@@ -181,10 +245,10 @@ class _Loop:
                 inputs.append(self._begin(sequence))
                 sequences.append(sequence)
             except SeeonceError as error:
-                self._answers.append(sequence.failed(str(error)))
+                self._fail(sequence, str(error))
         self._expect((), schedule)
         if sequences:
-            self._prefill = Prefill(self._half.model, sequences, inputs, self._limits.prefill_step_size)
+            self._prefill = Prefill(self._model.model, sequences, inputs, self._limits.prefill_step_size)
 
     def _expect(self, now: Iterable[FrameEntry], schedule: Schedule) -> None:
         """Have the frames read that are needed now, then those of the prefills after it."""
@@ -193,18 +257,18 @@ class _Loop:
 
     def _begin(self, sequence: Sequence) -> PromptInputs:
         """Give a sequence what it brings along, and return what the decoder takes of its prompt."""
-        request = sequence.request
-        _, max_tokens = self._memory.size(request)
-        hooks = self._hooks_of(request)
-        inputs = self._half.inputs(
-            request.prompt,
-            lambda number: self._source.features(request.frames[number]),
+        frames = sequence.request.frames
+        _, max_tokens = self._memory.size(sequence)
+        hooks = self._hooks_of(sequence)
+        inputs = self._model.inputs(
+            sequence.prompt,
+            lambda number: self._source.features(frames[number]),
             sequence.num_shared,
         )
         self._num_uids += 1
         sequence.begin(self._num_uids, max_tokens, hooks)
         self._running[sequence.uid] = sequence
-        self.tally.prefilled(request.keys, request.prompt, sequence.num_shared)
+        self.stats.prefilled(sequence)
         return inputs
 
     def _join(self, schedule: Schedule, prefill: Prefill) -> None:
@@ -213,8 +277,8 @@ class _Loop:
             if sequence.num_kept:
                 kept = prefill.row_kv(index, sequence.num_kept)
                 num_bytes = self._memory.prefix_bytes(sequence.num_kept)
-                prefix = SharedPrefix(sequence.request.prompt, kept, num_bytes)
-                schedule.prefixes.put(sequence.request.keys, prefix)
+                prefix = SharedPrefix(sequence.prompt, kept, num_bytes)
+                schedule.prefixes.put(sequence.keys, prefix)
             sequence.prefix = None  # its row has a copy
         self._decoding.join(prefill.sequences, prefill.rope_deltas, prefill.logits, prefill.cache)
-        self.tally.held(len(self._decoding), schedule.prefixes.num_bytes)
+        self.stats.held(len(self._decoding), schedule.prefixes.num_bytes)

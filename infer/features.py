@@ -8,15 +8,26 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Protocol
 
 from cache.base.errors import NotEncodedError
 from cache.entry import Features
 from cache.key import EntryKey
 from cache.manifest import FrameEntry
 from cache.store import Store
-from infer.sequence import FeatureSource
 
 _KEPT = 2
+
+
+class FeatureSource(Protocol):
+    """Where features come from: the store, or the live encoder when outputs are verified."""
+
+    def features(self, frame: FrameEntry) -> Features:
+        """Return the features of a frame.
+
+        Raises:
+            SeeonceError: there are none; the request gets this error, the others go on.
+        """
 
 
 class StoredFeatures:

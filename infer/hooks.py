@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from cache.base.errors import SeeonceError
+from infer.request import Candidate, TokenLogprob
 
 
 class LogitsProcessor(Protocol):
@@ -44,24 +45,17 @@ class TokenWatch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """What the model, before any processor, thought of a token; ``top`` are its most likely, best first."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class RowHooks:
-    """What one request brings: processors in the order in which they run, and who watches its tokens.
+    """What one request brings: processors in the order in which they run, and what watches its tokens.
+
+    Each watch sees every token; the first word that one of them says ends the answer.
 
     ``top_logprobs`` ``None`` asks for no log-probabilities, 0 for those of the tokens taken, more for as
     many of the most likely beside each.
     """
 
     processors: tuple[LogitsProcessor, ...] = ()
-    watch: TokenWatch | None = None
+    watches: tuple[TokenWatch, ...] = ()
     top_logprobs: int | None = None
 
     @property
@@ -102,12 +96,19 @@ class RowProcessor:
         self._noted.append((token, logprobs[token], best, logprobs[best]))
         mx.async_eval(list(self._noted[-1][1:]))  # type: ignore[no-untyped-call]
 
-    def logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
-        """Return the log-probabilities of the first ``num_tokens`` tokens; none when not asked for."""
-        return tuple(
-            TokenLogprobs(token, float(np.array(own)), _pairs(best, theirs))
-            for token, own, best, theirs in self._noted[:num_tokens]
-        )
+    def logprobs(
+        self, num_tokens: int, decode: Callable[[Sequence[int]], str]
+    ) -> tuple[TokenLogprob, ...] | None:
+        """Return the log-probabilities of the first ``num_tokens`` tokens; ``None`` when not asked for."""
+        if self._top is None:
+            return None
+
+        def one(token: int, own: mx.array, best: mx.array, logprobs: mx.array) -> TokenLogprob:
+            pairs = zip(np.array(best).tolist(), np.array(logprobs).tolist(), strict=True)
+            top = tuple(Candidate(other, decode([other]), logprob) for other, logprob in pairs)
+            return TokenLogprob(token, decode([token]), float(np.array(own)), top)
+
+        return tuple(one(*noted) for noted in self._noted[:num_tokens])
 
     def _run(self, logits: mx.array, apply: Callable[[LogitsProcessor, mx.array], mx.array]) -> mx.array:
         if self._top is not None:
@@ -120,20 +121,3 @@ class RowProcessor:
             self.error = str(error)
             return logits
         return scores
-
-
-def _pairs(tokens: mx.array, logprobs: mx.array) -> tuple[tuple[int, float], ...]:
-    return tuple(zip(np.array(tokens).tolist(), np.array(logprobs).tolist(), strict=True))
-
-
-class Watches:
-    """Several watches as one; the first word ends the answer."""
-
-    def __init__(self, watches: Sequence[TokenWatch]) -> None:
-        """Ask ``watches`` in their order."""
-        self._watches = tuple(watches)
-
-    def seen(self, token: int) -> str | None:
-        """Let each take note of a token."""
-        words = [watch.seen(token) for watch in self._watches]
-        return next((word for word in words if word is not None), None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infer.kv_cache import rounded_up
-from infer.sequence import Request
+from infer.sequence import Sequence
 
 _SHARE_OF_DEVICE = 0.6  # the rest is for activations, features, and what else runs
 _SHARE_OF_HOST = 0.25
@@ -35,14 +35,14 @@ class KVMemory:
     token_bytes: int
     max_context: int
 
-    def size(self, request: Request) -> tuple[int, int]:
-        """Return a request's tokens, and how many may follow."""
-        num_tokens = len(request.prompt.ids)
-        return num_tokens, min(request.sampling.max_tokens, self.max_context - num_tokens)
+    def size(self, sequence: Sequence) -> tuple[int, int]:
+        """Return the tokens of a sequence's prompt, and how many may follow."""
+        num_tokens = len(sequence.prompt.ids)
+        return num_tokens, min(sequence.request.sampling.max_tokens, self.max_context - num_tokens)
 
-    def problem(self, request: Request) -> str | None:
-        """Say why a request cannot be answered even alone, ``None`` if it can."""
-        num_tokens, to_come = self.size(request)
+    def problem(self, sequence: Sequence) -> str | None:
+        """Say why a sequence cannot be answered even alone, ``None`` if it can."""
+        num_tokens, to_come = self.size(sequence)
         if to_come < 1:
             return (
                 f"The prompt has {num_tokens:,} tokens and the model's context {self.max_context:,}: "

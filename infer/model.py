@@ -147,7 +147,7 @@ class PromptInputs:
         return any(begin < image_end and image_begin < end for image_begin, image_end in self.images)
 
 
-class LanguageHalf:
+class LanguageModel:
     """The language weights of a checkpoint in a compute dtype. Vision weights are never evaluated."""
 
     def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> None:
@@ -261,7 +261,7 @@ class DecodeBatch:
         """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
         if any(row.processor for row in rows):
             scored = [
-                row.processor(mx.array(row.request.prompt.ids), logits[index : index + 1])
+                row.processor(mx.array(row.prompt.ids), logits[index : index + 1])
                 if row.processor
                 else logits[index : index + 1]
                 for index, row in enumerate(rows)

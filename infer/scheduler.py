@@ -1,6 +1,6 @@
-"""Who is prefilled next: waiting requests in their order, so that followers find their leader's prefix.
+"""Which sequences are prefilled next: in their order, so that followers find their leader's prefix.
 
-Looks a bounded number of requests ahead. Of the requests over the same frames one, the leader, is
+Looks a bounded number of sequences ahead. Of those over the same frames one, the leader, is
 prefilled first, and the beginning that it shares with others is kept; they follow at once, ahead of other
 frames. A batch is either leaders or followers: beside a whole picture, a question of twenty tokens would
 be padded to its length.
@@ -14,7 +14,7 @@ from cache.manifest import FrameEntry
 from infer.kv_cache import Keys, PrefixPool, SharedPrefix, num_common
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
-from infer.sequence import Request, Sequence
+from infer.sequence import Sequence
 
 LOOK_AHEAD = 64
 
@@ -36,34 +36,34 @@ class _Batch:
         self.sequences.append(sequence)
         self.num_claimed += 1 + num_followers
         if sequence.num_kept:
-            self.leading.add(sequence.request.keys)
+            self.leading.add(sequence.keys)
 
 
 class Schedule:
-    """The waiting requests, and the prefixes kept for them."""
+    """The waiting sequences, and the prefixes kept for them."""
 
-    def __init__(self, requests: Iterator[Request], limits: BatchLimits, memory: KVMemory) -> None:
-        """Plan for ``requests``, each of which fits into ``memory`` alone; they are drawn as needed."""
-        self._requests, self._limits, self._memory = requests, limits, memory
-        self._waiting: list[Request] = []
+    def __init__(self, arriving: Iterator[Sequence], limits: BatchLimits, memory: KVMemory) -> None:
+        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed."""
+        self._arriving, self._limits, self._memory = arriving, limits, memory
+        self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
         self._refused_at: int | None = None
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
-    def upcoming(self) -> list[Request]:
-        """The waiting requests that are known, in order; empty when all have been handed out."""
-        self._waiting += islice(self._requests, LOOK_AHEAD - len(self._waiting))
+    def upcoming(self) -> list[Sequence]:
+        """The waiting sequences that are known, in order; empty when all have been handed out."""
+        self._waiting += islice(self._arriving, LOOK_AHEAD - len(self._waiting))
         return self._waiting
 
     @property
     def next_frames(self) -> Iterator[FrameEntry]:
-        """Frames of the waiting requests that start from nothing, in order: these must be read."""
-        starting = (r for r in self._waiting if r.keys not in self._led and self._prefix_of(r) is None)
-        return (frame for request in starting for frame in request.frames)
+        """Frames of the waiting sequences that start from nothing, in order: these must be read."""
+        starting = (s for s in self._waiting if s.keys not in self._led and self._prefix_of(s) is None)
+        return (frame for sequence in starting for frame in sequence.request.frames)
 
     def next_batch(self, now: InFlight) -> list[Sequence]:
-        """Return the requests to prefill together now; none while too few slots or bytes are free.
+        """Return the sequences to prefill together now; none while too few slots or bytes are free.
 
         With nothing in flight there is at least one, as long as any waits.
         """
@@ -78,23 +78,23 @@ class Schedule:
         num_free = self._limits.max_num_seqs - now.num_rows
         if not waiting or num_free < 1:
             return []
-        self.prefixes.keep_only([request.keys for request in waiting])
-        followers = {id(request) for request in waiting if self._prefix_of(request)}
+        self.prefixes.keep_only([sequence.keys for sequence in waiting])
+        followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
         most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
         if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
             return []
         batch = _Batch(now)
-        for request in waiting:
+        for sequence in waiting:
             if len(batch.sequences) == most or batch.num_claimed >= num_free:
                 break
-            is_follower = id(request) in followers
-            if is_follower != bool(followers) or request.keys in batch.leading:
+            is_follower = id(sequence) in followers
+            if is_follower != bool(followers) or sequence.keys in batch.leading:
                 continue
-            if not (self._follow(batch, request) if is_follower else self._lead(batch, request)):
+            if not (self._follow(batch, sequence) if is_follower else self._lead(batch, sequence)):
                 break
         self._led = batch.leading
-        chosen = {id(sequence.request) for sequence in batch.sequences}
-        self._waiting = [request for request in waiting if id(request) not in chosen]
+        chosen = {id(sequence) for sequence in batch.sequences}
+        self._waiting = [sequence for sequence in waiting if id(sequence) not in chosen]
         return batch.sequences
 
     def _worth_a_prefill(self, num_next: int) -> int:
@@ -102,47 +102,48 @@ class Schedule:
         half = max(1, self._limits.max_num_seqs // 2)
         return min(self._limits.prefill_batch_size, half, num_next)
 
-    def _prefix_of(self, request: Request) -> tuple[SharedPrefix, int] | None:
-        return self.prefixes.match(request.keys, request.prompt)
+    def _prefix_of(self, sequence: Sequence) -> tuple[SharedPrefix, int] | None:
+        return self.prefixes.match(sequence.keys, sequence.prompt)
 
-    def _follow(self, batch: _Batch, request: Request) -> bool:
-        """Take in a request that starts from a kept prefix, if there is room."""
-        if not self._fits(batch, request, 0):
+    def _follow(self, batch: _Batch, sequence: Sequence) -> bool:
+        """Take in a sequence that starts from a kept prefix, if there is room."""
+        if not self._fits(batch, sequence, 0):
             if not batch.is_idle:
                 return False
-            self._make_room(request)
-        found = self._prefix_of(request)
-        batch.add(Sequence(request, *found) if found else Sequence(request))
+            self._make_room(sequence)
+        sequence.prefix, sequence.num_shared = self._prefix_of(sequence) or (None, 0)
+        batch.add(sequence)
         return True
 
-    def _lead(self, batch: _Batch, request: Request) -> bool:
-        """Take in a request that starts from nothing, if there is room, and plan what others get of it."""
-        num_followers, num_kept = self._followers(request)
-        if not self._fits(batch, request, num_kept):
+    def _lead(self, batch: _Batch, sequence: Sequence) -> bool:
+        """Take in a sequence that starts from nothing, if there is room, and plan what others get of it."""
+        num_followers, num_kept = self._followers(sequence)
+        if not self._fits(batch, sequence, num_kept):
             if not batch.is_idle:
                 return False
-            self._make_room(request)
-            if not self._fits(batch, request, num_kept):
+            self._make_room(sequence)
+            if not self._fits(batch, sequence, num_kept):
                 num_followers = num_kept = 0
-        batch.add(Sequence(request, num_kept=num_kept), num_followers)
+        sequence.num_kept = num_kept
+        batch.add(sequence, num_followers)
         return True
 
-    def _followers(self, leader: Request) -> tuple[int, int]:
-        """Return how many waiting requests share a beginning with ``leader``, and the longest of these."""
+    def _followers(self, leader: Sequence) -> tuple[int, int]:
+        """Return how many waiting sequences share a beginning with ``leader``, and the longest of these."""
         if not self._limits.share_prefixes:
             return 0, 0
-        others = [r for r in self._waiting if r is not leader and r.keys == leader.keys]
+        others = [s for s in self._waiting if s is not leader and s.keys == leader.keys]
         common = [count for other in others if (count := num_common(leader.prompt, other.prompt))]
         return len(common), max(common, default=0)
 
-    def _fits(self, batch: _Batch, request: Request, num_kept: int) -> bool:
-        kept = num_kept + sum(sequence.num_kept for sequence in batch.sequences)
-        requests = [*(sequence.request for sequence in batch.sequences), request]
-        needed = self._memory.batch_bytes(batch.now, [self._memory.size(each) for each in requests])
+    def _fits(self, batch: _Batch, sequence: Sequence, num_kept: int) -> bool:
+        kept = num_kept + sum(other.num_kept for other in batch.sequences)
+        sizes = [self._memory.size(each) for each in (*batch.sequences, sequence)]
+        needed = self._memory.batch_bytes(batch.now, sizes)
         needed += self._memory.prefix_bytes(kept) + self.prefixes.num_bytes
         return needed <= self._memory.max_bytes
 
-    def _make_room(self, request: Request) -> None:
-        """Drop kept prefixes until a request fits that is alone."""
-        alone = self._memory.batch_bytes(InFlight(), [self._memory.size(request)])
+    def _make_room(self, sequence: Sequence) -> None:
+        """Drop kept prefixes until a sequence fits that is alone."""
+        alone = self._memory.batch_bytes(InFlight(), [self._memory.size(sequence)])
         self.prefixes.shrink(self._memory.max_bytes - alone)

@@ -2,13 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.base.errors import InputError
-from cache.base.text import printable, user_path
 from checkpoint.backend import import_mlx
 
 DESCRIPTION = "description"
@@ -23,27 +21,6 @@ _LINE = (
 )
 # No spaces but one after a comma and a colon: a model cannot fill its answer with them.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-
-def read_schema(name: str, folder: Path = Path(), where: str = "--schema") -> str:
-    """Return a schema as text: ``description``, or the JSON of the file that ``name`` is.
-
-    A relative name is one in ``folder``; ``where`` is what an error says of where the name was given.
-
-    Raises:
-        InputError: there is no such file, it is no JSON Schema, or llguidance cannot follow it.
-    """
-    if name == DESCRIPTION:
-        return DESCRIPTION
-    given = f"{where} {printable(name)}"
-    try:
-        text = (folder / user_path(name)).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{given} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."
-        ) from error
-    check_schema(text, given)
-    return text
 
 
 def check_schema(text: str, where: str) -> None:

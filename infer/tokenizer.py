@@ -21,7 +21,7 @@ from checkpoint.backend import import_mlx
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import readable_folder
-from infer.prompt import Image, Segment, Text
+from infer.request import Image, Segment, Text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from seeonce.packages import shadowed
 if TYPE_CHECKING:
     from cache.base.errors import SeeonceError
     from cache.base.home import Home
-    from infer.prompt import ImagePosition, Prompt, Showing
     from infer.sampling import Sampling
     from precompute.encode import EncodeResult
     from precompute.pass_one import EncodeOptions
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from seeonce.runs.describe import DescribeResult
     from seeonce.runs.notebook import AnswerTable
     from seeonce.runs.options import DescribeOptions
+    from seeonce.runs.prompts import ImagePosition, Prompt, Showing
     from seeonce.verifier.report import Level, Report
     from seeonce.verifier.verify import VerifyOptions
 

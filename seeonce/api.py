@@ -9,17 +9,17 @@ from cache.base.home import Home
 from cache.layout import FRAMES, group_name
 from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
-from infer.prompt import ImagePosition, Prompt, Showing, collect_prompts
 from infer.sampling import Sampling
 from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import DescribeResult
+from seeonce.runs.describe import DescribeResult, Session
 from seeonce.runs.describe import describe as pass_two
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.notebook import AnswerTable, read_table
 from seeonce.runs.options import DescribeOptions
+from seeonce.runs.prompts import ImagePosition, Prompt, Showing, collect_prompts
 from seeonce.runs.recording import find_recording, select
 from seeonce.verifier.canary import sound_limits
 from seeonce.verifier.report import Level, Report
@@ -63,7 +63,7 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
     home = home or Home.locate()
     with Terminal() as terminal, AnswerCache(home) as known:
         limits = sound_limits(home, options.limits, terminal.say)
-        return pass_two(home, replace(options, limits=limits), terminal, known)
+        return pass_two(Session(home, known), replace(options, limits=limits), terminal)
 
 
 def ask(recording: str, *prompts: str, model: str | None = None, home: Home | None = None) -> AnswerTable:

@@ -13,15 +13,14 @@ from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import prepare_inputs
 
 from cache.manifest import FrameEntry
-from infer.engine import EngineStats, answer_all
-from infer.features import StoredFeatures
+from infer.engine import Engine, EngineStats
+from infer.features import FeatureSource, StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import Image, Segment, Text
+from infer.request import Answer, Image, Request, Text
 from infer.sampling import Sampling
-from infer.sequence import Answer, FeatureSource, HooksOf, Request
-from infer.tokenizer import ChatTokenizer
+from infer.sequence import HooksOf
+from infer.tokenizer import PromptTokens
 
 WORDS = ("which", "window", "holds", "the", "cursor", "now", "and", "what", "does", "its", "title", "say")
 NO_STOP = frozenset[int]()
@@ -49,7 +48,7 @@ class Ended:
 
 
 class Asked:
-    """A recording in a store, one language half, and the live model beside them."""
+    """A recording in a store, an engine, and the live model beside them."""
 
     def __init__(self, checkpoint: Path, root: Path, num_images: int, dtype: str = "float32") -> None:
         images = draw_noise(root / "images", num_images)
@@ -57,8 +56,8 @@ class Asked:
             self.encoded: Encoded = encode_folder(checkpoint, images, root / "home")
         assert self.encoded.spec.compute_dtype == dtype
         self.frames = self.encoded.manifest.frames
-        self.tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
-        self.half = LanguageHalf(self.encoded.folder, self.encoded.config, dtype)
+        self.engine = Engine.load(self.encoded.folder, self.encoded.config, dtype)
+        self.tokenizer = self.engine.tokenizer
         self.source = StoredFeatures(self.encoded.store, "images")
         self._checkpoint, self._dtype = checkpoint, dtype
         self._live: Live | None = None
@@ -66,9 +65,12 @@ class Asked:
 
     def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 8) -> Request:
         """Make a request of texts and frames, in the order given."""
-        segments: list[Segment] = [Text(part) if isinstance(part, str) else Image(part) for part in parts]
-        frames = tuple(part for part in parts if not isinstance(part, str))
-        return Request(number, self.tokenizer.encode(segments), frames, Sampling(max_tokens=max_tokens))
+        segments = tuple(Text(part) if isinstance(part, str) else Image(part) for part in parts)
+        return Request(number, segments, Sampling(max_tokens=max_tokens))
+
+    def prompt(self, request: Request) -> PromptTokens:
+        """Return the tokens of a request's prompt."""
+        return self.tokenizer.encode(request.segments, request.system)
 
     def questions(self, num_questions: int, frames: list[FrameEntry] | None = None) -> list[Request]:
         """Ask questions of several lengths about every frame, frame by frame."""
@@ -80,22 +82,31 @@ class Asked:
         self,
         requests: list[Request],
         limits: BatchLimits,
-        hooks_of: HooksOf = lambda request: RowHooks(),
+        hooks_of: HooksOf = lambda _: RowHooks(),
         source: FeatureSource | None = None,
     ) -> Ended:
         """Answer from the store, batched; no token stops an answer."""
         stats: list[EngineStats] = []
-        answers = answer_all(
-            requests, self.half, source or self.source, NO_STOP, limits, hooks_of, stats.append
+        answers = self.engine.answer(
+            requests,
+            source or self.source,
+            limits,
+            hooks_of=hooks_of,
+            stop_ids=NO_STOP,
+            report=stats.append,
         )
-        return Ended({answer.request.id: answer for answer in answers}, stats[0])
+        return Ended({request.id: answer for request, answer in answers}, stats[0])
 
     def live(self, request: Request) -> LiveTrace:
         """Let mlx-vlm encode and answer; asked twice, it answers once."""
         self._live = self._live or Live(self._checkpoint, self._dtype)
-        known = (request.prompt.ids, tuple(key.raw for key in request.keys), request.sampling.max_tokens)
+        known = (
+            self.prompt(request).ids,
+            tuple(key.raw for key in request.keys),
+            request.sampling.max_tokens,
+        )
         if known not in self._traces:
-            self._traces[known] = _trace(self._live, self.tokenizer, request)
+            self._traces[known] = _trace(self._live, request, self.prompt(request))
         return self._traces[known]
 
     def want(self, requests: list[Request]) -> list[tuple[int, ...]]:
@@ -103,8 +114,8 @@ class Asked:
         return [self.live(request).tokens for request in requests]
 
 
-def _trace(live: Live, tokenizer: ChatTokenizer, request: Request) -> LiveTrace:
-    text = live.processor.tokenizer.decode(list(_folded(request)))
+def _trace(live: Live, request: Request, prompt: PromptTokens) -> LiveTrace:
+    text = live.processor.tokenizer.decode(list(_folded(prompt)))
     inputs = prepare_inputs(
         live.processor,
         images=[frame.source for frame in request.frames] or None,
@@ -112,7 +123,7 @@ def _trace(live: Live, tokenizer: ChatTokenizer, request: Request) -> LiveTrace:
         add_special_tokens=False,
         image_token_index=live.model.config.image_token_index,
     )
-    assert tuple(inputs["input_ids"].tolist()[0]) == request.prompt.ids
+    assert tuple(inputs["input_ids"].tolist()[0]) == prompt.ids
     rows: list[np.ndarray] = []
 
     def noted(tokens: mx.array, logits: mx.array) -> mx.array:
@@ -138,14 +149,14 @@ def _trace(live: Live, tokenizer: ChatTokenizer, request: Request) -> LiveTrace:
     return LiveTrace(tuple(tokens), tuple(logprobs), tuple(margins))
 
 
-def _folded(request: Request) -> list[int]:
+def _folded(prompt: PromptTokens) -> list[int]:
     """Return the prompt's ids with one image token for each image, as mlx-vlm's processor takes them."""
     ids: list[int] = []
     at = 0
-    for span in request.prompt.images:
-        ids += request.prompt.ids[at : span.start + 1]
+    for span in prompt.images:
+        ids += prompt.ids[at : span.start + 1]
         at = span.start + span.num_tokens
-    return [*ids, *request.prompt.ids[at:]]
+    return [*ids, *prompt.ids[at:]]
 
 
 def mixed_parts(rng: random.Random, frames: list[FrameEntry]) -> list[str | FrameEntry]:

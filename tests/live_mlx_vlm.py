@@ -18,16 +18,15 @@ from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from infer.engine import answer_all
+from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import Prompt
+from infer.request import Answer, Request
 from infer.sampling import Sampling
-from infer.sequence import Answer, HooksOf, Request, sampling_hooks
-from infer.tokenizer import ChatTokenizer
+from infer.sequence import HooksOf, sampling_hooks
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
+from seeonce.runs.prompts import Prompt
 from sources.folder import open_folder
 
 SIZES = ((96, 128), (128, 96), (64, 256), (160, 192), (224, 96), (32, 64), (256, 256), (96, 352))
@@ -91,22 +90,20 @@ class Encoded:
 
     def requests(self, prompts: tuple[str, ...], sampling: Sampling) -> list[Request]:
         """Ask every prompt of every frame."""
-        tokenizer = ChatTokenizer(self.folder, self.config)
         asked = [(frame, prompt) for frame in self.manifest.frames for prompt in prompts]
         return [
-            Request(number, tokenizer.encode(Prompt(prompt).segments(frame)), (frame,), sampling)
+            Request(number, Prompt(prompt).segments(frame), sampling)
             for number, (frame, prompt) in enumerate(asked)
         ]
 
     def answers(
-        self, requests: list[Request], limits: BatchLimits, hooks_of: HooksOf = sampling_hooks
+        self, requests: list[Request], limits: BatchLimits, hooks_of: HooksOf | None = sampling_hooks
     ) -> dict[int, Answer]:
         """Answer requests from the store, batched."""
-        tokenizer = ChatTokenizer(self.folder, self.config)
-        half = LanguageHalf(self.folder, self.config, self.spec.compute_dtype)
+        engine = Engine.load(self.folder, self.config, self.spec.compute_dtype)
         source = StoredFeatures(self.store, self.manifest.recording.id)
-        answers = answer_all(requests, half, source, tokenizer.stop_ids, limits, hooks_of)
-        return {answer.request.id: answer for answer in answers}
+        answers = engine.answer(requests, source, limits, hooks_of=hooks_of)
+        return {request.id: answer for request, answer in answers}
 
 
 def encode_folder(checkpoint: Path, images: Path, home: Path) -> Encoded:

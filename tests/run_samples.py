@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+from infer.request import Usage
 from seeonce.runs.parse import parse_description
-from seeonce.runs.run import Result, Usage
+from seeonce.runs.run import Result
 from seeonce.runs.runs import Run, RunSummary
 
 

@@ -15,21 +15,20 @@ from conftest import Run
 from screens import folder_of, noise
 from store_samples import frame, new_store
 
-from cache.base.errors import StoreError
 from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.pixel_index import PixelIndex
 from checkpoint import identity as answering
 from checkpoint.folder import find_folder
 from checkpoint.identity import model_id
-from infer.prompt import Image, ImagePosition, Prompt, Showing, Text
+from infer.request import Answer, Image, Text, Usage
 from infer.sampling import Sampling
-from seeonce.runs.describe import Answering, ask_id, make_plan
-from seeonce.runs.known import AnswerCache
-from seeonce.runs.run import AskId, Reply, Usage
+from seeonce.runs.known import AnswerCache, answer_from_json, answer_to_json
+from seeonce.runs.plan import Answering, make_plan, request_digest
+from seeonce.runs.prompts import ImagePosition, Prompt, Showing
 
-REPLY = Reply("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
-ASK = AskId("a" * 64)
+ANSWER = Answer("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
+DIGEST = "a" * 64
 ANSWERING = Answering("m" * 64, "float32", "here", Sampling(0.5, 0.9, 1, 64))
 
 
@@ -48,17 +47,17 @@ def _file(home: Path) -> Path:
 
 
 def test_what_was_kept_is_found_by_another_process(cache: AnswerCache, home: Path) -> None:
-    cache.keep(ASK, REPLY, "monday")
+    cache.keep(DIGEST, ANSWER, "monday")
     cache.close()
     with AnswerCache(Home(home)) as other:
-        assert other.find(ASK) == REPLY
+        assert other.find(DIGEST) == ANSWER
     assert stat.S_IMODE(_file(home).stat().st_mode) == 0o600
     assert stat.S_IMODE(_file(home).parent.stat().st_mode) == 0o700
 
 
 def test_an_unknown_ask_is_unknown_and_an_error_is_not_kept(cache: AnswerCache) -> None:
-    cache.keep(ASK, dataclasses.replace(REPLY, error="full"), "monday")
-    assert cache.find(ASK) is None
+    cache.keep(DIGEST, dataclasses.replace(ANSWER, error="full"), "monday")
+    assert cache.find(DIGEST) is None
 
 
 @pytest.mark.parametrize(
@@ -72,50 +71,50 @@ def test_an_unknown_ask_is_unknown_and_an_error_is_not_kept(cache: AnswerCache) 
     ],
 )
 def test_a_row_that_was_changed_is_no_answer(statement: str, cache: AnswerCache, home: Path) -> None:
-    cache.keep(ASK, REPLY, "monday")
+    cache.keep(DIGEST, ANSWER, "monday")
     cache.close()
     with sqlite3.connect(_file(home)) as connection:
         connection.execute(statement)
     connection.close()
-    assert cache.find(ASK) is None
-    cache.keep(ASK, REPLY, "monday")
-    assert cache.find(ASK) == REPLY
+    assert cache.find(DIGEST) is None
+    cache.keep(DIGEST, ANSWER, "monday")
+    assert cache.find(DIGEST) == ANSWER
 
 
 def test_two_rows_that_changed_places_are_no_answers(cache: AnswerCache, home: Path) -> None:
-    other = AskId("b" * 64)
-    cache.keep(ASK, REPLY, "monday")
-    cache.keep(other, dataclasses.replace(REPLY, text="a chat"), "monday")
+    other = "b" * 64
+    cache.keep(DIGEST, ANSWER, "monday")
+    cache.keep(other, dataclasses.replace(ANSWER, text="a chat"), "monday")
     cache.close()
     with sqlite3.connect(_file(home)) as connection:
-        connection.execute("UPDATE answers SET ask = 'c' WHERE ask = ?", (ASK,))
-        connection.execute("UPDATE answers SET ask = ? WHERE ask = ?", (ASK, other))
+        connection.execute("UPDATE answers SET ask = 'c' WHERE ask = ?", (DIGEST,))
+        connection.execute("UPDATE answers SET ask = ? WHERE ask = ?", (DIGEST, other))
         connection.execute("UPDATE answers SET ask = ? WHERE ask = 'c'", (other,))
     connection.close()
-    assert (cache.find(ASK), cache.find(other)) == (None, None)
+    assert (cache.find(DIGEST), cache.find(other)) == (None, None)
 
 
 @pytest.mark.parametrize("position", range(0, 100, 7))
 def test_a_file_with_bytes_overwritten_gives_the_answer_or_none(
     position: int, cache: AnswerCache, home: Path
 ) -> None:
-    cache.keep(ASK, REPLY, "monday")
+    cache.keep(DIGEST, ANSWER, "monday")
     cache.close()
     content = bytearray(_file(home).read_bytes())
     start = len(content) * position // 100
     content[start : start + 64] = b"\xff" * len(content[start : start + 64])
     _file(home).write_bytes(content)
-    assert cache.find(ASK) in (None, REPLY)
-    cache.keep(ASK, REPLY, "monday")
-    assert cache.find(ASK) in (None, REPLY)
+    assert cache.find(DIGEST) in (None, ANSWER)
+    cache.keep(DIGEST, ANSWER, "monday")
+    assert cache.find(DIGEST) in (None, ANSWER)
 
 
 def test_a_home_that_cannot_be_written_knows_nothing(home: Path) -> None:
     home.mkdir()
     (home / "answers").write_text("a file")
     cache = AnswerCache(Home(home))
-    cache.keep(ASK, REPLY, "monday")
-    assert cache.find(ASK) is None
+    cache.keep(DIGEST, ANSWER, "monday")
+    assert cache.find(DIGEST) is None
 
 
 def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
@@ -126,9 +125,9 @@ def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
     cache = AnswerCache(Home(home), max_answers=10)
     for number in range(30):
         monkeypatch.setattr("seeonce.runs.known._now", lambda number=number: number)
-        cache.keep(AskId(f"{number:064}"), REPLY, "monday")
-        cache.find(AskId(f"{0:064}"))
-    kept = [number for number in range(30) if cache.find(AskId(f"{number:064}"))]
+        cache.keep(f"{number:064}", ANSWER, "monday")
+        cache.find(f"{0:064}")
+    kept = [number for number in range(30) if cache.find(f"{number:064}")]
     cache.close()
     assert kept[0] == 0
     assert 29 in kept
@@ -136,11 +135,11 @@ def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
 
 
 def test_forgetting_a_recording_removes_its_answers_alone(cache: AnswerCache, home: Path) -> None:
-    other = AskId("b" * 64)
-    cache.keep(ASK, dataclasses.replace(REPLY, text="secret words"), "monday")
-    cache.keep(other, REPLY, "tuesday")
+    other = "b" * 64
+    cache.keep(DIGEST, dataclasses.replace(ANSWER, text="secret words"), "monday")
+    cache.keep(other, ANSWER, "tuesday")
     assert cache.remove_recording("monday") == 1
-    assert (cache.find(ASK), cache.find(other)) == (None, REPLY)
+    assert (cache.find(DIGEST), cache.find(other)) == (None, ANSWER)
     cache.close()
     assert not [file for file in _file(home).parent.iterdir() if b"secret words" in file.read_bytes()]
 
@@ -155,15 +154,15 @@ def caches(home: Path) -> Iterator[list[AnswerCache]]:
 def test_several_threads_and_connections_share_the_memory(caches: list[AnswerCache]) -> None:
     def work(number: int) -> None:
         for step in range(50):
-            caches[number].keep(AskId(f"{step:064}"), REPLY, "monday")
-            assert caches[(number + 1) % 4].find(AskId(f"{step:064}")) in (None, REPLY)
+            caches[number].keep(f"{step:064}", ANSWER, "monday")
+            assert caches[(number + 1) % 4].find(f"{step:064}") in (None, ANSWER)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(caches[0].find(AskId(f"{step:064}")) == REPLY for step in range(50))
+    assert all(caches[0].find(f"{step:064}") == ANSWER for step in range(50))
 
 
 # --- what makes two questions the same
@@ -185,7 +184,7 @@ def _changes() -> list[Any]:
 @pytest.mark.parametrize("changed", _changes())
 def test_whatever_an_answer_depends_on_makes_another_question(changed: Answering) -> None:
     segments = Prompt("What?").segments(frame(0))
-    assert ask_id(segments, changed) != ask_id(segments, ANSWERING)
+    assert request_digest(segments, changed) != request_digest(segments, ANSWERING)
 
 
 def test_texts_and_frames_in_another_order_or_division_are_another_question() -> None:
@@ -196,7 +195,7 @@ def test_texts_and_frames_in_another_order_or_division_are_another_question() ->
         (one, Text("Wh"), Text("at?")), (Text("What?"), one), (Text(key), Text("What?")),
         (one, Text('"],["image","' + key)), (one, Text("What?"), Text("")),
     ]  # fmt: skip
-    assert len({ask_id(segments, ANSWERING) for segments in asked}) == len(asked)
+    assert len({request_digest(segments, ANSWERING) for segments in asked}) == len(asked)
 
 
 def test_how_frames_are_shown_makes_another_question() -> None:
@@ -207,22 +206,21 @@ def test_how_frames_are_shown_makes_another_question() -> None:
         )
         for showing in showings
     ]
-    assert (
-        len({ask.id for plan in plans for ask in plan}) == 2 + 1 + 2 + 0
-    )  # three frames hold both, as two do
+    # three frames hold both, as two do
+    assert len({digest for plan in plans for digest in plan.digests}) == 2 + 1 + 2 + 0
 
 
 def test_the_same_picture_elsewhere_is_the_same_question() -> None:
     here, there = frame(0), dataclasses.replace(frame(7, picture=0), source="elsewhere.png")
     plan = make_plan([here, there], [Prompt("What?")], ANSWERING)
-    assert plan[0].id == plan[1].id
+    assert plan.digests[0] == plan.digests[1]
 
 
 def test_greedy_answers_do_not_depend_on_the_seed() -> None:
     segments = Prompt("What?").segments(frame(0))
     samplings = (Sampling(0, 1, 0), Sampling(0, 0.5, 9))
     greedy = [dataclasses.replace(ANSWERING, sampling=sampling) for sampling in samplings]
-    assert ask_id(segments, greedy[0]) == ask_id(segments, greedy[1])
+    assert request_digest(segments, greedy[0]) == request_digest(segments, greedy[1])
 
 
 # --- as typed
@@ -257,7 +255,7 @@ def test_a_run_of_known_answers_loads_no_model(
     run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _described(run, "--model", encoded)
-    monkeypatch.setattr("infer.model.LanguageHalf", lambda *_: pytest.fail("loaded the model"))
+    monkeypatch.setattr("infer.model.LanguageModel", lambda *_: pytest.fail("loaded the model"))
     assert _described(run, "--model", encoded)["num_known"] == 4
 
 
@@ -309,7 +307,7 @@ def test_another_version_that_computes_asks_again(
     run: Run, encoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _described(run, "--model", encoded)
-    monkeypatch.setattr("seeonce.runs.describe.computed_by", lambda: "mlx 99")
+    monkeypatch.setattr("seeonce.runs.plan.computed_by", lambda: "mlx 99")
     assert _described(run, "--model", encoded)["num_known"] == 0
 
 
@@ -328,12 +326,10 @@ def test_purging_a_recording_forgets_its_answers(run: Run, encoded: Path, home: 
     connection.close()
 
 
-def test_a_reply_that_is_none_is_refused() -> None:
-    from seeonce.runs.run import reply_from_json, reply_to_json
-
-    assert reply_from_json(reply_to_json(REPLY)) == REPLY
-    with pytest.raises(StoreError):
-        reply_from_json('{"text": 7}')
+def test_what_is_no_answer_is_not_taken_for_one() -> None:
+    assert answer_from_json(answer_to_json(ANSWER)) == ANSWER
+    assert answer_from_json('{"text": 7}') is None
+    assert answer_from_json(answer_to_json(dataclasses.replace(ANSWER, text=""))) is None
 
 
 def test_every_field_of_sampling_is_part_of_the_question() -> None:
@@ -343,7 +339,7 @@ def test_every_field_of_sampling_is_part_of_the_question() -> None:
         changed = dataclasses.replace(ANSWERING.sampling)
         object.__setattr__(changed, field.name, not value if isinstance(value, bool) else f"{value}?")
         other = dataclasses.replace(ANSWERING, sampling=changed)
-        assert ask_id(segments, other) != ask_id(segments, ANSWERING), field.name
+        assert request_digest(segments, other) != request_digest(segments, ANSWERING), field.name
 
 
 @pytest.mark.parametrize(

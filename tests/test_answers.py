@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seeonce.runs.parse import Description, parse_description, without_reasoning
+from infer.request import without_reasoning
+from seeonce.runs.parse import Description, parse_description
 
 LINE = "description: A terminal | activity: coding | apps: [terminal, browser] | topics: [deploy]"
 WANT = Description("A terminal", "coding", ("terminal", "browser"), ("deploy",))
@@ -48,11 +49,11 @@ def test_no_text_breaks_the_parser(text: str) -> None:
     [
         ("<think>hm</think>yes", False, "yes"),
         ("hm</think>\nyes", True, "yes"),
-        ("<think>still thinking", False, ""),
-        ("still thinking", True, ""),
+        ("<think>still thinking", False, None),
+        ("still thinking", True, None),
         ("yes", False, "yes"),
         ("a < b", False, "a < b"),
     ],
 )
-def test_reasoning_is_left_out(text: str, opened: bool, want: str) -> None:
+def test_reasoning_is_left_out(text: str, opened: bool, want: str | None) -> None:
     assert without_reasoning(text, opened=opened) == want

@@ -18,9 +18,12 @@ from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.store import Durability
 from cache.thumbnails import Thumbnails
+from infer.engine import Engine
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf, PromptInputs
-from infer.sequence import Answer, Request
+from infer.model import LanguageModel, PromptInputs
+from infer.request import Answer, Request, Usage
+from infer.sequence import Sequence
+from infer.tokenizer import PromptTokens
 from seeonce.bench import decoding, passes, profiling, random_weights, resolution
 from seeonce.bench.judge import (
     Ask,
@@ -168,13 +171,13 @@ def test_one_wrong_answer_under_the_same_weights_is_enough_for_the_verdict() -> 
 def test_a_fault_that_leaves_the_first_token_is_seen_at_every_size(
     encoded: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = LanguageHalf.inputs
+    inputs = LanguageModel.inputs
 
     def without_deepstack(*arguments: Any) -> PromptInputs:
         made = inputs(*arguments)
         return replace(made, deepstack=made.deepstack * 0)
 
-    monkeypatch.setattr(LanguageHalf, "inputs", without_deepstack)
+    monkeypatch.setattr(LanguageModel, "inputs", without_deepstack)
     (table,) = resolution.measure(encoded.model, tmp_path, budget_s=0.0, clock=Clock(1))
     assert [row[-1] for row in table.rows] == ["wrong"]
 
@@ -268,13 +271,15 @@ def test_a_latency_begins_when_a_client_would_have_sent_the_request(
 ) -> None:
     requests = encoded.requests(QUESTIONS[:1], 4)
 
-    def prefilled_late(asked: list[Request], *others: Any) -> Iterator[Answer]:
+    def prefilled_late(
+        _: Engine, asked: list[Request], *__: Any, hooks_of: Any, **___: Any
+    ) -> Iterator[tuple[Request, Answer]]:
         for request in asked:
             time.sleep(0.05)
-            others[-1](request)
-            yield Answer(request, (), "stop")
+            hooks_of(Sequence(request, PromptTokens((), ())))
+            yield request, Answer("", "stop", Usage(0, 0))
 
-    monkeypatch.setattr("seeonce.bench.passes.answer_all", prefilled_late)
+    monkeypatch.setattr(Engine, "answer", prefilled_late)
     _, (first, second, third) = PassTwo(encoded).answers(requests, BatchLimits(max_num_seqs=2), frozenset())
     assert 0.05 <= first < second
     assert second >= 0.1

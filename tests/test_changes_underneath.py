@@ -18,10 +18,10 @@ from cache.store import Durability, Store
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from infer.prompt import Prompt
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
 from seeonce import DescribeOptions, EncodeOptions, describe, encode
+from seeonce.runs.prompts import Prompt
 from sources.folder import open_folder
 
 

@@ -14,17 +14,15 @@ from live_mlx_vlm import Encoded, encode_folder
 
 from cache.entry import Features
 from cache.manifest import FrameEntry
-from infer.engine import answer_all
+from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import Image, Prompt, Segment, Text
+from infer.request import Image, Request, Segment, Text
 from infer.sampling import Sampling
-from infer.sequence import Request
-from infer.tokenizer import ChatTokenizer
 from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS
 from seeonce.demo.score import CHANGE, Result, read_truth, score
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
+from seeonce.runs.prompts import Prompt
 
 CHECKPOINT = Path(__file__).parents[1] / "seeonce" / "demo" / "checkpoint"
 SAMPLING = Sampling(max_tokens=120)
@@ -37,26 +35,22 @@ class Screens:
     def __init__(self, root: Path, num_screens: int) -> None:
         write_folder(root / "screens", num_screens, FIRST_HELD_OUT_SEED)
         self.encoded: Encoded = encode_folder(CHECKPOINT, root / "screens", root / "home")
-        self.tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
-        self.half = LanguageHalf(self.encoded.folder, self.encoded.config, "float32")
+        self.engine = Engine.load(self.encoded.folder, self.encoded.config, "float32")
         self.expected = read_truth(root / "screens" / "truth.json")
 
     def rates(self, change: Callable[["Screens", FrameEntry], Features] | None = None) -> dict[str, float]:
         """Return the share of true answers by question, with the features that ``change`` gives."""
         stored = StoredFeatures(self.encoded.store, "screens")
         asked = list(self._asked())
-        requests = [
-            Request(number, self.tokenizer.encode(segments), frames, SAMPLING)
-            for number, (frames, _, segments) in enumerate(asked)
-        ]
+        requests = [Request(number, segments, SAMPLING) for number, (_, _, segments) in enumerate(asked)]
         source = _Changed(self, change) if change else stored
         results = [
             Result(
-                tuple(Path(frame.source).name for frame in answer.request.frames),
-                asked[answer.request.id][1],
-                self.tokenizer.decode(answer.tokens),
+                tuple(Path(frame.source).name for frame in request.frames),
+                asked[request.id][1],
+                answer.text,
             )
-            for answer in answer_all(requests, self.half, source, self.tokenizer.stop_ids, LIMITS)
+            for request, answer in self.engine.answer(requests, source, LIMITS)
         ]
         return {line.question: line.rate for line in score(results, self.expected)}
 

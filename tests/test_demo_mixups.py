@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 from live_mlx_vlm import encode_folder
 
-from infer.engine import EngineStats, answer_all
+from infer.engine import Engine, EngineStats
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import Prompt
+from infer.request import Request
 from infer.sampling import Sampling
-from infer.sequence import Request
-from infer.tokenizer import ChatTokenizer
 from seeonce.demo import questions
 from seeonce.demo.questions import QUESTIONS
 from seeonce.demo.score import Result, read_truth, score
+from seeonce.runs.prompts import Prompt
 
 FOLDER = Path(questions.__file__).parent
 ALONE = BatchLimits(1, 1, 2**30, share_prefixes=False)
@@ -30,23 +28,20 @@ class Recording:
     def __init__(self, root: Path) -> None:
         self.encoded = encode_folder(FOLDER / "checkpoint", FOLDER / "recording", root)
         self.frames = self.encoded.manifest.frames
-        self._half = LanguageHalf(self.encoded.folder, self.encoded.config, "float32")
-        self._tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
+        self._engine = Engine.load(self.encoded.folder, self.encoded.config, "float32")
 
     def answers(self, limits: BatchLimits, questions: list[str]) -> tuple[list[Result], EngineStats]:
         asked = [(frame, text) for frame in self.frames for text in questions]
         requests = [
-            Request(n, self._tokenizer.encode(Prompt(text).segments(f)), (f,), Sampling(max_tokens=80))
-            for n, (f, text) in enumerate(asked)
+            Request(n, Prompt(text).segments(f), Sampling(max_tokens=80)) for n, (f, text) in enumerate(asked)
         ]
         source, stats = StoredFeatures(self.encoded.store, "demo"), list[EngineStats]()
-        stop_ids = self._tokenizer.stop_ids
         answers = {
-            a.request.id: a.tokens
-            for a in answer_all(requests, self._half, source, stop_ids, limits, report=stats.append)
+            request.id: answer.text
+            for request, answer in self._engine.answer(requests, source, limits, report=stats.append)
         }
         results = [
-            Result((Path(frame.source).name,), text, self._tokenizer.decode(answers[number]))
+            Result((Path(frame.source).name,), text, answers[number])
             for number, (frame, text) in enumerate(asked)
         ]
         return results, stats[0]

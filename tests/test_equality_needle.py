@@ -11,8 +11,8 @@ from asked_live import Asked, mixed_parts
 from cache.entry import Features
 from cache.manifest import FrameEntry
 from infer.limits import BatchLimits
+from infer.request import Request
 from infer.sampling import Sampling
-from infer.sequence import Request
 
 NEEDLE = 1000
 ALWAYS, CAMPAIGN = range(4), range(4, 60)

@@ -11,8 +11,8 @@ from conftest import Run
 from screens import folder_of
 
 from cache.base.errors import InputError
-from infer.prompt import ImagePosition, Showing
 from seeonce.runs.experiment import Experiment, read_experiment
+from seeonce.runs.prompts import ImagePosition, Showing
 
 SCHEMA = {"type": "object", "properties": {"busy": {"type": "boolean"}}, "required": ["busy"]}
 LEAST = 'recordings = ["demo"]\n[prompts]\napps = "Which?"\n'

@@ -8,8 +8,8 @@ import pytest
 from conftest import Ended, Run
 from screens import folder_of
 
+from infer.engine import Engine
 from infer.tokenizer import ChatTokenizer
-from seeonce.runs.describe import Answerer
 
 
 @pytest.fixture
@@ -75,15 +75,15 @@ def test_a_run_of_groups_goes_on_by_whole_groups(
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the texts that the model is shown, images as [n]."""
     shown: list[str] = []
-    real = Answerer.replies
+    real = Engine.answer
 
-    def noting(self: Answerer, selected: Any, store: Any, asks: Any, *rest: Any) -> Any:
-        for ask in asks:
-            parts = [getattr(part, "text", None) or f"[{part.frame.index}]" for part in ask.segments]
-            shown.append("".join([f"<{ask.system}>" if ask.system else "", *parts]))
-        return real(self, selected, store, asks, *rest)
+    def noting(self: Engine, requests: Any, *rest: Any, **more: Any) -> Any:
+        for request in requests:
+            parts = [getattr(part, "text", None) or f"[{part.frame.index}]" for part in request.segments]
+            shown.append("".join([f"<{request.system}>" if request.system else "", *parts]))
+        return real(self, requests, *rest, **more)
 
-    monkeypatch.setattr(Answerer, "replies", noting)
+    monkeypatch.setattr(Engine, "answer", noting)
     return shown
 
 

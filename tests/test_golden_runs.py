@@ -9,9 +9,9 @@ from conftest import Run
 
 from cache.base.errors import StoreError
 from infer.limits import BatchLimits
-from infer.prompt import Showing
 from infer.sampling import Sampling
 from seeonce.runs.options import options_of
+from seeonce.runs.prompts import Showing
 from seeonce.runs.run import read_info
 
 FLAT = Path(__file__).parent / "golden_runs" / "flat"

@@ -4,7 +4,8 @@ import pytest
 from store_samples import frame
 
 from cache.base.errors import InputError
-from infer.prompt import Image, ImagePosition, Place, Showing, Text, clock, render, split_by_frame
+from infer.request import Image, Text
+from seeonce.runs.prompts import ImagePosition, Place, Showing, clock, render, split_by_frame
 
 PLACE = Place("0:42", "4", "monday {frame}")
 

@@ -9,14 +9,16 @@ import pytest
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise, encode_folder
 
 from cache.base.errors import InputError
-from infer.engine import answer_all
+from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch, LanguageHalf
+from infer.model import DecodeBatch
 from infer.prefill import Prefill
+from infer.request import Answer, Candidate, Request
 from infer.sampling import Sampling
-from infer.sequence import Answer, HooksOf, Request
+from infer.sequence import HooksOf
+from infer.sequence import Sequence as EngineSequence
 
 LIMITS = BatchLimits(8, 4, 64)
 MAX_TOKENS = 8
@@ -28,15 +30,15 @@ class Case:
     def __init__(self, encoded: Encoded) -> None:
         self.requests = encoded.requests(PROMPTS[:4], Sampling(max_tokens=MAX_TOKENS))
         self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
-        self._half = LanguageHalf(encoded.folder, encoded.config, encoded.spec.compute_dtype)
-        self.plain = self.answers(lambda request: RowHooks())
+        self._engine = Engine.load(encoded.folder, encoded.config, encoded.spec.compute_dtype)
+        self.plain = self.answers(lambda _: RowHooks())
 
     def answers(
         self, hooks_of: HooksOf, requests: Sequence[Request] = (), limits: BatchLimits = LIMITS
     ) -> dict[int, Answer]:
         asked = requests or self.requests
-        answers = answer_all(asked, self._half, self._source, frozenset(), limits, hooks_of)
-        return {answer.request.id: answer for answer in answers}
+        answers = self._engine.answer(asked, self._source, limits, hooks_of=hooks_of, stop_ids=frozenset())
+        return {request.id: answer for request, answer in answers}
 
     def others_are_plain(self, got: dict[int, Answer], *changed: int) -> bool:
         return all(got[number] == self.plain[number] for number in self.plain if number not in changed)
@@ -88,7 +90,7 @@ class Ends:
 
 
 def _only(number: int, hooks: RowHooks) -> HooksOf:
-    return lambda request: hooks if request.id == number else RowHooks()
+    return lambda sequence: hooks if sequence.request.id == number else RowHooks()
 
 
 def test_processors_run_in_their_order(case: Case) -> None:
@@ -101,14 +103,14 @@ def test_processors_run_in_their_order(case: Case) -> None:
 
 @pytest.mark.parametrize("num_tokens", [1, 3, MAX_TOKENS])
 def test_a_watch_ends_its_own_answer_and_no_other_changes(case: Case, num_tokens: int) -> None:
-    got = case.answers(_only(4, RowHooks(watch=Ends(num_tokens))))
+    got = case.answers(_only(4, RowHooks(watches=(Ends(num_tokens),))))
     assert got[4].finish_reason == "repetition"
     assert got[4].tokens == case.plain[4].tokens[:num_tokens]
     assert case.others_are_plain(got, 4)
 
 
 def test_all_answers_may_be_ended_at_once(case: Case) -> None:
-    got = case.answers(lambda request: RowHooks(watch=Ends(1 + request.id % 2)))
+    got = case.answers(lambda sequence: RowHooks(watches=(Ends(1 + sequence.request.id % 2),)))
     assert all(len(answer.tokens) == 1 + number % 2 for number, answer in got.items())
     assert len(got) == len(case.requests)
 
@@ -141,7 +143,7 @@ def test_rows_that_leave_while_others_are_prefilled_change_no_answer(
 ) -> None:
     removals = Removals(monkeypatch)
     chunks = BatchLimits(6, 3, 16)
-    got = case.answers(lambda request: RowHooks(watch=Ends(2 + request.id % 5)), limits=chunks)
+    got = case.answers(lambda sequence: RowHooks(watches=(Ends(2 + sequence.request.id % 5),)), limits=chunks)
     assert removals.num_amid_prefill >= 3
     for number, answer in got.items():
         assert answer.tokens == case.plain[number].tokens[: 2 + number % 5]
@@ -149,7 +151,7 @@ def test_rows_that_leave_while_others_are_prefilled_change_no_answer(
 
 def test_rows_that_end_early_at_one_step_leave_together(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     removals = Removals(monkeypatch)
-    case.answers(lambda request: RowHooks(watch=Ends(4)), limits=BatchLimits(4, 4, share_prefixes=False))
+    case.answers(lambda _: RowHooks(watches=(Ends(4),)), limits=BatchLimits(4, 4, share_prefixes=False))
     assert removals.num_rows == [4, 4, 4]
 
 
@@ -166,14 +168,14 @@ def test_an_error_after_the_last_token_is_none(case: Case) -> None:
 
 
 def test_a_watch_that_fails_costs_its_own_request_only(case: Case) -> None:
-    got = case.answers(_only(2, RowHooks(watch=Ends(2, "cannot read this token"))))
+    got = case.answers(_only(2, RowHooks(watches=(Ends(2, "cannot read this token"),))))
     assert (got[2].finish_reason, got[2].error) == ("error", "cannot read this token")
     assert case.others_are_plain(got, 2)
 
 
 def test_hooks_that_cannot_be_made_cost_their_own_request_only(case: Case) -> None:
-    def hooks_of(request: Request) -> RowHooks:
-        if request.id == 3:
+    def hooks_of(sequence: EngineSequence) -> RowHooks:
+        if sequence.request.id == 3:
             raise InputError("the schema is not valid")
         return RowHooks()
 
@@ -186,19 +188,21 @@ def test_log_probabilities_are_those_before_any_processor(case: Case) -> None:
     asked = case.answers(_only(1, RowHooks(top_logprobs=3)))[1]
     forced = case.answers(_only(1, RowHooks((Forced(7),), top_logprobs=3)))[1]
     assert asked.tokens == case.plain[1].tokens
+    assert asked.logprobs is not None
+    assert forced.logprobs is not None
     assert [noted.token for noted in asked.logprobs] == list(asked.tokens)
-    assert all(noted.top[0] == (noted.token, noted.logprob) for noted in asked.logprobs)
-    assert forced.logprobs[0].top[0][0] == asked.tokens[0] != 7
+    assert all(noted.top[0] == Candidate(noted.token, noted.text, noted.logprob) for noted in asked.logprobs)
+    assert forced.logprobs[0].top[0].token == asked.tokens[0] != 7
     assert forced.logprobs[0].top == asked.logprobs[0].top
 
 
 def test_log_probabilities_of_a_whole_vocabulary_add_up_to_one(case: Case) -> None:
     asked = case.answers(_only(0, RowHooks(top_logprobs=10_000)))[0]
-    for noted in asked.logprobs:
-        assert np.exp([logprob for _, logprob in noted.top]).sum() == pytest.approx(1, abs=1e-4)
+    for noted in asked.logprobs or ():
+        assert np.exp([candidate.logprob for candidate in noted.top]).sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_is_noted_that_nobody_asked_for(case: Case) -> None:
     got = case.answers(_only(1, RowHooks(top_logprobs=0)))
-    assert [len(answer.logprobs) for number, answer in sorted(got.items())][:3] == [0, MAX_TOKENS, 0]
-    assert all(noted.top == () for noted in got[1].logprobs)
+    assert (got[0].logprobs, got[2].logprobs) == (None, None)
+    assert [noted.top for noted in got[1].logprobs or ()] == [()] * MAX_TOKENS

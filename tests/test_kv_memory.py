@@ -15,11 +15,11 @@ from tiny_checkpoint import Tiny
 from cache.entry import Features
 from cache.key import entry_key
 from cache.manifest import FrameEntry
-from infer.engine import answer_all
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
+from infer.request import Request
 from infer.sampling import Sampling
-from infer.sequence import Request
+from infer.sequence import Sequence
 
 LIMITS = BatchLimits(8, 4, 2048)
 GB = 1_000_000_000
@@ -40,14 +40,17 @@ def test_a_batch_takes_its_rows_times_its_longest_row() -> None:
 def test_token_bytes_are_those_of_the_cache_that_decodes(asked: Asked) -> None:
     from infer.kv_cache import RowsKVCache
 
-    caches = [RowsKVCache([0]) for _ in asked.half.model.layers]
-    asked.half.model(mx.array([[1]]), cache=caches)
-    assert sum(array.nbytes for cache in caches for array in cache.state) == 256 * asked.half.kv_token_bytes
+    caches = [RowsKVCache([0]) for _ in asked.engine.model.model.layers]
+    asked.engine.model.model(mx.array([[1]]), cache=caches)
+    assert (
+        sum(array.nbytes for cache in caches for array in cache.state)
+        == 256 * asked.engine.model.kv_token_bytes
+    )
 
 
 def test_no_more_run_at_once_than_fit(asked: Asked) -> None:
     requests = asked.questions(4)
-    three = 3 * 256 * asked.half.kv_token_bytes
+    three = 3 * 256 * asked.engine.model.kv_token_bytes
     ended = asked.run(requests, replace(LIMITS, kv_memory_bytes=three, share_prefixes=False))
     assert ended.stats.max_in_flight == 3
     assert ended.tokens(requests) == asked.want(requests)
@@ -56,7 +59,7 @@ def test_no_more_run_at_once_than_fit(asked: Asked) -> None:
 def test_a_request_that_never_fits_says_what_it_needs_and_the_others_go_on(asked: Asked) -> None:
     requests = asked.questions(2)
     requests[3] = replace(requests[3], sampling=Sampling(max_tokens=2000))
-    ended = asked.run(requests, replace(LIMITS, kv_memory_bytes=300 * asked.half.kv_token_bytes))
+    ended = asked.run(requests, replace(LIMITS, kv_memory_bytes=300 * asked.engine.model.kv_token_bytes))
     error = str(ended.answers[3].error)
     assert "need 0.00" in error
     assert "GB of KV cache" in error
@@ -73,8 +76,9 @@ def test_requests_that_never_fit_may_come_first_and_be_all(asked: Asked) -> None
 def test_max_tokens_counts_no_further_than_the_models_context(asked: Asked) -> None:
     memory = KVMemory(GB, 10, max_context=1000)
     request = replace(asked.questions(1)[0], sampling=Sampling(max_tokens=10**9))
-    num_tokens = len(request.prompt.ids)
-    assert memory.size(request) == (num_tokens, 1000 - num_tokens)
+    prompt = asked.prompt(request)
+    num_tokens = len(prompt.ids)
+    assert memory.size(Sequence(request, prompt)) == (num_tokens, 1000 - num_tokens)
 
 
 def test_the_default_is_a_share_of_what_there_is() -> None:
@@ -130,9 +134,8 @@ class Recording:
                 requests.append(self.asked.request(len(requests), frame, text, max_tokens=4))
         mx.clear_cache()
         mx.reset_peak_memory()
-        answers = answer_all(requests, self.asked.half, self.asked.source, frozenset(), LIMITS)
-        assert all(answer.error is None for answer in answers)
-        return mx.get_peak_memory() - self.asked.half.weight_bytes
+        assert all(answer.error is None for answer in self.asked.run(requests, LIMITS).answers.values())
+        return mx.get_peak_memory() - self.asked.engine.model.weight_bytes
 
 
 def _same_peaks(checkpoint_of: MakeCheckpoint, root: Path, few: int, many: int) -> int:

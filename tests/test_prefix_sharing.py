@@ -11,11 +11,11 @@ from asked_live import Asked, renumbered
 from cache.base.errors import StoreError
 from cache.entry import Features
 from cache.manifest import FrameEntry
-from infer.engine import EngineStats, answer_all
+from infer.engine import EngineStats
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.sampling import Sampling, SeededDraw
-from infer.sequence import Request
+from infer.sampling import Sampling
+from infer.sequence import sampling_hooks
 
 SHARED = BatchLimits(16, 4, 2048)
 ALONE = BatchLimits(1, 1, 2048, share_prefixes=False)
@@ -30,7 +30,7 @@ class SeenByDecoder:
     """Stands before the first decoder layer and counts positions that hold an image's token."""
 
     def __init__(self, asked: Asked) -> None:
-        self._layers = asked.half.model.decoder.layers
+        self._layers = asked.engine.model.model.decoder.layers
         self._layer: Any = self._layers[0]
         self.self_attn = self._layer.self_attn
         features = [asked.source.features(frame).array[0] for frame in asked.frames]
@@ -54,7 +54,7 @@ class StepsOf:
     """Counts decoding steps: embeddings of one token of each row."""
 
     def __init__(self, asked: Asked) -> None:
-        self._model = asked.half.model.decoder
+        self._model = asked.engine.model.model.decoder
         self._embed = self._model.embed_tokens
         self.num_steps = 0
 
@@ -120,7 +120,7 @@ def test_frames_of_one_size_and_one_prompt_never_meet(asked: Asked) -> None:
     alike = [asked.frames[0], asked.frames[8]]
     assert alike[0].grid_thw == alike[1].grid_thw
     requests = asked.questions(5, alike)
-    assert requests[0].prompt == requests[5].prompt
+    assert asked.prompt(requests[0]) == asked.prompt(requests[5])
     assert asked.run(requests, SHARED).tokens(requests) == asked.want(requests)
 
 
@@ -158,7 +158,7 @@ def test_an_image_after_different_text_is_not_shared(asked: Asked) -> None:
 def test_the_same_question_again_runs_its_last_token_only(asked: Asked, limits: BatchLimits) -> None:
     requests = [asked.request(n, asked.frames[4], "Which app is open?") for n in range(3)]
     ended = asked.run(requests, limits)
-    assert ended.stats.num_prefilled_tokens == len(requests[0].prompt.ids) + 2
+    assert ended.stats.num_prefilled_tokens == len(asked.prompt(requests[0]).ids) + 2
     assert ended.tokens(requests) == asked.want(requests)
 
 
@@ -200,7 +200,7 @@ def test_half_of_the_slots_are_not_left_idle_until_the_last_row_ends(asked: Aske
 @pytest.mark.parametrize("num_sequences", [1.05, 2.5, 6])
 def test_a_tight_bound_costs_prefills_and_no_answer(asked: Asked, num_sequences: float) -> None:
     requests = asked.questions(4)
-    longest = 256 * asked.half.kv_token_bytes
+    longest = 256 * asked.engine.model.kv_token_bytes
     bound = int(num_sequences * longest)
     ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound))
     assert ended.stats.max_in_flight <= num_sequences
@@ -215,7 +215,9 @@ def test_a_leader_that_ends_at_once_leaves_its_prefix(asked: Asked) -> None:
 
     requests = asked.questions(4)
     ended = asked.run(
-        requests, SHARED, lambda request: RowHooks(watch=Ends() if request.id % 4 == 0 else None)
+        requests,
+        SHARED,
+        lambda sequence: RowHooks(watches=() if sequence.request.id % 4 else (Ends(),)),
     )
     assert ended.stats.num_images == len(asked.frames)
     want = [tokens[: 1 if number % 4 == 0 else None] for number, tokens in enumerate(asked.want(requests))]
@@ -243,19 +245,14 @@ def test_sampled_answers_do_not_depend_on_sharing(asked: Asked) -> None:
     sampling = Sampling(temperature=0.9, top_p=0.9, seed=3, max_tokens=8)
     requests = [replace(request, sampling=sampling) for request in asked.questions(4)]
 
-    def hooks_of(request: Request) -> RowHooks:
-        return RowHooks((SeededDraw(sampling, request.keys, request.prompt.ids),))
-
-    alone = asked.run(requests, ALONE, hooks_of).tokens(requests)
-    assert asked.run(requests, SHARED, hooks_of).tokens(requests) == alone
-    assert asked.run(requests[::-1], BatchLimits(5, 2, 16), hooks_of).tokens(requests) == alone
+    alone = asked.run(requests, ALONE, sampling_hooks).tokens(requests)
+    assert asked.run(requests, SHARED, sampling_hooks).tokens(requests) == alone
+    assert asked.run(requests[::-1], BatchLimits(5, 2, 16), sampling_hooks).tokens(requests) == alone
 
 
 def test_an_abandoned_run_reports_what_it_did(asked: Asked) -> None:
     stats: list[EngineStats] = []
-    answers = answer_all(
-        asked.questions(4), asked.half, asked.source, frozenset(), SHARED, report=stats.append
-    )
+    answers = asked.engine.answer(asked.questions(4), asked.source, SHARED, report=stats.append)
     next(answers)
     answers.close()  # type: ignore[attr-defined]
     assert stats[0].num_requests >= 1

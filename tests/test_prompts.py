@@ -9,9 +9,10 @@ from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.base.errors import InputError
 from infer.limits import BatchLimits
-from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text, collect_prompts
+from infer.request import Image, Text
 from infer.sampling import Sampling
 from infer.tokenizer import ChatTokenizer
+from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt, collect_prompts
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from store_samples import features, frame
 from cache.base.errors import NotEncodedError
 from cache.entry import Features
 from cache.manifest import FrameEntry
-from infer.engine import answer_all
 from infer.features import ReadAhead, StoredFeatures
 from infer.limits import BatchLimits
 
@@ -110,7 +109,7 @@ def test_each_frame_of_a_run_is_read_once(asked: Asked, monkeypatch: pytest.Monk
 
 
 def test_no_thread_is_left_of_a_run_that_was_given_up(asked: Asked) -> None:
-    answers = answer_all(asked.questions(2), asked.half, asked.source, frozenset(), BatchLimits(4, 2, 64))
+    answers = asked.engine.answer(asked.questions(2), asked.source, BatchLimits(4, 2, 64))
     next(answers)
     assert len(_names()) == 1
     answers.close()  # type: ignore[attr-defined]

@@ -120,7 +120,7 @@ def test_an_error_line_is_asked_again_and_a_finished_one_is_not(run: Run, finish
 def test_a_finished_run_does_nothing_and_says_so(
     run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seeonce.runs.describe.Answerer.replies", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("seeonce.runs.describe.Session.engine", lambda *_: pytest.fail("decoded"))
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()}
     ended = run("seeonce describe --resume", finished.name)
     assert (ended.code, "nothing left to ask" in ended.out) == (0, True)

@@ -10,10 +10,9 @@ from mlx_vlm.sample_utils import make_logits_processors, make_sampler
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.base.errors import InputError
-from infer.hooks import RowHooks
 from infer.limits import BatchLimits
 from infer.sampling import RepetitionPenalty, Sampling, SeededDraw
-from infer.sequence import HooksOf, Request, request_hooks, sampling_hooks
+from infer.sequence import HooksOf, sampling_hooks
 
 ALONE = BatchLimits(1, 1, 2048)
 
@@ -25,12 +24,8 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     return encode_folder(checkpoint, images, tmp_path_factory.mktemp("home"))
 
 
-def full_hooks(request: Request) -> RowHooks:
-    return request_hooks(request, str)
-
-
 def _answers(
-    encoded: Encoded, sampling: Sampling, limits: BatchLimits, hooks_of: HooksOf = sampling_hooks
+    encoded: Encoded, sampling: Sampling, limits: BatchLimits, hooks_of: HooksOf | None = sampling_hooks
 ) -> list[tuple[int, ...]]:
     requests = encoded.requests(PROMPTS[:3], sampling)
     answers = encoded.answers(requests, limits, hooks_of)
@@ -112,9 +107,9 @@ def test_all_settings_together_do_not_depend_on_the_neighbours(encoded: Encoded)
         temperature=0.9, top_p=0.95, top_k=40, min_p=0.01, seed=7, max_tokens=12,
         repetition_penalty=1.2, repetition_window=9, logprobs=2,
     )  # fmt: skip
-    alone = _answers(encoded, sampling, ALONE, full_hooks)
-    assert _answers(encoded, sampling, BatchLimits(8, 4, 32), full_hooks) == alone
-    assert _answers(encoded, sampling, BatchLimits(3, 2, 2048, share_prefixes=False), full_hooks) == alone
+    alone = _answers(encoded, sampling, ALONE, None)
+    assert _answers(encoded, sampling, BatchLimits(8, 4, 32), None) == alone
+    assert _answers(encoded, sampling, BatchLimits(3, 2, 2048, share_prefixes=False), None) == alone
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from screens import folder_of
 from store_samples import frame
 
 from cache.base.errors import InputError
-from infer.prompt import Prompt
+from infer.request import Answer, Request, Usage
 from infer.sampling import Sampling
 from infer.schema import check_schema
-from seeonce.runs.describe import Ask, results_of
-from seeonce.runs.run import AskId, Reply, Usage
+from seeonce.runs.prompts import Prompt
+from seeonce.runs.results import results_of
 
 BOUNDED = {
     "type": "object",
@@ -115,8 +115,10 @@ def test_an_answer_cut_by_max_tokens_is_an_error_that_says_so(asked: Any) -> Non
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000])
 def test_a_number_that_cannot_be_kept_is_an_error_that_says_so(number: str) -> None:
-    ask = Ask(0, AskId("0" * 64), Prompt("What?"), (frame(0),), (), schema="{}")
-    (line,) = results_of(ask, Reply(f'{{"n": {number}}}', "stop", Usage(1, 1)), "monday")
+    prompt = Prompt("What?")
+    request = Request(0, prompt.segments(frame(0)), Sampling(schema="{}"))
+    answer = Answer(f'{{"n": {number}}}', "stop", Usage(1, 1))
+    (line,) = results_of(request, prompt, answer, "monday")
     assert line.parsed is None
     assert line.error is not None
     assert "JSON that cannot be kept" in line.error

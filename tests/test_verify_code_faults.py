@@ -18,20 +18,19 @@ from cache.base.home import Home
 from cache.entry import Features
 from cache.key import pixel_digest
 from cache.manifest import FrameEntry, write_manifest
-from infer import engine as batching
 from infer import features as stored
 from infer import model as adapter
 from infer import tokenizer as positions
+from infer.engine import Engine
 from infer.kv_cache import PrefixPool, RowsKVCache, SharedPrefix
 from infer.limits import BatchLimits
-from infer.model import DenseDeepstackModel, LanguageHalf, PromptInputs
+from infer.model import DenseDeepstackModel, LanguageModel, PromptInputs
 from infer.prefill import Prefill
+from infer.request import Answer, Request
 from infer.sampling import Sampling, SeededDraw
-from infer.sequence import Answer
 from infer.tokenizer import ChatTokenizer
 from precompute import encode, live
 from precompute.encoder import Preprocessor, VisionEncoder
-from seeonce.verifier import outputs
 from seeonce.verifier.report import Level, verdict_words
 from sources import pixels
 
@@ -39,22 +38,24 @@ Patch = pytest.MonkeyPatch
 
 
 def _exchange_answers(patch: Patch) -> None:
-    def exchanged(*args: Any, **kwargs: Any) -> Iterator[Answer]:
-        answers = sorted(batching.answer_all(*args, **kwargs), key=lambda answer: answer.request.id)
-        for answer, other in zip(answers, [*answers[2:], *answers[:2]], strict=True):
-            yield replace(answer, tokens=other.tokens, finish_reason=other.finish_reason)
+    right = Engine.answer
 
-    patch.setattr(outputs, "answer_all", exchanged)
+    def exchanged(*args: Any, **kwargs: Any) -> Iterator[tuple[Request, Answer]]:
+        answers = sorted(right(*args, **kwargs), key=lambda pair: pair[0].id)
+        for (request, _), (_, other) in zip(answers, [*answers[2:], *answers[:2]], strict=True):
+            yield request, other
+
+    patch.setattr(Engine, "answer", exchanged)
 
 
 def _drop_deepstack(patch: Patch) -> None:
-    right = LanguageHalf.inputs
+    right = LanguageModel.inputs
 
-    def dropped(self: LanguageHalf, *args: Any) -> PromptInputs:
+    def dropped(self: LanguageModel, *args: Any) -> PromptInputs:
         inputs = right(self, *args)
         return replace(inputs, deepstack=mx.zeros_like(inputs.deepstack))
 
-    patch.setattr(LanguageHalf, "inputs", dropped)
+    patch.setattr(LanguageModel, "inputs", dropped)
 
 
 def _drop_deepstack_of_large_batches(patch: Patch) -> None:
@@ -147,15 +148,15 @@ def _share_the_prefix_of_another_frame(patch: Patch) -> None:
 
 
 def _show_frames_in_another_order(patch: Patch) -> None:
-    right = LanguageHalf.inputs
+    right = LanguageModel.inputs
 
-    def reversed_order(self: LanguageHalf, prompt: Any, features_of: Any, num_shared: int = 0) -> Any:
+    def reversed_order(self: LanguageModel, prompt: Any, features_of: Any, num_shared: int = 0) -> Any:
         last = len(prompt.images) - 1
         if len({image.num_tokens for image in prompt.images}) > 1:
             return right(self, prompt, features_of, num_shared)
         return right(self, prompt, lambda number: features_of(last - number), num_shared)
 
-    patch.setattr(LanguageHalf, "inputs", reversed_order)
+    patch.setattr(LanguageModel, "inputs", reversed_order)
 
 
 def _never_stop(patch: Patch) -> None:

@@ -16,19 +16,18 @@ from cache.thumbnails import Thumbnails
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec
-from infer.engine import answer_all
+from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import DEFAULT_PROMPT, Prompt, Text
+from infer.request import Request, Text
 from infer.sampling import Sampling
-from infer.sequence import Request, sampling_hooks
-from infer.tokenizer import ChatTokenizer
+from infer.sequence import Sequence, sampling_hooks
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
+from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from sources.folder import open_folder
 
 # All of them trained into the demo checkpoint, whose answers can so be held against the truth.
@@ -77,22 +76,17 @@ class Encoded:
 
     def requests(self, questions: tuple[str, ...], max_tokens: int) -> list[Request]:
         """Ask every question of every frame, frame by frame, greedily."""
-        tokenizer = ChatTokenizer(self.model.folder, self.model.config)
         asked = [(frame, question) for frame in self.manifest.frames for question in questions]
         sampling = Sampling(max_tokens=max_tokens)
         return [
-            Request(number, tokenizer.encode(Prompt(question).segments(frame)), (frame,), sampling)
+            Request(number, Prompt(question).segments(frame), sampling)
             for number, (frame, question) in enumerate(asked)
         ]
 
     def bare_questions(self, questions: tuple[str, ...]) -> list[Request]:
         """Ask for one token of every question, of no frame at all."""
-        tokenizer = ChatTokenizer(self.model.folder, self.model.config)
         sampling = Sampling(max_tokens=1)
-        return [
-            Request(number, tokenizer.encode([Text(question)]), (), sampling)
-            for number, question in enumerate(questions)
-        ]
+        return [Request(number, (Text(question),), sampling) for number, question in enumerate(questions)]
 
 
 Tokens = list[tuple[int, ...]]
@@ -104,8 +98,8 @@ class PassTwo:
     def __init__(self, encoded: Encoded) -> None:
         model = encoded.model
         self._encoded = encoded
-        self._half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
-        self.tokenizer = ChatTokenizer(model.folder, model.config)
+        self._engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
+        self.tokenizer = self._engine.tokenizer
 
     def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
         """Answer requests from the store; return the texts in the order of the requests."""
@@ -125,16 +119,17 @@ class PassTwo:
         """
         began: dict[int, float] = {}
 
-        def hooks_of(request: Request) -> RowHooks:
-            began[request.id] = time.perf_counter()
-            return sampling_hooks(request)
+        def hooks_of(sequence: Sequence) -> RowHooks:
+            began[sequence.request.id] = time.perf_counter()
+            return sampling_hooks(sequence)
 
         source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
         started, done = time.perf_counter(), dict[int, tuple[tuple[int, ...], float]]()
-        for answer in answer_all(requests, self._half, source, stop_ids, limits, hooks_of):
+        answers = self._engine.answer(requests, source, limits, hooks_of=hooks_of, stop_ids=stop_ids)
+        for request, answer in answers:
             if answer.error is not None:
                 raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
-            done[answer.request.id] = answer.tokens, time.perf_counter()
+            done[request.id] = answer.tokens, time.perf_counter()
         sent = [started] * limits.max_num_seqs + sorted(ended for _, ended in done.values())
         latencies = [
             done[request.id][1] - min(at, began[request.id])

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from cache.base.home import Home
-from infer.engine import answer_all
+from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.sequence import Answer
+from infer.request import Answer
+from infer.sequence import sampling_hooks
 from seeonce.bench.baseline import LiveModel
 from seeonce.bench.judge import Ask
 from seeonce.bench.measure import Clock
@@ -35,7 +35,7 @@ _HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", 
 def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[Table]:
     """Measure seconds to the first token of one question, live and from the store, per size."""
     live = LiveModel(model)
-    half = LanguageHalf(model.folder, model.config, model.spec.compute_dtype)
+    engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
     sizes = sorted(SIZES, key=lambda size: size[0] * size[1])
     rows: list[Row] = []
     ends_at, last_s = time.perf_counter() + budget_s, 0.0
@@ -43,7 +43,7 @@ def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[
         started = time.perf_counter()
         if rows and started + last_s * _growth(before, size) > ends_at:
             break
-        rows.append(_row(model, live, half, size, scratch, clock))
+        rows.append(_row(model, live, engine, size, scratch, clock))
         last_s = time.perf_counter() - started
     left_out = [f"{width}x{height}" for width, height in sizes[len(rows) :]]
     remarks = [
@@ -62,7 +62,7 @@ def _growth(before: tuple[int, int], size: tuple[int, int]) -> float:
 
 
 def _row(
-    model: Model, live: LiveModel, half: LanguageHalf, size: tuple[int, int], scratch: Path, clock: Clock
+    model: Model, live: LiveModel, engine: Engine, size: tuple[int, int], scratch: Path, clock: Clock
 ) -> Row:
     name = f"{size[0]}x{size[1]}"
     images = draw_frames(scratch / name, 1, size)
@@ -72,7 +72,8 @@ def _row(
     source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
 
     def stored() -> Tokens:
-        return [answer.tokens for answer in answer_all(requests, half, source, frozenset(), _LIMITS)]
+        answers = engine.answer(requests, source, _LIMITS, hooks_of=sampling_hooks, stop_ids=frozenset())
+        return [answer.tokens for _, answer in answers]
 
     logprobs: list[Any] = []
 
@@ -88,7 +89,7 @@ def _row(
     found = clock.alternate({f"{name} live": encoding, "stored": stored, "load": load})
     live_s, stored_s, load_s = (each.median_s for each in found)
     hooks = RowHooks(top_logprobs=_NUM_LOGPROBS)
-    (answer,) = answer_all(requests, half, source, frozenset(), _LIMITS, lambda _: hooks)
+    ((_, answer),) = engine.answer(requests, source, _LIMITS, hooks_of=lambda _: hooks, stop_ids=frozenset())
     is_right = found[1].outcome[0] == answer.tokens and _is_right(
         answer, logprobs[0], LOGPROB[model.spec.compute_dtype]
     )
@@ -108,4 +109,5 @@ def _is_right(answer: Answer, logprobs: Any, tolerance: float) -> bool:
     import mlx.core as mx
 
     live = np.array(logprobs.astype(mx.float32)).reshape(-1)
-    return all(abs(live[token] - logprob) <= tolerance for token, logprob in answer.logprobs[0].top)
+    (first,) = answer.logprobs or ()
+    return all(abs(live[one.token] - one.logprob) <= tolerance for one in first.top)

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +14,15 @@ from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, Seeonce
 from cache.base.home import Home
 from cache.base.text import parse_size
 from infer.limits import BatchLimits
-from infer.prompt import ImagePosition, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
-from infer.schema import read_schema
 from seeonce.commands.demo_truth import judge
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import DescribeResult, Shared, describe, resume
+from seeonce.runs.describe import DescribeResult, Session, describe, resume
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
+from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST
-from seeonce.runs.run import KnownAnswers, OutputFile, Totals, as_asked
+from seeonce.runs.run import OutputFile, Totals, as_asked
 from seeonce.runs.table import answer_table
 from seeonce.verifier.canary import sound_limits
 
@@ -127,60 +126,53 @@ def describe_command(
         _only_with_resume(context)
     home = Home.locate()
     with AnswerCache(home) as known, _opened(output) as file:
-        command = _Command(home, known, Shared(output=file), as_json)
+        session = Session(home, known, file)
         if resume_run is not None:
-            code = command.resume(resume_run)
+            code = _resume(session, resume_run, as_json=as_json)
         else:
-            code = command.each(options, list(dict.fromkeys(recording or [LATEST])))
+            code = _each(session, options, list(dict.fromkeys(recording or [LATEST])), as_json=as_json)
     raise typer.Exit(code)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Command:
-    """One call of ``describe``: its runs, one after the other, printed as each ends."""
+def _each(session: Session, options: DescribeOptions, recordings: Sequence[str], *, as_json: bool) -> int:
+    """Ask about each recording; one that fails is named, and the others go on. Return the exit code."""
+    codes = []
+    for recording in recordings:
+        try:
+            codes.append(_describe(session, replace(options, recording=recording), as_json=as_json))
+        except SeeonceError as error:
+            if len(recordings) == 1:
+                raise
+            typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
+            codes.append(error.exit_code)
+        if codes[-1] == EXIT_INTERRUPTED:
+            return EXIT_INTERRUPTED
+    return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
 
-    home: Home
-    known: KnownAnswers
-    shared: Shared
-    as_json: bool
 
-    def each(self, options: DescribeOptions, recordings: Sequence[str]) -> int:
-        """Ask about each recording; one that fails is named, and the others go on. Return the exit code."""
-        codes = []
-        for recording in recordings:
-            try:
-                codes.append(self._describe(replace(options, recording=recording)))
-            except SeeonceError as error:
-                if len(recordings) == 1:
-                    raise
-                typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
-                codes.append(error.exit_code)
-            if codes[-1] == EXIT_INTERRUPTED:
-                return EXIT_INTERRUPTED
-        return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
+def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
+    with Terminal() as terminal:
+        limits = sound_limits(session.home, options.limits, terminal.say)
+        done = describe(session, replace(options, limits=limits), terminal)
+    return _print(done, terminal, as_json=as_json)
 
-    def resume(self, selector: str) -> int:
-        """Go on with a run. Return the exit code."""
-        with Terminal() as terminal:
-            done = resume(self.home, selector, terminal, self.known, self.shared)
-        return self._print(done, terminal)
 
-    def _describe(self, options: DescribeOptions) -> int:
-        with Terminal() as terminal:
-            limits = sound_limits(self.home, options.limits, terminal.say)
-            options = replace(options, limits=limits)
-            done = describe(self.home, options, terminal, self.known, self.shared)
-        return self._print(done, terminal)
+def _resume(session: Session, selector: str, *, as_json: bool) -> int:
+    with Terminal() as terminal:
+        done = resume(session, selector, terminal)
+    return _print(done, terminal, as_json=as_json)
 
-    def _print(self, done: DescribeResult, terminal: Terminal) -> int:
-        if self.as_json:
-            typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
-            return _exit_code(done)
-        if not done.was_done:
-            answers = sorted(terminal.results, key=as_asked(done.info.prompts))
-            typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
-        typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
+
+def _print(done: DescribeResult, terminal: Terminal, *, as_json: bool) -> int:
+    """Print how a run ended; return the exit code."""
+    if as_json:
+        typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
         return _exit_code(done)
+    if not done.was_done:
+        answers = sorted(terminal.results, key=as_asked(done.info.prompts))
+        typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
+    typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
+    return _exit_code(done)
 
 
 def _only_with_resume(context: typer.Context) -> None:

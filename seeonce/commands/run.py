@@ -13,12 +13,12 @@ from cache.base.home import Home
 from cache.base.text import visible
 from precompute.pass_one import EncodeOptions, encode
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import Shared, describe, plan_id, planned
+from seeonce.runs.describe import Session, describe
 from seeonce.runs.experiment import read_experiment
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
+from seeonce.runs.plan import plan
 from seeonce.runs.recording import LATEST, newest_recording, select
-from seeonce.runs.run import KnownAnswers
 from seeonce.runs.runs import RunSummary, finished_run, load_run, running_run
 from seeonce.verifier.canary import sound_limits
 
@@ -54,11 +54,11 @@ def run_command(
     home = Home.locate()
     options = list(_pinned(home, read_experiment(experiment).cells()))
     done: list[Cell] = []
-    shared = Shared()  # a model is loaded once for all of its runs that follow one another
     with AnswerCache(home) as known:
+        session = Session(home, known)  # a model is loaded once for all of its runs that follow one another
         for number, cell in enumerate(options, 1):
             try:
-                done.append(_run(home, replace(cell, fresh=fresh), known, shared))
+                done.append(_run(session, replace(cell, fresh=fresh)))
             except SeeonceError as error:  # costs no other run
                 if len(options) == 1:
                     raise
@@ -79,9 +79,9 @@ def _pinned(home: Home, cells: Iterable[DescribeOptions]) -> Iterator[DescribeOp
         yield replace(options, recording=newest) if options.recording == LATEST and newest else options
 
 
-def _run(home: Home, options: DescribeOptions, known: KnownAnswers, shared: Shared) -> Cell:
+def _run(session: Session, options: DescribeOptions) -> Cell:
     try:
-        return _run_or_found(home, options, known, shared)
+        return _run_or_found(session, options)
     except KeyboardInterrupt:  # before the run began, or as it was closed
         return _not_begun(options, "interrupted")
 
@@ -95,22 +95,23 @@ def _failed(options: DescribeOptions, error: SeeonceError) -> Cell:
     return _not_begun(options, "failed", " ".join(str(error).split()))
 
 
-def _run_or_found(home: Home, options: DescribeOptions, known: KnownAnswers, shared: Shared) -> Cell:
+def _run_or_found(session: Session, options: DescribeOptions) -> Cell:
+    home = session.home
     with Terminal() as terminal:
         if not _encoded(home, options, terminal.say):
             return _not_begun(options, "interrupted")
         selected = select(home, options.recording, options.model, terminal.say)
-        plan = plan_id(planned(home, selected, options))
+        plan_id = plan(home, selected, options).id
         if not options.fresh:
-            there = finished_run(home, options.name, plan)
+            there = finished_run(home, options.name, plan_id)
             if there is not None:
                 return Cell(there, was_there=True)
-            elsewhere = running_run(home, options.name, plan)
+            elsewhere = running_run(home, options.name, plan_id)
             if elsewhere is not None:
                 return Cell(elsewhere, is_elsewhere=True)
         limits = sound_limits(home, options.limits, terminal.say)
         options = replace(options, limits=limits)
-        ended = describe(home, options, terminal, known, shared)
+        ended = describe(session, options, terminal)
     return Cell(load_run(ended.path, lambda _: None).info, interrupted=ended.interrupted)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from cache.base.errors import InputError
 from cache.base.text import user_path
-from infer.prompt import ImagePosition, Prompt, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
-from infer.schema import read_schema
 from seeonce.runs.options import DescribeOptions
+from seeonce.runs.prompts import ImagePosition, Prompt, Showing, collect_prompts, read_schema, read_system
 
 _NAMED_PROMPTS = 3
 

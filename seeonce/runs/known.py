@@ -6,13 +6,16 @@ Errors are never kept.
 
 import sqlite3
 import time
+from dataclasses import asdict
 
+from cache.base.canonical_json import JsonValue, canonical, parse
 from cache.base.errors import StoreError
 from cache.base.files import PRIVATE_FOLDER
 from cache.base.home import Home
 from cache.base.sqlite import Memory, RememberedFile
 from cache.key import FieldHasher
-from seeonce.runs.run import AskId, Reply, reply_from_json, reply_to_json
+from infer.request import Answer, Usage
+from seeonce.runs.run import logprobs_from_json
 
 MAX_ANSWERS = 500_000
 MAX_BYTES = 1 << 30
@@ -38,29 +41,29 @@ class AnswerCache(Memory):
         super().__init__(RememberedFile(self._path, _SCHEMA, self._prepare_folder))
         self._num_kept = 0
 
-    def find(self, ask: AskId) -> Reply | None:
-        """Return the reply that was kept for an ask; a row that is not what was written is none."""
+    def find(self, digest: str) -> Answer | None:
+        """Return the answer that was kept for a request; a row that is not what was written is none."""
 
-        def work(connection: sqlite3.Connection) -> Reply | None:
+        def work(connection: sqlite3.Connection) -> Answer | None:
             query = "SELECT recording, reply, row_digest FROM answers WHERE ask = ?"
-            row = connection.execute(query, (ask,)).fetchone()
-            if row is None or row[2] != _row_digest(ask, row[0], row[1]):
+            row = connection.execute(query, (digest,)).fetchone()
+            if row is None or row[2] != _row_digest(digest, row[0], row[1]):
                 return None
             with connection:
-                connection.execute("UPDATE answers SET used_at = ? WHERE ask = ?", (_now(), ask))
-            return _reply(row[1])
+                connection.execute("UPDATE answers SET used_at = ? WHERE ask = ?", (_now(), digest))
+            return answer_from_json(row[1])
 
         return self._file.work(work)
 
-    def keep(self, ask: AskId, reply: Reply, recording: str) -> None:
-        """Keep a reply that was decoded for a recording; one with an error is not kept."""
-        if reply.error is not None:
+    def keep(self, digest: str, answer: Answer, recording: str) -> None:
+        """Keep an answer that was decoded for a recording; one with an error is not kept."""
+        if answer.error is not None:
             return
-        text = reply_to_json(reply)
+        text = answer_to_json(answer)
 
         def work(connection: sqlite3.Connection) -> None:
             with connection:
-                row = (ask, recording, text, _now(), _row_digest(ask, recording, text))
+                row = (digest, recording, text, _now(), _row_digest(digest, recording, text))
                 connection.execute("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?)", row)
             if self._num_kept % _PRUNE_EVERY == 0:
                 self._prune(connection)
@@ -95,18 +98,41 @@ class AnswerCache(Memory):
         self._path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
-def _row_digest(ask: str, recording: str, reply: str) -> bytes:
-    """Return what binds a reply to its ask: SQLite does not notice a flipped bit, nor two rows exchanged."""
+def _row_digest(digest: str, recording: str, answer: str) -> bytes:
+    """Bind an answer to its request: SQLite does not notice a flipped bit, nor two rows exchanged."""
     hasher = FieldHasher(_CHECK)
-    hasher.add((ask, recording, reply))
+    hasher.add((digest, recording, answer))
     return hasher.digest()
 
 
-def _reply(text: str) -> Reply | None:
+def answer_to_json(answer: Answer) -> str:
+    """Return an answer without an error as JSON; its tokens are not kept."""
+    document: JsonValue = {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "usage": asdict(answer.usage),
+        "logprobs": None if answer.logprobs is None else [asdict(one) for one in answer.logprobs],
+    }
+    return canonical(document).decode("ascii")
+
+
+def answer_from_json(text: str) -> Answer | None:
+    """Read a kept answer; ``None`` when it is of another version.
+
+    An empty text is none either: reasoning that never ended was once kept as such.
+    """
     try:
-        return reply_from_json(text)
-    except StoreError:  # of another version
+        found = parse(text.encode(), "a kept answer")
+        usage = found.child("usage")
+        answer = Answer(
+            found.text("text"),
+            found.text("finish_reason"),
+            Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+            logprobs_from_json(found, "logprobs"),
+        )
+    except StoreError:
         return None
+    return answer if answer.text else None
 
 
 def _now() -> int:

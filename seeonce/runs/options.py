@@ -6,8 +6,8 @@ from pathlib import Path
 from cache.layout import now
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
-from infer.prompt import Prompt, Showing
 from infer.sampling import Sampling
+from seeonce.runs.prompts import Prompt, Showing
 from seeonce.runs.recording import LATEST, Selected
 from seeonce.runs.run import RunInfo, Totals
 

@@ -1,4 +1,4 @@
-"""What an answer says: the description line taken apart, and reasoning left out. Pure text."""
+"""What an answer says: the description line taken apart."""
 
 import re
 from dataclasses import dataclass
@@ -15,17 +15,6 @@ class Description:
     activity: str
     apps: tuple[str, ...]
     topics: tuple[str, ...]
-
-
-def without_reasoning(text: str, *, opened: bool) -> str:
-    """Leave out a leading ``<think>…</think>``; ``opened`` tells that the prompt itself opened the block.
-
-    Reasoning that never ends leaves nothing: it is not the answer.
-    """
-    answer = text.strip()
-    if not opened and not answer.startswith("<think>"):
-        return answer
-    return answer.partition("</think>")[2].strip()
 
 
 def parse_description(text: str) -> Description | None:

@@ -1,4 +1,4 @@
-"""What is asked: prompts as the user writes them, and the segments that one request shows the model."""
+"""Prompts as the user writes them, and the segments by which a request shows frames and asks."""
 
 import re
 from collections.abc import Sequence
@@ -11,28 +11,13 @@ from blake3 import blake3
 from cache.base.errors import InputError
 from cache.base.text import printable, user_path
 from cache.manifest import FrameEntry
+from infer.request import Image, Segment, Text
+from infer.schema import DESCRIPTION, check_schema
 
 DEFAULT_PROMPT = (
     "Describe this screenshot in one line, exactly in this format: description: what is on the screen | "
     "activity: what the user is doing | apps: [applications] | topics: [topics]"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Words of the user; nothing in them is ever read as a special token."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A frame that is shown at this place, from its stored features."""
-
-    frame: FrameEntry
-
-
-Segment = Text | Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +62,27 @@ def read_system(text: str | None, file: Path | None) -> str | None:
     if text is not None and not text.strip():
         raise InputError("The system text is empty: write it, or leave out --system and --system-file.")
     return None if text is None else _utf8(text, "system text")
+
+
+def read_schema(name: str, folder: Path = Path(), where: str = "--schema") -> str:
+    """Return a schema as text: ``description``, or the JSON of the file that ``name`` is.
+
+    A relative name is one in ``folder``; ``where`` is what an error says of where the name was given.
+
+    Raises:
+        InputError: there is no such file, it is no JSON Schema, or llguidance cannot follow it.
+    """
+    if name == DESCRIPTION:
+        return DESCRIPTION
+    given = f"{where} {printable(name)}"
+    try:
+        text = (folder / user_path(name)).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{given} cannot be read ({error}): give a file of JSON Schema, or {DESCRIPTION}."
+        ) from error
+    check_schema(text, given)
+    return text
 
 
 def _read(path: Path, what: str) -> str:

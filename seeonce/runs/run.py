@@ -8,49 +8,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, NewType, Protocol, Self, cast
+from typing import IO, Self, cast
 
-from cache.base.canonical_json import JsonObject, JsonValue, canonical, parse
+from cache.base.canonical_json import JsonObject, JsonValue, parse
 from cache.base.errors import InputError, StoreError
 from cache.base.text import output_path
 from infer.limits import BatchLimits
-from infer.prompt import ImagePosition, Showing
+from infer.request import Candidate, TokenLogprob, Usage
 from infer.sampling import Sampling
 from seeonce.runs.lock import lock_file, refused
 from seeonce.runs.parse import Description
+from seeonce.runs.prompts import ImagePosition, Showing
 
 INFO_NAME = "run.json"
 RESULTS_NAME = "results.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that a request cost."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A token that could have come, and its natural log-probability."""
-
-    token: int
-    text: str
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """One token of an answer: what the model itself, before any filter, thought of it.
-
-    ``top`` are the most likely tokens at this place, best first.
-    """
-
-    token: int
-    text: str
-    logprob: float
-    top: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,61 +130,6 @@ def new_run_id(runs: Path) -> str:
         run_id = f"{at:%Y%m%d-%H%M%S}-{(at.microsecond << 16) // 1_000_000:04x}"
         if not (runs / run_id).exists():
             return run_id
-
-
-AskId = NewType("AskId", str)
-"""64 hex digits: the same digest means the same question to the same model, bit for bit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of one ask. ``error`` says why there is no answer.
-
-    ``logprobs`` are ``None`` when nobody asked for them.
-    """
-
-    text: str
-    finish_reason: str
-    usage: Usage
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    error: str | None = None
-
-
-class KnownAnswers(Protocol):
-    """Where replies of earlier runs are found."""
-
-    def find(self, ask: AskId) -> Reply | None:
-        """Return the reply that was kept for an ask. It must not raise: what cannot be read is unknown."""
-
-    def keep(self, ask: AskId, reply: Reply, recording: str) -> None:
-        """Take a reply that was just decoded for a recording; never called for one with an error."""
-
-
-def reply_to_json(reply: Reply) -> str:
-    """Return a reply without an error as JSON."""
-    document: JsonValue = {
-        "text": reply.text,
-        "finish_reason": reply.finish_reason,
-        "usage": asdict(reply.usage),
-        "logprobs": None if reply.logprobs is None else [asdict(one) for one in reply.logprobs],
-    }
-    return canonical(document).decode("ascii")
-
-
-def reply_from_json(text: str) -> Reply:
-    """Read a reply.
-
-    Raises:
-        StoreError: it is none.
-    """
-    found = parse(text.encode(), "a kept reply")
-    usage = found.child("usage")
-    return Reply(
-        found.text("text"),
-        found.text("finish_reason"),
-        Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
-        logprobs_from_json(found, "logprobs"),
-    )
 
 
 def logprobs_from_json(found: JsonObject, name: str) -> tuple[TokenLogprob, ...] | None:
@@ -402,6 +318,10 @@ def _totals(found: JsonObject) -> Totals:
 _SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
+Place = tuple[int, int]
+"""Where a line belongs when its run is done: the number of its request, that of its frame in the request."""
+
+
 class OutputFile:
     """The user's own file of results: emptied when the first line comes, not before.
 
@@ -415,13 +335,15 @@ class OutputFile:
             InputError: it cannot be written, or another run is writing it.
         """
         try:
-            self._file: IO[bytes] = output_path(path, "--output").open("ab")
+            given = output_path(path, "--output")
+            self._file = os.fdopen(os.open(given, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
         except OSError as error:
             raise InputError(
                 f"--output {path} cannot be written ({error.strerror}): give another file."
             ) from error
-        self._to_empty = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)  # not a pipe or a terminal
-        if self._to_empty and not lock_file(self._file.fileno()):
+        self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)  # not a pipe or a terminal
+        self._to_empty = self._is_file
+        if self._is_file and not lock_file(self._file.fileno()):
             self._file.close()
             raise InputError(f"--output {path} is being written by another run: wait, or give another file.")
 
@@ -440,12 +362,23 @@ class OutputFile:
         self._file.write(line)
         self._file.flush()
 
+    def replace_last(self, lines: Iterable[bytes], num_bytes: int) -> None:
+        """Write the same lines in another order over the last ``num_bytes``. Raises ``OSError``."""
+        if self._is_file and num_bytes:
+            self._file.seek(-num_bytes, os.SEEK_CUR)
+            self._file.writelines(lines)
+            self._file.flush()
+
 
 class RunWriter:
     """Writes one run; use as a context manager."""
 
     def __init__(
-        self, path: Path, info: RunInfo, output: OutputFile | None = None, kept: Iterable[Result] = ()
+        self,
+        path: Path,
+        info: RunInfo,
+        output: OutputFile | None = None,
+        kept: Iterable[tuple[Place, Result]] = (),
     ) -> None:
         """Begin the run in the folder ``path``, whose lock the caller holds, with the lines ``kept``.
 
@@ -454,8 +387,9 @@ class RunWriter:
         """
         self.path = path
         self._output = output
+        self._lines: list[tuple[Place, int]] = []  # of each line its place and its bytes, as they came
         with self._refusals():
-            self._file = self._begin([line_of(result) for result in kept])
+            self._file = self._started([(place, line_of(result)) for place, result in kept])
         self.write_info(info)
 
     def __enter__(self) -> Self:
@@ -465,7 +399,7 @@ class RunWriter:
         with suppress(OSError):  # what could not be written was told when it was written
             self._file.close()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: Result, place: Place) -> None:
         """Append a line, at once.
 
         Raises:
@@ -475,8 +409,36 @@ class RunWriter:
         with self._refusals():
             self._file.write(line)
             self._file.flush()
+            self._lines.append((place, len(line)))
             if self._output is not None:
                 self._output.write(line)
+
+    def put_in_order(self) -> None:
+        """Put the lines, which stand as their answers came, into the order in which they were asked.
+
+        Raises:
+            StoreError: the disk is full or refuses; the lines stay as they were.
+        """
+        if self._lines == sorted(self._lines):
+            return
+        spans = list[tuple[Place, int, int]]()
+        start = 0
+        for place, size in self._lines:
+            spans.append((place, start, size))
+            start += size
+        with self._refusals(), (self.path / RESULTS_NAME).open("rb") as file:
+
+            def lines() -> Iterator[bytes]:
+                for _, at, size in sorted(spans):
+                    file.seek(at)
+                    yield file.read(size)
+
+            fresh = self.path / f".{RESULTS_NAME}.new"
+            with _private(fresh) as ordered:
+                ordered.writelines(lines())
+            fresh.replace(self.path / RESULTS_NAME)
+            if self._output is not None:
+                self._output.replace_last(lines(), start)
 
     def write_info(self, info: RunInfo) -> None:
         """Replace run.json as a whole.
@@ -490,15 +452,17 @@ class RunWriter:
                 file.write(_utf8(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"))
             fresh.replace(self.path / INFO_NAME)
 
-    def _begin(self, kept: list[bytes]) -> IO[bytes]:
+    def _started(self, kept: list[tuple[Place, bytes]]) -> IO[bytes]:
         """Start the file with ``kept``: a reader sees the lines that were there before, or these."""
         fresh = self.path / f".{RESULTS_NAME}.new"
         file = _private(fresh)
-        file.writelines(kept)
+        for place, line in kept:
+            file.write(line)
+            self._lines.append((place, len(line)))
         file.flush()
         fresh.replace(self.path / RESULTS_NAME)
         if self._output is not None:
-            for line in kept:
+            for _, line in kept:
                 self._output.write(line)
         return file
 

@@ -15,14 +15,13 @@ from checkpoint.backend import provenance
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from infer.engine import answer_all
+from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import Prompt
+from infer.request import Answer, Request
 from infer.sampling import Sampling
-from infer.sequence import Answer, Request
-from infer.tokenizer import ChatTokenizer
+from infer.sequence import sampling_hooks
+from seeonce.runs.prompts import Prompt
 from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveAnswer, LiveReference
 
@@ -45,17 +44,24 @@ def _run_trial(
     with PixelIndex(home) as index:
         spec = encoder_spec(folder, config, index)
     store = Store.open(home, durability=Durability.none)
-    reference, tokenizer = LiveReference(folder, config, spec), ChatTokenizer(folder, config)
+    reference = LiveReference(folder, config, spec)
     frames = [_encoded(store, spec, reference, number, path) for number, path in enumerate(pictures)]
     asked = [(frame, question) for frame in frames for question in questions]
-    requests = _requests(tokenizer, asked)
-    half = LanguageHalf(folder, config, spec.compute_dtype)
+    requests = [
+        Request(number, Prompt(question).segments(frame), Sampling(max_tokens=_MAX_TOKENS))
+        for number, (frame, question) in enumerate(asked)
+    ]
+    engine = Engine.load(folder, config, spec.compute_dtype)
     source = StoredFeatures(store, "canary")
-    problems = {}
-    for answer in answer_all(requests, half, source, tokenizer.stop_ids, limits):
-        frame, question = asked[answer.request.id]
+    problems = dict[int, str | None]()
+    for request, answer in engine.answer(requests, source, limits, hooks_of=sampling_hooks):
+        frame, question = asked[request.id]
         live = reference.answer([frame.source], question, _MAX_TOKENS)
-        problems[answer.request.id] = _problem(answer, live, LOGPROB[spec.compute_dtype])
+        prompt_ids = engine.tokenizer.encode(request.segments).ids
+        if answer.error is None and prompt_ids != live.prompt_ids:
+            problems[request.id] = "a prompt has other tokens than mlx-vlm gives it"
+        else:
+            problems[request.id] = _problem(request, answer, live, LOGPROB[spec.compute_dtype])
     return next((problem for _, problem in sorted(problems.items()) if problem), None)
 
 
@@ -71,22 +77,11 @@ def _encoded(
     return FrameEntry(number, 0.0, str(path), digest, key, width, height, grid, count)
 
 
-def _requests(tokenizer: ChatTokenizer, asked: list[tuple[FrameEntry, str]]) -> list[Request]:
-    return [
-        Request(
-            n, tokenizer.encode(Prompt(question).segments(frame)), (frame,), Sampling(max_tokens=_MAX_TOKENS)
-        )
-        for n, (frame, question) in enumerate(asked)
-    ]
-
-
-def _problem(answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
+def _problem(request: Request, answer: Answer, live: LiveAnswer, tolerance: float) -> str | None:
     """Say how an answer is not live's; where it first differs, live's margin must be within rounding."""
     if answer.error is not None:
         return answer.error
-    if answer.request.prompt.ids != live.prompt_ids:
-        return "a prompt has other tokens than mlx-vlm gives it"
     at = first_difference(answer.tokens, live.answer_tokens)
     if at is None or margin_at(live.margins, at) <= tolerance:
         return None
-    return f"answer {answer.request.id} differs from token {at}"
+    return f"answer {request.id} differs from token {at}"

@@ -14,15 +14,15 @@ import numpy as np
 
 from cache.manifest import FrameEntry
 from cache.store import Store
-from infer.engine import EngineStats, answer_all
-from infer.features import StoredFeatures
+from infer.engine import Engine, EngineStats
+from infer.features import FeatureSource, StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.model import LanguageHalf
-from infer.prompt import DEFAULT_PROMPT, Image, Prompt, Text
+from infer.request import Answer, Image, Request, Segment, Text
 from infer.sampling import Sampling
-from infer.sequence import Answer, FeatureSource, Request
+from infer.sequence import sampling_hooks
 from infer.tokenizer import ChatTokenizer
+from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import first_difference, logprob_distances, margin_at, trace_problem
 from seeonce.verifier.embeddings import EmbeddingCheck
@@ -48,7 +48,6 @@ class OutputCheck:
         """Answer from ``store`` with the limits that pass two would have."""
         self._selected, self._limits, self._allowed, self._listener = selected, limits, allowed, listener
         self._store = store
-        self._tokenizer = ChatTokenizer(selected.folder, selected.config)
         self._requests: list[Request] = []
         self._live: list[LiveAnswer] = []
         self._noise: list[float] = []
@@ -88,9 +87,9 @@ class OutputCheck:
         prompt: Prompt,
         reference: LiveReference,
     ) -> LiveAnswer:
-        tokens = self._tokenizer.encode([*map(Image, frames), Text(prompt.text)])
         answer = reference.answer(pictures, prompt.text, _MAX_TOKENS)
-        self._requests.append(Request(len(self._requests), tokens, frames, Sampling(max_tokens=_MAX_TOKENS)))
+        segments: tuple[Segment, ...] = (*map(Image, frames), Text(prompt.text))
+        self._requests.append(Request(len(self._requests), segments, Sampling(max_tokens=_MAX_TOKENS)))
         self._live.append(answer)
         return answer
 
@@ -99,24 +98,22 @@ class OutputCheck:
         num_answers = len(self._requests)
         requests = self._full_batch()
         self._listener.begin(len(requests) * (3 if embeddings.all_exact else 2), "outputs", "answer")
-        half = self._language_half()
-        self._compare_answers(requests, half)
-        source = StoredFeatures(self._store, self._selected.manifest.recording.id)
-        from_store = self._forced(requests, half, source)
+        selected = self._selected
+        dtype = selected.manifest.encoder.compute_dtype
+        engine = Engine.load(selected.folder, selected.config, dtype)
+        source = StoredFeatures(self._store, selected.manifest.recording.id)
+        self._compare_answers(requests, engine, source)
+        from_store = self._forced(requests, engine, source)
         if embeddings.all_exact:
-            from_live = self._forced(requests, half, embeddings)
+            from_live = self._forced(requests, engine, embeddings)
             for request in requests:
                 if from_store[request.id] != from_live[request.id]:
                     self._object(
                         request, "log-probabilities from the store are not exactly those from live features"
                     )
-        if self._selected.manifest.encoder.compute_dtype == "float32":
-            self._compare_seeds(requests, half, source)
+        if dtype == "float32":
+            self._compare_seeds(requests, engine, source)
         return self._verdict(replace(self._compare_traces(requests, from_store), num_answers=num_answers))
-
-    def _language_half(self) -> LanguageHalf:
-        selected = self._selected
-        return LanguageHalf(selected.folder, selected.config, selected.manifest.encoder.compute_dtype)
 
     def _full_batch(self) -> list[Request]:
         """Repeat what is asked until a batch is full: faults of full batches show in full batches only."""
@@ -126,18 +123,17 @@ class OutputCheck:
     def _live_of(self, request: Request) -> LiveAnswer:
         return self._live[request.id % len(self._live)]
 
-    def _compare_answers(self, requests: list[Request], half: LanguageHalf) -> None:
+    def _compare_answers(self, requests: list[Request], engine: Engine, source: FeatureSource) -> None:
         """Hold the answers of pass two against live's."""
-        source = StoredFeatures(self._store, self._selected.manifest.recording.id)
         answers: dict[int, Answer] = {}
-        for answer in answer_all(
-            requests, half, source, self._tokenizer.stop_ids, self._limits, report=self._note_in_flight
+        for request, answer in engine.answer(
+            requests, source, self._limits, hooks_of=sampling_hooks, report=self._note_in_flight
         ):
-            answers[answer.request.id] = answer
+            answers[request.id] = answer
             self._listener.advance()
         for request in requests:
             live, found = self._live_of(request), answers.get(request.id)
-            problem = _answer_problem(request, live, found, self._tokenizer, self._allowed)
+            problem = _answer_problem(request, live, found, engine.tokenizer, self._allowed)
             self._object(request, problem)
             if problem is None and found is not None and found.tokens != live.answer_tokens:
                 self._near_ties.add(request.id % len(self._live))  # repeats count once
@@ -151,24 +147,27 @@ class OutputCheck:
         fewer = f" ({allowed} were allowed)" if self._max_in_flight < allowed else ""
         return f"up to {self._max_in_flight} in flight{fewer}"
 
-    def _forced(self, requests: list[Request], half: LanguageHalf, source: FeatureSource) -> dict[int, Trace]:
+    def _forced(self, requests: list[Request], engine: Engine, source: FeatureSource) -> dict[int, Trace]:
         """Decode live's answers, each to its end, and return how likely the batch found every token."""
         watchers, forced = {}, []
         for request in requests:
             live = self._live_of(request)
             watchers[request.id] = Watcher(live.tokens, live.top_tokens)
             forced.append(replace(request, sampling=Sampling(max_tokens=len(live.tokens))))
-        never = frozenset[int]()  # a stop token of live is compared like any other
         traces = {}
-        answers = answer_all(
-            forced, half, source, never, self._limits, lambda request: RowHooks((watchers[request.id],))
+        answers = engine.answer(
+            forced,
+            source,
+            self._limits,
+            hooks_of=lambda sequence: RowHooks((watchers[sequence.request.id],)),
+            stop_ids=frozenset(),  # a stop token of live is compared like any other
         )
-        for answer in answers:
-            traces[answer.request.id] = watchers[answer.request.id].trace(len(answer.tokens))
+        for request, answer in answers:
+            traces[request.id] = watchers[request.id].trace(len(answer.tokens))
             self._listener.advance()
         return traces
 
-    def _compare_seeds(self, requests: list[Request], half: LanguageHalf, source: FeatureSource) -> None:
+    def _compare_seeds(self, requests: list[Request], engine: Engine, source: FeatureSource) -> None:
         """Draw the same request twice under one seed and once under another, among the others.
 
         At a high temperature, so that another stream gives other tokens; in float32 alone, where rounding
@@ -180,10 +179,9 @@ class OutputCheck:
             for seed in range(3)
         ]
         others = [replace(request, sampling=Sampling(max_tokens=4)) for request in requests[1:4]]
-        found = {
-            answer.request.id: answer.tokens
-            for answer in answer_all([drawn[0], *others, *drawn[1:]], half, source, frozenset(), self._limits)
-        }
+        asked = [drawn[0], *others, *drawn[1:]]
+        answers = engine.answer(asked, source, self._limits, hooks_of=sampling_hooks, stop_ids=frozenset())
+        found = {request.id: answer.tokens for request, answer in answers}
         if found[-1] != found[-2]:
             self._object(first, "a sampled answer does not repeat under its seed")
         if found[-1] == found[-3]:
@@ -269,7 +267,7 @@ def _answer_problem(
         return "pass two gave no answer"
     if answer.error is not None:
         return answer.error
-    if request.prompt.ids != live.prompt_ids:
+    if tokenizer.encode(request.segments).ids != live.prompt_ids:
         return "the prompt has other tokens than mlx-vlm gives it"
     want = live.answer_tokens
     at = first_difference(answer.tokens, want)

@@ -1,0 +1,112 @@
+"""What the engine is asked, and what it answers. Light: read without MLX."""
+
+from dataclasses import dataclass, field
+
+from cache.key import EntryKey
+from cache.manifest import FrameEntry
+from infer.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words of the user; nothing in them is ever read as a special token."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A frame that is shown at this place, from its stored features."""
+
+    frame: FrameEntry
+
+
+Segment = Text | Image
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question: a user turn of texts and images, after a system text. ``id`` is the caller's own.
+
+    ``numbered`` tells that its frames are shown under their numbers, and each is to be answered for.
+    """
+
+    id: int
+    segments: tuple[Segment, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    system: str | None = None
+    numbered: bool = False
+
+    @property
+    def frames(self) -> tuple[FrameEntry, ...]:
+        """The frames that it shows, in order."""
+        return tuple(segment.frame for segment in self.segments if isinstance(segment, Image))
+
+    @property
+    def keys(self) -> tuple[EntryKey, ...]:
+        """Keys of the frames, in the order in which they are shown."""
+        return tuple(frame.key for frame in self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a request cost."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that could have come, and its natural log-probability."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of an answer: what the model itself, before any processor, thought of it.
+
+    ``top`` are the most likely tokens at this place, best first.
+    """
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one request. ``error`` says why there is no answer.
+
+    ``text`` is without reasoning and ends before a stop string. ``finish_reason`` is "stop", "length",
+    "error", or the word with which a watch ended it, such as "repetition". ``logprobs`` are those of all
+    ``tokens``, ``None`` when nobody asked. An answer of an earlier run has no ``tokens``.
+    """
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    error: str | None = None
+    tokens: tuple[int, ...] = ()
+
+
+def failed(problem: str, num_prompt_tokens: int = 0) -> Answer:
+    """Return what comes of a request that cannot be answered."""
+    return Answer("", "error", Usage(num_prompt_tokens, 0), error=problem)
+
+
+def without_reasoning(text: str, *, opened: bool) -> str | None:
+    """Leave out a leading ``<think>…</think>``; ``opened`` tells that the prompt itself opened the block.
+
+    Reasoning that never ends is no answer: ``None``.
+    """
+    answer = text.strip()
+    if not opened and not answer.startswith("<think>"):
+        return answer
+    _, ended, after = answer.partition("</think>")
+    return after.strip() if ended else None

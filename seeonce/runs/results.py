@@ -1,0 +1,95 @@
+"""An answer as the lines of results.jsonl: one for each frame that its request showed."""
+
+import json
+from collections.abc import Sequence
+from math import isfinite
+
+from cache.base.canonical_json import JsonValue
+from infer.request import Answer, Request
+from infer.schema import DESCRIPTION
+from seeonce.runs.parse import Description, parse_description
+from seeonce.runs.prompts import Prompt, split_by_frame
+from seeonce.runs.run import Result
+
+
+def results_of(request: Request, prompt: Prompt, answer: Answer, recording: str) -> list[Result]:
+    """Return what an answer says of each frame of its request."""
+    frames = request.frames
+    texts: Sequence[str | None] = [answer.text] * len(frames)
+    if request.numbered and answer.error is None:
+        texts = split_by_frame(answer.text, len(frames))
+    results = []
+    for number, (frame, text) in enumerate(zip(frames, texts, strict=True), 1):
+        parsed, error = _parsed(request, number, text, answer)
+        results.append(
+            Result(
+                recording=recording,
+                frame=frame.index,
+                timestamp_s=frame.timestamp_s,
+                source=frame.source,
+                key=frame.key.hex,
+                prompt_id=prompt.prompt_id,
+                prompt=prompt.text,
+                text=text or "",
+                finish_reason=answer.finish_reason,
+                usage=answer.usage,
+                parsed=parsed,
+                error=error,
+                group=tuple(each.index for each in frames),
+                logprobs=answer.logprobs,
+            )
+        )
+    return results
+
+
+def _parsed(
+    request: Request, number: int, text: str | None, answer: Answer
+) -> tuple[Description | JsonValue, str | None]:
+    """Take apart what is said of the frame with this number; or say why nothing is."""
+    if answer.error is not None:
+        return None, answer.error
+    if request.sampling.schema is not None:
+        return _under_schema(request.sampling.schema, text, answer, is_last=number == len(request.frames))
+    if text is None:
+        return None, _left_out(number, answer)
+    return parse_description(text), None
+
+
+def _under_schema(
+    schema: str, text: str | None, answer: Answer, *, is_last: bool
+) -> tuple[Description | JsonValue, str | None]:
+    """Take an answer apart; one that was cut is an error, even where what is left could be read.
+
+    Of several frames the last that is there was cut, those before it are whole.
+    """
+    cut = (
+        f"The answer ended by {answer.finish_reason} after {answer.usage.completion_tokens} tokens, before "
+        "its schema was fulfilled: give more --max-tokens, or a schema with bounds."
+    )
+    if text is None or (answer.finish_reason != "stop" and (is_last or answer.text.endswith(text))):
+        return None, cut
+    if schema == DESCRIPTION:
+        found = parse_description(text)
+        return found, None if found is not None else cut
+    try:
+        return json.loads(text, parse_float=_finite), None
+    except json.JSONDecodeError:
+        return None, cut
+    except (ValueError, RecursionError) as error:
+        return None, f"The answer is JSON that cannot be kept ({error}): give a schema with bounds."
+
+
+def _finite(text: str) -> float:
+    """Read a number; one that only infinity stands for would make results.jsonl no JSON."""
+    if isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text[:20]} is too large")
+
+
+def _left_out(number: int, answer: Answer) -> str:
+    said = " ".join(answer.text.split())[:80]
+    return (
+        f"The answer has no line for Frame {number}: it ended by {answer.finish_reason} after "
+        f"{answer.usage.completion_tokens} tokens and begins {said!r}. Show fewer frames together, or give "
+        "more --max-tokens."
+    )
