@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_the_versions_that_it_began_with(
     run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _cut(finished, 3)
-    monkeypatch.setattr("seeonce.runs.describe.computed_by", lambda: "another device")
+    monkeypatch.setattr("seeonce.runs.plan.computed_by", lambda: "another device")
     refused = run("seeonce describe --resume latest")
     assert (refused.code, "device" in refused.error) == (1, True)
 
