@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
+from screens import folder_of
 
 FLAT = Path(__file__).parent / "golden_runs" / "flat"
 PROMPTS = ["Second in the alphabet?", "A question?", "Never answered?"]
@@ -50,3 +51,20 @@ def test_columns_of_a_report_and_rows_of_a_table_are_in_that_order(
     assert run("seeonce export latest --to csv --output", tmp_path / "table.csv").code == 0
     rows = (tmp_path / "table.csv").read_text().splitlines()[1:]
     assert [PROMPTS[0] in row for row in rows] == [True, False, True, False]
+
+
+def test_lines_of_a_finished_run_stand_as_they_were_asked(run: Run, plain: Path, tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "images")
+    assert run("seeonce encode", images, "--model", plain).code == 0
+    asked = ("--prompt", "A rather long question, that takes its time?", "--prompt", "Why?", "--model", plain)
+    few = ("--max-tokens", "2", "--max-num-seqs", "3")
+    first = run("seeonce describe latest --json", *asked[2:], *few)  # the second prompt is known
+    ended = run("seeonce describe latest --json", *asked, *few, "--output", tmp_path / "own.jsonl")
+    assert (first.code, ended.code) == (0, 0)
+    text = (Path(ended.json["path"]) / "results.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    prompts = ended.json["prompts"]
+    places = [(line["frame"], prompts.index(line["prompt"])) for line in lines]
+    assert places == sorted(places)
+    assert len(set(places)) == 2 * len({line["frame"] for line in lines}) > 2
+    assert (tmp_path / "own.jsonl").read_text() == text

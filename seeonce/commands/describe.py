@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import parse_size
 from infer.limits import BatchLimits
@@ -165,14 +165,18 @@ def _resume(session: Session, selector: str, *, as_json: bool) -> int:
 
 def _print(done: DescribeResult, terminal: Terminal, *, as_json: bool) -> int:
     """Print how a run ended; return the exit code."""
+    code = _exit_code(done)
+    if code == 0 and terminal.results and not any(result.text for result in terminal.results):
+        typer.echo("error: All answers are empty: look at the prompt, --stop and the model.", err=True)
+        code = EXIT_ERROR
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
-        return _exit_code(done)
+        return code
     if not done.was_done:
         answers = sorted(terminal.results, key=as_asked(done.info.prompts))
         typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
     typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
-    return _exit_code(done)
+    return code
 
 
 def _only_with_resume(context: typer.Context) -> None:
@@ -234,5 +238,5 @@ def _exit_code(done: DescribeResult) -> int:
     if done.interrupted:
         return EXIT_INTERRUPTED
     if totals.num_errors:
-        return 1 if totals.num_errors == totals.num_results else EXIT_PARTLY
+        return EXIT_ERROR if totals.num_errors == totals.num_results else EXIT_PARTLY
     return 0
