@@ -84,15 +84,16 @@ $(RUNTIME): pyproject.toml constraints.txt $(if $(VENV_WORKS),,FORCE)
 			echo "$$found cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }; \
 	}
 	@echo "Installing seeonce and what it needs; a few minutes the first time."
-	@$(PIP) install -qq --upgrade 'pip>=25.1'
-	@$(PIP) install -qq $(PACKAGES)
+	@$(PIP) install -qq --no-compile $(PACKAGES) # bytecode comes with use: all of it would take 20 s
 	@touch $@
 
 $(DEV): $(RUNTIME)
+	@$(PIP) install -qq --upgrade 'pip>=25.1'
 	@$(PIP) install -qq -c constraints.txt --group dev
 	@touch $@
 
 $(TRAIN): $(RUNTIME)
+	@$(PIP) install -qq --upgrade 'pip>=25.1'
 	@$(PIP) install -qq -c constraints.txt --group train
 	@touch $@
 

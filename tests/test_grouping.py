@@ -5,9 +5,9 @@ from store_samples import frame
 
 from cache.base.errors import InputError
 from infer.request import Image, Text
-from seeonce.runs.prompts import ImagePosition, Place, Showing, clock, render, split_by_frame
+from seeonce.runs.prompts import ImagePosition, Showing, clock, render, split_by_frame
 
-PLACE = Place("0:42", "4", "monday {frame}")
+VALUES = {"timestamp": "0:42", "frame": "4", "recording": "monday {frame}"}
 
 
 def _groups(num_frames: int, size: int, stride: int | None = None) -> list[list[int]]:
@@ -111,7 +111,7 @@ def test_odd_answers_take_no_longer_than_their_length(text: str) -> None:
     ],
 )
 def test_three_placeholders_are_filled_in_and_all_else_stays(template: str, text: str) -> None:
-    assert render(template, PLACE) == text
+    assert render(template, VALUES) == text
 
 
 @pytest.mark.parametrize(

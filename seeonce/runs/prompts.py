@@ -1,7 +1,7 @@
 """Prompts as the user writes them, and the segments by which a request shows frames and asks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -113,18 +113,8 @@ def _utf8(text: str, where: str) -> str:
 _PLACEHOLDER = re.compile(r"\{(timestamp|frame|recording)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What the placeholders stand for; texts, since several frames give a range."""
-
-    timestamp: str
-    frame: str
-    recording: str
-
-
-def render(text: str, place: Place) -> str:
-    """Put ``place`` into a template."""
-    values = {"timestamp": place.timestamp, "frame": place.frame, "recording": place.recording}
+def render(text: str, values: Mapping[str, str]) -> str:
+    """Fill in a template: ``values`` are those of timestamp, frame and recording."""
     return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
 
 
@@ -171,7 +161,7 @@ class Showing:
 
     def segments(self, text: str, frames: Sequence[FrameEntry], recording: str) -> tuple[Segment, ...]:
         """Show ``frames`` and ask ``text``, its placeholders filled in."""
-        question = render(text, _place(frames, recording))
+        question = render(text, _values(frames, recording))
         if self.frames_per_prompt == 1:
             images: tuple[Segment, ...] = (Image(frames[0]),)
         else:
@@ -234,9 +224,10 @@ def _headed(number: int, frame: FrameEntry) -> tuple[Segment, ...]:
     return Text(f"{newline}Frame {number} ({clock(frame.timestamp_s)}): "), Image(frame)
 
 
-def _place(frames: Sequence[FrameEntry], recording: str) -> Place:
+def _values(frames: Sequence[FrameEntry], recording: str) -> dict[str, str]:
+    """Return what the placeholders stand for; several frames give a range."""
     first, last = frames[0], frames[-1]
-    if len(frames) == 1:
-        return Place(clock(first.timestamp_s), str(first.index), recording)
-    times = f"{clock(first.timestamp_s)}-{clock(last.timestamp_s)}"
-    return Place(times, f"{first.index}-{last.index}", recording)
+    time, number = clock(first.timestamp_s), str(first.index)
+    if len(frames) > 1:
+        time, number = f"{time}-{clock(last.timestamp_s)}", f"{number}-{last.index}"
+    return {"timestamp": time, "frame": number, "recording": recording}
