@@ -92,7 +92,33 @@ def test_order_is_by_time_where_names_tell_it(tmp_path: Path) -> None:
         "a 2026-11-21 at 10.00.00.png",
         "a 2026-11-21 at 10.00.00 (2).png",
     ]
-    assert _listed(_fill(tmp_path, *names)) == [names[0], names[2], names[1]]
+    assert _listed(_fill(tmp_path, *names)) == names
+
+
+def test_equal_times_are_in_natural_order_and_the_original_before_its_copies(tmp_path: Path) -> None:
+    names = [f"shot 20261121_103205{end}.png" for end in ("", " 2", " 10", "_9", "_10", "_11")]
+    assert _listed(_fill(tmp_path, *names)) == names
+    assert set(_times(tmp_path)) == {0.0}
+
+
+def test_one_name_without_a_time_comes_last_and_changes_no_other(tmp_path: Path) -> None:
+    names = [f"Screenshot 2026-11-21 at {hour}.00.00 AM.png" for hour in (9, 10, 11)]
+    before = open_folder(_fill(tmp_path, *names)).frames()
+    recording = open_folder(_fill(tmp_path, "image.png"))
+    assert recording.frames()[:3] == before
+    assert (_listed(tmp_path)[3], _times(tmp_path)[3], recording.length_s) == ("image.png", 7200.0, 7200.0)
+    assert recording.remarks == (
+        "1 of 4 names tell no time as the others do (image.png): they come last, at the last known time",
+    )
+    assert recording.info.captured_at == open_folder(tmp_path, limit=3).info.captured_at
+
+
+def test_one_name_with_a_time_does_not_order_the_others(tmp_path: Path) -> None:
+    _fill(tmp_path, "1.png", "2.png", "3.png", "Screenshot 2026-11-21 at 10.32.05.png")
+    recording = open_folder(tmp_path)
+    assert _times(tmp_path) == [0.0, 1.0, 2.0, 3.0]
+    assert "3 of 4 names tell no time" in recording.remarks[0]
+    assert "all times are 0, 1, 2" in recording.remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +132,7 @@ def test_order_is_by_time_where_names_tell_it(tmp_path: Path) -> None:
     ],
     ids=["mixed-seconds", "mixed-dates", "no-such-month", "no-such-hour", "counters"],
 )
-def test_names_that_do_not_all_tell_a_time_fall_back_to_the_order(names: list[str], tmp_path: Path) -> None:
+def test_names_that_mostly_tell_no_time_fall_back_to_the_order(names: list[str], tmp_path: Path) -> None:
     assert _times(_fill(tmp_path, *names)) == [0.0, 1.0]
 
 
