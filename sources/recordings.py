@@ -36,7 +36,7 @@ def open_recording(
     wanted.require_sound()
     if selector == "demo":
         return _open_demo(wanted.limit)
-    return _open_path(_find(selector, environ), wanted)
+    return _open_path(locate(selector, environ), wanted)
 
 
 def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
@@ -101,7 +101,12 @@ def _open_path(path: Path, choice: FrameChoice) -> Recording:
     return source.open_path(path, choice)
 
 
-def _find(selector: str, environ: Mapping[str, str]) -> Path:
+def locate(selector: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the path of what `selector` means, but for `demo`: `latest`, a path, an id, its start, a name.
+
+    Raises:
+        InputError: There is no such recording, or several fit.
+    """
     if selector == "latest":
         latest = latest_recording(environ)
         if latest is None:
