@@ -92,9 +92,15 @@ def recording_id(path: Path) -> str:
     any more.
     """
     resolved = resolve(path)
-    ascii_name = unicodedata.normalize("NFKD", resolved.name).encode("ascii", "ignore").decode()
+    return id_of(resolved.name, "recording", os.fsencode(resolved))
+
+
+def id_of(name: str, otherwise: str, place: bytes) -> str:
+    """Make an id of a name, as far as that is ASCII, and 8 hex digits of the BLAKE3 of where it is."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9._-]+", "-", ascii_name.lower())[:_MAX_SLUG_LENGTH].strip("-._")
-    return f"{slug or 'recording'}-{blake3(os.fsencode(resolved)).hexdigest()[:8]}"
+    slug = re.sub(r"\.{2,}", ".", slug)  # a manifest's folder has no ".." in its name
+    return f"{slug or otherwise}-{blake3(place).hexdigest()[:8]}"
 
 
 def resolve(path: Path) -> Path:

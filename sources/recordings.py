@@ -96,7 +96,8 @@ def _open_path(path: Path, choice: FrameChoice) -> Recording:
     source = _source_of(path)
     if source is None:
         raise InputError(
-            f"{printable(path)}: not a recording; expected a folder of images or a video (README, Sources)"
+            f"{printable(path)}: not a recording; expected a folder of images or a video, a bundle of Cap or "
+            "Escribano's database"
         )
     return source.open_path(path, choice)
 

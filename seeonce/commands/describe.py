@@ -22,14 +22,14 @@ from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import DescribeResult, Shared, describe, resume
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
-from seeonce.runs.recording import LATEST
+from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import KnownAnswers, OutputFile, Totals, as_asked
 from seeonce.runs.table import answer_table
 from seeonce.verifier.canary import sound_limits
 
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
-Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")]
+Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
@@ -167,6 +167,7 @@ class _Command:
 
     def _describe(self, options: DescribeOptions) -> int:
         with Terminal() as terminal:
+            select(self.home, options.recording, options.model, terminal.say)  # refuses before a trial
             limits = sound_limits(self.home, options.limits, terminal.say)
             options = replace(options, limits=limits)
             done = describe(self.home, options, terminal, self.known, self.shared)

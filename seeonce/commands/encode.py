@@ -28,9 +28,12 @@ Recordings = Annotated[
 def encode_command(
     recordings: Recordings = None,
     model: Annotated[
-        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
+        str | None,
+        typer.Option(help="A folder or hub id; SEEONCE_MODEL, else as before, else Qwen3-VL-4B 4-bit."),
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Resize frames to at most so many pixels.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Resize frames to at most so many pixels; or as before.")
+    ] = None,
     every: Annotated[
         float | None, typer.Option(help="Of a video, take a frame every so many seconds; 10, or as before.")
     ] = None,
@@ -44,7 +47,7 @@ def encode_command(
         int | None,
         typer.Option(help="Frames whose perceptual hash differs in at most so many bits of 64 are one."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only the first so many frames, this time.")] = None,
     since: Annotated[
         str | None, typer.Option(help="Encode all recordings since: 2d, 12h, or a date.")
     ] = None,
