@@ -164,8 +164,8 @@ def encode(
     notes = PendingNotes(home)
     known = list_manifests(home) if home.store.is_dir() else []
     recording = open_named(known, options, notes, listener)
-    earlier = next((ref for ref in known if ref.recording.id == recording.info.id), None)
-    model = options.model or model_of(home, recording.info.id, earlier.encoder_id if earlier else None)
+    earlier = [ref.encoder for ref in known if ref.recording.id == recording.info.id]
+    model = options.model or model_of(home, recording.info.id, earlier[0].encoder_id if earlier else None)
     folder = find_folder(model, listener.say)
     config = read_config(folder.path)
     store = Store.open(home, durability=options.durability)
@@ -175,8 +175,8 @@ def encode(
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         notes.write(index)
         spec = encoder_spec(folder, config, index, options.max_pixels)
-        if options.max_pixels is None and earlier is not None:
-            spec = _with_pixels_of(earlier.encoder, spec, listener.say)
+        if options.max_pixels is None:
+            spec = _with_pixels_of(earlier, spec, listener.say)
         remember_model(index, spec.encoder_id, model, folder)
         load = partial(_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
@@ -187,10 +187,13 @@ def encode(
     return result
 
 
-def _with_pixels_of(earlier: EncoderSpec, spec: EncoderSpec, say: Callable[[str], None]) -> EncoderSpec:
-    """Lower the size of frames to that which this encoder had for them before."""
-    max_pixels = earlier.preprocessing.max_pixels
-    if earlier.weights != spec.weights or max_pixels >= spec.preprocessing.max_pixels:
+def _with_pixels_of(
+    earlier: Sequence[EncoderSpec], spec: EncoderSpec, say: Callable[[str], None]
+) -> EncoderSpec:
+    """Lower the size of frames to that which the newest of the earlier encoders with these weights had."""
+    sizes = (one.preprocessing.max_pixels for one in earlier if one.weights == spec.weights)
+    max_pixels = next(sizes, spec.preprocessing.max_pixels)
+    if max_pixels >= spec.preprocessing.max_pixels:
         return spec
     say(f"As before: --max-pixels {max_pixels}; give another to change that.")
     return with_max_pixels(spec, max_pixels)

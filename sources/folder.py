@@ -7,7 +7,7 @@ Names may tell the time of a frame:
     截屏2026-11-21 下午4.12.30, 20261121_103205   of the usual tools and languages (name_times.py)
     1795257125.png, shot_1795257125532.png      Unix seconds (10 digits) or milliseconds (13)
 
-Where one form fits more than half of the names, the order is by time, and pictures whose names have none
+Where one form fits half of the names or more, the order is by time, and pictures whose names have none
 come last, at the last time. Otherwise the order is natural (frame2 before frame10) and a frame's timestamp
 is its index.
 """
@@ -42,7 +42,7 @@ from sources.recording import (
 KIND = "list"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-_SECONDS = re.compile(r"(?:^|[^0-9.])([0-9]+(?:\.[0-9]+)?)s$")
+_SECONDS = re.compile(r"(?:^|[^0-9.])(?<![0-9]m)(?<!min)([0-9]+(?:\.[0-9]+)?)s$")
 _UNIX = re.compile(r"(?:^|[^0-9.])(?:([1-9][0-9]{12})|([1-9][0-9]{9}(?:\.[0-9]+)?))$")
 
 
@@ -106,7 +106,7 @@ def _recording(
         printable(Path(file.path).name) for file, time_s in zip(files, times, strict=True) if time_s is None
     ]
     # One name decides nothing for the others, and a list has an order of its own.
-    is_timed = not untimed or (kind != KIND and len(known) > len(untimed))
+    is_timed = not untimed or (kind != KIND and len(known) >= max(2, len(untimed)))
     remarks = (_untimed_words(untimed, len(files), is_timed=is_timed),) if untimed and known else ()
     if is_timed:
         files, times = _by_time(files, names, times)

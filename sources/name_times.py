@@ -43,7 +43,7 @@ _MOMENT = re.compile(
         (?P<hour>\d\d|\d(?={_TIME_SEPARATOR}))(?P<separator>{_TIME_SEPARATOR})?(?P<minute>\d\d)
         (?:{_TIME_SEPARATOR}?(?P<second>\d\d)(?:\s?s|[秒초])?
         (?:[.,](?P<fraction>\d{{1,9}})|[_-](?P<number>\d+)|(?P<milliseconds>\d{{3}}))?)?
-        (?![\dx])(?P<utc>z(?![a-z]))?(?:\s*(?:(?P<am>{_any_of(_AM_AFTER)})|(?P<pm>{_any_of(_PM_AFTER)}))(?!\w))?""",
+        (?![\dx])(?P<utc>z(?![a-z])|\s?utc)?(?:\s*(?:(?P<am>{_any_of(_AM_AFTER)})|(?P<pm>{_any_of(_PM_AFTER)}))(?!\w))?""",
     re.VERBOSE,
 )
 _HALF_BEFORE = re.compile(
@@ -81,7 +81,12 @@ def _count(numbers: Sequence[str]) -> bool:
 
 def _first_moment(text: str) -> tuple[float, str] | None:
     """Return POSIX seconds, and the digits of a number after the time."""
-    return next(filter(None, map(_read, _MOMENT.finditer(text))), None)
+    start = 0
+    while (match := _MOMENT.search(text, start)) is not None:
+        if (moment := _read(match)) is not None:
+            return moment
+        start = match.end("day")
+    return None
 
 
 def _read(match: re.Match[str]) -> tuple[float, str] | None:

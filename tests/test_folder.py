@@ -75,6 +75,7 @@ def test_seconds_at_the_end_of_names_are_taken_as_they_are(tmp_path: Path) -> No
         (["Screenshot from 2026-11-21 10-32-05.png", "Screenshot from 2026-11-21 10-33-05.png"], [0, 60]),
         (["Bildschirmfoto 2026-11-21 um 10.32.05.png", "Bildschirmfoto 2026-11-21 um 10.32.06.png"], [0, 1]),
         (["20261121103205.png", "20261121103210.png"], [0, 5]),
+        (["20261121_10h32m05s.png", "20261121_10h33m05s.png"], [0, 60]),
         (["1795257125.png", "1795257127.png"], [0, 2]),
         (["shot_1795257125000.png", "shot_1795257125532.png"], [0, 0.532]),
     ],
@@ -111,6 +112,12 @@ def test_one_name_without_a_time_comes_last_and_changes_no_other(tmp_path: Path)
         "1 of 4 names tell no time as the others do (image.png): they come last, at the last known time",
     )
     assert recording.info.captured_at == open_folder(tmp_path, limit=3).info.captured_at
+
+
+def test_half_of_the_names_order_a_folder(tmp_path: Path) -> None:
+    names = ["2026-11-21 10.00.00.png", "2026-11-21 10.00.05.png", "a.png", "b.png"]
+    assert _listed(_fill(tmp_path, *names)) == names
+    assert _times(tmp_path) == [0.0, 5.0, 5.0, 5.0]
 
 
 def test_one_name_with_a_time_does_not_order_the_others(tmp_path: Path) -> None:
