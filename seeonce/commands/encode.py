@@ -40,7 +40,7 @@ def encode_command(
     scene_change: Annotated[
         float | None,
         typer.Option(
-            help="Look every second or --every, take what differs so much: 0.005 a menu, 0.02 a window."
+            help="Look every second or --every, take what differs by: 0.005 a menu, 0.02 a window; 0: all"
         ),
     ] = None,
     near_duplicates: Annotated[
