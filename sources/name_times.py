@@ -50,6 +50,7 @@ _HALF_BEFORE = re.compile(
     rf"(?<![^\W\d_])(?:(?P<am>{_any_of(_AM_BEFORE)})|(?P<pm>{_any_of(_PM_BEFORE)}))\s*$"
 )
 _SHORT_GAP = re.compile(r"[\s_-]*t?|\s+at\s+")
+_ONE_WORD = re.compile(r"\s+\w+\s+")
 _GAP_END = re.compile(r".*[\s_-]", re.DOTALL)
 
 
@@ -115,9 +116,12 @@ _FIELDS = ("year", "month", "day", "hour", "minute", "second")
 def _is_gap(match: re.Match[str], half: re.Match[str] | None) -> bool:
     """Tell whether what stands between a date and numbers lets these be its time.
 
-    Any words may; but digits alone, and hours and minutes without seconds, are a time only next to the date.
+    Any words may; but digits alone are a time only after one word, hours and minutes only next to the date.
     """
     gap, is_separated = match["gap"], match["separator"] is not None
-    if _SHORT_GAP.fullmatch(gap):
-        return is_separated or match["second"] is not None
-    return is_separated and match["second"] is not None and bool(half or _GAP_END.fullmatch(gap))
+    is_short = _SHORT_GAP.fullmatch(gap) is not None
+    if match["second"] is None:
+        return is_separated and is_short
+    if is_separated:
+        return is_short or half is not None or _GAP_END.fullmatch(gap) is not None
+    return is_short or _ONE_WORD.fullmatch(gap) is not None
