@@ -310,7 +310,7 @@ def frame_choice(
 ) -> FrameChoice:
     """Return the frames that are asked for, of a video as they were chosen before where nothing is said.
 
-    A limit is for one time: the frames beyond it are not left out of the recording.
+    A limit stays for a recording that is named by its id; for a path it is for one time (``_named``).
     """
     every_s, scene_change = options.every_s, options.scene_change
     # A step of seconds between frames says nothing of how often to look for pictures that differ.
@@ -334,10 +334,12 @@ def open_named(
         choice = frame_choice(options)
         choice.require_sound()
         return open_list(options.images, limit=choice.limit)
-    path, earlier = _named(known, options.recording)
+    path, earlier, is_id = _named(known, options.recording)
     if earlier is None:
         return open_recording(path, frame_choice(options, None, notes, listener.looked))
     info = earlier.recording
+    if is_id and options.limit is None:
+        options = replace(options, limit=info.limit)
     choice = frame_choice(options, info, notes, listener.looked)
     if info.kind == LIST:
         if not earlier.complete:
@@ -348,18 +350,18 @@ def open_named(
     return open_recording(path, choice)
 
 
-def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRef | None]:
-    """Return the path of what ``selector`` means, and its newest manifest if it has one."""
+def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRef | None, bool]:
+    """Return the path of what ``selector`` means, its newest manifest if there is one, and if it is an id."""
     if selector == "demo":
-        return selector, None
+        return selector, None, False
     if selector == "latest" and known and latest_recording(os.environ) is None:
         selector = known[0].recording.id
     is_name = selector not in ("latest", "") and not os.path.lexists(selector)
     if is_name and (earlier := _earlier(known, selector)) is not None:
-        return earlier.recording.path, earlier
+        return earlier.recording.path, earlier, True
     path = locate(selector, os.environ)
     place = printable(path)
-    return str(path), next((ref for ref in known if ref.recording.path == place), None)
+    return str(path), next((ref for ref in known if ref.recording.path == place), None), False
 
 
 def _as_before(options: EncodeOptions, choice: FrameChoice, default: FrameChoice) -> str:

@@ -47,7 +47,7 @@ def encode_command(
         int | None,
         typer.Option(help="Frames whose perceptual hash differs in at most so many bits of 64 are one."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only the first so many frames, this time.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only the first so many frames.")] = None,
     since: Annotated[
         str | None, typer.Option(help="Encode all recordings since: 2d, 12h, or a date.")
     ] = None,
