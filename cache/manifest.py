@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, seal, unseal
-from cache.base.errors import StoreError
+from cache.base.errors import StoreError, refused
 from cache.base.files import Durability, Folder
 from cache.base.home import Home
 from cache.entry import num_merged_tokens
@@ -288,9 +288,7 @@ def write_manifest(home: Home, manifest: Manifest, durability: Durability = Dura
                 if not tries_left:
                     raise
     except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; check the disk, its space and permissions"
-        ) from error
+        raise refused(home.store, f"cannot write {path}", error) from error
     return path
 
 

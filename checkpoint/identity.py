@@ -6,6 +6,7 @@ every file that can change it. Does not encode anything.
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterator
 from operator import itemgetter
@@ -15,11 +16,12 @@ from typing import Any
 from blake3 import blake3
 
 from cache.base.errors import CheckpointError, InputError, StoreError
-from cache.key import EncoderSpec, Preprocessing, weights_digest
+from cache.base.home import Home
+from cache.key import EncoderId, EncoderSpec, Preprocessing, weights_digest
 from cache.pixel_index import RACY_NS, PixelIndex
 from checkpoint.backend import compute_dtype, import_mlx, installed_version
 from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder, require_weights
+from checkpoint.folder import DEMO, CheckpointFolder, default_model, require_weights
 from checkpoint.loading import load_model, readable_folder
 
 ENCODER_EPOCH = 1
@@ -46,6 +48,36 @@ def encoder_spec(
         index.put_note(note, json.dumps(spec.to_json()))
     spec = dataclasses.replace(spec, compute_dtype=compute_dtype(spec.compute_dtype))
     return spec if max_pixels is None else with_max_pixels(spec, max_pixels)
+
+
+def remember_model(index: PixelIndex, encoder_id: EncoderId, model: str, folder: CheckpointFolder) -> None:
+    """Note which model a recording is encoded with, by the name or the folder that finds it again."""
+    is_place = not folder.revision and model != DEMO
+    name, text = _model_note(encoder_id), str(folder.path) if is_place else model
+    if text.isprintable() and index.get_note(name) != text:
+        index.put_note(name, text)
+
+
+def model_of(home: Home, recording_id: str, encoder_id: EncoderId | None) -> str:
+    """Return SEEONCE_MODEL, else the model that a recording was encoded with, else the default one.
+
+    Raises:
+        CheckpointError: it was encoded with a model whose folder is gone.
+    """
+    noted = None
+    if encoder_id is not None and not os.environ.get("SEEONCE_MODEL"):
+        with PixelIndex(home) as index:
+            noted = index.get_note(_model_note(encoder_id))
+    if noted is not None and Path(noted).is_absolute() and not Path(noted).is_dir():
+        raise CheckpointError(
+            f"{recording_id} was encoded with the model in {noted}, which is not there: "
+            "give the folder that it is in now with --model."
+        )
+    return noted or default_model(recording_id)
+
+
+def _model_note(encoder_id: EncoderId) -> str:
+    return f"model/{encoder_id.hex}"
 
 
 def with_max_pixels(spec: EncoderSpec, max_pixels: int) -> EncoderSpec:

@@ -12,8 +12,8 @@ from cache.manifest import FrameEntry, Manifest
 from cache.pixel_index import PixelIndex
 from checkpoint import backend
 from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, default_model, find_folder
-from checkpoint.identity import encoder_spec
+from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.identity import encoder_spec, model_of
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import reopen
 from sources.pixels import pixels_array
@@ -99,7 +99,7 @@ def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
 
 def _live(missing: Missing) -> LiveFrames:
     manifest = missing.manifest
-    name = missing.model or default_model(manifest.recording.id)
+    name = missing.model or model_of(missing.store.home, manifest.recording.id, manifest.encoder.encoder_id)
     folder = find_folder(name, missing.say)
     config = read_config(folder.path)
     with PixelIndex(missing.store.home) as index:

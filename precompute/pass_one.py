@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
-from cache.base.text import megabytes
+from cache.base.text import megabytes, printable
 from cache.key import EncoderId, EncoderSpec
 from cache.leases import held_lease, record_use
 from cache.manifest import (
@@ -27,14 +27,27 @@ from cache.stats import StoreLimit
 from cache.store import Durability, Store
 from cache.thumbnails import Thumbnails
 from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, default_model, find_folder
-from checkpoint.identity import encoder_spec, lowest_vision_bits
+from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.identity import (
+    encoder_spec,
+    lowest_vision_bits,
+    model_of,
+    remember_model,
+    with_max_pixels,
+)
 from precompute.encode import EncodeResult, Progress, encode_recording, new_pictures, not_encoded
 from sources.folder import KIND as LIST
 from sources.folder import is_image_path, open_list, reopen_list
 from sources.near_duplicates import NearDuplicates, require_distance
 from sources.recording import DEFAULT_EVERY_S, DEFAULT_LOOK_S, Frame, FrameChoice, Looked, Recording
-from sources.recordings import is_since, latest_recording, list_recordings, open_recording, parse_since
+from sources.recordings import (
+    is_since,
+    latest_recording,
+    list_recordings,
+    locate,
+    open_recording,
+    parse_since,
+)
 
 if TYPE_CHECKING:
     from precompute.encoder import Preprocessor, VisionEncoder
@@ -149,8 +162,11 @@ def encode(
     if options.scene_change is not None:
         listener.say("Looking for pictures that differ, which decodes a video that is new.")
     notes = PendingNotes(home)
-    recording = open_named(home, options, notes, listener.looked)
-    folder = find_folder(options.model or default_model(recording.info.id), listener.say)
+    known = list_manifests(home) if home.store.is_dir() else []
+    recording = open_named(known, options, notes, listener)
+    earlier = [ref.encoder for ref in known if ref.recording.id == recording.info.id]
+    model = options.model or model_of(home, recording.info.id, earlier[0].encoder_id if earlier else None)
+    folder = find_folder(model, listener.say)
     config = read_config(folder.path)
     store = Store.open(home, durability=options.durability)
     store.sweep_tmp()
@@ -159,6 +175,9 @@ def encode(
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         notes.write(index)
         spec = encoder_spec(folder, config, index, options.max_pixels)
+        if options.max_pixels is None:
+            spec = _with_pixels_of(earlier, spec, listener.say)
+        remember_model(index, spec.encoder_id, model, folder)
         load = partial(_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
             result = _encode(recording, options, folder, config, spec, store, index, load, listener)
@@ -166,6 +185,18 @@ def encode(
             recording.close()
         write_result(store, result, listener.say)
     return result
+
+
+def _with_pixels_of(
+    earlier: Sequence[EncoderSpec], spec: EncoderSpec, say: Callable[[str], None]
+) -> EncoderSpec:
+    """Lower the size of frames to that which the newest of the earlier encoders with these weights had."""
+    sizes = (one.preprocessing.max_pixels for one in earlier if one.weights == spec.weights)
+    max_pixels = next(sizes, spec.preprocessing.max_pixels)
+    if max_pixels >= spec.preprocessing.max_pixels:
+        return spec
+    say(f"As before: --max-pixels {max_pixels}; give another to change that.")
+    return with_max_pixels(spec, max_pixels)
 
 
 def _encoder(
@@ -277,48 +308,70 @@ def frame_choice(
     notes: PendingNotes | None = None,
     looked: Looked | None = None,
 ) -> FrameChoice:
-    """Return the frames that are asked for, with the values of an earlier run where nothing is said."""
-    every_s, limit, scene_change = options.every_s, options.limit, options.scene_change
-    if earlier is not None:
+    """Return the frames that are asked for, of a video as they were chosen before where nothing is said.
+
+    A limit stays for a recording that is named by its id; for a path it is for one time (``_named``).
+    """
+    every_s, scene_change = options.every_s, options.scene_change
+    # A step of seconds between frames says nothing of how often to look for pictures that differ.
+    if earlier is not None and (scene_change is None or earlier.scene_change is not None):
         every_s = earlier.every_s if every_s is None else every_s
-        limit = earlier.limit if limit is None else limit
         scene_change = earlier.scene_change if scene_change is None else scene_change
     if every_s is None:
         every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_LOOK_S
-    return FrameChoice(every_s, limit, scene_change, notes, looked)
+    return FrameChoice(every_s, options.limit, scene_change, notes, looked)
 
 
 def open_named(
-    home: Home, options: EncodeOptions, notes: PendingNotes | None = None, looked: Looked | None = None
+    known: Sequence[ManifestRef], options: EncodeOptions, notes: PendingNotes, listener: Listener
 ) -> Recording:
-    """Open the recording of ``options`` by what sources know, else as an earlier manifest has it.
+    """Open the recording of ``options``: as the newest of its manifests has it, where nothing else is said.
 
     Raises:
         InputError: no such recording, or it cannot be read.
     """
-    choice = frame_choice(options, None, notes, looked)
     if options.images:
+        choice = frame_choice(options)
         choice.require_sound()
         return open_list(options.images, limit=choice.limit)
-    selector = options.recording
-    known = list_manifests(home) if home.store.is_dir() else []
-    if selector == "latest":
-        if (latest := latest_recording(os.environ)) is not None:
-            return open_recording(str(latest.path), choice)
-        selector = known[0].recording.id if known else selector
-    earlier = None
-    if selector not in ("demo", "latest", "") and not Path(selector).exists():
-        earlier = _earlier(known, selector)
+    path, earlier, is_id = _named(known, options.recording)
     if earlier is None:
-        return open_recording(selector, choice)
-    # Named by its id: the same frames as before, unless the options say otherwise.
+        return open_recording(path, frame_choice(options, None, notes, listener.looked))
     info = earlier.recording
-    choice = frame_choice(options, info, notes, looked)
+    if is_id and options.limit is None:
+        options = replace(options, limit=info.limit)
+    choice = frame_choice(options, info, notes, listener.looked)
     if info.kind == LIST:
         if not earlier.complete:
             raise InputError(f"{info.id} was interrupted, and its list is not known: pipe it in again")
         return _list_again(read_manifest(earlier.path), choice)
-    return open_recording(info.path, choice)
+    if words := _as_before(options, choice, frame_choice(options)):
+        listener.say(f"As before: {words}; give another to change that.")
+    return open_recording(path, choice)
+
+
+def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRef | None, bool]:
+    """Return the path of what ``selector`` means, its newest manifest if there is one, and if it is an id."""
+    if selector == "demo":
+        return selector, None, False
+    if selector == "latest" and known and latest_recording(os.environ) is None:
+        selector = known[0].recording.id
+    is_name = selector not in ("latest", "") and not os.path.lexists(selector)
+    if is_name and (earlier := _earlier(known, selector)) is not None:
+        return earlier.recording.path, earlier, True
+    path = locate(selector, os.environ)
+    place = printable(path)
+    return str(path), next((ref for ref in known if ref.recording.path == place), None), False
+
+
+def _as_before(options: EncodeOptions, choice: FrameChoice, default: FrameChoice) -> str:
+    """Write the options of a video that nobody gave this time and that are not the default ones."""
+    words = []
+    if options.every_s is None and choice.every_s != default.every_s:
+        words.append(f"--every {choice.every_s:g}")
+    if options.scene_change is None and choice.scene_change is not None:
+        words.append(f"--scene-change {choice.scene_change:g}")
+    return " ".join(words)
 
 
 def reopen(manifest: Manifest) -> Recording:
@@ -328,7 +381,7 @@ def reopen(manifest: Manifest) -> Recording:
         InputError: it is gone or cannot be read.
     """
     info: RecordingInfo = manifest.recording
-    choice = frame_choice(EncodeOptions(), info)
+    choice = frame_choice(EncodeOptions(limit=info.limit), info)
     if choice.scene_change is not None:
         return _changes_again(manifest, choice)
     if info.kind == LIST:
@@ -359,7 +412,7 @@ def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
     return reopen_list(info, [named[index] for index in sorted(named)][: choice.limit])
 
 
-def _earlier(known: list[ManifestRef], selector: str) -> ManifestRef | None:
+def _earlier(known: Sequence[ManifestRef], selector: str) -> ManifestRef | None:
     """Return the newest manifest whose recording's id is, or alone begins with, ``selector``."""
     refs = {ref.recording.id: ref for ref in reversed(known) if ref.recording.kind != "demo"}
     if selector in refs:

@@ -62,6 +62,7 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
     home = home or Home.locate()
     with Terminal() as terminal, AnswerCache(home) as known:
+        select(home, options.recording, options.model, terminal.say)  # refuses before a trial
         limits = sound_limits(home, options.limits, terminal.say)
         return pass_two(Session(home, known), replace(options, limits=limits), terminal)
 

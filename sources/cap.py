@@ -2,10 +2,8 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from sources.container import VideoHeader, read_header
+from sources.name_times import moment_of
 from sources.recording import FrameChoice, Recording, RecordingListing, Say, iso_utc, recording_id, resolve
 from sources.video import VIDEO_SUFFIXES, open_tracks, track_of
 from sources.video_sampling import Track
@@ -23,13 +22,6 @@ _INSTANT_VIDEO = "content/output.mp4"  # the meta file of an instant recording d
 _MAX_BYTES = 16_000_000  # a real one has kilobytes
 _UNIX_SINCE_S = 1_000_000_000.0  # Cap has written start_time in Unix seconds, and from the recording's start
 _UNIX_UNTIL_S = 100_000_000_000.0
-
-# "Cap 2024-11-15 at 16.35.36", "Built-in Display (Display) 2026-11-21 04:32 PM"
-_DATE = re.compile(
-    r"""(?<![0-9])(20[0-9]{2})-([0-9]{2})-([0-9]{2})(?:\s+at\s+|[\sT_]+)
-        ([0-9]{1,2})[.:]([0-9]{2})(?:[.:]([0-9]{2}))?(?![0-9])(?:\s*([AaPp])[Mm])?""",
-    re.VERBOSE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +111,7 @@ def _captured_s(document: dict[str, object], name: str) -> float | None:
     start = _child(_child({"segment": first}, "segment"), "display").get("start_time")
     if isinstance(start, int | float) and _UNIX_SINCE_S <= start <= _UNIX_UNTIL_S:
         return float(start)
-    match = _DATE.search(name)
-    return _local_s(match) if match else None
-
-
-def _local_s(match: re.Match[str]) -> float | None:
-    """Give Unix seconds of a date and time in a name; None when no calendar knows it."""
-    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
-    half = (match[7] or "").lower()
-    if half and not 1 <= hour <= 12:
-        return None
-    hour = hour % 12 + 12 * (half == "p") if half else hour
-    try:
-        return datetime(year, month, day, hour, minute, second).astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    return moment_of(name)
 
 
 KIND = "cap"

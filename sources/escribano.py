@@ -8,14 +8,11 @@ import os
 import re
 import sqlite3
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote_from_bytes, unquote_to_bytes
-
-from blake3 import blake3
 
 from cache.base.errors import InputError
 from cache.base.text import printable
@@ -33,7 +30,7 @@ from sources.escribano_db import (
     list_rows,
     reading,
 )
-from sources.recording import Frame, FrameChoice, Recording, RecordingListing, Say, resolve
+from sources.recording import Frame, FrameChoice, Recording, RecordingListing, Say, id_of, resolve
 from sources.video import MomentPictures, open_moments, open_video
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -247,12 +244,9 @@ def _listing(database: Path, group: Group, *, is_there: bool) -> RecordingListin
 def _info(
     database: Path, group: Group, num_frames: int, every_s: float | None, limit: int | None
 ) -> RecordingInfo:
-    ascii_id = unicodedata.normalize("NFKD", group.id).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^a-z0-9._-]+", "-", ascii_id.lower())[:48].strip("-._") or group.kind
     named = (os.fsencode(part) for part in (str(database), group.kind, group.id))
-    digest = blake3(b"\0".join(named)).hexdigest()[:8]
     return RecordingInfo(
-        id=f"{slug.replace('..', '.')}-{digest}",
+        id=id_of(group.id, group.kind, b"\0".join(named)),
         name=printable(group.id)[:200],
         kind=KIND,
         path=str(Place(database, group.kind, group.id)),

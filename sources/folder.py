@@ -3,22 +3,21 @@
 Names may tell the time of a frame:
 
     0007_70.0s.png, frame-12.5s.jpg             seconds from the start, at the end of the name
-    Screenshot 2026-11-21 at 10.32.05.png       date and time, local; also with AM or PM, other
-    Screen Shot 2026-11-21 at 9.05.01 AM.png    separators, "um" or "à" for "at", milliseconds,
-    2026-11-21T10-32-05.250Z, 20261121_103205   and Z for UTC
+    Screenshot 2026-11-21 at 9.05.01 AM.png     date and time, local or UTC, in the form of any
+    截屏2026-11-21 下午4.12.30, 20261121_103205   of the usual tools and languages (name_times.py)
     1795257125.png, shot_1795257125532.png      Unix seconds (10 digits) or milliseconds (13)
 
-One form must fit every name of the folder; then the order is by time. Otherwise the order is
-natural (frame2 before frame10) and a frame's timestamp is its index.
+Where one form fits half of the names or more, the order is by time, and pictures whose names have none
+come last, at the last time. Otherwise the order is natural (frame2 before frame10) and a frame's timestamp
+is its index.
 """
 
 import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -28,6 +27,7 @@ from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
+from sources.name_times import moments_of
 from sources.recording import (
     Frame,
     FrameChoice,
@@ -42,16 +42,8 @@ from sources.recording import (
 KIND = "list"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-_SECONDS = re.compile(r"(?:^|[^0-9.])([0-9]+(?:\.[0-9]+)?)s$")
+_SECONDS = re.compile(r"(?:^|[^0-9.])(?<![0-9]m)(?<!min)([0-9]+(?:\.[0-9]+)?)s$")
 _UNIX = re.compile(r"(?:^|[^0-9.])(?:([1-9][0-9]{12})|([1-9][0-9]{9}(?:\.[0-9]+)?))$")
-_DATE_TIME = re.compile(
-    r"""(?<![0-9])(?P<year>(?:19|20)[0-9]{2})-?(?P<month>[0-9]{2})-?(?P<day>[0-9]{2})
-        (?:[T_\- ]|\s+\w+\s+|)
-        (?P<hour>[0-9]{2}|[0-9](?=[.:\-]))[.:\-]?(?P<minute>[0-9]{2})[.:\-]?(?P<second>[0-9]{2})
-        (?:[.,_\-](?P<fraction>[0-9]{1,6}))?(?![0-9])
-        (?P<utc>Z)?(?:\s*(?P<half>[AaPp])\.?[Mm])?""",
-    re.VERBOSE,
-)
 
 
 def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
@@ -106,31 +98,55 @@ def open_folder(path: Path, *, limit: int | None = None) -> Recording:
 def _recording(
     files: Sequence[FileStamp], limit: int | None, id_: str, name: str, *, kind: str, path: str
 ) -> Recording:
-    """Make image files one recording: by time where every name tells one, else in the order given."""
-    seconds, started_s = _times_of_names(files) or (None, None)
-    if seconds is None:
-        timestamps = [float(index) for index in range(len(files))]
+    """Make image files one recording: by time where names tell it, else in the order given."""
+    names = [Path(file.path).stem for file in files]
+    times, is_posix = _times_of_names(names)
+    known = [time_s for time_s in times if time_s is not None]
+    untimed = [
+        printable(Path(file.path).name) for file, time_s in zip(files, times, strict=True) if time_s is None
+    ]
+    # One name decides nothing for the others, and a list has an order of its own.
+    is_timed = not untimed or (kind != KIND and len(known) >= max(2, len(untimed)))
+    remarks = (_untimed_words(untimed, len(files), is_timed=is_timed),) if untimed and known else ()
+    if is_timed:
+        files, times = _by_time(files, names, times)
+        start_s = min(known) if is_posix else 0.0
+        timestamps = [round((max(known) if time_s is None else time_s) - start_s, 6) for time_s in times]
     else:
-        order = sorted(range(len(files)), key=seconds.__getitem__)  # stable among equals
-        files, timestamps = [files[i] for i in order], [seconds[i] for i in order]
+        timestamps = [float(index) for index in range(len(files))]
     frames = tuple(
         Frame(index, timestamp_s, printable(file.path), file)
         for index, (file, timestamp_s) in enumerate(zip(files, timestamps, strict=True))
     )[:limit]
-    if started_s is None:
-        started_s = min((file.mtime_ns for file in files if file.mtime_ns), default=0) / 1e9
+    changed_s = min((file.mtime_ns for file in files if file.mtime_ns), default=0) / 1e9
     info = RecordingInfo(
         id=id_,
         name=name,
         kind=kind,
         path=path,
-        captured_at=iso_utc(started_s),
+        captured_at=iso_utc(min(known) if is_timed and is_posix else changed_s),
         num_frames=len(frames),
         every_s=None,
         limit=limit,
     )
-    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if seconds is not None and frames else None
-    return Recording(info, frames, length_s=length_s)
+    length_s = frames[-1].timestamp_s - frames[0].timestamp_s if is_timed and frames else None
+    return Recording(info, frames, remarks=remarks, length_s=length_s)
+
+
+def _untimed_words(untimed: Sequence[str], num_files: int, *, is_timed: bool) -> str:
+    named = ", ".join(untimed[:3]) + (", …" if len(untimed) > 3 else "")
+    guess = "they come last, at the last known time" if is_timed else "all times are 0, 1, 2, …, in order"
+    return f"{len(untimed)} of {num_files} names tell no time as the others do ({named}): {guess}"
+
+
+def _by_time(
+    files: Sequence[FileStamp], names: Sequence[str], times: Sequence[float | None]
+) -> tuple[list[FileStamp], list[float | None]]:
+    """Sort files by time, equal times by name; those without a time stay last, in the order given."""
+    timed = [i for i, time_s in enumerate(times) if time_s is not None]
+    timed.sort(key=lambda i: (times[i], natural_key(names[i])))
+    order = [*timed, *(i for i, time_s in enumerate(times) if time_s is None)]
+    return [files[i] for i in order], [times[i] for i in order]
 
 
 def _stamp_of(path: Path) -> FileStamp:
@@ -154,7 +170,11 @@ def _list_images(folder: Path) -> list[FileStamp]:
         raise InputError(
             f"{printable(folder)}: no images in this folder; expected files ending in {suffixes}"
         )
-    return sorted(files, key=lambda file: natural_key(Path(file.path).name))
+    return sorted(files, key=lambda file: _place_in_order(Path(file.path)))
+
+
+def _place_in_order(file: Path) -> tuple[object, ...]:
+    return natural_key(file.stem), file.suffix  # so that "shot.png" comes before "shot 2.png"
 
 
 def _is_image_name(name: str) -> bool:
@@ -187,60 +207,20 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
-def _times_of_names(files: Sequence[FileStamp]) -> tuple[list[float], float | None] | None:
-    """Read every name by the first form that fits them all; None when no form does.
-
-    Returns seconds, and the POSIX seconds from which they count if the names tell that.
-    """
-    stems = [Path(file.path).stem for file in files]
-    seconds = _all(_seconds, stems)
-    if seconds is not None:
-        return seconds, None
-    moments = _all(_date_time, stems) or _all(_unix, stems)
-    if moments is None:
-        return None
-    start = min(moments)
-    return [round(moment - start, 6) for moment in moments], start
+def _times_of_names(names: Sequence[str]) -> tuple[list[float | None], bool]:
+    """Read names by the form that fits most of them, and tell whether its seconds are POSIX seconds."""
+    seconds, moments, unix = _seconds(names), moments_of(names), _unix(names)
+    found = min(seconds, moments, unix, key=lambda times: times.count(None))
+    return found, found is not seconds
 
 
-def _all(parse: Callable[[str], float | None], stems: Sequence[str]) -> list[float] | None:
-    values: list[float] = []
-    for stem in stems:
-        value = parse(stem)
-        if value is None:
-            return None
-        values.append(value)
-    return values
+def _seconds(names: Sequence[str]) -> list[float | None]:
+    return [float(match[1]) if (match := _SECONDS.search(name)) else None for name in names]
 
 
-def _seconds(stem: str) -> float | None:
-    match = _SECONDS.search(stem)
-    return float(match[1]) if match else None
-
-
-def _unix(stem: str) -> float | None:
-    match = _UNIX.search(stem)
-    if match is None:
-        return None
-    return int(match[1]) / 1000 if match[1] else float(match[2])
-
-
-def _date_time(stem: str) -> float | None:
-    """Give POSIX seconds of the first date and time in a name that the calendar knows."""
-    match = _DATE_TIME.search(stem)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-    half = (match["half"] or "").lower()
-    if half and not 1 <= hour <= 12:
-        return None
-    hour = hour % 12 + 12 * (half == "p") if half else hour
-    microsecond = int((match["fraction"] or "0").ljust(6, "0"))
-    try:
-        moment = datetime(year, month, day, hour, minute, second, microsecond, UTC if match["utc"] else None)
-        return moment.timestamp()
-    except (ValueError, OverflowError):
-        return None
+def _unix(names: Sequence[str]) -> list[float | None]:
+    found = [_UNIX.search(name) for name in names]
+    return [match and (int(match[1]) / 1000 if match[1] else float(match[2])) for match in found]
 
 
 def split_paths(raw: bytes) -> list[str]:

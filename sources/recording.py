@@ -92,9 +92,15 @@ def recording_id(path: Path) -> str:
     any more.
     """
     resolved = resolve(path)
-    ascii_name = unicodedata.normalize("NFKD", resolved.name).encode("ascii", "ignore").decode()
+    return id_of(resolved.name, "recording", os.fsencode(resolved))
+
+
+def id_of(name: str, otherwise: str, place: bytes) -> str:
+    """Make an id of a name, as far as that is ASCII, and 8 hex digits of the BLAKE3 of where it is."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9._-]+", "-", ascii_name.lower())[:_MAX_SLUG_LENGTH].strip("-._")
-    return f"{slug or 'recording'}-{blake3(os.fsencode(resolved)).hexdigest()[:8]}"
+    slug = re.sub(r"\.{2,}", ".", slug)  # a manifest's folder has no ".." in its name
+    return f"{slug or otherwise}-{blake3(place).hexdigest()[:8]}"
 
 
 def resolve(path: Path) -> Path:
@@ -164,13 +170,27 @@ class FrameChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """How much of a recording is encoded under one encoder. ``created_at`` is ISO 8601."""
+
+    encoder_id: str
+    num_encoded: int
+    num_skipped: int
+    complete: bool
+    compute_dtype: str
+    max_pixels: int
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordingListing:
     """A recording that was found, as cheaply as that goes: of a video only the header is read.
 
     ``path`` opens it again: of a recording inside a database, the database's path with a fragment.
     ``captured_at`` is ISO 8601 in UTC, as it is when the recording is opened. ``num_frames``
     and ``length_s`` (seconds) are None where they are not known without opening. ``is_there`` is
-    false when it is known that no frame of it can be read any more.
+    false when it is known that no frame of it can be read any more. ``encodings`` are those in the store,
+    where it was asked.
     """
 
     id: str
@@ -181,6 +201,7 @@ class RecordingListing:
     num_frames: int | None
     length_s: float | None
     is_there: bool = True
+    encodings: tuple[Encoding, ...] = ()
 
 
 class Source(Protocol):

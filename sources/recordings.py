@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import ManifestRef, list_manifests
 from sources import cap, escribano, folder, video
-from sources.recording import FrameChoice, Recording, RecordingListing, Say, Source, resolve
+from sources.recording import Encoding, FrameChoice, Recording, RecordingListing, Say, Source, resolve
 
 # The first that holds a path opens it: those that are folders of a special kind come before folders.
 SOURCES: tuple[Source, ...] = (escribano, video, cap, folder)
@@ -36,7 +36,7 @@ def open_recording(
     wanted.require_sound()
     if selector == "demo":
         return _open_demo(wanted.limit)
-    return _open_path(_find(selector, environ), wanted)
+    return _open_path(locate(selector, environ), wanted)
 
 
 def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
@@ -96,12 +96,18 @@ def _open_path(path: Path, choice: FrameChoice) -> Recording:
     source = _source_of(path)
     if source is None:
         raise InputError(
-            f"{printable(path)}: not a recording; expected a folder of images or a video (README, Sources)"
+            f"{printable(path)}: not a recording; expected a folder of images or a video, a bundle of Cap or "
+            "Escribano's database"
         )
     return source.open_path(path, choice)
 
 
-def _find(selector: str, environ: Mapping[str, str]) -> Path:
+def locate(selector: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the path of what `selector` means, but for `demo`: `latest`, a path, an id, its start, a name.
+
+    Raises:
+        InputError: There is no such recording, or several fit.
+    """
     if selector == "latest":
         latest = latest_recording(environ)
         if latest is None:
@@ -182,40 +188,9 @@ def is_since(captured_at: str, since: datetime) -> bool:
 _DEMO = Path(__file__).parents[1] / "seeonce" / "demo" / "recording"
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How much of a recording is encoded under one encoder. ``created_at`` is ISO 8601."""
-
-    encoder_id: str
-    num_encoded: int
-    num_skipped: int
-    complete: bool
-    compute_dtype: str
-    max_pixels: int
-    created_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class KnownRecording:
-    """A recording, and under which encoders it is encoded. ``length_s`` is in seconds.
-
-    ``is_there`` is false when no frame of it can be read any more, as far as a listing tells.
-    """
-
-    id: str
-    name: str
-    kind: str
-    path: str
-    captured_at: str
-    num_frames: int | None
-    length_s: float | None
-    encodings: tuple[Encoding, ...]
-    is_there: bool = True
-
-
 def known_recordings(
     home: Home, environ: Mapping[str, str], say: Say, since: str | None = None
-) -> list[KnownRecording]:
+) -> list[RecordingListing]:
     """Return every recording that sources list or the store names, newest first.
 
     ``since`` leaves out what is older (``sources.recordings``). What cannot be read is told to ``say``.
@@ -240,7 +215,8 @@ def newest_listed_id(environ: Mapping[str, str]) -> str | None:
     return newest.id if newest else None
 
 
-def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRecording:
+def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> RecordingListing:
+    """Add the encodings of a recording; one that no source lists is as its manifest has it."""
     encodings = tuple(
         Encoding(
             encoder_id=ref.encoder_id.hex,
@@ -254,30 +230,19 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRec
         for ref in refs
     )
     if listing is not None:
-        return KnownRecording(
-            id=listing.id,
-            name=listing.name,
-            kind=listing.kind,
-            path=str(listing.path),
-            captured_at=listing.captured_at,
-            num_frames=listing.num_frames if listing.num_frames is not None else _frames_of(refs),
-            length_s=listing.length_s,
-            encodings=encodings,
-            is_there=listing.is_there,
+        num_frames = (
+            refs[0].recording.num_frames if refs and listing.num_frames is None else listing.num_frames
         )
+        return replace(listing, num_frames=num_frames, encodings=encodings)
     info = refs[0].recording
-    return KnownRecording(
+    return RecordingListing(
         id=info.id,
         name=info.name,
         kind=info.kind,
-        path=info.path,
+        path=Path(info.path),
         captured_at=info.captured_at,
         num_frames=info.num_frames,
         length_s=None,
-        encodings=encodings,
         is_there=info.kind in ("demo", "list") or os.path.exists(info.path),  # noqa: PTH110 (never raises)
+        encodings=encodings,
     )
-
-
-def _frames_of(refs: list[ManifestRef]) -> int | None:
-    return refs[0].recording.num_frames if refs else None

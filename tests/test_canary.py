@@ -145,3 +145,14 @@ def test_describe_runs_under_what_the_canary_found(
     assert (ended.code, ended.json["limits"]["prefill_batch_size"]) == (0, 1)
     assert "prefilled one by one" in ended.err
     assert sys.modules["mlx"] is not None
+
+
+@pytest.mark.parametrize("line", ["nowhere", "{images} --model /no/such/model"])
+def test_what_cannot_be_described_is_refused_before_a_trial(
+    line: str, run: Run, home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of(tmp_path / "images", 1)
+    assert run("seeonce encode", images, "--model", plain).code == 0
+    monkeypatch.setattr("infer.canary.remembered", lambda *_: pytest.fail("a trial would begin"))
+    ended = run("seeonce describe --prompt x", *line.format(images=images).split())
+    assert (ended.code, "First run" in ended.err) == (1, False)

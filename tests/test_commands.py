@@ -135,6 +135,39 @@ def test_an_encoded_recording_is_encoded_again_by_its_id_or_the_start_of_it(
         assert (ended.code, ended.json["num_hits"]) == (0, 3)
 
 
+def test_a_recording_keeps_its_size_of_frames_and_its_model_until_another_is_given(
+    run: Run, home: Path, images: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checkpoint.folder._from_hub", None)  # nothing may be asked of the hub
+    first = run("seeonce encode --json --max-pixels 2048", images, "--model", plain)
+    again = run("seeonce encode --json", images)
+    assert (again.json["encoder_id"], again.json["num_new"]) == (first.json["encoder_id"], 0)
+    assert "As before: --max-pixels 2048" in again.err
+    assert run("seeonce describe --max-tokens 2 --prompt x", images).code == 0
+    assert run("verify-cache --level embeddings", images).code == 0
+    other = run("seeonce encode --json --max-pixels 1000000", images)
+    assert other.json["encoder_id"] != first.json["encoder_id"]
+
+
+def test_a_model_that_was_moved_is_named(run: Run, images: Path, plain: Path, tmp_path: Path) -> None:
+    model = copy_of(plain, tmp_path / "model")
+    assert run("seeonce encode", images, "--model", model).code == 0
+    model.rename(tmp_path / "moved")
+    ended = run("seeonce describe --prompt x", images)
+    assert (ended.code, str(model) in ended.error, "--model" in ended.error) == (1, True, True)
+    assert run("seeonce describe --max-tokens 2 --prompt x", images, "--model", tmp_path / "moved").code == 0
+
+
+def test_a_picture_without_a_time_that_is_added_leaves_what_was_encoded_right(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "shots")
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    shutil.copy(next(folder.iterdir()), folder / "image.png")
+    assert run("verify-cache --level embeddings", folder, "--model", plain).code == 0
+    assert "1 of 4 names tell no time" in run("seeonce encode", folder, "--model", plain).err
+
+
 def test_limit_takes_the_first_frames(run: Run, home: Path, images: Path, plain: Path) -> None:
     ended = run("seeonce encode --json --limit 2", images, "--model", plain)
     assert (ended.json["num_frames"], ended.json["num_encoded"]) == (2, 2)

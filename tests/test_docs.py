@@ -1,5 +1,6 @@
 """The pages name every command and option there is, and none that is not."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,47 @@ def _helps() -> dict[str, set[str]]:
 COMMANDS = _helps()
 
 
+def _help(command: str) -> str:
+    return PAGE.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+
+
 def test_the_page_of_commands_is_what_their_help_says() -> None:
     assert PAGE.partition(MARK)[2] == reference(), "run make docs"
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_and_option_is_on_the_page(command: str) -> None:
-    section = PAGE.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
-    assert COMMANDS[command] <= set(OPTION.findall(section))
+    assert COMMANDS[command] <= set(OPTION.findall(_help(command)))
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_names_arguments_plainly_and_no_type_of_python(command: str) -> None:
+    usage = _help(command).partition("Usage: ")[2].splitlines()[0]
+    assert re.fullmatch(rf"{command} \[OPTIONS\]( COMMAND \[ARGS\]...| \[?[A-Z]+\]?(\.\.\.)?)*", usage)
+    assert not re.search(r"list\[|Optional|None\b|\]\.\.\.\]", _help(command))
+
+
+def test_an_error_that_leads_to_a_page_leads_to_one_that_is_there() -> None:
+    packages = ("cache", "checkpoint", "infer", "precompute", "seeonce", "sources")
+    files = [file for package in packages for file in (ROOT / package).rglob("*.py")]
+    for file in files:
+        for text in _texts(file):
+            for page in re.findall(r"[\w./-]+\.md\b|\bREADME\b", text):
+                place = ROOT / ("README.md" if page == "README" else page)
+                assert place.is_file(), f"{file}: {text}"
+            if section := re.search(r"README(?:\.md)?, ([A-Z]\w+)", text):
+                assert re.search(rf"^#+ .*{section[1]}", README, re.MULTILINE), f"{file}: {text}"
+
+
+def _texts(file: Path) -> list[str]:
+    """Return the texts of a module that are no docstrings: what a user may be told."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docs
+    ]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=str)

@@ -75,6 +75,7 @@ def test_seconds_at_the_end_of_names_are_taken_as_they_are(tmp_path: Path) -> No
         (["Screenshot from 2026-11-21 10-32-05.png", "Screenshot from 2026-11-21 10-33-05.png"], [0, 60]),
         (["Bildschirmfoto 2026-11-21 um 10.32.05.png", "Bildschirmfoto 2026-11-21 um 10.32.06.png"], [0, 1]),
         (["20261121103205.png", "20261121103210.png"], [0, 5]),
+        (["20261121_10h32m05s.png", "20261121_10h33m05s.png"], [0, 60]),
         (["1795257125.png", "1795257127.png"], [0, 2]),
         (["shot_1795257125000.png", "shot_1795257125532.png"], [0, 0.532]),
     ],
@@ -92,7 +93,39 @@ def test_order_is_by_time_where_names_tell_it(tmp_path: Path) -> None:
         "a 2026-11-21 at 10.00.00.png",
         "a 2026-11-21 at 10.00.00 (2).png",
     ]
-    assert _listed(_fill(tmp_path, *names)) == [names[0], names[2], names[1]]
+    assert _listed(_fill(tmp_path, *names)) == names
+
+
+def test_equal_times_are_in_natural_order_and_the_original_before_its_copies(tmp_path: Path) -> None:
+    names = [f"shot 20261121_103205{end}.png" for end in ("", " 2", " 10", "_9", "_10", "_11")]
+    assert _listed(_fill(tmp_path, *names)) == names
+    assert set(_times(tmp_path)) == {0.0}
+
+
+def test_one_name_without_a_time_comes_last_and_changes_no_other(tmp_path: Path) -> None:
+    names = [f"Screenshot 2026-11-21 at {hour}.00.00 AM.png" for hour in (9, 10, 11)]
+    before = open_folder(_fill(tmp_path, *names)).frames()
+    recording = open_folder(_fill(tmp_path, "image.png"))
+    assert recording.frames()[:3] == before
+    assert (_listed(tmp_path)[3], _times(tmp_path)[3], recording.length_s) == ("image.png", 7200.0, 7200.0)
+    assert recording.remarks == (
+        "1 of 4 names tell no time as the others do (image.png): they come last, at the last known time",
+    )
+    assert recording.info.captured_at == open_folder(tmp_path, limit=3).info.captured_at
+
+
+def test_half_of_the_names_order_a_folder(tmp_path: Path) -> None:
+    names = ["2026-11-21 10.00.00.png", "2026-11-21 10.00.05.png", "a.png", "b.png"]
+    assert _listed(_fill(tmp_path, *names)) == names
+    assert _times(tmp_path) == [0.0, 5.0, 5.0, 5.0]
+
+
+def test_one_name_with_a_time_does_not_order_the_others(tmp_path: Path) -> None:
+    _fill(tmp_path, "1.png", "2.png", "3.png", "Screenshot 2026-11-21 at 10.32.05.png")
+    recording = open_folder(tmp_path)
+    assert _times(tmp_path) == [0.0, 1.0, 2.0, 3.0]
+    assert "3 of 4 names tell no time" in recording.remarks[0]
+    assert "all times are 0, 1, 2" in recording.remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +139,7 @@ def test_order_is_by_time_where_names_tell_it(tmp_path: Path) -> None:
     ],
     ids=["mixed-seconds", "mixed-dates", "no-such-month", "no-such-hour", "counters"],
 )
-def test_names_that_do_not_all_tell_a_time_fall_back_to_the_order(names: list[str], tmp_path: Path) -> None:
+def test_names_that_mostly_tell_no_time_fall_back_to_the_order(names: list[str], tmp_path: Path) -> None:
     assert _times(_fill(tmp_path, *names)) == [0.0, 1.0]
 
 

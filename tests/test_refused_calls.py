@@ -1,6 +1,7 @@
 """A disk that refuses any one call, or every call from one on: a clear error, and a store that is right."""
 
 import errno
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 from fault_disk import Disk
 from store_samples import PROVENANCE, SPEC, features, new_store, pixels, same, write
 
-from cache.base.errors import SeeonceError
+from cache.base.errors import SeeonceError, refused
 from cache.base.home import Home
 from cache.commit import CommitStep
 from cache.entry import Features
@@ -68,6 +69,22 @@ def calls_until(step: CommitStep, folder: Path) -> int:
     with disk.watching():
         write_two(store)
     return at[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), "nothing can be written to that disk"),
+        (PermissionError(errno.EACCES, "Permission denied"), "check the permissions of /runs"),
+        (sqlite3.OperationalError("database or disk is full"), "free some space"),
+        (OSError(errno.EIO, "Input/output error"), "check the disk"),
+    ],
+)
+def test_a_refusal_advises_what_helps_against_it(error: Exception, advice: str) -> None:
+    said = str(refused(Path("/runs"), "The run cannot be written", error))
+    assert advice in said
+    assert ("free some space" in said) == ("space" in str(error) or "full" in str(error))
 
 
 @cases

@@ -198,4 +198,11 @@ def test_recordings_of_one_name_in_two_places_differ(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_ids_can_be_folder_names_whatever_the_recording_is_called(name: str) -> None:
-    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{8}", recording_id(Path("/recordings") / name))
+    found = recording_id(Path("/recordings") / name)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{8}", found)
+    assert ".." not in found  # which a manifest refuses
+
+
+@pytest.mark.parametrize("name", ["My talk ….cap", "a..b", "v1....2"])
+def test_an_id_has_no_two_dots_in_a_row(name: str) -> None:
+    assert ".." not in recording_id(Path("/recordings") / name)

@@ -87,6 +87,38 @@ def test_verify_cache_finds_scene_changes_again(run: Run, changing: Path, plain:
     assert ended.code == 0, ended.out
 
 
+@pytest.mark.parametrize("options", [("--every", 1), ("--scene-change", 0.01)])
+def test_a_video_is_encoded_again_as_it_was_by_path_and_by_id(
+    options: tuple[str, float], run: Run, home: Path, changing: Path, plain: Path
+) -> None:
+    assert run("seeonce encode", changing, "--model", plain, *options).code == 0
+    first = _manifest(home)
+    for selector in (changing, first.recording.id):
+        again = run("seeonce encode", selector, "--model", plain)
+        assert (
+            f"As before: {'--every 1' if '--every' in options else '--every 1 --scene-change 0.01'}"
+            in again.err
+        )
+        assert _manifest(home).frames == first.frames
+
+
+def test_fewer_frames_of_a_video_are_asked_for_and_said(
+    run: Run, home: Path, changing: Path, plain: Path
+) -> None:
+    assert run("seeonce encode", changing, "--model", plain, "--every", 1).code == 0
+    ended = run("seeonce encode", changing, "--model", plain, "--every", 3)
+    assert "A manifest of 2 frames replaces one of 6" in ended.err
+    assert len(_manifest(home).frames) == 2
+
+
+def test_a_look_for_changes_does_not_take_the_step_of_an_earlier_encode(
+    run: Run, home: Path, changing: Path, plain: Path
+) -> None:
+    assert run("seeonce encode", changing, "--model", plain).code == 0
+    assert run("seeonce encode", changing, "--model", plain, "--scene-change", 0.01).code == 0
+    assert [frame.timestamp_s for frame in _manifest(home).frames] == [0, 2, 4]
+
+
 def test_scene_changes_of_a_bundle_go_on_over_its_segments(
     run: Run, home: Path, bundle: Path, plain: Path
 ) -> None:

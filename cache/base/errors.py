@@ -48,18 +48,24 @@ class StalePictureError(SeeonceError):
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
 
 
-def refused(home: Path, what: str, error: OSError) -> StoreError:
-    """Return the error that says what could not be done under ``home``, why, and what helps."""
+def refused(place: Path, what: str, error: Exception) -> StoreError:
+    """Return the error that says what could not be done under ``place``, why, and what helps."""
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
     advice = "check the disk and its permissions"
-    if error.errno in _FULL:
+    if number in _FULL or "disk is full" in reason:
         free = 0
         with suppress(OSError):
-            free = shutil.disk_usage(home).free
+            free = shutil.disk_usage(place).free
         advice = f"{free / 1e6:.0f} MB are free: free some space, or see seeonce store gc"
-    elif error.errno in _CANNOT_SYNC:
+    elif number == errno.EROFS:
+        advice = "nothing can be written to that disk: use another, for the store by SEEONCE_HOME"
+    elif number in _NOT_ALLOWED:
+        advice = f"check the permissions of {place}"
+    elif number in _CANNOT_SYNC:
         advice = "its filesystem may not be able to make a folder durable: encode with --durability none, or "
         advice += "set SEEONCE_HOME to a disk of this machine"
-    return StoreError(f"{what}: {error.strerror or error}; {advice}")
+    return StoreError(f"{what}: {reason}; {advice}")

@@ -21,14 +21,14 @@ from seeonce.runs.describe import DescribeResult, Session, describe, resume
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
-from seeonce.runs.recording import LATEST
+from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import OutputFile, Totals, as_asked
 from seeonce.runs.table import answer_table
 from seeonce.verifier.canary import sound_limits
 
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
-Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")]
+Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
@@ -152,6 +152,7 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
 
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
     with Terminal() as terminal:
+        select(session.home, options.recording, options.model, terminal.say)  # refuses before a trial
         limits = sound_limits(session.home, options.limits, terminal.say)
         done = describe(session, replace(options, limits=limits), terminal)
     return _print(done, terminal, as_json=as_json)

@@ -28,16 +28,19 @@ Recordings = Annotated[
 def encode_command(
     recordings: Recordings = None,
     model: Annotated[
-        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
+        str | None,
+        typer.Option(help="A folder or hub id; SEEONCE_MODEL, else as before, else Qwen3-VL-4B 4-bit."),
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Resize frames to at most so many pixels.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Resize frames to at most so many pixels; or as before.")
+    ] = None,
     every: Annotated[
         float | None, typer.Option(help="Of a video, take a frame every so many seconds; 10, or as before.")
     ] = None,
     scene_change: Annotated[
         float | None,
         typer.Option(
-            help="Look every second or --every, take what differs so much: 0.005 a menu, 0.02 a window."
+            help="Look every second or --every, take what differs by: 0.005 a menu, 0.02 a window; 0: all"
         ),
     ] = None,
     near_duplicates: Annotated[

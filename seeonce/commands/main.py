@@ -17,6 +17,7 @@ from seeonce.commands.describe import describe_command
 from seeonce.commands.doctor import doctor_command
 from seeonce.commands.encode import encode_command
 from seeonce.commands.export import export_command
+from seeonce.commands.help import Command
 from seeonce.commands.recordings import recordings_command
 from seeonce.commands.report import report_command
 from seeonce.commands.run import run_command
@@ -76,6 +77,9 @@ verify_app = typer.Typer(
     epilog=_DEBUG,
 )
 verify_app.command()(verify_command)
+
+for _command in (*app.registered_commands, *store_app.registered_commands, *verify_app.registered_commands):
+    _command.cls = Command
 
 
 def run(command: typer.Typer, arguments: list[str], *, error_code: int) -> int:

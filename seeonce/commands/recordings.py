@@ -9,7 +9,8 @@ import typer
 
 from cache.base.home import Home
 from seeonce.commands.arguments import warn
-from sources.recordings import KnownRecording, known_recordings
+from sources.recording import RecordingListing
+from sources.recordings import known_recordings
 
 
 def recordings_command(
@@ -22,7 +23,7 @@ def recordings_command(
     """
     known = known_recordings(Home.locate(), os.environ, warn, since)
     if as_json:
-        typer.echo(json.dumps([asdict(recording) for recording in known]))
+        typer.echo(json.dumps([asdict(recording) for recording in known], default=str))
         return
     if not known:
         age = f" since {since}" if since else ""
@@ -31,7 +32,7 @@ def recordings_command(
         typer.echo(_line(recording))
 
 
-def _line(recording: KnownRecording) -> str:
+def _line(recording: RecordingListing) -> str:
     encoded = "; ".join(
         f"{e.num_encoded} encoded under {e.encoder_id[:12]} ({e.compute_dtype}, <= {e.max_pixels:,} pixels)"
         for e in recording.encodings

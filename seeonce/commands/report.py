@@ -12,7 +12,7 @@ from seeonce.runs.runs import select_run
 
 
 def report_command(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN)],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help=RUN)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path(
         "report.html"
     ),

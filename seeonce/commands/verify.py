@@ -24,7 +24,7 @@ def verify_command(
         str, typer.Option(help="How many entries to compare with live encoding, or all.")
     ] = "8",
     model: Annotated[
-        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else Qwen3-VL-4B 4-bit.")
+        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")
     ] = None,
     whole_store: Annotated[bool, typer.Option("--all", help="Check the bytes of the whole store.")] = False,
     tolerance: Annotated[

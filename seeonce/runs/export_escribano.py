@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from cache.base.errors import InputError, StoreError
+from cache.base.errors import InputError, refused
 from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import list_manifests
@@ -291,10 +291,8 @@ def _back_up(database: Path) -> Path:
     except (OSError, sqlite3.Error) as error:
         with suppress(OSError):
             partial.unlink()
-        raise StoreError(
-            f"{printable(database)}: no copy of it can be made beside it ({error}); nothing was written: "
-            "free space there, or check its folder's permissions"
-        ) from error
+        what = f"{printable(database)}: nothing was written, since no copy of it can be made beside it"
+        raise refused(database.parent, what, error) from error
     return backup
 
 

@@ -16,8 +16,8 @@ from cache.key import EncoderSpec
 from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
 from cache.pixel_index import PixelIndex
 from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, default_model, find_folder
-from checkpoint.identity import encoder_spec
+from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.identity import encoder_spec, model_of
 from sources.recordings import newest_listed_id
 
 LATEST = "latest"
@@ -40,7 +40,7 @@ def select(
     announce: Callable[[str], None],
     encoder_id: str | None = None,
 ) -> Selected:
-    """Find the manifest of ``recording`` that fits ``model``, or the default model.
+    """Find the manifest of ``recording`` that fits ``model``, or the one that it was encoded with.
 
     Of several that fit it is the newest, unless ``encoder_id`` names one that is there.
 
@@ -50,7 +50,7 @@ def select(
     """
     refs = find_recording(home, recording)
     refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
-    name = model or default_model(refs[0].recording.id)
+    name = model or model_of(home, refs[0].recording.id, refs[0].encoder_id)
     folder = find_folder(name, announce)
     config = read_config(folder.path)
     with PixelIndex(home) as index:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from cache.base.canonical_json import JsonObject, JsonValue, parse
-from cache.base.errors import InputError, StoreError
+from cache.base.errors import InputError, StoreError, refused
 from cache.base.text import output_path
 from infer.limits import BatchLimits
 from infer.request import Candidate, TokenLogprob, Usage
 from infer.sampling import Sampling
-from seeonce.runs.lock import lock_file, refused
+from seeonce.runs.lock import lock_file
 from seeonce.runs.parse import Description
 from seeonce.runs.prompts import ImagePosition, Showing
 
@@ -471,7 +471,8 @@ class RunWriter:
         try:
             yield
         except OSError as error:
-            raise refused(self.path, error) from error
+            what = f"The run cannot be written to {self.path}; what was written stays"
+            raise refused(self.path, what, error) from error
 
 
 def line_of(result: Result) -> bytes:
