@@ -2,7 +2,6 @@
 
 import os
 import random
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -201,13 +200,11 @@ def test_names_that_are_no_unicode_can_be_listed_and_printed(tmp_path: Path) -> 
         frame.read()
 
 
-def test_ten_thousand_files_are_listed_in_under_a_second(tmp_path: Path) -> None:
+def test_ten_thousand_files_are_listed_in_order_of_their_times(tmp_path: Path) -> None:
     for i in range(10_000):
         (tmp_path / f"{i:05}_{i * 10}.0s.png").touch()
-    started_s = time.perf_counter()
     frames = open_folder(tmp_path).frames()
-    assert time.perf_counter() - started_s < 1.0
-    assert frames[-1].timestamp_s == 99_990.0
+    assert [frame.timestamp_s for frame in frames] == [10.0 * number for number in range(10_000)]
 
 
 @settings(deadline=None)
