@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import EntryKey
 
 STORE_FORMAT = 1
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 STORE_FILE = "store.json"
 FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
 TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
@@ -34,9 +36,14 @@ class StoreHeader:
     created_at: str
 
 
+def time_text(posix_s: float) -> str:
+    """Return a time as the store writes it: ISO 8601, UTC, seconds."""
+    return datetime.fromtimestamp(posix_s, UTC).strftime(TIME_FORMAT)
+
+
 def now() -> str:
-    """Return the present time as the store writes it: ISO 8601, UTC, seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return the present time as the store writes it."""
+    return time_text(time.time())
 
 
 def read_header(store: Path) -> StoreHeader | None:

@@ -20,9 +20,8 @@ from pathlib import Path
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
 from cache.base.errors import StoreError
 from cache.base.files import Durability, Folder
-from cache.layout import LEASES, USAGE, names_in, now
+from cache.layout import LEASES, TIME_FORMAT, USAGE, names_in, now, time_text
 from cache.manifest import Manifest, manifest_path
-from cache.recordings import mark_used
 from cache.store import Store
 from cache.trash import is_alive, tmp_name
 
@@ -31,7 +30,6 @@ RENEW_S = 60
 DOUBT_S = 24 * 3600  # for so long a lease counts that is expired, but may not be dead
 SUFFIX = ".json"
 
-_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_BYTES = 64 << 10
 _FIELDS = frozenset({"expires_at", SEAL_FIELD, "pid", "purpose", "since"})
 
@@ -100,10 +98,10 @@ class _Holder:
         now_s = time.time()
         self._since_s = min(self._since_s, now_s)  # the clock may have been put back
         document: dict[str, JsonValue] = {
-            "expires_at": _text(now_s + LEASE_S),
+            "expires_at": time_text(now_s + LEASE_S),
             "pid": os.getpid(),
             "purpose": self._purpose,
-            "since": _text(self._since_s),
+            "since": time_text(self._since_s),
             SEAL_FIELD: UNSEALED,
         }
         try:
@@ -153,12 +151,8 @@ def _is_lease(name: str) -> bool:
     return name.endswith(SUFFIX) and not name.startswith(".")
 
 
-def _text(posix_s: float) -> str:
-    return datetime.fromtimestamp(posix_s, UTC).strftime(_FORMAT)
-
-
 def _seconds(text: str) -> float:
-    return datetime.strptime(text, _FORMAT).replace(tzinfo=UTC).timestamp()
+    return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC).timestamp()
 
 
 KEPT = 20
@@ -187,7 +181,8 @@ def entries_in_use(store: Store, kind: str, manifest: Manifest) -> Iterator[None
     recording, keys = manifest.recording.id, {frame.key for frame in manifest.frames}
     with held_lease(store, f"{kind} {recording}"):
         if store.writable:
-            mark_used(manifest_path(store.home, recording, manifest.encoder.encoder_id).parent)
+            with suppress(OSError):  # the last use of the recording; best effort
+                os.utime(manifest_path(store.home, recording, manifest.encoder.encoder_id).parent)
         for key in keys:
             store.touch(key)
         try:
@@ -233,12 +228,4 @@ def recent_uses(store: Path) -> list[Use]:
 
 def _read(store: Path, name: str) -> Use:
     with Folder.open(store / USAGE) as folder:
-        document = parse(folder.read(name, _MAX_BYTES), name)
-    return Use(
-        kind=document.text("kind"),
-        recording=document.text("recording"),
-        at=document.text("at"),
-        num_hits=document.integer("num_hits"),
-        num_misses=document.integer("num_misses"),
-        num_bytes=document.integer("num_bytes"),
-    )
+        return parse(folder.read(name, _MAX_BYTES), name).record(Use)

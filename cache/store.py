@@ -21,14 +21,14 @@ from cache.base.errors import StoreError, refused
 from cache.base.files import Durability, Folder
 from cache.base.home import STORE, Home
 from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
-from cache.entry import DamagedError, EntryInfo, EntryProblem, Features, Provenance
+from cache.entry import DamagedError, EntryInfo, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, create_layout, group_name, read_header, require_header, sync_layout
 from cache.quarantine import quarantine, why_quarantined
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
 from cache.trash import sweep_tmp
 
-__all__ = ["Durability", "EntryInfo", "EntryProblem", "Store"]
+__all__ = ["Durability", "EntryInfo", "Store"]
 
 TOUCH_AFTER_S = 3600
 _TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
@@ -120,21 +120,20 @@ class Store:
 
         return self._hit(key, checked)
 
-    def check(self, key: EntryKey, *, payload: bool = True) -> EntryProblem | None:
-        """Check every byte of an entry, by BLAKE3 as well; None when all is right. Nothing is moved.
+    def check(self, key: EntryKey, *, payload: bool = True) -> str | None:
+        """Check every byte of an entry, by BLAKE3 as well; say what is wrong, None when all is right.
 
-        Without ``payload`` its metadata and length alone. Of an entry that lies in quarantine it says why.
+        Nothing is moved. Without ``payload`` its metadata and length alone. Of an entry that lies in
+        quarantine it says why.
         """
         try:
-            found = self._visit(key, lambda entry: _scanned(entry, key, payload))
+            if self._visit(key, lambda entry: _scanned(entry, key, payload)):
+                return None
         except _EntryDamageError as damage:
-            return EntryProblem(key, damage.reason)
-        if found:
-            return None
-        reason = why_quarantined(self.path, key) or "there is no such entry"
-        return EntryProblem(key, reason, missing=True)
+            return damage.reason
+        return why_quarantined(self.path, key) or "there is no such entry"
 
-    def put_away(self, key: EntryKey) -> bool:
+    def quarantine_damaged(self, key: EntryKey) -> bool:
         """Move an entry to ``quarantine/`` if a full check finds it damaged; say whether it was."""
         try:
             self._visit(key, lambda entry: _scanned(entry, key, payload=True))

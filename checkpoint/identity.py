@@ -14,6 +14,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from cache.base.canonical_json import record_to_json
 from cache.base.errors import CheckpointError, InputError, StoreError
 from cache.key import EncoderSpec, Preprocessing, weights_digest
 from cache.pixel_index import RACY_NS, PixelIndex
@@ -43,7 +44,7 @@ def encoder_spec(
     spec = _recall(index, note)
     if spec is None:
         spec = _resolve(folder, config)
-        index.put_note(note, json.dumps(spec.to_json()))
+        index.put_note(note, json.dumps(record_to_json(spec)))
     spec = dataclasses.replace(spec, compute_dtype=compute_dtype(spec.compute_dtype))
     return spec if max_pixels is None else with_max_pixels(spec, max_pixels)
 

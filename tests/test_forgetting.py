@@ -38,7 +38,7 @@ def recorded(store: Store, recording_id: str, numbers: range, used_s: float = 0)
 
 
 def purged(store: Store, recording_id: str) -> Forgotten:
-    return forget(store, recording_id, purge=True, remove_runs=remove_runs)
+    return forget(store, recording_id, purge=True)
 
 
 def there(store: Store, numbers: range) -> list[int]:
@@ -48,7 +48,7 @@ def there(store: Store, numbers: range) -> list[int]:
 def test_forgetting_removes_the_manifest_alone(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "monday", range(3))
-    found = forget(store, "monday", purge=False, remove_runs=remove_runs)
+    found = forget(store, "monday", purge=False)
     assert (found.num_manifests, found.num_left) == (1, 3)
     assert list_manifests(store.home) == []
     assert list((store.path / "recordings").iterdir()) == []
@@ -61,10 +61,9 @@ def test_purging_removes_all_that_nothing_else_needs(tmp_path: Path) -> None:
     recorded(store, "monday", range(4))
     recorded(store, "tuesday", range(3, 6))
     found = purged(store, "monday")
-    assert (found.num_entries, found.num_thumbnails, found.num_runs, found.num_left) == (3, 3, 1, 1)
+    assert (found.num_entries, found.num_thumbnails, found.num_left) == (3, 3, 1)
     assert there(store, range(6)) == [3, 4, 5]
     assert sorted(Thumbnails(store.home).digests(), key=str) == [pixels(number) for number in (3, 4, 5)]
-    assert [run.name for run in store.home.runs.iterdir()] == ["run-tuesday"]
 
 
 def test_purging_removes_damaged_copies_too(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_thumbnails_of_a_forgotten_recording_are_collected_when_old(tmp_path: Pa
     store = new_store(tmp_path)
     recorded(store, "monday", range(2))
     recorded(store, "tuesday", range(1, 3))
-    forget(store, "monday", purge=False, remove_runs=remove_runs)
+    forget(store, "monday", purge=False)
     for path in (store.path / "thumbs").iterdir():
         os.utime(path, (1, 1))
     assert collect(store, dry_run=True).num_thumbnails == 1
@@ -183,6 +182,7 @@ def test_forget_says_what_is_gone(run: Run, home: Path) -> None:
     assert run("seeonce store forget monday --purge").out.startswith(
         "monday: 1 manifests removed, 2 entries ("
     )
+    assert [one.name for one in store.home.runs.iterdir()] == ["run-tuesday"]
     assert run("seeonce store forget monday").error == (
         "error: 'monday' is not in the store: see what there is with seeonce store ls."
     )
