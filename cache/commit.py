@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -60,17 +60,6 @@ def no_fault(_: CommitStep) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class NewEntry:
-    """What is to be committed."""
-
-    key: EntryKey
-    pixels: PixelDigest
-    encoder: EncoderSpec
-    features: Features
-    provenance: Provenance
-
-
-@dataclass(frozen=True, slots=True)
 class BuiltEntry:
     """An entry that lies complete and verified under ``tmp/``, neither durable nor visible yet.
 
@@ -98,8 +87,10 @@ class BuiltEntry:
         self.opened.close()
 
 
-def build_aside(tmp: Folder, entry: NewEntry, on_step: OnStep) -> BuiltEntry:
+def build_aside(tmp: Folder, features: Features, info: EntryInfo, on_step: OnStep) -> BuiltEntry:
     """Build an entry under ``tmp/``, which stays open until the entry is closed, and verify it.
+
+    ``info`` is all but the digests of the payload, which are taken as it is written.
 
     Raises:
         StoreError: what was read back is not what was written.
@@ -111,18 +102,18 @@ def build_aside(tmp: Folder, entry: NewEntry, on_step: OnStep) -> BuiltEntry:
         tmp.make_folder(name)
         folder = opened.enter_context(tmp.folder(name))
         on_step(CommitStep.folder_made)
-        payload = entry.features.array.reshape(-1).view(np.uint8)
+        payload = features.array.reshape(-1).view(np.uint8)
         chunk_fd = opened.enter_context(folder.create(CHUNK_NAME))
         with _blake3_aside(payload) as payload_blake3:
-            crc32c = _write_chunk(chunk_fd, payload, entry.key)
+            crc32c = _write_chunk(chunk_fd, payload, info.key)
             on_step(CommitStep.chunk_written)
-        info = _info(entry, crc32c, payload_blake3())
+        info = replace(info, crc32c=crc32c, blake3=payload_blake3())
         metadata_fd = opened.enter_context(folder.create(METADATA_NAME))
         write_all(metadata_fd, memoryview(encode_entry(info)))
         on_step(CommitStep.metadata_written)
         _verify_metadata(folder, info)
         on_step(CommitStep.verified)
-        return BuiltEntry(entry.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
+        return BuiltEntry(info.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
 
 
 def _write_chunk(fd: int, payload: NDArray[np.uint8], key: EntryKey) -> int:
@@ -167,24 +158,6 @@ def _not_kept(key: EntryKey, reason: str) -> StoreError:
     return StoreError(f"the disk did not keep entry {key} as written: {reason}; check the disk")
 
 
-def _info(entry: NewEntry, crc32c: int, payload_blake3: bytes) -> EntryInfo:
-    features = entry.features
-    layers, num_tokens, hidden = features.array.shape
-    return EntryInfo(
-        key=entry.key,
-        shape=(int(layers), int(num_tokens), int(hidden)),
-        dtype=features.dtype,
-        grid_thw=features.grid_thw,
-        merge_size=features.merge_size,
-        pixels=entry.pixels,
-        encoder=entry.encoder,
-        crc32c=crc32c,
-        blake3=payload_blake3,
-        provenance=entry.provenance,
-        created_at=now(),
-    )
-
-
 @contextmanager
 def _blake3_aside(payload: NDArray[np.uint8]) -> Iterator[Callable[[], bytes]]:
     """Hash in another thread while this one writes: together they take as long as the longer."""
@@ -218,13 +191,13 @@ class CommitBatch:
     were added before can still be committed; after one of ``commit`` none is acknowledged.
     """
 
-    __slots__ = ("_built", "_durability", "_home", "_on_step", "_serves", "_tmp")
+    __slots__ = ("_built", "_durability", "_home", "_is_right", "_on_step", "_tmp")
 
     def __init__(
-        self, home: Home, durability: Durability, on_step: OnStep, serves: Callable[[EntryKey], bool]
+        self, home: Home, durability: Durability, on_step: OnStep, is_right: Callable[[EntryKey], bool]
     ) -> None:
-        """``serves`` reads an entry, puts it away when it is damaged, and says whether it was right."""
-        self._home, self._durability, self._on_step, self._serves = home, durability, on_step, serves
+        """``is_right`` reads an entry, puts it away when it is damaged, and says whether it was right."""
+        self._home, self._durability, self._on_step, self._is_right = home, durability, on_step, is_right
         self._tmp: Folder | None = None
         self._built: list[BuiltEntry] = []
 
@@ -232,7 +205,7 @@ class CommitBatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._let_go()
+        self._close()
 
     @property
     def num_entries(self) -> int:
@@ -253,14 +226,28 @@ class CommitBatch:
             ValueError: the features are not such as the encoder gives.
             StoreError: the disk is full or broken; nothing of this entry is left.
         """
-        _check_features(features, spec)
-        key = entry_key(pixels, spec.encoder_id)
+        layers, num_tokens, hidden = features.array.shape
+        expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
+        if (found := (layers, hidden, features.merge_size)) != expected:
+            raise ValueError(f"the encoder gives (layers, hidden, merge_size) {expected}, got {found}")
+        info = EntryInfo(
+            key=entry_key(pixels, spec.encoder_id),
+            shape=(layers, num_tokens, hidden),
+            dtype=features.dtype,
+            grid_thw=features.grid_thw,
+            merge_size=features.merge_size,
+            pixels=pixels,
+            encoder=spec,
+            crc32c=0,
+            blake3=b"",
+            provenance=provenance,
+            created_at=now(),
+        )
         try:
-            entry = NewEntry(key, pixels, spec, features, provenance)
-            self._built.append(build_aside(self._opened_tmp(), entry, self._on_step))
+            self._built.append(build_aside(self._opened_tmp(), features, info, self._on_step))
         except OSError as error:
-            raise refused(self._home.path, f"cannot write entry {key}", error) from error
-        return key
+            raise refused(self._home.path, f"cannot write entry {info.key}", error) from error
+        return info.key
 
     def commit(self) -> tuple[EntryKey, ...]:
         """Make all entries durable and visible; acknowledge them by returning their keys.
@@ -278,7 +265,7 @@ class CommitBatch:
             what = f"cannot write entry {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
             raise refused(self._home.path, what, error) from error
         finally:
-            self._let_go()
+            self._close()
         return keys
 
     def _commit(self, tmp: Folder) -> None:
@@ -303,7 +290,7 @@ class CommitBatch:
             except OSError as error:
                 if error.errno not in _OCCUPIED or races == _MAX_RACES:
                     raise
-            if self._serves(built.key):
+            if self._is_right(built.key):
                 with suppress(FileNotFoundError):  # removed again: the place is free, ours goes there
                     return _sync_entry(group, built.key, self._durability)
         return None  # pragma: no cover - the last race raises
@@ -315,7 +302,7 @@ class CommitBatch:
                 self._tmp = root.folder(TMP)
         return self._tmp
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         """Close what is open, and remove under ``tmp/`` what was not renamed away."""
         for built in self._built:
             built.close()
@@ -368,13 +355,3 @@ def _sync_groups(groups: Iterable[Folder], durability: Durability) -> None:
         sync_fd(group.fd, durability)
     for group in waiting[-1:]:
         flush_fd(group.fd, durability)
-
-
-def _check_features(features: Features, spec: EncoderSpec) -> None:
-    layers, _, hidden = features.array.shape
-    expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
-    if (layers, hidden, features.merge_size) != expected:
-        raise ValueError(
-            f"the encoder gives (layers, hidden, merge_size) {expected}, "
-            f"got {(layers, hidden, features.merge_size)}"
-        )

@@ -32,7 +32,12 @@ MAX_ENTRY_BYTES = 4 << 30
 
 
 class DamagedError(StoreError):
-    """An entry is not what its key promises: it becomes a miss, and its frame is encoded again."""
+    """An entry is not what its key promises: it becomes a miss, and its frame is encoded again.
+
+    ``identity`` is the (device, inode) of its folder, which tells it from one that replaces it meanwhile.
+    """
+
+    identity: tuple[int, int] | None = None
 
 
 def num_merged_tokens(grid_thw: tuple[int, int, int], merge_size: int) -> int:

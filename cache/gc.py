@@ -34,6 +34,7 @@ from cache.layout import (
     TRASH,
     USAGE,
     StoredEntry,
+    entry_folder,
     group_name,
     names_in,
     stored_entries,
@@ -208,7 +209,7 @@ def _remove_entries(
 
 def _used_s(store: Path, key: EntryKey) -> float:
     try:
-        return os.lstat(store / FRAMES / group_name(key) / key.hex).st_mtime
+        return os.lstat(entry_folder(store, key)).st_mtime
     except FileNotFoundError:  # another collection took it
         return math.inf
 
@@ -236,13 +237,9 @@ def _restore(batch: Folder, frames: Folder, keys: list[EntryKey]) -> None:
 
 def _date_future_to_now(home: Home, entries: Iterable[StoredEntry], needed: ManifestNames) -> None:
     """Set the times of entries and thumbnails that lie in the future to now; best effort."""
-    paths = [
-        home.store / FRAMES / group_name(entry.key) / entry.key.hex
-        for entry in entries
-        if entry.key not in needed.keys
-    ]
+    paths = [entry_folder(home.store, entry.key) for entry in entries if entry.key not in needed.keys]
     paths += [
-        home.store / THUMBS / digest.hex
+        f"{home.store}/{THUMBS}/{digest.hex}"
         for digest in Thumbnails(home).digests()
         if digest not in needed.pixels
     ]

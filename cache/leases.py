@@ -54,18 +54,44 @@ def held_lease(store: Store, purpose: str, renew_s: float = RENEW_S) -> Iterator
     if not store.writable:
         yield
         return
-    holder = _Holder(store.path, purpose)
-    holder.renew()
-    thread = threading.Thread(
-        target=holder.renew_until_ended, args=[renew_s], name="seeonce-lease", daemon=True
-    )
+    name, since_s, ended = tmp_name() + SUFFIX, time.time(), threading.Event()
+    _write_lease(store.path, name, purpose, since_s)
+
+    def renew() -> None:
+        nonlocal since_s
+        while not ended.wait(renew_s):
+            since_s = min(since_s, time.time())  # the clock may have been put back
+            _write_lease(store.path, name, purpose, since_s)
+
+    thread = threading.Thread(target=renew, name="seeonce-lease", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        holder.ended.set()
+        ended.set()
         thread.join()
-        holder.drop()
+        try:
+            with Folder.open(store.path / LEASES) as leases:
+                leases.unlink(name)
+        except OSError as error:
+            _log.warning("cannot remove a lease in %s: %s", store.path / LEASES, error.strerror)
+
+
+def _write_lease(store: Path, name: str, purpose: str, since_s: float) -> None:
+    document: dict[str, JsonValue] = {
+        "expires_at": time_text(time.time() + LEASE_S),
+        "pid": os.getpid(),
+        "purpose": purpose,
+        "since": time_text(since_s),
+        SEAL_FIELD: UNSEALED,
+    }
+    try:
+        with Folder.open_root(store) as root:
+            root.make_folder(LEASES, exist_ok=True)
+            with root.folder(LEASES) as leases:
+                leases.replace(name, seal(document), Durability.none)
+    except OSError as error:  # a full disk: what was used within a day is safe without a lease
+        _log.warning("cannot write a lease in %s: %s", store / LEASES, error.strerror)
 
 
 def living_leases(store: Path, now_s: float | None = None) -> list[Lease]:
@@ -85,45 +111,6 @@ def dead_leases(store: Path) -> list[str]:
     return []
 
 
-class _Holder:
-    """Writes one lease again and again."""
-
-    def __init__(self, store: Path, purpose: str) -> None:
-        self._store, self._purpose = store, purpose
-        self._name = tmp_name() + SUFFIX
-        self._since_s = time.time()
-        self.ended = threading.Event()
-
-    def renew(self) -> None:
-        now_s = time.time()
-        self._since_s = min(self._since_s, now_s)  # the clock may have been put back
-        document: dict[str, JsonValue] = {
-            "expires_at": time_text(now_s + LEASE_S),
-            "pid": os.getpid(),
-            "purpose": self._purpose,
-            "since": time_text(self._since_s),
-            SEAL_FIELD: UNSEALED,
-        }
-        try:
-            with Folder.open_root(self._store) as root:
-                root.make_folder(LEASES, exist_ok=True)
-                with root.folder(LEASES) as leases:
-                    leases.replace(self._name, seal(document), Durability.none)
-        except OSError as error:  # a full disk: what was used within a day is safe without a lease
-            _log.warning("cannot write a lease in %s: %s", self._store / LEASES, error.strerror)
-
-    def renew_until_ended(self, renew_s: float) -> None:
-        while not self.ended.wait(renew_s):
-            self.renew()
-
-    def drop(self) -> None:
-        try:
-            with Folder.open(self._store / LEASES) as leases:
-                leases.unlink(self._name)
-        except OSError as error:
-            _log.warning("cannot remove a lease in %s: %s", self._store / LEASES, error.strerror)
-
-
 def _living(store: Path, name: str, now_s: float) -> Lease | None:
     modified_s = now_s
     try:
@@ -135,12 +122,8 @@ def _living(store: Path, name: str, now_s: float) -> Lease | None:
     except FileNotFoundError:  # dropped meanwhile
         return None
     except (OSError, StoreError, ValueError):
-        # One that lives is written anew every minute.
-        return (
-            Lease(name, "a lease that cannot be read", -math.inf)
-            if abs(now_s - modified_s) < DOUBT_S
-            else None
-        )
+        is_young = abs(now_s - modified_s) < DOUBT_S  # one that lives is written anew every minute
+        return Lease(name, "a lease that cannot be read", -math.inf) if is_young else None
     counts = expires_s - LEASE_S - DOUBT_S <= now_s < expires_s
     if counts or (now_s < expires_s + DOUBT_S and is_alive(name)):
         return Lease(name, purpose, since_s if since_s <= now_s else -math.inf)

@@ -18,7 +18,7 @@ _MAX_NOTE_BYTES = 64 << 10
 _log = logging.getLogger("seeonce.cache")
 
 
-def quarantine(store: Path, key: EntryKey, identity: tuple[int, int], reason: str) -> None:
+def quarantine(store: Path, key: EntryKey, identity: tuple[int, int] | None, reason: str) -> None:
     """Move the entry folder of that (device, inode) to ``quarantine/``; best effort.
 
     Several readers may find the same damage, and a writer may have replaced the entry meanwhile:
@@ -31,7 +31,7 @@ def quarantine(store: Path, key: EntryKey, identity: tuple[int, int], reason: st
             root.folder(FRAMES) as frames,
             frames.folder(group_name(key)) as group,
         ):
-            if group.identity_of(key.hex) != identity:
+            if identity is None or group.identity_of(key.hex) != identity:
                 return
             name = f"{key.hex}.{secrets.token_hex(4)}"
             group.rename(key.hex, target, name)

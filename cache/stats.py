@@ -13,7 +13,7 @@ from cache.base.text import megabytes, parse_size
 from cache.forget import least_used
 from cache.gc import Collection, collect
 from cache.key import EncoderId, EncoderSpec, EntryKey
-from cache.layout import TMP, names_in, read_header, stored_bytes, stored_entries, time_text
+from cache.layout import TMP, names_in, read_store_id, stored_bytes, stored_entries, time_text
 from cache.leases import Use, recent_uses
 from cache.manifest import ManifestRef, list_manifests
 from cache.quarantine import quarantined
@@ -62,7 +62,7 @@ def store_stats(home: Home) -> StoreStats:
     Raises:
         StoreError: the store is damaged or of a newer format.
     """
-    if read_header(home.store) is None:
+    if read_store_id(home.store) is None:
         return StoreStats()
     store = Store.open(home, create=False)
     sizes = {entry.key: entry.num_bytes for entry in stored_entries(home.store)}
