@@ -18,7 +18,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from cache.base.errors import StoreError, refused
+from cache.base.errors import StoreError, disk_error
 from cache.base.files import Durability, Folder, flush_fd, preallocate, sync_fd, write_all
 from cache.base.home import Home
 from cache.entry import (
@@ -246,7 +246,7 @@ class CommitBatch:
         try:
             self._built.append(build_aside(self._opened_tmp(), features, info, self._on_step))
         except OSError as error:
-            raise refused(self._home.path, f"cannot write entry {info.key}", error) from error
+            raise disk_error(self._home.path, f"cannot write entry {info.key}", error) from error
         return info.key
 
     def commit(self) -> tuple[EntryKey, ...]:
@@ -263,7 +263,7 @@ class CommitBatch:
                 self._commit(self._opened_tmp())
         except OSError as error:
             what = f"cannot write entry {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-            raise refused(self._home.path, what, error) from error
+            raise disk_error(self._home.path, what, error) from error
         finally:
             self._close()
         return keys

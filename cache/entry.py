@@ -1,7 +1,7 @@
 """What an entry is: the features of one frame under one encoder, and what is known about them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -163,10 +163,9 @@ ENTRY_FORMAT = 1
 
 _ZARR_TYPES = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
 _OURS = frozenset({"seeonce"})
-_ATTRIBUTES = frozenset(
-    {"format", "key", "dtype", "layers", "grid_thw", "merge_size", "pixels", "encoder_id", "encoder"}
-    | {"crc32c", "blake3", "provenance", "created_at", SEAL_FIELD}
-)
+_ATTRIBUTES = frozenset(field.name for field in fields(EntryInfo) if field.name != "shape") | {
+    "format", "layers", "encoder_id", SEAL_FIELD,
+}  # fmt: skip
 
 
 def encode_entry(info: EntryInfo) -> bytes:
@@ -280,20 +279,14 @@ def _zarr_document(shape: tuple[int, int, int], dtype: str) -> dict[str, JsonVal
 
 
 def _attributes(info: EntryInfo) -> dict[str, JsonValue]:
+    document = record_to_json(info)
+    del document["shape"]
     return {
+        **document,
         "format": ENTRY_FORMAT,
-        "key": info.key.hex,
-        "dtype": info.dtype,
         "layers": layer_names(info.shape[0]),
-        "grid_thw": list(info.grid_thw),
-        "merge_size": info.merge_size,
-        "pixels": info.pixels.hex,
         "encoder_id": info.encoder_id.hex,
-        "encoder": record_to_json(info.encoder),
-        "crc32c": info.crc32c,
         "blake3": info.blake3.hex(),
-        "provenance": record_to_json(info.provenance),
-        "created_at": info.created_at,
         SEAL_FIELD: UNSEALED,
     }
 

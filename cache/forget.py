@@ -51,15 +51,6 @@ class Forgotten:
     num_files: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ToForget:
-    """A recording that would go, and what that would free once nobody has used it for a day."""
-
-    recording: str
-    used_s: float
-    num_bytes: int
-
-
 def find_recording_id(home: Home, selector: str) -> str:
     """Return the id of a recording in the store: by its id, path, name or the start of its id.
 
@@ -138,10 +129,11 @@ def _remove_manifests(store: Store, path: Path) -> int:
 
 def least_used(
     store: Store, *, max_bytes: int | None = None, max_age_s: float | None = None
-) -> list[ToForget]:
-    """Name the recordings to forget so that the store is no larger, and none is older, than asked.
+) -> list[tuple[StoredRecording, int]]:
+    """Return the recordings to forget so that the store is no larger, and none is older, than asked.
 
-    The least recently used come first; one whose entries others name too is left out when that frees nothing.
+    With the bytes that each frees, the least recently used first. One whose entries others name too is left
+    out when that frees nothing.
     """
     recordings = stored_recordings(store.home)
     sizes = {entry.key: entry.num_bytes for entry in stored_entries(store.path)}
@@ -170,5 +162,5 @@ def least_used(
     found = []
     for recording in chosen:
         num_naming.subtract(recording.keys)
-        found.append(ToForget(recording.id, recording.used_s, own_bytes(recording)))
+        found.append((recording, own_bytes(recording)))
     return found

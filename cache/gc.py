@@ -86,7 +86,7 @@ class Needs:
     """What the manifests of a home name, and before which time an entry must have been used last to go."""
 
     def __init__(self, home: Home, *, only: frozenset[EntryKey] | None = None, leave_out: str = "") -> None:
-        """Look at leases and all manifests, but of the recording ``leave_out``. Raises as ``look_again``.
+        """Look at leases and all manifests, but of the recording ``leave_out``. Raises as ``refresh``.
 
         With ``only`` no other entry may go, but of these, while there is no lease, also one used today.
         """
@@ -94,9 +94,9 @@ class Needs:
         self._left_out = home.store / RECORDINGS / leave_out if leave_out else None
         self._known: dict[Path, tuple[tuple[int, int, int], ManifestNames]] = {}
         self.names = ManifestNames()
-        self.look_again()
+        self.refresh()
 
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         """Look again at leases and at manifests that have changed.
 
         Raises:
@@ -184,14 +184,14 @@ def _remove_entries(
     with Folder.open(store / FRAMES) as frames, new_batch(store) as batch:
         while part := list(islice(remaining, _AT_ONCE)):
             # What came to be needed since it was found is not even moved: nobody should miss it meanwhile.
-            needs.look_again()
+            needs.refresh()
             part = [entry for entry in part if needs.spare(entry.key, _used_s(store, entry.key))]
             taken: list[StoredEntry] = []
             try:
                 # One by one into the list: what was taken before an interruption must go back.
                 taken.extend(entry for entry in part if _take(batch, frames, entry.key))
                 on_step(CollectStep.moved)
-                needs.look_again()
+                needs.refresh()
                 gone = [entry for entry in taken if needs.spare(entry.key, batch.modified_s(entry.key.hex))]
                 on_step(CollectStep.judged)
             except BaseException:
@@ -313,7 +313,7 @@ def _spare_pictures(store: Path, thumbnails: Thumbnails, needs: Needs) -> Iterat
 
 def _finish_batch(store: Path, name: str, needs: Needs) -> None:
     """Finish what a killed collection began: it may have died before it looked again."""
-    needs.look_again()
+    needs.refresh()
     with Folder.open(store / FRAMES) as frames, Folder.open(store / TRASH) as trash:
         with trash.folder(name) as batch:
             for item in batch.names():

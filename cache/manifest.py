@@ -164,7 +164,7 @@ class StoredRecording:
 class ManifestNames:
     """What manifests keep from being removed: entries, pictures, and what is remembered of files.
 
-    ``places`` are paths of recordings and sources of frames (``cache.base.text``).
+    ``places`` are paths of recordings and sources of frames, some in a file, as in ``video.mp4#pts=12``.
     """
 
     keys: frozenset[EntryKey] = frozenset()

@@ -192,8 +192,8 @@ def _what_would_free(store: Store) -> str:
     except StoreError as error:
         return f"nothing can be collected ({error})"
     named = [
-        f"{one.recording} ({megabytes(one.num_bytes)}, last used {time_text(one.used_s)[:10]})"
-        for one in least_used(store, max_bytes=0)[:_NUM_NAMED]
+        f"{recording.id} ({megabytes(num_bytes)}, last used {time_text(recording.used_s)[:10]})"
+        for recording, num_bytes in least_used(store, max_bytes=0)[:_NUM_NAMED]
     ]
     oldest = f"; least recently used: {', '.join(named)}: seeonce store forget ID" if named else ""
     return f"seeonce store gc frees {reclaimable}{oldest}"

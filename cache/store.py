@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.base.errors import NotEncodedError, StoreError, refused
+from cache.base.errors import NotEncodedError, StoreError, disk_error
 from cache.base.files import Durability, Folder
 from cache.base.home import STORE, Home
 from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
@@ -73,7 +73,7 @@ class Store:
                 elif os.access(home.store, os.W_OK | os.X_OK):
                     sync_layout(home.store, durability)
             except OSError as error:
-                raise refused(home.path, f"cannot make the store {home.store}", error) from error
+                raise disk_error(home.path, f"cannot make the store {home.store}", error) from error
         if store_id is None:
             raise NotEncodedError(
                 f"there is no store at {home.store}: run seeonce encode first, or set SEEONCE_HOME"
@@ -184,7 +184,7 @@ class Store:
         try:
             sync_entries(self.path, keys, self.durability)
         except OSError as error:
-            raise refused(self.home.path, "cannot make entries durable", error) from error
+            raise disk_error(self.home.path, "cannot make entries durable", error) from error
 
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry, in no particular order; entries are not opened."""

@@ -133,8 +133,8 @@ def test_the_least_recently_used_go_first_until_it_fits(tmp_path: Path) -> None:
     recorded(store, "new", range(4, 6))
     size = sum(path.stat().st_size for path in entry_files(store, frame(0).key))
     chosen = least_used(store, max_bytes=2 * size + 100)
-    assert [(one.recording, round(one.num_bytes / size)) for one in chosen] == [("older", 2), ("old", 2)]
-    assert [one.recording for one in least_used(store, max_bytes=5 * size)] == ["older"]
+    assert [(one.id, round(num_bytes / size)) for one, num_bytes in chosen] == [("older", 2), ("old", 2)]
+    assert [one.id for one, _ in least_used(store, max_bytes=5 * size)] == ["older"]
     assert least_used(store, max_bytes=7 * size) == []
 
 
@@ -144,21 +144,21 @@ def test_a_recording_that_frees_nothing_is_not_forgotten_for_size(tmp_path: Path
     recorded(store, "other", range(2, 4), used_s=30 * DAY_S)
     recorded(store, "new", range(2))
     size = sum(path.stat().st_size for path in entry_files(store, frame(0).key))
-    assert [one.recording for one in least_used(store, max_bytes=3 * size)] == ["other"]
+    assert [one.id for one, _ in least_used(store, max_bytes=3 * size)] == ["other"]
 
 
 def test_recordings_that_share_all_entries_go_together(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "one", range(2), used_s=60 * DAY_S)
     recorded(store, "two", range(2))
-    assert [one.recording for one in least_used(store, max_bytes=0)] == ["one", "two"]
+    assert [one.id for one, _ in least_used(store, max_bytes=0)] == ["one", "two"]
 
 
 def test_recordings_not_used_for_long_are_named(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "old", range(2), used_s=31 * DAY_S)
     recorded(store, "new", range(2))
-    assert [one.recording for one in least_used(store, max_age_s=30 * DAY_S)] == ["old"]
+    assert [one.id for one, _ in least_used(store, max_age_s=30 * DAY_S)] == ["old"]
 
 
 def test_gc_lists_what_it_would_forget_and_forgets_with_yes_only(run: Run, home: Path) -> None:

@@ -51,7 +51,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
 
 
-def refused(home: Path, what: str, error: OSError) -> StoreError:
+def disk_error(home: Path, what: str, error: OSError) -> StoreError:
     """Return the error that says what could not be done under ``home``, why, and what helps."""
     advice = "check the disk and its permissions"
     if error.errno in _FULL:

@@ -15,7 +15,7 @@ from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
 from cache.base.home import Home
 from cache.base.text import megabytes, parse_age_s, parse_size
 from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
-from cache.forget import Forgotten, ToForget, find_recording_id, forget, least_used
+from cache.forget import Forgotten, find_recording_id, forget, least_used
 from cache.gc import Collection, collect
 from cache.key import EntryKey
 from cache.layout import stored_entries, time_text
@@ -75,14 +75,14 @@ def collection_text(found: Collection) -> str:
     return "\n".join(lines)
 
 
-def forgetting_text(chosen: Sequence[ToForget], *, done: bool) -> str:
+def forgetting_text(chosen: Sequence[tuple[StoredRecording, int]], *, done: bool) -> str:
     """Say which recordings go, the least recently used first."""
     verb = "forgot" if done else "would forget"
     lines = [
-        f"{verb} {one.recording}, last used {time_text(one.used_s)}, {megabytes(one.num_bytes)}"
-        for one in chosen
+        f"{verb} {recording.id}, last used {time_text(recording.used_s)}, {megabytes(num_bytes)}"
+        for recording, num_bytes in chosen
     ]
-    size = megabytes(sum(one.num_bytes for one in chosen))
+    size = megabytes(sum(num_bytes for _, num_bytes in chosen))
     what = "go once nobody has used them for 24 hours" if done else "would be free; --yes forgets them"
     return "\n".join(
         [*lines, f"{len(chosen):,} recordings, {size}: {what}."] if chosen else ["no recording to forget."]
@@ -233,14 +233,14 @@ def gc(
     max_age_s = None if max_age is None else parse_age_s(max_age, "--max-age")
     chosen = least_used(opened, max_bytes=max_bytes, max_age_s=max_age_s)
     forgets = yes and not dry_run
-    for one in chosen if forgets else []:
-        forget(opened, one.recording)
+    for recording, _ in chosen if forgets else []:
+        forget(opened, recording.id)
     with Terminal() as terminal:
         found = collect(opened, dry_run=dry_run, on_progress=partial(terminal.show, "gc", "entry"))
     if as_json:
         least_used_first = [
-            {"recording": one.recording, "used_at": time_text(one.used_s), "num_bytes": one.num_bytes}
-            for one in chosen
+            {"recording": recording.id, "used_at": time_text(recording.used_s), "num_bytes": num_bytes}
+            for recording, num_bytes in chosen
         ]
         leases = [
             {"purpose": one.purpose, "since": None if math.isinf(one.since_s) else time_text(one.since_s)}
