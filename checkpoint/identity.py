@@ -7,7 +7,7 @@ every file that can change it. Does not encode anything.
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,26 @@ from blake3 import blake3
 
 from cache.base.canonical_json import record_to_json
 from cache.base.errors import CheckpointError, InputError, StoreError
+from cache.base.home import Home
 from cache.key import EncoderSpec, Preprocessing, weights_digest
 from cache.pixel_index import RACY_NS, PixelIndex
 from checkpoint.backend import compute_dtype, import_mlx, installed_version
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder, require_weights
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import CheckpointFolder, find_folder, require_weights
 from checkpoint.loading import load_model, readable_folder
 
 ENCODER_EPOCH = 1
 """Raised when our own encoding code changes results, so that older entries are no longer hits."""
+
+
+def find_encoder(
+    home: Home, model: str, announce: Callable[[str], None], max_pixels: int | None = None
+) -> tuple[CheckpointFolder, CheckpointConfig, EncoderSpec]:
+    """Find a checkpoint by its folder or hub id, and say what it is. Raises as ``encoder_spec`` does."""
+    folder = find_folder(model, announce)
+    config = read_config(folder.path)
+    with PixelIndex(home) as index:
+        return folder, config, encoder_spec(folder, config, index, max_pixels)
 
 
 def encoder_spec(

@@ -8,13 +8,12 @@ from cache.base.errors import CannotCheckError, CheckpointError, InputError, See
 from cache.entry import Features
 from cache.key import pixel_digest
 from cache.manifest import FrameEntry, Manifest
-from cache.pixel_index import PixelIndex
 from cache.stats import StoreLimit
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, default_model, find_folder
-from checkpoint.identity import encoder_spec
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder, default_model
+from checkpoint.identity import find_encoder
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import reopen
 from sources.pixels import pixels_array
@@ -113,10 +112,7 @@ def encode_again(
 
 def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[str], None]) -> LiveFrames:
     name = model or default_model(manifest.recording.id)
-    folder = find_folder(name, say)
-    config = read_config(folder.path)
-    with PixelIndex(store.home) as index:
-        spec = encoder_spec(folder, config, index, manifest.encoder.preprocessing.max_pixels)
+    folder, config, spec = find_encoder(store.home, name, say, manifest.encoder.preprocessing.max_pixels)
     if spec != manifest.encoder:
         raise CheckpointError(
             f"it was encoded under {manifest.encoder.encoder_id.hex[:12]}, {name} would give "
