@@ -199,7 +199,7 @@ why it cannot be. Raises ``LimitReachedError`` at the limit of the store."""
 
 @dataclass(slots=True)
 class RepairReport:
-    """What was done: entries put away, entries encoded again, and what is left to the user."""
+    """What was done: entries moved to quarantine, entries encoded again, and what is left to the user."""
 
     num_put_away: int = 0
     num_encoded: int = 0

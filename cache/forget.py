@@ -16,7 +16,7 @@ from cache.base.errors import InputError, NotEncodedError, StoreError
 from cache.base.files import Folder
 from cache.base.home import Home
 from cache.base.text import user_path
-from cache.gc import Needs, collect
+from cache.gc import References, collect
 from cache.layout import RECORDINGS, names_in, stored_entries
 from cache.leases import forget_uses
 from cache.manifest import (
@@ -91,7 +91,7 @@ def forget(store: Store, recording_id: str, *, purge: bool = False) -> Forgotten
             named |= manifest_names(folder / encoder / MANIFEST_FILE)
     if purge:  # first of all: without a manifest nobody knows which files are its own
         with PixelIndex(store.home) as index:
-            num_files = index.forget(named, Needs(store.home, leave_out=recording_id).names)
+            num_files = index.forget(named, References(store.home, leave_out=recording_id).names)
     try:
         num_manifests = _remove_manifests(store, folder)
     except OSError as error:
@@ -99,7 +99,7 @@ def forget(store: Store, recording_id: str, *, purge: bool = False) -> Forgotten
     found = Forgotten(recording_id, num_manifests, num_files=num_files)
     if purge:
         forget_uses(store, recording_id)
-        collected, needed = collect(store, only=named.keys), Needs(store.home).names
+        collected, needed = collect(store, only=named.keys), References(store.home).names
         thumbnails = Thumbnails(store.home)
         copies = [name for key in named.keys - needed.keys for name in quarantined(store.path, key)]
         for name in copies:

@@ -82,7 +82,7 @@ class Collection:
     dry_run: bool = False
 
 
-class Needs:
+class References:
     """What the manifests of a home name, and before which time an entry must have been used last to go."""
 
     def __init__(self, home: Home, *, only: frozenset[EntryKey] | None = None, leave_out: str = "") -> None:
@@ -131,7 +131,7 @@ class Needs:
                 raise
             return None  # forgotten between two looks
 
-    def spare(self, key: EntryKey, used_s: float) -> bool:
+    def is_garbage(self, key: EntryKey, used_s: float) -> bool:
         """Say whether nobody needs an entry that was last used then."""
         chosen = self._only is None or key in self._only
         return chosen and used_s < self.before_s and key not in self.names.keys
@@ -145,7 +145,7 @@ def collect(
     on_step: OnStep = lambda _: None,
     on_progress: OnProgress = lambda _done, _all: None,
 ) -> Collection:
-    """Remove what nobody needs, or count it. With ``only``, of these entries, used today or not.
+    """Remove what nobody references, or count it. With ``only``, of these entries, used today or not.
 
     Raises:
         StoreError: a manifest cannot be read, or the store is read-only; nothing is removed then.
@@ -153,17 +153,17 @@ def collect(
     if not store.writable and not dry_run:
         raise StoreError(f"the store {store.path} is read-only: nothing can be removed from it")
     try:
-        needs = Needs(store.home, only=only)
+        references = References(store.home, only=only)
         entries = list(stored_entries(store.path))
-        found = [entry for entry in entries if needs.spare(entry.key, entry.used_s)]
+        found = [entry for entry in entries if references.is_garbage(entry.key, entry.used_s)]
         leases = tuple(living_leases(store.path))
         removed = found
         if not dry_run:
             on_step(CollectStep.planned)
-            removed = list(_remove_entries(store.path, found, needs, on_step, on_progress))
+            removed = list(_remove_entries(store.path, found, references, on_step, on_progress))
             if only is None:
-                _date_future_to_now(store.home, entries, needs.names)
-        others = _remove_others(store, needs, dry_run) if only is None else {}
+                _date_future_to_now(store.home, entries, references.names)
+        others = _remove_others(store, references, dry_run) if only is None else {}
     except OSError as error:
         raise StoreError(f"the collection stopped: {error}; check the disk and its permissions") from error
     return Collection(
@@ -177,22 +177,26 @@ def collect(
 
 
 def _remove_entries(
-    store: Path, found: list[StoredEntry], needs: Needs, on_step: OnStep, on_progress: OnProgress
+    store: Path, found: list[StoredEntry], references: References, on_step: OnStep, on_progress: OnProgress
 ) -> Iterator[StoredEntry]:
     """Remove entries that are still not needed once they lie in ``trash/``; yield those."""
     remaining, num_done = iter(found), 0
     with Folder.open(store / FRAMES) as frames, new_batch(store) as batch:
         while part := list(islice(remaining, _AT_ONCE)):
             # What came to be needed since it was found is not even moved: nobody should miss it meanwhile.
-            needs.refresh()
-            part = [entry for entry in part if needs.spare(entry.key, _used_s(store, entry.key))]
+            references.refresh()
+            part = [entry for entry in part if references.is_garbage(entry.key, _used_s(store, entry.key))]
             taken: list[StoredEntry] = []
             try:
                 # One by one into the list: what was taken before an interruption must go back.
                 taken.extend(entry for entry in part if _take(batch, frames, entry.key))
                 on_step(CollectStep.moved)
-                needs.refresh()
-                gone = [entry for entry in taken if needs.spare(entry.key, batch.modified_s(entry.key.hex))]
+                references.refresh()
+                gone = [
+                    entry
+                    for entry in taken
+                    if references.is_garbage(entry.key, batch.modified_s(entry.key.hex))
+                ]
                 on_step(CollectStep.judged)
             except BaseException:
                 _restore(batch, frames, [entry.key for entry in taken])
@@ -250,7 +254,7 @@ def _date_future_to_now(home: Home, entries: Iterable[StoredEntry], needed: Mani
                 os.utime(path, follow_symlinks=False)
 
 
-def _remove_others(store: Store, needs: Needs, dry_run: bool) -> dict[str, int]:
+def _remove_others(store: Store, references: References, dry_run: bool) -> dict[str, int]:
     """Remove what killed processes left and pictures that no manifest names, or count them; best effort."""
     path, thumbnails = store.path, Thumbnails(store.home)
     unfinished, batches = leftovers(path / TMP), leftovers(path / TRASH)
@@ -265,8 +269,8 @@ def _remove_others(store: Store, needs: Needs, dry_run: bool) -> dict[str, int]:
                 folder.unlink(file.name)
         for name in batches:
             with suppress(FileNotFoundError):  # another collection was first
-                _finish_batch(path, name, needs)
-    pictures = list(_spare_pictures(path, thumbnails, needs))
+                _finish_batch(path, name, references)
+    pictures = list(_unneeded_pictures(path, thumbnails, references))
     return {
         "num_tmp": len(unfinished),
         "num_trash": len(batches),
@@ -302,23 +306,23 @@ def _opened(store: Path, path: Path) -> Iterator[Folder]:
         yield folder
 
 
-def _spare_pictures(store: Path, thumbnails: Thumbnails, needs: Needs) -> Iterator[PixelDigest]:
+def _unneeded_pictures(store: Path, thumbnails: Thumbnails, references: References) -> Iterator[PixelDigest]:
     """Yield the old pictures that no manifest names. Only reports miss one that is needed again."""
     for digest in thumbnails.digests():
         with suppress(FileNotFoundError):
-            is_old = os.lstat(store / THUMBS / digest.hex).st_mtime < needs.before_s
-            if is_old and digest not in needs.names.pixels:
+            is_old = os.lstat(store / THUMBS / digest.hex).st_mtime < references.before_s
+            if is_old and digest not in references.names.pixels:
                 yield digest
 
 
-def _finish_batch(store: Path, name: str, needs: Needs) -> None:
+def _finish_batch(store: Path, name: str, references: References) -> None:
     """Finish what a killed collection began: it may have died before it looked again."""
-    needs.refresh()
+    references.refresh()
     with Folder.open(store / FRAMES) as frames, Folder.open(store / TRASH) as trash:
         with trash.folder(name) as batch:
             for item in batch.names():
                 with suppress(ValueError):
-                    if not needs.spare(key := EntryKey.from_hex(item), batch.modified_s(item)):
+                    if not references.is_garbage(key := EntryKey.from_hex(item), batch.modified_s(item)):
                         _restore(batch, frames, [key])
                         continue
                 remove_from(batch, item)

@@ -159,7 +159,7 @@ def entries_in_use(store: Store, kind: str, manifest: Manifest) -> Iterator[None
     """Keep every entry that a manifest names from being collected while the block runs.
 
     Also when the manifest is replaced or forgotten meanwhile: a lease is taken, then each is touched.
-    Afterwards hits and misses are noted: a damaged entry has been put away by then.
+    Afterwards hits and misses are noted: a damaged entry is in quarantine by then.
     """
     recording, keys = manifest.recording.id, {frame.key for frame in manifest.frames}
     with held_lease(store, f"{kind} {recording}"):

@@ -229,21 +229,12 @@ def _row(
     stamp: FileStamp, known: KnownPixels
 ) -> tuple[bytes, str, int, int, str, int, bytes, int, int, bytes]:
     path, inode = os.fsencode(stamp.path), str(stamp.inode)  # inodes may exceed SQLite's 63 bits
+    file = path, stamp.position, stamp.size, stamp.mtime_ns, inode, stamp.ctime_ns
+    picture = known.pixels.raw, known.width, known.height
     hasher = FieldHasher(_CHECK)
-    hasher.add((path, stamp.position, stamp.size, stamp.mtime_ns, inode, stamp.ctime_ns))
-    hasher.add((known.pixels.raw, known.width, known.height))
-    return (
-        path,
-        stamp.position,
-        stamp.size,
-        stamp.mtime_ns,
-        inode,
-        stamp.ctime_ns,
-        known.pixels.raw,
-        known.width,
-        known.height,
-        hasher.digest()[:16],
-    )
+    hasher.add(file)
+    hasher.add(picture)
+    return (*file, *picture, hasher.digest()[:16])
 
 
 def _note_digest(name: str, text: str) -> bytes:

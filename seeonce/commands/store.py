@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
@@ -17,7 +17,6 @@ from cache.base.text import megabytes, parse_age_s, parse_size
 from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
 from cache.forget import Forgotten, find_recording_id, forget, least_used
 from cache.gc import Collection, collect
-from cache.key import EntryKey
 from cache.layout import stored_entries, time_text
 from cache.leases import forget_uses
 from cache.manifest import FrameEntry, Manifest, StoredRecording, stored_recordings
@@ -169,45 +168,41 @@ def list_command(
     opened = Store.open(Home.locate(), create=False)
     found = sorted(stored_entries(opened.path), key=lambda entry: (entry.used_s, entry.key.raw))
     recordings = stored_recordings(opened.home)
+    rows: list[dict[str, Any]]
     if entries:
         named = {key: recording.id for recording in recordings for key in recording.keys}
-        lines = [f"{'last use':<20} {'bytes':>10}  {'key':<64}  named by"]
-        lines += [
-            f"{time_text(entry.used_s):<20} {megabytes(entry.num_bytes):>10}  {entry.key.hex}  "
-            f"{named.get(entry.key, '-')}"
-            for entry in found
-        ]
-        rows: list[dict[str, Any]] = [
+        rows = [
             {"key": entry.key.hex, "num_bytes": entry.num_bytes, "used_at": time_text(entry.used_s)}
             for entry in found
         ]
+        lines = [f"{'last use':<20} {'bytes':>10}  {'key':<64}  named by"]
+        lines += [
+            f"{row['used_at']:<20} {megabytes(row['num_bytes']):>10}  {row['key']}  "
+            f"{named.get(entry.key, '-')}"
+            for entry, row in zip(found, rows, strict=True)
+        ]
     else:
+        sizes = {entry.key: entry.num_bytes for entry in found}
+        rows = [
+            {
+                "recording": recording.id,
+                "encoder_id": ref.encoder_id.hex,
+                "num_frames": ref.num_frames,
+                "num_entries": len(keys := set(ref.keys)),
+                "num_bytes": sum(sizes.get(key, 0) for key in keys),
+                "used_at": time_text(ref.used_s()),
+                "complete": ref.complete,
+            }
+            for recording in recordings
+            for ref in recording.manifests
+        ]
         lines = [f"{'last use':<20} {'frames':>7} {'entries':>7} {'bytes':>10}  encoder       recording"]
-        rows = _manifest_rows(recordings, {entry.key: entry.num_bytes for entry in found})
         lines += [
             f"{row['used_at']:<20} {row['num_frames']:>7,} {row['num_entries']:>7,} "
             f"{megabytes(row['num_bytes']):>10}  {row['encoder_id'][:12]}  {row['recording']}"
             for row in rows
         ]
     typer.echo(json.dumps(rows) if as_json else "\n".join(lines))
-
-
-def _manifest_rows(
-    recordings: Sequence[StoredRecording], sizes: Mapping[EntryKey, int]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "recording": recording.id,
-            "encoder_id": ref.encoder_id.hex,
-            "num_frames": ref.num_frames,
-            "num_entries": len(set(ref.keys)),
-            "num_bytes": sum(sizes.get(key, 0) for key in set(ref.keys)),
-            "used_at": time_text(ref.used_s()),
-            "complete": ref.complete,
-        }
-        for recording in recordings
-        for ref in recording.manifests
-    ]
 
 
 @app.command()
@@ -270,19 +265,20 @@ def forget_command(
     Example: seeonce store forget monday --purge
     """
     opened = Store.open(Home.locate(), create=False)
+    not_stored: NotEncodedError | None = None
     try:
         found = forget(opened, find_recording_id(opened.home, recording), purge=purge)
-    except NotEncodedError:  # it may have been forgotten before, without its runs
-        if not purge:
-            raise
-        found = Forgotten(recording)
-    if purge:
+    except NotEncodedError as error:
+        found, not_stored = Forgotten(recording), error
+    if purge:  # it may have been forgotten before, without its runs
         found = replace(found, num_runs=_remove_runs(opened, found.recording))
-        if not (found.num_manifests or found.num_runs):
-            raise NotEncodedError(
-                f"{recording!r} is not in the store, and no run is of it: see what there is with "
-                "seeonce store ls."
-            )
+    if not_stored and not purge:
+        raise not_stored
+    if not_stored and not found.num_runs:
+        raise NotEncodedError(
+            f"{recording!r} is not in the store, and no run is of it: see what there is with "
+            "seeonce store ls."
+        )
     typer.echo(json.dumps(asdict(found)) if as_json else forgotten_text(found, purge=purge))
 
 
