@@ -18,7 +18,6 @@ from cache.base.home import Home
 from cache.base.text import user_path
 from cache.gc import References, collect
 from cache.layout import RECORDINGS, names_in, stored_entries
-from cache.leases import forget_uses
 from cache.manifest import (
     MANIFEST_FILE,
     ManifestNames,
@@ -76,8 +75,10 @@ def find_recording_id(home: Home, selector: str) -> str:
     raise NotEncodedError(f"{selector!r} is not in the store: see what there is with seeonce store ls.")
 
 
-def forget(store: Store, recording_id: str, *, purge: bool = False) -> Forgotten:
-    """Remove the manifests of a recording; with ``purge`` also what nothing else needs of it, but its runs.
+def forget(store: Store, recording_id: str, *, purge: bool = False) -> tuple[Forgotten, ManifestNames]:
+    """Remove the manifests of a recording, and with ``purge`` what is remembered of its files.
+
+    Returns what went, and for ``purge_entries`` what the manifests named.
 
     Raises:
         StoreError: the disk refuses, or another manifest cannot be read, so that nobody knows what it needs.
@@ -96,22 +97,28 @@ def forget(store: Store, recording_id: str, *, purge: bool = False) -> Forgotten
         num_manifests = _remove_manifests(store, folder)
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename or folder}: {error.strerror}") from error
-    found = Forgotten(recording_id, num_manifests, num_files=num_files)
-    if purge:
-        forget_uses(store, recording_id)
-        collected, needed = collect(store, only=named.keys), References(store.home).names
-        thumbnails = Thumbnails(store.home)
-        copies = [name for key in named.keys - needed.keys for name in quarantined(store.path, key)]
-        for name in copies:
-            remove_quarantined(store.path, name)
-        found = replace(
-            found,
-            num_entries=collected.num_entries,
-            num_bytes=collected.num_bytes,
-            num_thumbnails=sum(map(thumbnails.remove, named.pixels - needed.pixels)),
-            num_quarantined=len(copies),
-        )
-    return replace(found, num_left=sum(map(store.is_there, named.keys)))
+    num_left = sum(map(store.is_there, named.keys))
+    return Forgotten(recording_id, num_manifests, num_left=num_left, num_files=num_files), named
+
+
+def purge_entries(store: Store, found: Forgotten, named: ManifestNames) -> Forgotten:
+    """Remove at once the entries, thumbnails and copies in quarantine that nothing else needs.
+
+    Raises:
+        StoreError: the disk refuses, or a manifest cannot be read.
+    """
+    collected, needed = collect(store, only=named.keys), References(store.home).names
+    copies = [name for key in named.keys - needed.keys for name in quarantined(store.path, key)]
+    for name in copies:
+        remove_quarantined(store.path, name)
+    return replace(
+        found,
+        num_entries=collected.num_entries,
+        num_bytes=collected.num_bytes,
+        num_left=sum(map(store.is_there, named.keys)),
+        num_thumbnails=sum(map(Thumbnails(store.home).remove, named.pixels - needed.pixels)),
+        num_quarantined=len(copies),
+    )
 
 
 def _remove_manifests(store: Store, path: Path) -> int:

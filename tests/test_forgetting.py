@@ -11,7 +11,7 @@ from screens import noise
 from store_samples import SPEC, entry_files, flip_bit, frame, manifest, new_store, pixels, write
 
 from cache.base.errors import InputError, NotEncodedError, StoreError
-from cache.forget import Forgotten, find_recording_id, forget, least_used
+from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
 from cache.gc import collect
 from cache.leases import held_lease
 from cache.manifest import list_manifests, manifest_path, write_manifest
@@ -38,7 +38,7 @@ def recorded(store: Store, recording_id: str, numbers: range, used_s: float = 0)
 
 
 def purged(store: Store, recording_id: str) -> Forgotten:
-    return forget(store, recording_id, purge=True)
+    return purge_entries(store, *forget(store, recording_id, purge=True))
 
 
 def there(store: Store, numbers: range) -> list[int]:
@@ -48,7 +48,7 @@ def there(store: Store, numbers: range) -> list[int]:
 def test_forgetting_removes_the_manifest_alone(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "monday", range(3))
-    found = forget(store, "monday", purge=False)
+    found, _ = forget(store, "monday")
     assert (found.num_manifests, found.num_left) == (1, 3)
     assert list_manifests(store.home) == []
     assert list((store.path / "recordings").iterdir()) == []
@@ -87,7 +87,7 @@ def test_thumbnails_of_a_forgotten_recording_are_collected_when_old(tmp_path: Pa
     store = new_store(tmp_path)
     recorded(store, "monday", range(2))
     recorded(store, "tuesday", range(1, 3))
-    forget(store, "monday", purge=False)
+    forget(store, "monday")
     for path in (store.path / "thumbs").iterdir():
         os.utime(path, (1, 1))
     assert collect(store, dry_run=True).num_thumbnails == 1
@@ -196,6 +196,18 @@ def test_what_was_forgotten_without_its_runs_can_still_be_purged(run: Run, home:
     assert run("seeonce store forget monday --purge --json").json["num_runs"] == 1
     assert list(store.home.runs.iterdir()) == []
     assert "no run is of it" in run("seeonce store forget monday --purge").error
+
+
+def test_runs_go_first_of_what_is_purged(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store(home.parent)
+    recorded(store, "monday", range(2))
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk refuses")
+
+    monkeypatch.setattr("seeonce.commands.store.purge_entries", refuse)
+    assert "the disk refuses" in run("seeonce store forget monday --purge").error
+    assert list(store.home.runs.iterdir()) == []
 
 
 def test_a_run_whose_file_cannot_be_read_is_kept(tmp_path: Path) -> None:

@@ -103,4 +103,4 @@ def test_an_index_that_cannot_be_changed_stops_a_purge_before_anything_is_gone(
         forget(store, ref.recording.id, purge=True)
     assert ref.path.exists()
     shutil.rmtree(store.path / "index")
-    assert forget(store, ref.recording.id, purge=True).num_files == 0
+    assert forget(store, ref.recording.id, purge=True)[0].num_files == 0

@@ -15,7 +15,7 @@ from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
 from cache.base.home import Home
 from cache.base.text import megabytes, parse_age_s, parse_size
 from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
-from cache.forget import Forgotten, find_recording_id, forget, least_used
+from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
 from cache.gc import Collection, collect
 from cache.layout import stored_entries, time_text
 from cache.leases import forget_uses
@@ -265,20 +265,24 @@ def forget_command(
     Example: seeonce store forget monday --purge
     """
     opened = Store.open(Home.locate(), create=False)
-    not_stored: NotEncodedError | None = None
     try:
-        found = forget(opened, find_recording_id(opened.home, recording), purge=purge)
-    except NotEncodedError as error:
-        found, not_stored = Forgotten(recording), error
-    if purge:  # it may have been forgotten before, without its runs
-        found = replace(found, num_runs=_remove_runs(opened, found.recording))
-    if not_stored and not purge:
-        raise not_stored
-    if not_stored and not found.num_runs:
-        raise NotEncodedError(
-            f"{recording!r} is not in the store, and no run is of it: see what there is with "
-            "seeonce store ls."
-        )
+        recording_id = find_recording_id(opened.home, recording)
+    except NotEncodedError:
+        if not purge:
+            raise
+        # It may have been forgotten before, without its runs.
+        found = Forgotten(recording, num_runs=_remove_runs(opened, recording))
+        if not found.num_runs:
+            raise NotEncodedError(
+                f"{recording!r} is not in the store, and no run is of it: see what there is with "
+                "seeonce store ls."
+            ) from None
+    else:
+        found, named = forget(opened, recording_id, purge=purge)
+        if purge:
+            # Runs first: they are text, and the likeliest to be read by somebody.
+            found = replace(found, num_runs=_remove_runs(opened, recording_id))
+            found = purge_entries(opened, found, named)
     typer.echo(json.dumps(asdict(found)) if as_json else forgotten_text(found, purge=purge))
 
 
