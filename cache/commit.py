@@ -1,14 +1,14 @@
-"""How one entry is built aside: written under ``tmp/``, read back and compared, later made durable.
+"""How entries are committed: staged under ``tmp/``, read back and compared, made durable, renamed into place.
 
 ``zarr.json`` is written last.
 """
 
 import errno
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from cache.base.errors import StoreError, refused
+from cache.base.errors import StoreError, disk_error
 from cache.base.files import Durability, Folder, flush_fd, preallocate, sync_fd, write_all
 from cache.base.home import Home
 from cache.entry import (
@@ -60,22 +60,12 @@ def no_fault(_: CommitStep) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class NewEntry:
-    """What is to be committed."""
-
-    key: EntryKey
-    pixels: PixelDigest
-    encoder: EncoderSpec
-    features: Features
-    provenance: Provenance
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltEntry:
+class StagedEntry:
     """An entry that lies complete and verified under ``tmp/``, neither durable nor visible yet.
 
     Its files stay open: the error of a write that the system postponed is told by the fsync of the
-    descriptor that wrote, not surely by that of one opened later.
+    descriptor that wrote, not surely by that of one opened later. Closing ``opened`` removes what was
+    not renamed away.
     """
 
     key: EntryKey
@@ -93,13 +83,11 @@ class BuiltEntry:
         sync_fd(self.folder.fd, durability)
         on_step(CommitStep.folder_synced)
 
-    def close(self) -> None:
-        """Close the files; what was not renamed away is removed."""
-        self.opened.close()
 
-
-def build_aside(tmp: Folder, entry: NewEntry, on_step: OnStep) -> BuiltEntry:
+def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnStep) -> StagedEntry:
     """Build an entry under ``tmp/``, which stays open until the entry is closed, and verify it.
+
+    ``info`` is all but the digests of the payload, which are taken as it is written.
 
     Raises:
         StoreError: what was read back is not what was written.
@@ -111,18 +99,20 @@ def build_aside(tmp: Folder, entry: NewEntry, on_step: OnStep) -> BuiltEntry:
         tmp.make_folder(name)
         folder = opened.enter_context(tmp.folder(name))
         on_step(CommitStep.folder_made)
-        payload = entry.features.array.reshape(-1).view(np.uint8)
+        payload = features.array.reshape(-1).view(np.uint8)
         chunk_fd = opened.enter_context(folder.create(CHUNK_NAME))
-        with _blake3_aside(payload) as payload_blake3:
-            crc32c = _write_chunk(chunk_fd, payload, entry.key)
+        # Hashed in another thread while this one writes: together they take as long as the longer.
+        with ThreadPoolExecutor(1, "seeonce-blake3") as threads:
+            digest = threads.submit(lambda: blake3(payload.data, max_threads=blake3.AUTO).digest())
+            crc32c = _write_chunk(chunk_fd, payload, info.key)
             on_step(CommitStep.chunk_written)
-        info = _info(entry, crc32c, payload_blake3())
+        info = replace(info, crc32c=crc32c, blake3=digest.result())
         metadata_fd = opened.enter_context(folder.create(METADATA_NAME))
         write_all(metadata_fd, memoryview(encode_entry(info)))
         on_step(CommitStep.metadata_written)
         _verify_metadata(folder, info)
         on_step(CommitStep.verified)
-        return BuiltEntry(entry.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
+        return StagedEntry(info.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
 
 
 def _write_chunk(fd: int, payload: NDArray[np.uint8], key: EntryKey) -> int:
@@ -167,45 +157,6 @@ def _not_kept(key: EntryKey, reason: str) -> StoreError:
     return StoreError(f"the disk did not keep entry {key} as written: {reason}; check the disk")
 
 
-def _info(entry: NewEntry, crc32c: int, payload_blake3: bytes) -> EntryInfo:
-    features = entry.features
-    layers, num_tokens, hidden = features.array.shape
-    return EntryInfo(
-        key=entry.key,
-        shape=(int(layers), int(num_tokens), int(hidden)),
-        dtype=features.dtype,
-        grid_thw=features.grid_thw,
-        merge_size=features.merge_size,
-        pixels=entry.pixels,
-        encoder=entry.encoder,
-        crc32c=crc32c,
-        blake3=payload_blake3,
-        provenance=entry.provenance,
-        created_at=now(),
-    )
-
-
-@contextmanager
-def _blake3_aside(payload: NDArray[np.uint8]) -> Iterator[Callable[[], bytes]]:
-    """Hash in another thread while this one writes: together they take as long as the longer."""
-    digests: list[bytes] = []
-
-    def work() -> None:
-        digests.append(blake3(payload.data, max_threads=blake3.AUTO).digest())
-
-    thread = threading.Thread(target=work, name="seeonce-blake3")
-    thread.start()
-
-    def result() -> bytes:
-        thread.join()
-        return digests[0]
-
-    try:
-        yield result
-    finally:
-        thread.join()
-
-
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
 _MAX_RACES = 8
@@ -218,49 +169,63 @@ class CommitBatch:
     were added before can still be committed; after one of ``commit`` none is acknowledged.
     """
 
-    __slots__ = ("_built", "_durability", "_home", "_on_step", "_serves", "_tmp")
+    __slots__ = ("_durability", "_home", "_is_right", "_on_step", "_staged", "_tmp")
 
     def __init__(
-        self, home: Home, durability: Durability, on_step: OnStep, serves: Callable[[EntryKey], bool]
+        self, home: Home, durability: Durability, on_step: OnStep, is_right: Callable[[EntryKey], bool]
     ) -> None:
-        """``serves`` reads an entry, puts it away when it is damaged, and says whether it was right."""
-        self._home, self._durability, self._on_step, self._serves = home, durability, on_step, serves
+        """``is_right`` reads an entry, puts it away when it is damaged, and says whether it was right."""
+        self._home, self._durability, self._on_step, self._is_right = home, durability, on_step, is_right
         self._tmp: Folder | None = None
-        self._built: list[BuiltEntry] = []
+        self._staged: list[StagedEntry] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._let_go()
+        self._close()
 
     @property
     def num_entries(self) -> int:
         """How many entries wait to be committed."""
-        return len(self._built)
+        return len(self._staged)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of their payloads: on the disk, but not yet durable."""
-        return sum(built.num_bytes for built in self._built)
+        return sum(staged.num_bytes for staged in self._staged)
 
     def add(
         self, pixels: PixelDigest, spec: EncoderSpec, features: Features, provenance: Provenance
     ) -> EntryKey:
-        """Build an entry aside; until this returns the features must not change, afterwards they may go.
+        """Stage an entry; until this returns the features must not change, afterwards they may go.
 
         Raises:
             ValueError: the features are not such as the encoder gives.
             StoreError: the disk is full or broken; nothing of this entry is left.
         """
-        _check_features(features, spec)
-        key = entry_key(pixels, spec.encoder_id)
+        layers, num_tokens, hidden = features.array.shape
+        expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
+        if (found := (layers, hidden, features.merge_size)) != expected:
+            raise ValueError(f"the encoder gives (layers, hidden, merge_size) {expected}, got {found}")
+        info = EntryInfo(
+            key=entry_key(pixels, spec.encoder_id),
+            shape=(layers, num_tokens, hidden),
+            dtype=features.dtype,
+            grid_thw=features.grid_thw,
+            merge_size=features.merge_size,
+            pixels=pixels,
+            encoder=spec,
+            crc32c=0,
+            blake3=b"",
+            provenance=provenance,
+            created_at=now(),
+        )
         try:
-            entry = NewEntry(key, pixels, spec, features, provenance)
-            self._built.append(build_aside(self._opened_tmp(), entry, self._on_step))
+            self._staged.append(stage_entry(self._opened_tmp(), features, info, self._on_step))
         except OSError as error:
-            raise refused(self._home.path, f"cannot write entry {key}", error) from error
-        return key
+            raise disk_error(self._home.path, f"cannot write entry {info.key}", error) from error
+        return info.key
 
     def commit(self) -> tuple[EntryKey, ...]:
         """Make all entries durable and visible; acknowledge them by returning their keys.
@@ -270,42 +235,42 @@ class CommitBatch:
         Raises:
             StoreError: the disk refuses; whole entries may be visible, but none is acknowledged.
         """
-        keys = tuple(built.key for built in self._built)
+        keys = tuple(staged.key for staged in self._staged)
         try:
-            if self._built:
+            if self._staged:
                 self._commit(self._opened_tmp())
         except OSError as error:
             what = f"cannot write entry {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-            raise refused(self._home.path, what, error) from error
+            raise disk_error(self._home.path, what, error) from error
         finally:
-            self._let_go()
+            self._close()
         return keys
 
     def _commit(self, tmp: Folder) -> None:
-        for built in self._built:
-            built.sync(self._durability, self._on_step)
+        for staged in self._staged:
+            staged.sync(self._durability, self._on_step)
         with Folder.open_root(self._home.store) as root, root.folder(FRAMES) as frames, ExitStack() as open_:
             groups: dict[str, Folder] = {}
-            for built in self._built:
-                name = group_name(built.key)
+            for staged in self._staged:
+                name = group_name(staged.key)
                 if name not in groups:
                     groups[name] = open_.enter_context(_open_group(frames, name, self._durability))
-                self._publish(tmp, built, groups[name])
+                self._publish(tmp, staged, groups[name])
                 self._on_step(CommitStep.renamed)
             _sync_groups(groups.values(), self._durability)
             self._on_step(CommitStep.groups_synced)
         self._on_step(CommitStep.acknowledged)
 
-    def _publish(self, tmp: Folder, built: BuiltEntry, group: Folder) -> None:
+    def _publish(self, tmp: Folder, staged: StagedEntry, group: Folder) -> None:
         for races in range(_MAX_RACES + 1):
             try:
-                return tmp.rename(built.name, group, built.key.hex)
+                return tmp.rename(staged.name, group, staged.key.hex)
             except OSError as error:
                 if error.errno not in _OCCUPIED or races == _MAX_RACES:
                     raise
-            if self._serves(built.key):
+            if self._is_right(staged.key):
                 with suppress(FileNotFoundError):  # removed again: the place is free, ours goes there
-                    return _sync_entry(group, built.key, self._durability)
+                    return _sync_entry(group, staged.key, self._durability)
         return None  # pragma: no cover - the last race raises
 
     def _opened_tmp(self) -> Folder:
@@ -315,11 +280,11 @@ class CommitBatch:
                 self._tmp = root.folder(TMP)
         return self._tmp
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         """Close what is open, and remove under ``tmp/`` what was not renamed away."""
-        for built in self._built:
-            built.close()
-        self._built.clear()
+        for staged in self._staged:
+            staged.opened.close()
+        self._staged.clear()
         if self._tmp is not None:
             self._tmp.close()
             self._tmp = None
@@ -368,13 +333,3 @@ def _sync_groups(groups: Iterable[Folder], durability: Durability) -> None:
         sync_fd(group.fd, durability)
     for group in waiting[-1:]:
         flush_fd(group.fd, durability)
-
-
-def _check_features(features: Features, spec: EncoderSpec) -> None:
-    layers, _, hidden = features.array.shape
-    expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
-    if (layers, hidden, features.merge_size) != expected:
-        raise ValueError(
-            f"the encoder gives (layers, hidden, merge_size) {expected}, "
-            f"got {(layers, hidden, features.merge_size)}"
-        )

@@ -1,16 +1,24 @@
 """What an entry is: the features of one frame under one encoder, and what is known about them."""
 
 import json
-import re
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, check_seal, parse, seal
+from cache.base.canonical_json import (
+    SEAL_FIELD,
+    UNSEALED,
+    JsonObject,
+    JsonValue,
+    check_seal,
+    parse,
+    record_to_json,
+    seal,
+)
 from cache.base.errors import StoreError
 from cache.key import Digest, EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
 
@@ -24,7 +32,12 @@ MAX_ENTRY_BYTES = 4 << 30
 
 
 class DamagedError(StoreError):
-    """An entry is not what its key promises: it becomes a miss, and its frame is encoded again."""
+    """An entry is not what its key promises: it becomes a miss, and its frame is encoded again.
+
+    ``identity`` is the (device, inode) of its folder, which tells it from one that replaces it meanwhile.
+    """
+
+    identity: tuple[int, int] | None = None
 
 
 def num_merged_tokens(grid_thw: tuple[int, int, int], merge_size: int) -> int:
@@ -106,30 +119,6 @@ class Provenance:
     chip: str
     host_os: str
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return plain JSON types."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            StoreError: for anything else.
-        """
-        document = JsonObject(value, "provenance").only(_PROVENANCE_FIELDS)
-        return cls(
-            mlx=document.text("mlx"),
-            mlx_vlm=document.text("mlx_vlm"),
-            seeonce=document.text("seeonce"),
-            device=document.text("device"),
-            chip=document.text("chip"),
-            host_os=document.text("host_os"),
-        )
-
-
-_PROVENANCE_FIELDS = frozenset(field.name for field in fields(Provenance))
-
 
 @dataclass(frozen=True, slots=True)
 class EntryInfo:
@@ -166,102 +155,6 @@ class EntryInfo:
         return self.shape[1]
 
 
-@dataclass(frozen=True, slots=True)
-class EntryProblem:
-    """What a full check found wrong with an entry; ``missing`` when there is none of that key."""
-
-    key: EntryKey
-    reason: str
-    missing: bool = False
-
-
-_MAX_KNOWN = 256
-# In the order of canonical JSON; quotation marks inside strings are escaped, so these are real fields.
-_CHECKSUMS = re.compile(
-    rb'"seeonce":\{"blake3":"([0-9a-f]{64})","crc32c":(0|[1-9][0-9]{0,9}),"created_at":"([0-9TZ:-]{20})",'
-)
-_KEY = re.compile(rb',"key":"([0-9a-f]{64})",')
-_PIXELS = re.compile(rb'"metadata_digest":"[0-9a-f]{64}","pixels":"([0-9a-f]{64})",')
-
-_Rest = tuple[bytes, bytes, bytes, bytes]
-"""What is left of metadata when the fields above are cut out."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """The text of an entry's own fields."""
-
-    blake3: bytes
-    crc32c: bytes
-    created_at: bytes
-    key: bytes
-    pixels: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    info: EntryInfo
-    encoder_id: EncoderId
-
-
-_known: dict[_Rest, _Known] = {}
-
-
-def recall(raw: bytes, key: EntryKey) -> EntryInfo | None:
-    """Return what sealed metadata says when all but its own fields is known to be right; else None."""
-    split = _split(raw)
-    if split is None:
-        return None
-    own, rest = split
-    known = _known.get(rest)
-    if known is None or own.key.decode("ascii") != key.hex:
-        return None
-    pixels = PixelDigest(bytes.fromhex(own.pixels.decode("ascii")))
-    if entry_key(pixels, known.encoder_id) != key:
-        return None
-    info = known.info
-    return EntryInfo(
-        key=key,
-        shape=info.shape,
-        dtype=info.dtype,
-        grid_thw=info.grid_thw,
-        merge_size=info.merge_size,
-        pixels=pixels,
-        encoder=info.encoder,
-        crc32c=int(own.crc32c),
-        blake3=bytes.fromhex(own.blake3.decode("ascii")),
-        provenance=info.provenance,
-        created_at=own.created_at.decode("ascii"),
-    )
-
-
-def remember(raw: bytes, info: EntryInfo) -> None:
-    """Take note of metadata that passed every check and was read as ``info``."""
-    split = _split(raw)
-    read_as = (info.blake3.hex(), str(info.crc32c), info.created_at, info.key.hex, info.pixels.hex)
-    if split is None or split[0] != _Own(*(value.encode("ascii", "replace") for value in read_as)):
-        return
-    if len(_known) >= _MAX_KNOWN:
-        _known.clear()
-    _known[split[1]] = _Known(info, info.encoder_id)
-
-
-def _split(raw: bytes) -> tuple[_Own, _Rest] | None:
-    checksums = _CHECKSUMS.search(raw)
-    key = _KEY.search(raw, checksums.end()) if checksums else None
-    pixels = _PIXELS.search(raw, key.end()) if key else None
-    if checksums is None or key is None or pixels is None:
-        return None
-    own = _Own(checksums[1], checksums[2], checksums[3], key[1], pixels[1])
-    rest = (
-        raw[: checksums.start()],
-        raw[checksums.end() : key.start()],
-        raw[key.end() : pixels.start()],
-        raw[pixels.end() :],
-    )
-    return own, rest
-
-
 METADATA_NAME = "zarr.json"
 CHUNK_NAME = "c.0.0.0"
 CHECKSUM_BYTES = 4
@@ -270,10 +163,9 @@ ENTRY_FORMAT = 1
 
 _ZARR_TYPES = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
 _OURS = frozenset({"seeonce"})
-_ATTRIBUTES = frozenset(
-    {"format", "key", "dtype", "layers", "grid_thw", "merge_size", "pixels", "encoder_id", "encoder"}
-    | {"crc32c", "blake3", "provenance", "created_at", SEAL_FIELD}
-)
+_ATTRIBUTES = frozenset(field.name for field in fields(EntryInfo) if field.name != "shape") | {
+    "format", "layers", "encoder_id", SEAL_FIELD,
+}  # fmt: skip
 
 
 def encode_entry(info: EntryInfo) -> bytes:
@@ -296,11 +188,7 @@ def decode_entry(raw: bytes, key: EntryKey) -> EntryInfo:
     """
     try:
         check_seal(raw, METADATA_NAME)
-        info = recall(raw, key)
-        if info is None:
-            info = _decode(raw, key)
-            remember(raw, info)
-        return info
+        return _decode(raw, key)
     except DamagedError:
         raise
     except (StoreError, ValueError) as error:
@@ -316,15 +204,15 @@ def _decode(raw: bytes, key: EntryKey) -> EntryInfo:
         raise DamagedError(f"expected entry format {ENTRY_FORMAT}, got {version}")
     info = EntryInfo(
         key=key,
-        shape=_triple(document.integers("shape")),
+        shape=document.triple("shape"),
         dtype=attributes.text("dtype"),
-        grid_thw=_triple(attributes.integers("grid_thw")),
+        grid_thw=attributes.triple("grid_thw"),
         merge_size=attributes.integer("merge_size"),
         pixels=PixelDigest.from_hex(attributes.text("pixels")),
         encoder=_encoder(_encoder_text(raw)),
         crc32c=attributes.integer("crc32c"),
         blake3=Digest.from_hex(attributes.text("blake3")).raw,
-        provenance=Provenance.from_json(attributes.raw("provenance")),
+        provenance=attributes.child("provenance").record(Provenance, exactly=True),
         created_at=attributes.text("created_at"),
     )
     _check(info, EncoderId.from_hex(attributes.text("encoder_id")))
@@ -391,20 +279,14 @@ def _zarr_document(shape: tuple[int, int, int], dtype: str) -> dict[str, JsonVal
 
 
 def _attributes(info: EntryInfo) -> dict[str, JsonValue]:
+    document = record_to_json(info)
+    del document["shape"]
     return {
+        **document,
         "format": ENTRY_FORMAT,
-        "key": info.key.hex,
-        "dtype": info.dtype,
         "layers": layer_names(info.shape[0]),
-        "grid_thw": list(info.grid_thw),
-        "merge_size": info.merge_size,
-        "pixels": info.pixels.hex,
         "encoder_id": info.encoder_id.hex,
-        "encoder": info.encoder.to_json(),
-        "crc32c": info.crc32c,
         "blake3": info.blake3.hex(),
-        "provenance": info.provenance.to_json(),
-        "created_at": info.created_at,
         SEAL_FIELD: UNSEALED,
     }
 
@@ -412,9 +294,3 @@ def _attributes(info: EntryInfo) -> dict[str, JsonValue]:
 def layer_names(num_layers: int) -> list[str]:
     """Name the layers of an entry in their order: ``merged``, ``deepstack.0``, …"""
     return ["merged", *(f"deepstack.{index}" for index in range(num_layers - 1))]
-
-
-def _triple(values: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(values) != 3:
-        raise DamagedError(f"expected three numbers, got {values[:8]}")
-    return values[0], values[1], values[2]

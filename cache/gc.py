@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
 from itertools import islice
+from operator import or_
 from pathlib import Path
 
 from cache.base.errors import StoreError
@@ -32,6 +34,7 @@ from cache.layout import (
     TRASH,
     USAGE,
     StoredEntry,
+    entry_folder,
     group_name,
     names_in,
     stored_entries,
@@ -41,145 +44,12 @@ from cache.manifest import ManifestNames, manifest_files, manifest_names
 from cache.quarantine import old_quarantined, remove_quarantined
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from cache.trash import LEFTOVER_AGE_S, TrashBatch, leftovers, new_batch, old_batch, sweep_tmp
-
-QUARANTINE_S = 30 * 24 * 3600
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")  # as cache.files names them
-
-
-@dataclass(frozen=True, slots=True)
-class Leftovers:
-    """Names in ``tmp/`` and ``quarantine/``, and paths of single files, relative to the store."""
-
-    tmp: tuple[str, ...]
-    quarantined: tuple[str, ...]
-    files: tuple[str, ...]
-
-
-def find_leftovers(store: Path) -> Leftovers:
-    """Return what can be removed without a look at any entry."""
-    files = [*_unfinished_files(store), *(f"{LEASES}/{name}" for name in dead_leases(store))]
-    return Leftovers(tuple(leftovers(store / TMP)), tuple(old_quarantined(store, QUARANTINE_S)), tuple(files))
-
-
-def remove_leftovers(store: Path) -> Leftovers:
-    """Remove what ``find_leftovers`` finds, and return it; best effort."""
-    found = find_leftovers(store)
-    sweep_tmp(store)
-    for name in found.quarantined:
-        remove_quarantined(store, name)
-    for path in map(Path, found.files):
-        with suppress(OSError), _opened(store, path.parent) as folder:
-            folder.unlink(path.name)
-    return found
-
-
-def _unfinished_files(store: Path) -> list[str]:
-    """Return temporary files that killed writers left more than a day ago."""
-    folders = ["", THUMBS, INDEX, USAGE]
-    folders += [
-        f"{RECORDINGS}/{recording}/{encoder}"
-        for recording in names_in(store / RECORDINGS)
-        for encoder in names_in(store / RECORDINGS / recording)
-    ]
-    return [str(Path(folder) / name) for folder in folders for name in _old_temporaries(store, Path(folder))]
-
-
-def _old_temporaries(store: Path, path: Path) -> list[str]:
-    oldest = time.time() - LEFTOVER_AGE_S
-    with suppress(OSError), _opened(store, path) as folder:
-        names = [name for name in folder.names() if _TEMPORARY.fullmatch(name)]
-        return [name for name in names if folder.modified_s(name) < oldest]
-    return []
-
-
-@contextmanager
-def _opened(store: Path, path: Path) -> Iterator[Folder]:
-    """Open a folder of the store name by name: a symlink on the way would lead out of it."""
-    with ExitStack() as opened:
-        folder = opened.enter_context(Folder.open_root(store))
-        for name in path.parts:
-            folder = opened.enter_context(folder.folder(name))
-        yield folder
-
-
-_Stamp = tuple[int, int, int]
-
-
-class References:
-    """The keys, and all that the manifests of a home name as ``names``."""
-
-    def __init__(self, home: Home, leave_out: str = "") -> None:
-        """Read every manifest, but of the recording ``leave_out``. Raises as ``refresh``."""
-        self._home, self._left_out = home, home.store / RECORDINGS / leave_out if leave_out else None
-        self._known: dict[Path, tuple[_Stamp, ManifestNames]] = {}
-        self.names = ManifestNames()
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look at every manifest again.
-
-        Raises:
-            StoreError: one cannot be read, so nobody knows what it names.
-        """
-        try:
-            os.lstat(self._home.store / RECORDINGS)  # when it is not there, nothing can be concluded
-            paths = [path for path in manifest_files(self._home) if path.parent.parent != self._left_out]
-            found = dict(filter(None, map(self._look, paths)))
-        except OSError as error:
-            raise StoreError(
-                f"cannot read {error.filename}: {error.strerror}; nothing is collected while manifests "
-                "cannot be read: check its permissions"
-            ) from error
-        if found != self._known:
-            self._known = found
-            self.names = ManifestNames.of_all(names for _, names in found.values())
-
-    def __contains__(self, key: EntryKey) -> bool:
-        """Say whether a manifest names the entry."""
-        return key in self.names.keys
-
-    def _look(self, path: Path) -> tuple[Path, tuple[_Stamp, ManifestNames]] | None:
-        try:
-            stamp = _stamp(path)
-            known = self._known.get(path)
-            return path, known if known and known[0] == stamp else (stamp, manifest_names(path))
-        except (OSError, StoreError):
-            if os.path.lexists(path):
-                raise
-            return None  # forgotten between two looks
-
-
-def _stamp(path: Path) -> _Stamp:
-    found = os.lstat(path)
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def date_by_first_sight(home: Home, entries: Iterable[StoredEntry], needed: References) -> None:
-    """Set the times of entries and thumbnails that lie in the future to now; best effort."""
-    now_s = time.time()
-    for entry in entries:
-        if entry.used_s > now_s and entry.key not in needed:
-            _touch(home.store / FRAMES / group_name(entry.key) / entry.key.hex)
-    for digest in Thumbnails(home).digests():
-        path = home.store / THUMBS / digest.hex
-        if digest not in needed.names.pixels and _modified_s(path) > now_s:
-            _touch(path)
-
-
-def _modified_s(path: Path) -> float:
-    with suppress(OSError):
-        return os.lstat(path).st_mtime
-    return 0.0
-
-
-def _touch(path: Path) -> None:
-    with suppress(OSError):
-        os.utime(path, follow_symlinks=False)
-
+from cache.trash import LEFTOVER_AGE_S, leftovers, move_to, new_batch, put_back, remove_from, sweep_tmp
 
 GRACE_S = 24 * 3600
+QUARANTINE_S = 30 * 24 * 3600
 _AT_ONCE = 256  # entries that lie in trash/ together before they are looked at again
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")  # as cache.base.files names them
 
 
 class CollectStep(StrEnum):
@@ -192,6 +62,8 @@ class CollectStep(StrEnum):
 
 
 OnStep = Callable[[CollectStep], None]
+OnProgress = Callable[[int, int], None]
+"""Is told how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +73,68 @@ class Collection:
     num_entries: int
     num_bytes: int
     num_kept: int
-    num_tmp: int
-    num_trash: int
-    num_quarantined: int
-    num_files: int
-    num_thumbnails: int
-    leases: tuple[Lease, ...]
-    dry_run: bool
+    num_tmp: int = 0
+    num_trash: int = 0
+    num_quarantined: int = 0
+    num_files: int = 0
+    num_thumbnails: int = 0
+    leases: tuple[Lease, ...] = ()
+    dry_run: bool = False
+
+
+class References:
+    """What the manifests of a home name, and before which time an entry must have been used last to go."""
+
+    def __init__(self, home: Home, *, only: frozenset[EntryKey] | None = None, leave_out: str = "") -> None:
+        """Look at leases and all manifests, but of the recording ``leave_out``. Raises as ``refresh``.
+
+        With ``only`` no other entry may go, but of these, while there is no lease, also one used today.
+        """
+        self._home, self._only = home, only
+        self._left_out = home.store / RECORDINGS / leave_out if leave_out else None
+        self._known: dict[Path, tuple[tuple[int, int, int], ManifestNames]] = {}
+        self.names = ManifestNames()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at leases and at manifests that have changed.
+
+        Raises:
+            StoreError: a manifest cannot be read, so nobody knows what it names.
+        """
+        # Leases first: a process whose lease has just ended has written its manifest before that.
+        leases = living_leases(self._home.store)
+        self.before_s = min([time.time(), *(lease.since_s for lease in leases)]) - GRACE_S
+        if self._only is not None and not leases:
+            self.before_s = math.inf
+        try:
+            os.lstat(self._home.store / RECORDINGS)  # when it is not there, nothing can be concluded
+            paths = [path for path in manifest_files(self._home) if path.parent.parent != self._left_out]
+            known = dict(filter(None, map(self._read, paths)))
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {error.filename}: {error.strerror}; nothing is collected while manifests "
+                "cannot be read: check its permissions"
+            ) from error
+        if known != self._known:
+            self._known = known
+            self.names = reduce(or_, (names for _, names in known.values()), ManifestNames())
+
+    def _read(self, path: Path) -> tuple[Path, tuple[tuple[int, int, int], ManifestNames]] | None:
+        try:
+            found = os.lstat(path)
+            stamp = found.st_mtime_ns, found.st_size, found.st_ino
+            known = self._known.get(path)
+            return path, known if known and known[0] == stamp else (stamp, manifest_names(path))
+        except (OSError, StoreError):
+            if os.path.lexists(path):
+                raise
+            return None  # forgotten between two looks
+
+    def is_garbage(self, key: EntryKey, used_s: float) -> bool:
+        """Say whether nobody needs an entry that was last used then."""
+        chosen = self._only is None or key in self._only
+        return chosen and used_s < self.before_s and key not in self.names.keys
 
 
 def collect(
@@ -216,9 +143,9 @@ def collect(
     dry_run: bool = False,
     only: frozenset[EntryKey] | None = None,
     on_step: OnStep = lambda _: None,
-    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    on_progress: OnProgress = lambda _done, _all: None,
 ) -> Collection:
-    """Remove what nobody needs, or count it. With ``only``, of these entries, used today or not.
+    """Remove what nobody references, or count it. With ``only``, of these entries, used today or not.
 
     Raises:
         StoreError: a manifest cannot be read, or the store is read-only; nothing is removed then.
@@ -226,121 +153,58 @@ def collect(
     if not store.writable and not dry_run:
         raise StoreError(f"the store {store.path} is read-only: nothing can be removed from it")
     try:
-        return _collect(store, dry_run, only, on_step, on_progress)
+        references = References(store.home, only=only)
+        entries = list(stored_entries(store.path))
+        found = [entry for entry in entries if references.is_garbage(entry.key, entry.used_s)]
+        leases = tuple(living_leases(store.path))
+        removed = found
+        if not dry_run:
+            on_step(CollectStep.planned)
+            removed = list(_remove_entries(store.path, found, references, on_step, on_progress))
+            if only is None:
+                _date_future_to_now(store.home, entries, references.names)
+        others = _remove_others(store, references, dry_run) if only is None else {}
     except OSError as error:
         raise StoreError(f"the collection stopped: {error}; check the disk and its permissions") from error
-
-
-def _collect(
-    store: Store,
-    dry_run: bool,
-    only: frozenset[EntryKey] | None,
-    on_step: OnStep,
-    on_progress: Callable[[int, int], None],
-) -> Collection:
-    judge = _Judge(store, only)
-    entries = list(stored_entries(store.path))
-    found = [entry for entry in entries if judge.condemns(entry.key, entry.used_s)]
-    leases = tuple(living_leases(store.path))
-    pictures: list[PixelDigest] = []
-    left, num_trash, removed = Leftovers((), (), ()), 0, found
-    if dry_run:
-        left, num_trash = find_leftovers(store.path), len(leftovers(store.path / TRASH))
-        pictures = judge.unneeded_thumbnails()
-    else:
-        on_step(CollectStep.planned)
-        removed = list(_remove_entries(store.path, found, judge, on_step, on_progress))
-        if only is None:
-            date_by_first_sight(store.home, entries, judge.references)
-            left, num_trash = remove_leftovers(store.path), _empty_old_batches(store.path, judge)
-            pictures = [
-                digest for digest in judge.unneeded_thumbnails() if Thumbnails(store.home).remove(digest)
-            ]
     return Collection(
         num_entries=len(removed),
         num_bytes=sum(entry.num_bytes for entry in removed),
         num_kept=sum(store.is_there(key) for key in {e.key for e in found} - {e.key for e in removed}),
-        num_tmp=len(left.tmp),
-        num_trash=num_trash,
-        num_quarantined=len(left.quarantined),
-        num_files=len(left.files),
-        num_thumbnails=len(pictures),
         leases=leases,
         dry_run=dry_run,
+        **others,
     )
 
 
-def reclaimable(store: Store) -> Collection:
-    """Return what ``collect`` would remove now. Raises as it does."""
-    return collect(store, dry_run=True)
-
-
-class _Judge:
-    """Says whether an entry may go, by what is known now."""
-
-    def __init__(self, store: Store, only: frozenset[EntryKey] | None) -> None:
-        self._store, self._only = store, only
-        self._before_s = 0.0
-        self._look_at_leases()
-        self.references = References(store.home)
-
-    def look_again(self) -> None:
-        # Leases first: a process whose lease has just ended has written its manifest before that.
-        self._look_at_leases()
-        self.references.refresh()
-
-    def condemns(self, key: EntryKey, used_s: float) -> bool:
-        chosen = self._only is None or key in self._only
-        return chosen and used_s < self._before_s and key not in self.references
-
-    def unneeded_thumbnails(self) -> list[PixelDigest]:
-        """Return the old pictures that no manifest names. Only reports miss one that is needed again."""
-        folder, found = self._store.path / THUMBS, []
-        for digest in Thumbnails(self._store.home).digests():
-            with suppress(FileNotFoundError):
-                is_old = os.lstat(folder / digest.hex).st_mtime < self._before_s
-                if is_old and digest not in self.references.names.pixels:
-                    found.append(digest)
-        return found
-
-    def _look_at_leases(self) -> None:
-        """Set the time before which an entry must have been used last: a lease stops this clock."""
-        leases = living_leases(self._store.path)
-        if self._only is not None and not leases:
-            self._before_s = math.inf
-            return
-        self._before_s = min([time.time(), *(lease.since_s for lease in leases)]) - GRACE_S
-
-
 def _remove_entries(
-    store: Path,
-    found: list[StoredEntry],
-    judge: _Judge,
-    on_step: OnStep,
-    on_progress: Callable[[int, int], None],
+    store: Path, found: list[StoredEntry], references: References, on_step: OnStep, on_progress: OnProgress
 ) -> Iterator[StoredEntry]:
     """Remove entries that are still not needed once they lie in ``trash/``; yield those."""
     remaining, num_done = iter(found), 0
     with Folder.open(store / FRAMES) as frames, new_batch(store) as batch:
         while part := list(islice(remaining, _AT_ONCE)):
             # What came to be needed since it was found is not even moved: nobody should miss it meanwhile.
-            judge.look_again()
-            part = [entry for entry in part if judge.condemns(entry.key, _used_s(store, entry.key))]
+            references.refresh()
+            part = [entry for entry in part if references.is_garbage(entry.key, _used_s(store, entry.key))]
             taken: list[StoredEntry] = []
             try:
                 # One by one into the list: what was taken before an interruption must go back.
                 taken.extend(entry for entry in part if _take(batch, frames, entry.key))
                 on_step(CollectStep.moved)
-                judge.look_again()
-                gone = [entry for entry in taken if judge.condemns(entry.key, batch.used_s(entry.key.hex))]
+                references.refresh()
+                gone = [
+                    entry
+                    for entry in taken
+                    if references.is_garbage(entry.key, batch.modified_s(entry.key.hex))
+                ]
                 on_step(CollectStep.judged)
             except BaseException:
-                _put_back(batch, frames, [entry.key for entry in taken])
+                _restore(batch, frames, [entry.key for entry in taken])
                 raise
             condemned = {entry.key for entry in gone}
-            _put_back(batch, frames, [entry.key for entry in taken if entry.key not in condemned])
+            _restore(batch, frames, [entry.key for entry in taken if entry.key not in condemned])
             for entry in gone:
-                batch.remove(entry.key.hex)
+                remove_from(batch, entry.key.hex)
             yield from gone
             num_done = min(num_done + _AT_ONCE, len(found))
             on_progress(num_done, len(found))
@@ -349,51 +213,117 @@ def _remove_entries(
 
 def _used_s(store: Path, key: EntryKey) -> float:
     try:
-        return os.lstat(store / FRAMES / group_name(key) / key.hex).st_mtime
+        return os.lstat(entry_folder(store, key)).st_mtime
     except FileNotFoundError:  # another collection took it
         return math.inf
 
 
-def _take(batch: TrashBatch, frames: Folder, key: EntryKey) -> bool:
+def _take(batch: Folder, frames: Folder, key: EntryKey) -> bool:
     try:
         with frames.folder(group_name(key)) as group:
-            return batch.take(group, key.hex)
+            return move_to(batch, group, key.hex)
     except FileNotFoundError:
         return False
 
 
-def _put_back(batch: TrashBatch, frames: Folder, keys: list[EntryKey]) -> None:
-    refused: OSError | None = None
+def _restore(batch: Folder, frames: Folder, keys: list[EntryKey]) -> None:
+    failure: OSError | None = None
     for key in keys:
         try:
             with frames.folder(group_name(key)) as group:
-                batch.put_back(key.hex, group)
+                put_back(batch, key.hex, group)
                 group.sync(Durability.batch)  # it was durable here: only the move away may be so by now
         except OSError as error:  # it stays in the batch, which a later collection judges again
-            refused = error
-    if refused is not None:
-        raise refused
+            failure = error
+    if failure is not None:
+        raise failure
 
 
-def _empty_old_batches(store: Path, judge: _Judge) -> int:
-    names = leftovers(store / TRASH)
-    for name in names:
-        with suppress(FileNotFoundError):  # another collection was first
-            _empty_old_batch(store, name, judge)
-    return len(names)
+def _date_future_to_now(home: Home, entries: Iterable[StoredEntry], needed: ManifestNames) -> None:
+    """Set the times of entries and thumbnails that lie in the future to now; best effort."""
+    paths = [entry_folder(home.store, entry.key) for entry in entries if entry.key not in needed.keys]
+    paths += [
+        f"{home.store}/{THUMBS}/{digest.hex}"
+        for digest in Thumbnails(home).digests()
+        if digest not in needed.pixels
+    ]
+    now_s = time.time()
+    for path in paths:
+        with suppress(OSError):
+            if os.lstat(path).st_mtime > now_s:
+                os.utime(path, follow_symlinks=False)
 
 
-def _empty_old_batch(store: Path, name: str, judge: _Judge) -> None:
+def _remove_others(store: Store, references: References, dry_run: bool) -> dict[str, int]:
+    """Remove what killed processes left and pictures that no manifest names, or count them; best effort."""
+    path, thumbnails = store.path, Thumbnails(store.home)
+    unfinished, batches = leftovers(path / TMP), leftovers(path / TRASH)
+    quarantined = old_quarantined(path, QUARANTINE_S)
+    files = [*_unfinished_files(path), *(Path(LEASES, name) for name in dead_leases(path))]
+    if not dry_run:
+        sweep_tmp(path)
+        for name in quarantined:
+            remove_quarantined(path, name)
+        for file in files:
+            with suppress(OSError), _opened(path, file.parent) as folder:
+                folder.unlink(file.name)
+        for name in batches:
+            with suppress(FileNotFoundError):  # another collection was first
+                _finish_batch(path, name, references)
+    pictures = list(_unneeded_pictures(path, thumbnails, references))
+    return {
+        "num_tmp": len(unfinished),
+        "num_trash": len(batches),
+        "num_quarantined": len(quarantined),
+        "num_files": len(files),
+        "num_thumbnails": sum(dry_run or thumbnails.remove(digest) for digest in pictures),
+    }
+
+
+def _unfinished_files(store: Path) -> list[Path]:
+    """Return temporary files that killed writers left more than a day ago."""
+    folders = ["", THUMBS, INDEX, USAGE]
+    folders += [
+        f"{RECORDINGS}/{recording}/{encoder}"
+        for recording in names_in(store / RECORDINGS)
+        for encoder in names_in(store / RECORDINGS / recording)
+    ]
+    oldest, found = time.time() - LEFTOVER_AGE_S, list[Path]()
+    for path in map(Path, folders):
+        with suppress(OSError), _opened(store, path) as folder:
+            names = [name for name in folder.names() if _TEMPORARY.fullmatch(name)]
+            found += [path / name for name in names if folder.modified_s(name) < oldest]
+    return found
+
+
+@contextmanager
+def _opened(store: Path, path: Path) -> Iterator[Folder]:
+    """Open a folder of the store name by name: a symlink on the way would lead out of it."""
+    with ExitStack() as opened:
+        folder = opened.enter_context(Folder.open_root(store))
+        for name in path.parts:
+            folder = opened.enter_context(folder.folder(name))
+        yield folder
+
+
+def _unneeded_pictures(store: Path, thumbnails: Thumbnails, references: References) -> Iterator[PixelDigest]:
+    """Yield the old pictures that no manifest names. Only reports miss one that is needed again."""
+    for digest in thumbnails.digests():
+        with suppress(FileNotFoundError):
+            is_old = os.lstat(store / THUMBS / digest.hex).st_mtime < references.before_s
+            if is_old and digest not in references.names.pixels:
+                yield digest
+
+
+def _finish_batch(store: Path, name: str, references: References) -> None:
     """Finish what a killed collection began: it may have died before it looked again."""
-    judge.look_again()
-    with Folder.open(store / FRAMES) as frames, old_batch(store, name) as batch:
-        for item in batch.names():
-            try:
-                key = EntryKey.from_hex(item)
-            except ValueError:
-                batch.remove(item)
-                continue
-            if judge.condemns(key, batch.used_s(item)):
-                batch.remove(item)
-            else:
-                _put_back(batch, frames, [key])
+    references.refresh()
+    with Folder.open(store / FRAMES) as frames, Folder.open(store / TRASH) as trash:
+        with trash.folder(name) as batch:
+            for item in batch.names():
+                with suppress(ValueError):
+                    if not references.is_garbage(key := EntryKey.from_hex(item), batch.modified_s(item)):
+                        _restore(batch, frames, [key])
+                        continue
+                remove_from(batch, item)
+        trash.remove_empty(name)

@@ -10,7 +10,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from cache.base.canonical_json import JsonObject, JsonValue
+from cache.base.canonical_json import JsonObject
 from cache.base.errors import StoreError
 
 DIGEST_BYTES = 32
@@ -167,36 +167,6 @@ class Preprocessing:
         if min(sizes) < 1 or self.min_pixels > self.max_pixels:
             raise ValueError(f"preprocessing sizes must be positive and min <= max pixels, got {sizes}")
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return plain JSON types."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, value: object) -> Self:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            StoreError: for anything else.
-        """
-        document = JsonObject(value, "preprocessing").only(_PREPROCESSING_FIELDS)
-        try:
-            return cls(
-                processor_class=document.text("processor_class"),
-                min_pixels=document.integer("min_pixels"),
-                max_pixels=document.integer("max_pixels"),
-                patch_size=document.integer("patch_size"),
-                merge_size=document.integer("merge_size"),
-                temporal_patch_size=document.integer("temporal_patch_size"),
-                do_rescale=document.flag("do_rescale"),
-                rescale_factor=document.number("rescale_factor"),
-                do_normalize=document.flag("do_normalize"),
-                image_mean=document.numbers("image_mean"),
-                image_std=document.numbers("image_std"),
-                resample=document.text("resample"),
-            )
-        except (ValueError, OverflowError) as error:
-            raise StoreError(f"preprocessing: {error}") from None
-
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
@@ -238,94 +208,33 @@ class EncoderSpec:
         """The digest of every field, in the order of the class."""
         return _encoder_id(self)
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return plain JSON types."""
-        document: dict[str, JsonValue] = {
-            field.name: _plain(getattr(self, field.name))
-            for field in fields(self)
-            if field.name not in ("weights", "preprocessing")
-        }
-        return {**document, "weights": self.weights.hex, "preprocessing": self.preprocessing.to_json()}
-
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Read what ``to_json`` wrote.
+        """Read what ``record_to_json`` wrote.
 
         Raises:
             StoreError: for anything else.
         """
-        document = JsonObject(value, "encoder").only(_ENCODER_FIELDS)
+        spec = JsonObject(value, "encoder").record(cls, exactly=True)
         try:
-            spec = cls(
-                architecture=document.text("architecture"),
-                depth=document.integer("depth"),
-                hidden_size=document.integer("hidden_size"),
-                num_heads=document.integer("num_heads"),
-                out_hidden_size=document.integer("out_hidden_size"),
-                num_position_embeddings=document.integer("num_position_embeddings"),
-                deepstack_visual_indexes=document.integers("deepstack_visual_indexes"),
-                weights=WeightsDigest.from_hex(document.text("weights")),
-                quantization=document.text("quantization"),
-                preprocessing=Preprocessing.from_json(document.raw("preprocessing")),
-                compute_dtype=document.text("compute_dtype"),
-                epoch=document.integer("epoch"),
-                strict=document.text("strict"),
-            )
             _encoder_id(spec)  # a text that is no Unicode cannot be hashed
         except ValueError as error:
             raise StoreError(f"encoder: {error}") from None
         return spec
 
 
-_PREPROCESSING_FIELDS = frozenset(field.name for field in fields(Preprocessing))
-_ENCODER_FIELDS = frozenset(field.name for field in fields(EncoderSpec))
-
-
 @lru_cache(maxsize=64)
 def _encoder_id(spec: EncoderSpec) -> EncoderId:
     hasher = FieldHasher(_ENCODER)
-    hasher.add_all(_spec_fields(spec))
+    for field in fields(spec):
+        hasher.add(_hashed(getattr(spec, field.name)))
     return EncoderId(hasher.digest())
 
 
-def _spec_fields(spec: EncoderSpec) -> tuple[Field, ...]:
-    preprocessing = spec.preprocessing
-    return (
-        spec.architecture,
-        spec.depth,
-        spec.hidden_size,
-        spec.num_heads,
-        spec.out_hidden_size,
-        spec.num_position_embeddings,
-        spec.deepstack_visual_indexes,
-        spec.weights.raw,
-        spec.quantization,
-        (
-            preprocessing.processor_class,
-            preprocessing.min_pixels,
-            preprocessing.max_pixels,
-            preprocessing.patch_size,
-            preprocessing.merge_size,
-            preprocessing.temporal_patch_size,
-            preprocessing.do_rescale,
-            preprocessing.rescale_factor,
-            preprocessing.do_normalize,
-            preprocessing.image_mean,
-            preprocessing.image_std,
-            preprocessing.resample,
-        ),
-        spec.compute_dtype,
-        spec.epoch,
-        spec.strict,
-    )
-
-
-def _plain(value: object) -> JsonValue:
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, str | int | float | bool):
-        return value
-    raise TypeError(f"cannot store {type(value).__name__} as JSON")
+def _hashed(value: Any) -> Any:
+    if isinstance(value, Preprocessing):
+        return tuple(getattr(value, field.name) for field in fields(value))
+    return value.raw if isinstance(value, Digest) else value
 
 
 _PIXELS = "seeonce 2026-11 pixel digest, format 1"

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
-from cache.base.errors import NotEncodedError, StoreError
+from cache.base.errors import StoreError
 from cache.base.files import Durability, Folder, sync_fd
 from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import EntryKey
 
 STORE_FORMAT = 1
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 STORE_FILE = "store.json"
 FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
 TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
@@ -25,21 +27,17 @@ _GROUP = canonical({"attributes": {}, "node_type": "group", "zarr_format": 3})
 _MAX_STORE_FILE_BYTES = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class StoreHeader:
-    """What ``store.json`` says."""
-
-    format: int
-    store_id: str
-    created_at: str
+def time_text(posix_s: float) -> str:
+    """Return a time as the store writes it: ISO 8601, UTC, seconds."""
+    return datetime.fromtimestamp(posix_s, UTC).strftime(TIME_FORMAT)
 
 
 def now() -> str:
-    """Return the present time as the store writes it: ISO 8601, UTC, seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return the present time as the store writes it."""
+    return time_text(time.time())
 
 
-def read_header(store: Path) -> StoreHeader | None:
+def read_store_id(store: Path) -> str | None:
     """Read ``store.json``; None when there is no store.
 
     Raises:
@@ -54,41 +52,17 @@ def read_header(store: Path) -> StoreHeader | None:
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}; check SEEONCE_HOME") from error
     try:
-        if (found := parse(raw, str(path)).integer("format")) > STORE_FORMAT:
-            raise _newer(store, found)
-        document = unseal(raw, str(path))
-    except _NewerFormatError:
-        raise
+        if (found := parse(raw, str(path)).integer("format")) <= STORE_FORMAT:
+            return unseal(raw, str(path)).text("store_id")
     except StoreError as error:
         raise StoreError(f"{error}; remove that file and run seeonce encode: the entries stay") from None
-    return StoreHeader(document.integer("format"), document.text("store_id"), document.text("created_at"))
-
-
-class _NewerFormatError(StoreError):
-    """Kept apart from damage: here nothing may be removed."""
-
-
-def _newer(store: Path, found: int) -> _NewerFormatError:
-    return _NewerFormatError(
+    raise StoreError(
         f"the store {store} has format {found}, this seeonce reads format {STORE_FORMAT}: "
         "upgrade seeonce, or set SEEONCE_HOME to another folder"
     )
 
 
-def require_header(store: Path) -> StoreHeader:
-    """Read ``store.json``.
-
-    Raises:
-        NotEncodedError: there is no store.
-        StoreError: as ``read_header``.
-    """
-    header = read_header(store)
-    if header is None:
-        raise NotEncodedError(f"there is no store at {store}: run seeonce encode first, or set SEEONCE_HOME")
-    return header
-
-
-def create_layout(store: Path, durability: Durability) -> StoreHeader:
+def create_layout(store: Path, durability: Durability) -> None:
     """Make what is missing of a store; several processes may do so at once. ``store.json`` comes last.
 
     Raises:
@@ -114,7 +88,6 @@ def create_layout(store: Path, durability: Durability) -> StoreHeader:
         }
         root.write_once(STORE_FILE, seal({**header, SEAL_FIELD: UNSEALED}), durability)
         root.sync(durability)
-    return require_header(store)
 
 
 def sync_layout(store: Path, durability: Durability) -> None:
@@ -151,6 +124,11 @@ def group_name(key: EntryKey) -> str:
     return key.hex[:2]
 
 
+def entry_folder(store: Path, key: EntryKey) -> str:
+    """Return where an entry lies."""
+    return f"{store}/{FRAMES}/{group_name(key)}/{key.hex}"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
     """An entry's folder. ``used_s`` is when it was written or hit, in POSIX seconds.
@@ -164,38 +142,32 @@ class StoredEntry:
     changed_s: float
 
 
+def stored_keys(store: Path) -> Iterator[EntryKey]:
+    """Yield the key of every entry, in no particular order; entries are not opened."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(store / FRAMES) as groups:
+        for group in groups:
+            if group.is_dir(follow_symlinks=False):  # a symlink holds no entry, as for a reader
+                for name in names_in(group.path):
+                    with suppress(ValueError):
+                        if name.startswith(group.name):
+                            yield EntryKey.from_hex(name)
+
+
 def stored_entries(store: Path) -> Iterator[StoredEntry]:
     """Yield every entry of a store, in no particular order; what vanishes meanwhile is left out."""
-    for group in _groups(store / FRAMES):
-        folder = f"{store}/{FRAMES}/{group}"
-        for name in names_in(folder):
-            with suppress(ValueError, FileNotFoundError, NotADirectoryError):
-                key = EntryKey.from_hex(name)
-                if name.startswith(group):
-                    found = os.lstat(f"{folder}/{name}")
-                    size = size_of_entry(f"{folder}/{name}")
-                    yield StoredEntry(key, size, found.st_mtime, found.st_ctime)
-
-
-def _groups(frames: Path) -> list[str]:
-    """Return the group folders: one that is a symlink holds no entry, as for a reader."""
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(frames) as items:
-        return [item.name for item in items if item.is_dir(follow_symlinks=False)]
-    return []
+    for key in stored_keys(store):
+        folder, num_bytes = entry_folder(store, key), 0
+        for name in (CHUNK_NAME, METADATA_NAME):
+            with suppress(OSError):
+                num_bytes += os.lstat(f"{folder}/{name}").st_size
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = os.lstat(folder)
+            yield StoredEntry(key, num_bytes, found.st_mtime, found.st_ctime)
 
 
 def stored_bytes(store: Path) -> int:
     """Return the bytes of all entries."""
     return sum(entry.num_bytes for entry in stored_entries(store))
-
-
-def size_of_entry(folder: str) -> int:
-    """Return the bytes of an entry's two files; a missing one takes none."""
-    size = 0
-    for name in (CHUNK_NAME, METADATA_NAME):
-        with suppress(OSError):
-            size += os.lstat(f"{folder}/{name}").st_size
-    return size
 
 
 def names_in(path: Path | str) -> list[str]:

@@ -20,9 +20,8 @@ from pathlib import Path
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical, parse, seal, unseal
 from cache.base.errors import StoreError
 from cache.base.files import Durability, Folder
-from cache.layout import LEASES, USAGE, names_in, now
+from cache.layout import LEASES, TIME_FORMAT, USAGE, names_in, now, time_text
 from cache.manifest import Manifest, manifest_path
-from cache.recordings import mark_used
 from cache.store import Store
 from cache.trash import is_alive, tmp_name
 
@@ -31,7 +30,6 @@ RENEW_S = 60
 DOUBT_S = 24 * 3600  # for so long a lease counts that is expired, but may not be dead
 SUFFIX = ".json"
 
-_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_BYTES = 64 << 10
 _FIELDS = frozenset({"expires_at", SEAL_FIELD, "pid", "purpose", "since"})
 
@@ -56,18 +54,44 @@ def held_lease(store: Store, purpose: str, renew_s: float = RENEW_S) -> Iterator
     if not store.writable:
         yield
         return
-    holder = _Holder(store.path, purpose)
-    holder.renew()
-    thread = threading.Thread(
-        target=holder.renew_until_ended, args=[renew_s], name="seeonce-lease", daemon=True
-    )
+    name, since_s, ended = tmp_name() + SUFFIX, time.time(), threading.Event()
+    _write_lease(store.path, name, purpose, since_s)
+
+    def renew() -> None:
+        nonlocal since_s
+        while not ended.wait(renew_s):
+            since_s = min(since_s, time.time())  # the clock may have been put back
+            _write_lease(store.path, name, purpose, since_s)
+
+    thread = threading.Thread(target=renew, name="seeonce-lease", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        holder.ended.set()
+        ended.set()
         thread.join()
-        holder.drop()
+        try:
+            with Folder.open(store.path / LEASES) as leases:
+                leases.unlink(name)
+        except OSError as error:
+            _log.warning("cannot remove a lease in %s: %s", store.path / LEASES, error.strerror)
+
+
+def _write_lease(store: Path, name: str, purpose: str, since_s: float) -> None:
+    document: dict[str, JsonValue] = {
+        "expires_at": time_text(time.time() + LEASE_S),
+        "pid": os.getpid(),
+        "purpose": purpose,
+        "since": time_text(since_s),
+        SEAL_FIELD: UNSEALED,
+    }
+    try:
+        with Folder.open_root(store) as root:
+            root.make_folder(LEASES, exist_ok=True)
+            with root.folder(LEASES) as leases:
+                leases.replace(name, seal(document), Durability.none)
+    except OSError as error:  # a full disk: what was used within a day is safe without a lease
+        _log.warning("cannot write a lease in %s: %s", store / LEASES, error.strerror)
 
 
 def living_leases(store: Path, now_s: float | None = None) -> list[Lease]:
@@ -87,45 +111,6 @@ def dead_leases(store: Path) -> list[str]:
     return []
 
 
-class _Holder:
-    """Writes one lease again and again."""
-
-    def __init__(self, store: Path, purpose: str) -> None:
-        self._store, self._purpose = store, purpose
-        self._name = tmp_name() + SUFFIX
-        self._since_s = time.time()
-        self.ended = threading.Event()
-
-    def renew(self) -> None:
-        now_s = time.time()
-        self._since_s = min(self._since_s, now_s)  # the clock may have been put back
-        document: dict[str, JsonValue] = {
-            "expires_at": _text(now_s + LEASE_S),
-            "pid": os.getpid(),
-            "purpose": self._purpose,
-            "since": _text(self._since_s),
-            SEAL_FIELD: UNSEALED,
-        }
-        try:
-            with Folder.open_root(self._store) as root:
-                root.make_folder(LEASES, exist_ok=True)
-                with root.folder(LEASES) as leases:
-                    leases.replace(self._name, seal(document), Durability.none)
-        except OSError as error:  # a full disk: what was used within a day is safe without a lease
-            _log.warning("cannot write a lease in %s: %s", self._store / LEASES, error.strerror)
-
-    def renew_until_ended(self, renew_s: float) -> None:
-        while not self.ended.wait(renew_s):
-            self.renew()
-
-    def drop(self) -> None:
-        try:
-            with Folder.open(self._store / LEASES) as leases:
-                leases.unlink(self._name)
-        except OSError as error:
-            _log.warning("cannot remove a lease in %s: %s", self._store / LEASES, error.strerror)
-
-
 def _living(store: Path, name: str, now_s: float) -> Lease | None:
     modified_s = now_s
     try:
@@ -137,12 +122,8 @@ def _living(store: Path, name: str, now_s: float) -> Lease | None:
     except FileNotFoundError:  # dropped meanwhile
         return None
     except (OSError, StoreError, ValueError):
-        # One that lives is written anew every minute.
-        return (
-            Lease(name, "a lease that cannot be read", -math.inf)
-            if abs(now_s - modified_s) < DOUBT_S
-            else None
-        )
+        is_young = abs(now_s - modified_s) < DOUBT_S  # one that lives is written anew every minute
+        return Lease(name, "a lease that cannot be read", -math.inf) if is_young else None
     counts = expires_s - LEASE_S - DOUBT_S <= now_s < expires_s
     if counts or (now_s < expires_s + DOUBT_S and is_alive(name)):
         return Lease(name, purpose, since_s if since_s <= now_s else -math.inf)
@@ -153,12 +134,8 @@ def _is_lease(name: str) -> bool:
     return name.endswith(SUFFIX) and not name.startswith(".")
 
 
-def _text(posix_s: float) -> str:
-    return datetime.fromtimestamp(posix_s, UTC).strftime(_FORMAT)
-
-
 def _seconds(text: str) -> float:
-    return datetime.strptime(text, _FORMAT).replace(tzinfo=UTC).timestamp()
+    return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC).timestamp()
 
 
 KEPT = 20
@@ -182,12 +159,13 @@ def entries_in_use(store: Store, kind: str, manifest: Manifest) -> Iterator[None
     """Keep every entry that a manifest names from being collected while the block runs.
 
     Also when the manifest is replaced or forgotten meanwhile: a lease is taken, then each is touched.
-    Afterwards hits and misses are noted: a damaged entry has been put away by then.
+    Afterwards hits and misses are noted: a damaged entry is in quarantine by then.
     """
     recording, keys = manifest.recording.id, {frame.key for frame in manifest.frames}
     with held_lease(store, f"{kind} {recording}"):
         if store.writable:
-            mark_used(manifest_path(store.home, recording, manifest.encoder.encoder_id).parent)
+            with suppress(OSError):  # the last use of the recording; best effort
+                os.utime(manifest_path(store.home, recording, manifest.encoder.encoder_id).parent)
         for key in keys:
             store.touch(key)
         try:
@@ -233,12 +211,4 @@ def recent_uses(store: Path) -> list[Use]:
 
 def _read(store: Path, name: str) -> Use:
     with Folder.open(store / USAGE) as folder:
-        document = parse(folder.read(name, _MAX_BYTES), name)
-    return Use(
-        kind=document.text("kind"),
-        recording=document.text("recording"),
-        at=document.text("at"),
-        num_hits=document.integer("num_hits"),
-        num_misses=document.integer("num_misses"),
-        num_bytes=document.integer("num_bytes"),
-    )
+        return parse(folder.read(name, _MAX_BYTES), name).record(Use)

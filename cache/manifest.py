@@ -2,14 +2,23 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonObject, JsonValue, seal, unseal
-from cache.base.errors import StoreError, refused
+from cache.base.canonical_json import (
+    SEAL_FIELD,
+    UNSEALED,
+    JsonObject,
+    JsonValue,
+    record_to_json,
+    seal,
+    unseal,
+)
+from cache.base.errors import StoreError, disk_error
 from cache.base.files import Durability, Folder
 from cache.base.home import Home
 from cache.entry import num_merged_tokens
@@ -108,13 +117,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ManifestRef:
-    """A manifest on disk, without its frames; ``num_frames`` counts the encoded ones."""
+    """A manifest on disk, of its frames the keys alone, in their order."""
 
     path: Path
     recording: RecordingInfo
     encoder: EncoderSpec
     created_at: str
-    num_frames: int
+    keys: tuple[EntryKey, ...]
     num_skipped: int
     complete: bool
 
@@ -123,132 +132,51 @@ class ManifestRef:
         """The encoder of all its frames."""
         return self.encoder.encoder_id
 
+    @property
+    def num_frames(self) -> int:
+        """How many frames are encoded."""
+        return len(self.keys)
+
+    def used_s(self) -> float:
+        """Return when it was last encoded, described or verified, in POSIX seconds.
+
+        Its folder is touched then.
+        """
+        created_s = 0.0
+        with suppress(ValueError):
+            created_s = datetime.fromisoformat(self.created_at).timestamp()
+        with suppress(OSError):
+            return max(created_s, self.path.parent.stat().st_mtime)
+        return created_s
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecording:
+    """A recording under all its encoders, last used under any of them at ``used_s``, in POSIX seconds."""
+
+    id: str
+    manifests: tuple[ManifestRef, ...]
+    keys: frozenset[EntryKey]
+    used_s: float
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestNames:
     """What manifests keep from being removed: entries, pictures, and what is remembered of files.
 
-    ``places`` are paths of recordings and sources of frames (``cache.base.text``).
+    ``places`` are paths of recordings and sources of frames, some in a file, as in ``video.mp4#pts=12``.
     """
 
     keys: frozenset[EntryKey] = frozenset()
     pixels: frozenset[PixelDigest] = frozenset()
     places: frozenset[str] = frozenset()
 
-    @classmethod
-    def of_all(cls, several: "Iterable[ManifestNames]") -> Self:
-        """Return what any of several manifests names."""
-        named = list(several)
-        return cls(
-            frozenset().union(*(one.keys for one in named)),
-            frozenset().union(*(one.pixels for one in named)),
-            frozenset().union(*(one.places for one in named)),
-        )
-
-
-MANIFEST_FORMAT = 1
-
-
-def manifest_to_json(manifest: Manifest) -> dict[str, JsonValue]:
-    """Return the document of a manifest, ready to be sealed."""
-    recording = manifest.recording
-    return {
-        "format": MANIFEST_FORMAT,
-        "recording": {
-            "id": recording.id,
-            "name": recording.name,
-            "kind": recording.kind,
-            "path": recording.path,
-            "captured_at": recording.captured_at,
-            "num_frames": recording.num_frames,
-            "every_s": recording.every_s,
-            "limit": recording.limit,
-            **({} if recording.scene_change is None else {"scene_change": recording.scene_change}),
-        },
-        "encoder": manifest.encoder.to_json(),
-        "encoder_id": manifest.encoder.encoder_id.hex,
-        "frames": [_frame_to_json(frame) for frame in manifest.frames],
-        "skipped": [_skipped_to_json(frame) for frame in manifest.skipped],
-        "complete": manifest.complete,
-        "created_at": manifest.created_at,
-        SEAL_FIELD: UNSEALED,
-    }
-
-
-def _frame_to_json(frame: FrameEntry) -> dict[str, JsonValue]:
-    return {
-        "index": frame.index,
-        "timestamp_s": frame.timestamp_s,
-        "source": frame.source,
-        "pixels": frame.pixels.hex,
-        "key": frame.key.hex,
-        "width": frame.width,
-        "height": frame.height,
-        "grid_thw": list(frame.grid_thw),
-        "num_tokens": frame.num_tokens,
-        **({} if frame.neighbour is None else {"neighbour": frame.neighbour}),
-    }
-
-
-def _skipped_to_json(frame: SkippedFrame) -> dict[str, JsonValue]:
-    return {
-        "index": frame.index,
-        "timestamp_s": frame.timestamp_s,
-        "source": frame.source,
-        "reason": frame.reason,
-    }
-
-
-def recording_from_json(document: JsonObject) -> RecordingInfo:
-    """Read the field ``recording`` of a manifest; ``StoreError`` for nonsense."""
-    recording = document.child("recording")
-    return RecordingInfo(
-        id=recording.text("id"),
-        name=recording.text("name"),
-        kind=recording.text("kind"),
-        path=recording.text("path"),
-        captured_at=recording.text("captured_at"),
-        num_frames=recording.integer("num_frames"),
-        every_s=recording.number_or_none("every_s"),
-        limit=recording.integer_or_none("limit"),
-        scene_change=recording.number("scene_change") if recording.has("scene_change") else None,
-    )
-
-
-def frame_from_json(frame: JsonObject) -> FrameEntry:
-    """Read one of ``frames``; ``StoreError`` for nonsense."""
-    grid = frame.integers("grid_thw")
-    if len(grid) != 3:
-        raise StoreError(f"frame {frame.raw('index')}: grid_thw should be three numbers, got {grid[:8]}")
-    try:
-        pixels, key = PixelDigest.from_hex(frame.text("pixels")), EntryKey.from_hex(frame.text("key"))
-    except ValueError as error:
-        raise StoreError(f"frame {frame.raw('index')}: {error}") from None
-    return FrameEntry(
-        index=frame.integer("index"),
-        timestamp_s=frame.number("timestamp_s"),
-        source=frame.text("source"),
-        pixels=pixels,
-        key=key,
-        width=frame.integer("width"),
-        height=frame.integer("height"),
-        grid_thw=(grid[0], grid[1], grid[2]),
-        num_tokens=frame.integer("num_tokens"),
-        neighbour=frame.integer("neighbour") if frame.has("neighbour") else None,
-    )
-
-
-def skipped_from_json(frame: JsonObject) -> SkippedFrame:
-    """Read one of ``skipped``; ``StoreError`` for nonsense."""
-    return SkippedFrame(
-        index=frame.integer("index"),
-        timestamp_s=frame.number("timestamp_s"),
-        source=frame.text("source"),
-        reason=frame.text("reason"),
-    )
+    def __or__(self, other: Self) -> Self:
+        return type(self)(self.keys | other.keys, self.pixels | other.pixels, self.places | other.places)
 
 
 MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
 MAX_MANIFEST_BYTES = 512 << 20
 _MAX_ID_BYTES = 200
 _TRIES = 4
@@ -282,13 +210,11 @@ def write_manifest(home: Home, manifest: Manifest, durability: Durability = Dura
             try:
                 _replace(home, manifest, raw, durability)
                 break
-            except (
-                FileNotFoundError
-            ):  # its folder was just made, and removed by a forget of the same recording
+            except FileNotFoundError:  # a forget of the same recording removed its folder, just made
                 if not tries_left:
                     raise
     except OSError as error:
-        raise refused(home.store, f"cannot write {path}", error) from error
+        raise disk_error(home.store, f"cannot write {path}", error) from error
     return path
 
 
@@ -301,6 +227,16 @@ def _replace(home: Home, manifest: Manifest, raw: bytes, durability: Durability)
         folder.replace(MANIFEST_FILE, raw, durability)
 
 
+def manifest_to_json(manifest: Manifest) -> dict[str, JsonValue]:
+    """Return the document of a manifest, ready to be sealed."""
+    return {
+        **record_to_json(manifest),
+        "format": MANIFEST_FORMAT,
+        "encoder_id": manifest.encoder.encoder_id.hex,
+        SEAL_FIELD: UNSEALED,
+    }
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest; whether its keys fit its pixels is asked by ``Manifest.problems``.
 
@@ -309,10 +245,10 @@ def read_manifest(path: Path) -> Manifest:
     """
     document = _read_document(path)
     return Manifest(
-        recording=recording_from_json(document),
+        recording=document.child("recording").record(RecordingInfo),
         encoder=EncoderSpec.from_json(document.raw("encoder")),
-        frames=tuple(map(frame_from_json, document.children("frames"))),
-        skipped=tuple(map(skipped_from_json, document.children("skipped"))),
+        frames=tuple(frame.record(FrameEntry) for frame in document.children("frames")),
+        skipped=tuple(frame.record(SkippedFrame) for frame in document.children("skipped")),
         complete=document.flag("complete"),
         created_at=document.text("created_at"),
     )
@@ -343,23 +279,38 @@ def manifest_files(home: Home) -> list[Path]:
     ]
 
 
+def stored_recordings(home: Home) -> list[StoredRecording]:
+    """Return every recording with a readable manifest, the least recently used first."""
+    by_id: dict[str, list[ManifestRef]] = {}
+    for ref in list_manifests(home):
+        by_id.setdefault(ref.recording.id, []).append(ref)
+    found = [
+        StoredRecording(
+            id_,
+            tuple(refs),
+            frozenset(key for ref in refs for key in ref.keys),
+            max(ref.used_s() for ref in refs),
+        )
+        for id_, refs in by_id.items()
+    ]
+    return sorted(found, key=lambda recording: (recording.used_s, recording.id))
+
+
 def manifest_names(path: Path) -> ManifestNames:
     """Return which entries, pictures and files a manifest names.
 
     Raises:
         StoreError: it is missing, damaged or of a newer format.
     """
-    document = _read_document(path)
-    frames = document.children("frames")
-    sources = (frame.text("source") for frame in (*frames, *document.children("skipped")))
-    try:
-        return ManifestNames(
-            frozenset(EntryKey.from_hex(frame.text("key")) for frame in frames),
-            frozenset(PixelDigest.from_hex(frame.text("pixels")) for frame in frames),
-            frozenset([document.child("recording").text("path"), *sources]),
-        )
-    except ValueError as error:
-        raise StoreError(f"manifest {path}: {error}; run seeonce encode again") from None
+    manifest = read_manifest(path)
+    places = {manifest.recording.path}
+    places.update(frame.source for frame in manifest.frames)
+    places.update(frame.source for frame in manifest.skipped)
+    return ManifestNames(
+        frozenset(frame.key for frame in manifest.frames),
+        frozenset(frame.pixels for frame in manifest.frames),
+        frozenset(places),
+    )
 
 
 def _folders(path: Path) -> list[Path]:
@@ -408,12 +359,16 @@ def _read_document(path: Path) -> JsonObject:
 
 def _ref(path: Path) -> ManifestRef:
     document = _read_document(path)
+    try:
+        keys = tuple(EntryKey.from_hex(frame.text("key")) for frame in document.children("frames"))
+    except ValueError as error:
+        raise StoreError(f"manifest {path}: {error}; run seeonce encode again") from None
     ref = ManifestRef(
         path=path,
-        recording=recording_from_json(document),
+        recording=document.child("recording").record(RecordingInfo),
         encoder=EncoderSpec.from_json(document.raw("encoder")),
         created_at=document.text("created_at"),
-        num_frames=document.length("frames"),
+        keys=keys,
         num_skipped=document.length("skipped"),
         complete=document.flag("complete"),
     )

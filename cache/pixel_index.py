@@ -10,14 +10,14 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 from cache.base.errors import StoreError
 from cache.base.files import Folder
 from cache.base.home import Home
-from cache.base.sqlite import Memory, RememberedFile
-from cache.base.text import Places
+from cache.base.sqlite import Memory
+from cache.base.text import printable
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
 from cache.manifest import ManifestNames
@@ -70,7 +70,7 @@ class FileStamp:
             absolute, found.st_size, found.st_mtime_ns, found.st_ino, position, found.st_ctime_ns, taken_ns
         )
 
-    def again(self) -> Self:
+    def current(self) -> Self:
         """Return the stamp as it is taken now, if the file is still the same, else this one.
 
         Taken right before a file is read, it is racy for fewer files than when they were listed.
@@ -102,8 +102,7 @@ class PixelIndex(Memory):
 
     def __init__(self, home: Home) -> None:
         """Nothing is opened until it is asked."""
-        self._folder = home.store / INDEX
-        super().__init__(RememberedFile(self._folder / _FILE, _SCHEMA, self._prepare_folder))
+        super().__init__(home.store / INDEX / _FILE, _SCHEMA)
 
     def get(self, stamp: FileStamp) -> KnownPixels | None:
         """Return what is known of an unchanged file, or None."""
@@ -116,7 +115,7 @@ class PixelIndex(Memory):
             found = ((stamp, _find(connection, stamp)) for stamp in stamps)
             return {stamp: known for stamp, known in found if known is not None}
 
-        return self._file.work(work) or {}
+        return self.work(work) or {}
 
     def put_many(
         self, known: Mapping[FileStamp, KnownPixels] | Iterable[tuple[FileStamp, KnownPixels]]
@@ -133,7 +132,7 @@ class PixelIndex(Memory):
                         rows[start : start + _BATCH],
                     )
 
-        self._file.work(work)
+        self.work(work)
 
     def get_note(self, name: str) -> str | None:
         """Return the text last put under a name, or None."""
@@ -142,7 +141,7 @@ class PixelIndex(Memory):
             row = connection.execute("SELECT text, row_digest FROM notes WHERE name = ?", (name,)).fetchone()
             return row[0] if row is not None and row[1] == _note_digest(name, row[0]) else None
 
-        return self._file.work(work)
+        return self.work(work)
 
     def put_note(self, name: str, text: str) -> None:
         """Remember a small text under a name.
@@ -156,7 +155,7 @@ class PixelIndex(Memory):
                 row = (name, text, _note_digest(name, text))
                 connection.execute("INSERT OR REPLACE INTO notes VALUES (?,?,?)", row)
 
-        self._file.work(work)
+        self.work(work)
 
     def forget(self, gone: ManifestNames, needed: ManifestNames) -> int:
         """Remove what is remembered of files and pictures that are ``gone`` and not ``needed``.
@@ -166,11 +165,14 @@ class PixelIndex(Memory):
         Raises:
             StoreError: the index is in use for long, or cannot be written.
         """
-        places, needed_places = Places(gone.places), Places(needed.places)
+        places, needed_places = _files_of(gone.places), _files_of(needed.places)
         pictures = gone.pixels - needed.pixels
 
         def is_gone(path: str) -> bool:
-            return places.hold(path) and not needed_places.names(path)
+            """Say whether a file is gone, or lies anywhere in a folder that is."""
+            whole = printable(path)
+            named = whole in places or any(str(folder) in places for folder in PurePath(whole).parents)
+            return named and whole not in needed_places
 
         def work(connection: sqlite3.Connection) -> int:
             rows = [
@@ -189,17 +191,23 @@ class PixelIndex(Memory):
             connection.executemany("DELETE FROM notes WHERE name = ?", notes)
             return len(rows)
 
-        found = self._file.erase(work)
-        if found is None and self._file.path.exists():
+        found = self.erase(work)
+        if found is None and self.path.exists():
             raise StoreError(
-                f"{self._file.path} is in use or cannot be written, so the paths of files would stay in it: "
+                f"{self.path} is in use or cannot be written, so the paths of files would stay in it: "
                 "run the same command again, or remove that file"
             )
         return found or 0
 
-    def _prepare_folder(self) -> None:
-        with Folder.open(self._folder):  # a symlink would lead out of the store
+    def prepare_folder(self) -> None:
+        """Refuse a symlink, which would lead out of the store."""
+        with Folder.open(self.path.parent):
             pass
+
+
+def _files_of(places: Iterable[str]) -> set[str]:
+    """Return files and folders of places, of which some are in a file, as in ``video.mp4#pts=12``."""
+    return {form for place in places for form in (place, place.rpartition("#")[0]) if form}
 
 
 def _json_strings(text: str) -> list[str]:
@@ -221,21 +229,12 @@ def _row(
     stamp: FileStamp, known: KnownPixels
 ) -> tuple[bytes, str, int, int, str, int, bytes, int, int, bytes]:
     path, inode = os.fsencode(stamp.path), str(stamp.inode)  # inodes may exceed SQLite's 63 bits
+    file = path, stamp.position, stamp.size, stamp.mtime_ns, inode, stamp.ctime_ns
+    picture = known.pixels.raw, known.width, known.height
     hasher = FieldHasher(_CHECK)
-    hasher.add((path, stamp.position, stamp.size, stamp.mtime_ns, inode, stamp.ctime_ns))
-    hasher.add((known.pixels.raw, known.width, known.height))
-    return (
-        path,
-        stamp.position,
-        stamp.size,
-        stamp.mtime_ns,
-        inode,
-        stamp.ctime_ns,
-        known.pixels.raw,
-        known.width,
-        known.height,
-        hasher.digest()[:16],
-    )
+    hasher.add(file)
+    hasher.add(picture)
+    return (*file, *picture, hasher.digest()[:16])
 
 
 def _note_digest(name: str, text: str) -> bytes:

@@ -17,18 +17,18 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.base.errors import StoreError, refused
+from cache.base.errors import NotEncodedError, StoreError, disk_error
 from cache.base.files import Durability, Folder
 from cache.base.home import STORE, Home
 from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
-from cache.entry import DamagedError, EntryInfo, EntryProblem, Features, Provenance
+from cache.entry import DamagedError, EntryInfo, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest
-from cache.layout import FRAMES, create_layout, group_name, read_header, require_header, sync_layout
+from cache.layout import FRAMES, create_layout, group_name, read_store_id, stored_keys, sync_layout
 from cache.quarantine import quarantine, why_quarantined
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
 from cache.trash import sweep_tmp
 
-__all__ = ["Durability", "EntryInfo", "EntryProblem", "Store"]
+__all__ = ["Durability", "EntryInfo", "Store"]
 
 TOUCH_AFTER_S = 3600
 _TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
@@ -63,18 +63,22 @@ class Store:
             NotEncodedError: there is none, and ``create`` is not set.
             StoreError: it is of a newer format, damaged, or cannot be made.
         """
-        header = read_header(home.store)
+        store_id = read_store_id(home.store)
         if create:
             try:
-                if header is None:
+                if store_id is None:
                     home.prepare()
-                    header = create_layout(home.store, durability)
+                    create_layout(home.store, durability)
+                    store_id = read_store_id(home.store)
                 elif os.access(home.store, os.W_OK | os.X_OK):
                     sync_layout(home.store, durability)
             except OSError as error:
-                raise refused(home.path, f"cannot make the store {home.store}", error) from error
-        header = header or require_header(home.store)
-        return cls(home, header.store_id, durability, os.access(home.store, os.W_OK | os.X_OK), on_step)
+                raise disk_error(home.path, f"cannot make the store {home.store}", error) from error
+        if store_id is None:
+            raise NotEncodedError(
+                f"there is no store at {home.store}: run seeonce encode first, or set SEEONCE_HOME"
+            )
+        return cls(home, store_id, durability, os.access(home.store, os.W_OK | os.X_OK), on_step)
 
     @property
     def path(self) -> Path:
@@ -101,7 +105,7 @@ class Store:
         """Return what ``entry_info`` does, for counting: no use is remembered, nothing is moved."""
         try:
             return self._visit(key, lambda entry: read_info(entry, key))
-        except _EntryDamageError:
+        except DamagedError:
             return None
 
     def read(self, key: EntryKey, buffer: NDArray[np.uint8] | None = None) -> Features | None:
@@ -120,26 +124,25 @@ class Store:
 
         return self._hit(key, checked)
 
-    def check(self, key: EntryKey, *, payload: bool = True) -> EntryProblem | None:
-        """Check every byte of an entry, by BLAKE3 as well; None when all is right. Nothing is moved.
+    def check(self, key: EntryKey, *, payload: bool = True) -> str | None:
+        """Check every byte of an entry, by BLAKE3 as well; say what is wrong, None when all is right.
 
-        Without ``payload`` its metadata and length alone. Of an entry that lies in quarantine it says why.
+        Nothing is moved. Without ``payload`` its metadata and length alone. Of an entry that lies in
+        quarantine it says why.
         """
         try:
-            found = self._visit(key, lambda entry: _scanned(entry, key, payload))
-        except _EntryDamageError as damage:
-            return EntryProblem(key, damage.reason)
-        if found:
-            return None
-        reason = why_quarantined(self.path, key) or "there is no such entry"
-        return EntryProblem(key, reason, missing=True)
+            if self._visit(key, lambda entry: _scanned(entry, key, payload)):
+                return None
+        except DamagedError as damage:
+            return str(damage)
+        return why_quarantined(self.path, key) or "there is no such entry"
 
-    def put_away(self, key: EntryKey) -> bool:
+    def quarantine_damaged(self, key: EntryKey) -> bool:
         """Move an entry to ``quarantine/`` if a full check finds it damaged; say whether it was."""
         try:
             self._visit(key, lambda entry: _scanned(entry, key, payload=True))
-        except _EntryDamageError as damage:
-            quarantine(self.path, key, damage.identity, damage.reason)
+        except DamagedError as damage:
+            quarantine(self.path, key, damage.identity, str(damage))
             return True
         return False
 
@@ -181,14 +184,11 @@ class Store:
         try:
             sync_entries(self.path, keys, self.durability)
         except OSError as error:
-            raise refused(self.home.path, "cannot make entries durable", error) from error
+            raise disk_error(self.home.path, "cannot make entries durable", error) from error
 
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry, in no particular order; entries are not opened."""
-        with suppress(FileNotFoundError), os.scandir(self.path / FRAMES) as groups:
-            for group in groups:
-                if group.is_dir(follow_symlinks=False):
-                    yield from _keys_of_group(group)
+        return stored_keys(self.path)
 
     def free_bytes(self) -> int:
         """Return how many bytes the disk of the store can still take."""
@@ -200,6 +200,17 @@ class Store:
             return sweep_tmp(self.path) if self.writable else 0
         except OSError:  # another process sweeps, or the disk refuses: it is only rubbish
             return 0
+
+    def is_there(self, key: EntryKey) -> bool:
+        """Say whether there is an entry of that name, right or wrong: one look, nothing is opened."""
+        return self._lies_there(key, None)
+
+    def touch(self, key: EntryKey) -> None:
+        """Remember that an entry will be used, as a hit does; nothing is opened. Best effort."""
+        path = f"{self._frames}/{group_name(key)}/{key.hex}"
+        with suppress(OSError):
+            if self.writable and time.time() - os.lstat(path).st_mtime > TOUCH_AFTER_S:
+                os.utime(path, follow_symlinks=False)
 
     def _hit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
         """Visit an entry that is wanted: remember its use, and put it away when it is damaged."""
@@ -221,23 +232,12 @@ class Store:
                 if found[1]:
                     return found[0]
             return None
-        except _EntryDamageError as damage:
+        except DamagedError as damage:
             if self.writable:
-                quarantine(self.path, key, damage.identity, damage.reason)
+                quarantine(self.path, key, damage.identity, str(damage))
             else:
-                _log.warning("entry %s is damaged: %s", key, damage.reason)
+                _log.warning("entry %s is damaged: %s", key, damage)
             return None
-
-    def is_there(self, key: EntryKey) -> bool:
-        """Say whether there is an entry of that name, right or wrong: one look, nothing is opened."""
-        return self._lies_there(key, None)
-
-    def touch(self, key: EntryKey) -> None:
-        """Remember that an entry will be used, as a hit does; nothing is opened. Best effort."""
-        path = f"{self._frames}/{group_name(key)}/{key.hex}"
-        with suppress(OSError):
-            if self.writable and time.time() - os.lstat(path).st_mtime > TOUCH_AFTER_S:
-                os.utime(path, follow_symlinks=False)
 
     def _lies_there(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
         try:
@@ -264,10 +264,9 @@ class Store:
                 with entry, damage_from_disk():
                     identity = entry.identity()
                     return work(entry)
-        except DamagedError as error:
-            if identity is None:  # pragma: no cover - damage is found in an entry only
-                raise
-            raise _EntryDamageError(identity, str(error)) from None
+        except DamagedError as damage:
+            damage.identity = identity
+            raise
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -276,25 +275,8 @@ class Store:
             raise StoreError(f"cannot read entry {key}: {error.strerror}; check {self.path}") from error
 
 
-class _EntryDamageError(Exception):
-    """An entry is damaged; ``identity`` tells it from one that replaces it meanwhile."""
-
-    def __init__(self, identity: tuple[int, int], reason: str) -> None:
-        super().__init__(reason)
-        self.identity = identity
-        self.reason = reason
-
-
 def _scanned(entry: Folder, key: EntryKey, payload: bool) -> bool:
     info = read_info(entry, key)
     if payload:
         scan_payload(entry, info)
     return True
-
-
-def _keys_of_group(group: "os.DirEntry[str]") -> Iterator[EntryKey]:
-    with os.scandir(group.path) as entries:
-        for entry in entries:
-            if entry.name.startswith(group.name):
-                with suppress(ValueError):
-                    yield EntryKey.from_hex(entry.name)

@@ -70,68 +70,47 @@ GONE = ".gone"
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
-class TrashBatch:
-    """A folder of this process under ``trash/``."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-
-    def take(self, source: Folder, name: str) -> bool:
-        """Move ``name`` here at once; False when somebody else has moved it."""
-        try:
-            source.rename(name, self._folder, name)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def used_s(self, name: str) -> float:
-        """Return when an item was last used, in POSIX seconds."""
-        return self._folder.modified_s(name)
-
-    def put_back(self, name: str, target: Folder) -> None:
-        """Move an item back; when its place was taken meanwhile, what is there stays and this one goes."""
-        try:
-            self._folder.rename(name, target, name)
-        except FileNotFoundError:
-            return  # another collection, which found this batch left over, was first
-        except OSError as error:
-            if error.errno not in _OCCUPIED:
-                raise
-            self.remove(name)
-
-    def remove(self, name: str) -> None:
-        """Remove an item for good; best effort, a later collection takes what is left."""
-        with suppress(FileNotFoundError):  # another collection found this batch left over, and was first
-            self._folder.rename(name, self._folder, name + GONE)
-        self._folder.remove_tree(name + GONE)
-
-    def names(self) -> list[str]:
-        """Return what lies here."""
-        return self._folder.names()
-
-
 @contextmanager
-def new_batch(store: Path) -> Iterator[TrashBatch]:
-    """Make a batch, and remove it afterwards when it is empty."""
+def new_batch(store: Path) -> Iterator[Folder]:
+    """Make a folder of this process under ``trash/``, and remove it afterwards when it is empty."""
     with Folder.open_root(store) as root:
         root.make_folder(TRASH, exist_ok=True)
         with root.folder(TRASH) as trash:
             name = tmp_name()
             trash.make_folder(name)
             try:
-                with trash.folder(name) as folder:
-                    yield TrashBatch(folder)
+                with trash.folder(name) as batch:
+                    yield batch
             finally:
                 trash.remove_empty(name)
 
 
-@contextmanager
-def old_batch(store: Path, name: str) -> Iterator[TrashBatch]:
-    """Open what a dead process left under ``trash/``, and remove it afterwards when it is empty."""
-    with Folder.open(store / TRASH) as trash:
-        with trash.folder(name) as folder:
-            yield TrashBatch(folder)
-        trash.remove_empty(name)
+def move_to(batch: Folder, source: Folder, name: str) -> bool:
+    """Move ``name`` into a batch at once; False when somebody else has moved it."""
+    try:
+        source.rename(name, batch, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def put_back(batch: Folder, name: str, target: Folder) -> None:
+    """Move an item back; when its place was taken meanwhile, what is there stays and this one goes."""
+    try:
+        batch.rename(name, target, name)
+    except FileNotFoundError:
+        return  # another collection, which found this batch left over, was first
+    except OSError as error:
+        if error.errno not in _OCCUPIED:
+            raise
+        remove_from(batch, name)
+
+
+def remove_from(batch: Folder, name: str) -> None:
+    """Remove an item for good; best effort, a later collection takes what is left."""
+    with suppress(FileNotFoundError):  # another collection found this batch left over, and was first
+        batch.rename(name, batch, name + GONE)
+    batch.remove_tree(name + GONE)
 
 
 def sweep_tmp(store: Path, min_age_s: float = LEFTOVER_AGE_S) -> int:
@@ -144,7 +123,7 @@ def sweep_tmp(store: Path, min_age_s: float = LEFTOVER_AGE_S) -> int:
     if not names:
         return 0
     with Folder.open(store / TMP) as tmp, new_batch(store) as batch:
-        taken = [name for name in names if batch.take(tmp, name)]
+        taken = [name for name in names if move_to(batch, tmp, name)]
         for name in taken:
-            batch.remove(name)
+            remove_from(batch, name)
     return len(taken)

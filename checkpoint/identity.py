@@ -8,24 +8,35 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from cache.base.canonical_json import record_to_json
 from cache.base.errors import CheckpointError, InputError, StoreError
 from cache.base.home import Home
 from cache.key import EncoderId, EncoderSpec, Preprocessing, weights_digest
 from cache.pixel_index import RACY_NS, PixelIndex
 from checkpoint.backend import compute_dtype, import_mlx, installed_version
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import DEMO, CheckpointFolder, default_model, require_weights
+from checkpoint.config import CheckpointConfig, read_config
+from checkpoint.folder import DEMO, CheckpointFolder, default_model, find_folder, require_weights
 from checkpoint.loading import load_model, readable_folder
 
 ENCODER_EPOCH = 1
 """Raised when our own encoding code changes results, so that older entries are no longer hits."""
+
+
+def find_encoder(
+    home: Home, model: str, announce: Callable[[str], None], max_pixels: int | None = None
+) -> tuple[CheckpointFolder, CheckpointConfig, EncoderSpec]:
+    """Find a checkpoint by its folder or hub id, and say what it is. Raises as ``encoder_spec`` does."""
+    folder = find_folder(model, announce)
+    config = read_config(folder.path)
+    with PixelIndex(home) as index:
+        return folder, config, encoder_spec(folder, config, index, max_pixels)
 
 
 def encoder_spec(
@@ -45,7 +56,7 @@ def encoder_spec(
     spec = _recall(index, note)
     if spec is None:
         spec = _resolve(folder, config)
-        index.put_note(note, json.dumps(spec.to_json()))
+        index.put_note(note, json.dumps(record_to_json(spec)))
     spec = dataclasses.replace(spec, compute_dtype=compute_dtype(spec.compute_dtype))
     return spec if max_pixels is None else with_max_pixels(spec, max_pixels)
 

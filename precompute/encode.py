@@ -138,7 +138,7 @@ def new_pictures(
     """Yield frames whose picture has no entry, each picture once, and those that cannot be read. Decodes."""
     seen: set[PixelDigest] = set()
     for frame in frames:
-        stamp = frame.stamp.again()
+        stamp = frame.stamp.current()
         try:
             image = frame.read()
         except InputError:
@@ -290,7 +290,7 @@ class _Run:
             hit = self._entry(known)
             if hit is not None:
                 return Prepared(frame, known, hit, None, look)
-        stamp = frame.stamp.again()
+        stamp = frame.stamp.current()
         image = frame.read()
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
         self._index.put_many([(stamp, known)])

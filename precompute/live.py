@@ -1,19 +1,19 @@
 """Live encoding of frames that a manifest names: pass one's side of the verifier."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from PIL import Image
 
 from cache.base.errors import CannotCheckError, CheckpointError, InputError, SeeonceError, StalePictureError
-from cache.check import Missing
 from cache.entry import Features
 from cache.key import pixel_digest
 from cache.manifest import FrameEntry, Manifest
-from cache.pixel_index import PixelIndex
+from cache.stats import StoreLimit
+from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec, model_of
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.identity import find_encoder, model_of
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import reopen
 from sources.pixels import pixels_array
@@ -81,7 +81,14 @@ class LiveFrames:
         return self._encoder.encode(self._encoder.preprocess(image))
 
 
-def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
+def encode_again(
+    store: Store,
+    manifest: Manifest,
+    frames: list[FrameEntry],
+    limit: StoreLimit,
+    model: str | None,
+    say: Callable[[str], None],
+) -> Iterator[tuple[FrameEntry, str | None]]:
     """Yield each frame when its entry is written, or with the reason why it cannot be.
 
     Raises:
@@ -89,21 +96,23 @@ def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
         StoreError: the disk refuses.
     """
     try:
-        live = _live(missing)
+        live = _live(store, manifest, model, say)
     except SeeonceError as error:
-        yield from ((frame, str(error)) for frame in missing.frames)
+        yield from ((frame, str(error)) for frame in frames)
         return
-    for frame in missing.frames:
-        yield frame, _encoded(missing, frame, live)
+    for frame in frames:
+        features = _features(live, frame)
+        if isinstance(features, str):
+            yield frame, features
+            continue
+        limit.take(features.nbytes)
+        store.write(frame.pixels, manifest.encoder, features, backend.provenance())
+        yield frame, None
 
 
-def _live(missing: Missing) -> LiveFrames:
-    manifest = missing.manifest
-    name = missing.model or model_of(missing.store.home, manifest.recording.id, manifest.encoder.encoder_id)
-    folder = find_folder(name, missing.say)
-    config = read_config(folder.path)
-    with PixelIndex(missing.store.home) as index:
-        spec = encoder_spec(folder, config, index, manifest.encoder.preprocessing.max_pixels)
+def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[str], None]) -> LiveFrames:
+    name = model or model_of(store.home, manifest.recording.id, manifest.encoder.encoder_id)
+    folder, config, spec = find_encoder(store.home, name, say, manifest.encoder.preprocessing.max_pixels)
     if spec != manifest.encoder:
         raise CheckpointError(
             f"it was encoded under {manifest.encoder.encoder_id.hex[:12]}, {name} would give "
@@ -115,16 +124,13 @@ def _live(missing: Missing) -> LiveFrames:
         raise CannotCheckError(f"{manifest.recording.path} is gone or cannot be read") from None
 
 
-def _encoded(missing: Missing, frame: FrameEntry, live: LiveFrames) -> str | None:
-    """Encode and commit one frame; return why it cannot be, or ``None``."""
+def _features(live: LiveFrames, frame: FrameEntry) -> Features | str:
+    """Encode a frame, or return why it cannot be."""
     try:
-        features = live.encode(live.image(frame))
+        return live.encode(live.image(frame))
     except CannotCheckError:
         return f"{frame.source} is gone or cannot be read"
     except StalePictureError:
         return f"{frame.source} is another picture now: run seeonce encode again"
     except InputError as error:
         return str(error)
-    missing.limit.take(features.nbytes)
-    missing.store.write(frame.pixels, missing.manifest.encoder, features, backend.provenance())
-    return None

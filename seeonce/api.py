@@ -106,7 +106,7 @@ def entries(
         problem = store.check(frame.key)
         if problem is not None:
             raise NotEncodedError(
-                f"The entry of frame {frame.index} cannot be read ({problem.reason}): "
+                f"The entry of frame {frame.index} cannot be read ({problem}): "
                 f"run seeonce encode {manifest.recording.id}."
             )
         place = store.path / FRAMES / group_name(frame.key) / frame.key.hex

@@ -29,7 +29,7 @@ from cache.leases import held_lease
 from cache.manifest import manifest_path, write_manifest
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from cache.trash import new_batch
+from cache.trash import move_to, new_batch, remove_from
 
 DAYS_AGO_S = 2 * GRACE_S
 
@@ -338,8 +338,8 @@ def test_a_writer_whose_unfinished_folder_was_swept_publishes_nothing(tmp_path: 
         if step is CommitStep.folder_synced:
             with new_batch(store.path) as batch, Folder.open(store.path / "tmp") as tmp:
                 for name in tmp.names():
-                    assert batch.take(tmp, name)
-                    batch.remove(name)
+                    assert move_to(batch, tmp, name)
+                    remove_from(batch, name)
 
     with pytest.raises(StoreError, match="cannot write entry"):
         write(replace(store, on_step=swept), 1)

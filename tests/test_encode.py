@@ -23,7 +23,7 @@ from tiny_checkpoint import Tiny
 from cache import pixel_index
 from cache.base.errors import CheckpointError, StoreError
 from cache.base.home import Home
-from cache.commit import build_aside
+from cache.commit import stage_entry
 from cache.manifest import Manifest, list_manifests
 from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
@@ -311,9 +311,9 @@ def test_a_disk_that_fills_up_keeps_what_was_committed(
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return build_aside(*arguments)
+        return stage_entry(*arguments)
 
-    monkeypatch.setattr("cache.commit.build_aside", filling_up)
+    monkeypatch.setattr("cache.commit.stage_entry", filling_up)
     images = folder_of(tmp_path / "images", 6)
     with pytest.raises(StoreError, match=r"No space left on device; .* free some space"):
         _encode(images, plain, store.home.path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from store_samples import GRID_THW, PROVENANCE, SPEC, features, pixels
 
-from cache.base.canonical_json import canonical, parse, seal
+from cache.base.canonical_json import JsonObject, canonical, parse, record_to_json, seal
 from cache.base.errors import StoreError
 from cache.entry import DamagedError, EntryInfo, Features, Provenance, decode_entry, encode_entry
 from cache.key import entry_key
@@ -99,13 +99,19 @@ def test_the_metadata_of_another_entry_is_found() -> None:
         {"grid_thw": [1, 4, 6, 1]},
         {"dtype": "object"},
         {"pixels": pixels(2).hex},
-        {"encoder": {**SPEC.to_json(), "num_heads": 4}},
+        {"encoder": {**record_to_json(SPEC), "num_heads": 4}},
         {"encoder_id": "0" * 64},
         {"layers": ["merged", "deepstack.1", "deepstack.0", "deepstack.2"]},
         {"data_type": "float16"},
         {"codecs": [{"name": "bytes", "configuration": {"endian": "big"}}]},
+        {"fill_value": 1},
+        {"more": 1},
         {"format": 2},
+        {"key": "0" * 63},
+        {"pixels": 7},
         {"crc32c": "7"},
+        {"crc32c": 1.5},
+        {"blake3": "F" * 64},
         {"provenance": {}},
         {"merge_size": 10**400},
     ],
@@ -127,6 +133,8 @@ def test_metadata_too_large_for_a_reader_is_not_written() -> None:
 
 
 def test_provenance_survives_json_and_refuses_nonsense() -> None:
-    assert Provenance.from_json(PROVENANCE.to_json()) == PROVENANCE
-    with pytest.raises(StoreError):
-        Provenance.from_json({**PROVENANCE.to_json(), "mlx": 1})
+    document = record_to_json(PROVENANCE)
+    assert JsonObject(document, "").record(Provenance, exactly=True) == PROVENANCE
+    for wrong in ({**document, "mlx": 1}, {**document, "more": ""}):
+        with pytest.raises(StoreError):
+            JsonObject(wrong, "").record(Provenance, exactly=True)

@@ -11,7 +11,7 @@ from screens import noise
 from store_samples import SPEC, entry_files, flip_bit, frame, manifest, new_store, pixels, write
 
 from cache.base.errors import InputError, NotEncodedError, StoreError
-from cache.forget import Forgotten, find_recording_id, forget, least_used
+from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
 from cache.gc import collect
 from cache.leases import held_lease
 from cache.manifest import list_manifests, manifest_path, write_manifest
@@ -38,7 +38,7 @@ def recorded(store: Store, recording_id: str, numbers: range, used_s: float = 0)
 
 
 def purged(store: Store, recording_id: str) -> Forgotten:
-    return forget(store, recording_id, purge=True, remove_runs=remove_runs)
+    return purge_entries(store, *forget(store, recording_id, purge=True))
 
 
 def there(store: Store, numbers: range) -> list[int]:
@@ -48,7 +48,7 @@ def there(store: Store, numbers: range) -> list[int]:
 def test_forgetting_removes_the_manifest_alone(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "monday", range(3))
-    found = forget(store, "monday", purge=False, remove_runs=remove_runs)
+    found, _ = forget(store, "monday")
     assert (found.num_manifests, found.num_left) == (1, 3)
     assert list_manifests(store.home) == []
     assert list((store.path / "recordings").iterdir()) == []
@@ -61,10 +61,9 @@ def test_purging_removes_all_that_nothing_else_needs(tmp_path: Path) -> None:
     recorded(store, "monday", range(4))
     recorded(store, "tuesday", range(3, 6))
     found = purged(store, "monday")
-    assert (found.num_entries, found.num_thumbnails, found.num_runs, found.num_left) == (3, 3, 1, 1)
+    assert (found.num_entries, found.num_thumbnails, found.num_left) == (3, 3, 1)
     assert there(store, range(6)) == [3, 4, 5]
     assert sorted(Thumbnails(store.home).digests(), key=str) == [pixels(number) for number in (3, 4, 5)]
-    assert [run.name for run in store.home.runs.iterdir()] == ["run-tuesday"]
 
 
 def test_purging_removes_damaged_copies_too(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_thumbnails_of_a_forgotten_recording_are_collected_when_old(tmp_path: Pa
     store = new_store(tmp_path)
     recorded(store, "monday", range(2))
     recorded(store, "tuesday", range(1, 3))
-    forget(store, "monday", purge=False, remove_runs=remove_runs)
+    forget(store, "monday")
     for path in (store.path / "thumbs").iterdir():
         os.utime(path, (1, 1))
     assert collect(store, dry_run=True).num_thumbnails == 1
@@ -134,8 +133,8 @@ def test_the_least_recently_used_go_first_until_it_fits(tmp_path: Path) -> None:
     recorded(store, "new", range(4, 6))
     size = sum(path.stat().st_size for path in entry_files(store, frame(0).key))
     chosen = least_used(store, max_bytes=2 * size + 100)
-    assert [(one.recording, round(one.num_bytes / size)) for one in chosen] == [("older", 2), ("old", 2)]
-    assert [one.recording for one in least_used(store, max_bytes=5 * size)] == ["older"]
+    assert [(one.id, round(num_bytes / size)) for one, num_bytes in chosen] == [("older", 2), ("old", 2)]
+    assert [one.id for one, _ in least_used(store, max_bytes=5 * size)] == ["older"]
     assert least_used(store, max_bytes=7 * size) == []
 
 
@@ -145,21 +144,21 @@ def test_a_recording_that_frees_nothing_is_not_forgotten_for_size(tmp_path: Path
     recorded(store, "other", range(2, 4), used_s=30 * DAY_S)
     recorded(store, "new", range(2))
     size = sum(path.stat().st_size for path in entry_files(store, frame(0).key))
-    assert [one.recording for one in least_used(store, max_bytes=3 * size)] == ["other"]
+    assert [one.id for one, _ in least_used(store, max_bytes=3 * size)] == ["other"]
 
 
 def test_recordings_that_share_all_entries_go_together(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "one", range(2), used_s=60 * DAY_S)
     recorded(store, "two", range(2))
-    assert [one.recording for one in least_used(store, max_bytes=0)] == ["one", "two"]
+    assert [one.id for one, _ in least_used(store, max_bytes=0)] == ["one", "two"]
 
 
 def test_recordings_not_used_for_long_are_named(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     recorded(store, "old", range(2), used_s=31 * DAY_S)
     recorded(store, "new", range(2))
-    assert [one.recording for one in least_used(store, max_age_s=30 * DAY_S)] == ["old"]
+    assert [one.id for one, _ in least_used(store, max_age_s=30 * DAY_S)] == ["old"]
 
 
 def test_gc_lists_what_it_would_forget_and_forgets_with_yes_only(run: Run, home: Path) -> None:
@@ -183,6 +182,7 @@ def test_forget_says_what_is_gone(run: Run, home: Path) -> None:
     assert run("seeonce store forget monday --purge").out.startswith(
         "monday: 1 manifests removed, 2 entries ("
     )
+    assert [one.name for one in store.home.runs.iterdir()] == ["run-tuesday"]
     assert run("seeonce store forget monday").error == (
         "error: 'monday' is not in the store: see what there is with seeonce store ls."
     )
@@ -196,6 +196,18 @@ def test_what_was_forgotten_without_its_runs_can_still_be_purged(run: Run, home:
     assert run("seeonce store forget monday --purge --json").json["num_runs"] == 1
     assert list(store.home.runs.iterdir()) == []
     assert "no run is of it" in run("seeonce store forget monday --purge").error
+
+
+def test_runs_go_first_of_what_is_purged(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store(home.parent)
+    recorded(store, "monday", range(2))
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk refuses")
+
+    monkeypatch.setattr("seeonce.commands.store.purge_entries", refuse)
+    assert "the disk refuses" in run("seeonce store forget monday --purge").error
+    assert list(store.home.runs.iterdir()) == []
 
 
 def test_a_run_whose_file_cannot_be_read_is_kept(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from store_samples import (
     write,
 )
 
-from cache.base.canonical_json import UNSEALED, seal, unseal
+from cache.base.canonical_json import UNSEALED, record_to_json, seal, unseal
 from cache.base.errors import SeeonceError, StoreError
 from cache.base.home import Home
 from cache.check import check_store
@@ -100,7 +100,7 @@ def test_a_chunk_that_is_shorter_than_its_shape_is_refused_before_anything_is_al
 
     def large(document: Any) -> None:
         document["shape"] = document["chunk_grid"]["configuration"]["chunk_shape"] = [4, 256, 1 << 20]
-        changes = {"key": key.hex, "encoder": spec.to_json(), "encoder_id": spec.encoder_id.hex}
+        changes = {"key": key.hex, "encoder": record_to_json(spec), "encoder_id": spec.encoder_id.hex}
         document["attributes"]["seeonce"] |= {**changes, "grid_thw": [1, 32, 32]}
 
     raw = reseal(metadata.read_bytes(), large)

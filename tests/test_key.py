@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_samples import PREPROCESSING, SPEC
 
+from cache.base.canonical_json import record_to_json
 from cache.base.errors import StoreError
 from cache.key import (
     EncoderId,
@@ -180,7 +181,7 @@ def test_zero_and_zero_point_zero_name_the_same_preprocessing() -> None:
 
 
 def test_an_encoder_survives_json() -> None:
-    assert EncoderSpec.from_json(SPEC.to_json()) == SPEC
+    assert EncoderSpec.from_json(record_to_json(SPEC)) == SPEC
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_an_encoder_survives_json() -> None:
     ],
 )
 def test_nonsense_is_no_encoder(spoil: Callable[[dict[str, Any]], None]) -> None:
-    document: dict[str, Any] = SPEC.to_json()
+    document: dict[str, Any] = record_to_json(SPEC)
     spoil(document)
     with pytest.raises(StoreError):
         EncoderSpec.from_json(document)

@@ -80,9 +80,9 @@ def test_a_stamp_taken_again_later_is_racy_no_more_unless_the_file_changed(
     stamp = FileStamp.of(path)
     time.sleep(0.15)
     assert stamp.racy
-    assert not stamp.again().racy
+    assert not stamp.current().racy
     path.write_bytes(b"another picture")
-    assert stamp.again() is stamp
+    assert stamp.current() is stamp
 
 
 def test_a_file_changed_just_before_it_was_stamped_is_not_remembered(tmp_path: Path, home: Home) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fault_disk import Disk
 from store_samples import PROVENANCE, SPEC, features, new_store, pixels, same, write
 
-from cache.base.errors import SeeonceError, refused
+from cache.base.errors import SeeonceError, disk_error
 from cache.base.home import Home
 from cache.commit import CommitStep
 from cache.entry import Features
@@ -82,7 +82,7 @@ def calls_until(step: CommitStep, folder: Path) -> int:
     ],
 )
 def test_a_refusal_advises_what_helps_against_it(error: Exception, advice: str) -> None:
-    said = str(refused(Path("/runs"), "The run cannot be written", error))
+    said = str(disk_error(Path("/runs"), "The run cannot be written", error))
     assert advice in said
     assert ("free some space" in said) == ("space" in str(error) or "full" in str(error))
 

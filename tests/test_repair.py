@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
@@ -20,23 +21,35 @@ from store_samples import (
     write,
 )
 
+from cache import check
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
-from cache.check import Missing, repair
+from cache.check import EncodeAgain, RepairReport
 from cache.layout import stored_bytes
-from cache.manifest import FrameEntry, list_manifests, manifest_path, read_manifest, write_manifest
+from cache.manifest import FrameEntry, Manifest, list_manifests, manifest_path, read_manifest, write_manifest
+from cache.stats import StoreLimit
 from cache.store import Store
 
 
-def encode_again(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
+def encoder_of(store: Store) -> EncodeAgain:
     """Encode all frames but the last of a recording, whose picture is gone."""
-    for one in missing.frames:
-        if one == missing.manifest.frames[-1]:
-            yield one, "its picture is gone"
-        else:
-            missing.limit.take(features(one.index).nbytes)
-            missing.store.write(one.pixels, SPEC, features(one.index), PROVENANCE)
-            yield one, None
+
+    def encode_again(
+        manifest: Manifest, frames: list[FrameEntry], limit: StoreLimit
+    ) -> Iterator[tuple[FrameEntry, str | None]]:
+        for one in frames:
+            if one == manifest.frames[-1]:
+                yield one, "its picture is gone"
+            else:
+                limit.take(features(one.index).nbytes)
+                store.write(one.pixels, SPEC, features(one.index), PROVENANCE)
+                yield one, None
+
+    return encode_again
+
+
+def repair(store: Store, **options: Any) -> RepairReport:
+    return check.repair(store, encoder_of(store), **options)
 
 
 def filled(tmp_path: Path) -> Store:
@@ -48,8 +61,8 @@ def filled(tmp_path: Path) -> Store:
 
 
 def test_a_sound_store_is_left_as_it_is(tmp_path: Path) -> None:
-    report = repair(filled(tmp_path), encode_again, read_data=True)
-    assert (report.num_put_away, report.num_encoded, report.remaining) == (0, 0, ())
+    report = repair(filled(tmp_path), read_data=True)
+    assert (report.num_put_away, report.num_encoded, report.remaining) == (0, 0, [])
 
 
 def test_damaged_and_missing_entries_are_encoded_again(tmp_path: Path) -> None:
@@ -57,8 +70,8 @@ def test_damaged_and_missing_entries_are_encoded_again(tmp_path: Path) -> None:
     flip_bit(entry_files(store, frame(0).key)[0], 40)
     flip_bit(entry_files(store, frame(1).key)[1], 40)
     shutil.rmtree(entry_folder(store, frame(2).key))
-    report = repair(store, encode_again, read_data=True)
-    assert (report.num_put_away, report.num_encoded, report.remaining) == (2, 3, ())
+    report = repair(store, read_data=True)
+    assert (report.num_put_away, report.num_encoded, report.remaining) == (2, 3, [])
     assert [store.check(frame(number).key) for number in range(4)] == [None] * 4
     assert len(list((store.path / "quarantine").glob("*.reason.json"))) == 2
 
@@ -67,7 +80,7 @@ def test_what_is_in_quarantine_already_is_encoded_again(tmp_path: Path) -> None:
     store = filled(tmp_path)
     flip_bit(entry_files(store, frame(0).key)[1], 40)
     assert store.read(frame(0).key) is None
-    assert repair(store, encode_again).num_encoded == 1
+    assert repair(store).num_encoded == 1
     assert store.check(frame(0).key) is None
 
 
@@ -75,7 +88,7 @@ def test_what_cannot_be_encoded_is_listed_with_the_reason(tmp_path: Path) -> Non
     store = filled(tmp_path)
     for number in (0, 3):
         shutil.rmtree(entry_folder(store, frame(number).key))
-    report = repair(store, encode_again)
+    report = repair(store)
     assert report.num_encoded == 1
     [problem] = report.remaining
     assert (problem.kind, problem.what) == ("missing", frame(3).key.hex)
@@ -85,7 +98,7 @@ def test_what_cannot_be_encoded_is_listed_with_the_reason(tmp_path: Path) -> Non
 def test_a_damaged_manifest_remains(tmp_path: Path) -> None:
     store = filled(tmp_path)
     flip_bit(manifest_path(store.home, "a-recording", SPEC.encoder_id), 999)
-    assert [problem.kind for problem in repair(store, encode_again).remaining] == ["manifest"]
+    assert [problem.kind for problem in repair(store).remaining] == ["manifest"]
 
 
 def test_a_full_disk_is_an_error_and_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +110,7 @@ def test_a_full_disk_is_an_error_and_no_success(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Store, "write", full)
     with pytest.raises(StoreError, match="No space left"):
-        repair(store, encode_again)
+        repair(store)
 
 
 def test_repair_stops_at_the_limit_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +120,7 @@ def test_repair_stops_at_the_limit_of_the_store(tmp_path: Path, monkeypatch: pyt
     for number in range(3):
         shutil.rmtree(entry_folder(store, frame(number).key))
     monkeypatch.setenv("SEEONCE_STORE_MAX", str(max_bytes - 500))  # room for two of the three
-    report = repair(store, encode_again, say=lines.append)
+    report = repair(store, say=lines.append)
     assert (report.num_encoded, stored_bytes(store.path) <= max_bytes - 500) == (2, True)
     assert sorted(problem.reason for problem in report.remaining) == [
         f"frame 2 of {id_}-recording: SEEONCE_STORE_MAX allows no more" for id_ in ("a", "b")
@@ -123,7 +136,7 @@ def test_a_limit_that_is_no_size_is_refused_before_anything_is_put_away(
     flip_bit(entry_files(store, frame(0).key)[0], 40)
     monkeypatch.setenv("SEEONCE_STORE_MAX", "much")
     with pytest.raises(InputError, match="SEEONCE_STORE_MAX is 'much'"):
-        repair(store, encode_again)
+        repair(store)
     assert entry_folder(store, frame(0).key).exists()
 
 
@@ -131,7 +144,7 @@ def test_a_read_only_store_is_not_repaired(tmp_path: Path, monkeypatch: pytest.M
     filled(tmp_path)
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(StoreError, match="read-only"):
-        repair(new_store(tmp_path), encode_again)
+        repair(new_store(tmp_path))
 
 
 @pytest.fixture

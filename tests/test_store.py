@@ -78,9 +78,7 @@ def test_a_missing_entry_is_a_miss(tmp_path: Path) -> None:
     assert not store.has(MISSING)
     assert store.read(MISSING) is None
     assert store.entry_info(MISSING) is None
-    problem = store.check(MISSING)
-    assert problem is not None
-    assert problem.missing
+    assert store.check(MISSING) == "there is no such entry"
 
 
 def test_entry_info_says_what_was_written(tmp_path: Path) -> None:

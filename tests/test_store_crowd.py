@@ -137,7 +137,7 @@ def crowd(tmp_path: Path, num_old: int, num_collectors: int = 1) -> str:
     (home / "stop").touch()
     ended = [other.communicate()[0].split() for other in others]
     assert [one.returncode for one in [*writers, *others]] == [0] * num_all
-    assert check_store(store, read_data=True).problems == ()
+    assert check_store(store, read_data=True).problems == []
     collect(store)
     assert not any(entry_folder(store, frame(number).key).exists() for number in LEFT)
     for folder in ("tmp", "trash", "quarantine", "leases"):

@@ -17,8 +17,7 @@ from store_samples import entry_folder, manifest, new_store, write
 from cache.gc import collect
 from cache.key import EntryKey
 from cache.layout import stored_entries
-from cache.manifest import write_manifest
-from cache.recordings import stored_recordings
+from cache.manifest import stored_recordings, write_manifest
 from cache.stats import store_stats
 from cache.store import Store
 
@@ -88,6 +87,6 @@ def test_an_entry_costs_the_same_among_few_and_many(tmp_path: Path) -> None:
 def test_ten_thousand_entries_are_looked_through_in_a_second_or_two(tmp_path: Path) -> None:
     many = costs(tmp_path, 10_000)
     ratios = told(costs(tmp_path, 100), many)
-    assert many.has_s < 1
-    assert max(many.stats_s, many.stats_unnamed_s) < 2
+    assert many.stats_s < 2
+    assert max(many.has_s, many.stats_unnamed_s) < 3  # both parse the metadata of each
     assert max(ratios.values()) < 3

@@ -10,8 +10,7 @@ from store_samples import SPEC, entry_files, entry_folder, flip_bit, frame, mani
 
 from cache.gc import collect
 from cache.leases import entries_in_use, recent_uses, record_use
-from cache.manifest import manifest_path, write_manifest
-from cache.recordings import stored_recordings
+from cache.manifest import manifest_path, stored_recordings, write_manifest
 from cache.store import Store
 
 

@@ -2,15 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
 from math import isfinite
-from typing import NoReturn, TypeGuard, Union
+from typing import Any, NoReturn, TypeGuard, TypeVar, Union, get_type_hints
 
 from blake3 import blake3
 
 from cache.base.errors import StoreError
 
 JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # noqa: UP007
+
+Record = TypeVar("Record")
 
 SEAL_FIELD = "metadata_digest"
 UNSEALED = "0" * 64
@@ -23,6 +27,18 @@ def canonical(document: JsonValue) -> bytes:
     """Return the one text of a document: keys sorted, no spaces, ASCII, no NaN."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode("ascii")
+
+
+def record_to_json(record: Any) -> dict[str, JsonValue]:
+    """Return the fields of a dataclass as JSON; None is left out where it is a field's default."""
+    values = ((field, getattr(record, field.name)) for field in fields(record))
+    return {field.name: _plain(value) for field, value in values if value is not None or field.default}
+
+
+def _plain(value: Any) -> JsonValue:
+    if is_dataclass(value):
+        return str(value) if hasattr(value, "from_hex") else record_to_json(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def seal(document: JsonValue) -> bytes:
@@ -129,6 +145,19 @@ class JsonObject:
             raise StoreError(f"{what}: expected an object, got {type(value).__name__}")
         self._fields: dict[str, object] = value
 
+    def record(self, cls: Callable[..., Record], *, exactly: bool = False) -> Record:
+        """Return a dataclass, each field read as its type says; ``exactly``: with no other fields.
+
+        Digests are read from their digits. A field whose default is None may be left out.
+        """
+        readers = _readers(cls)
+        if exactly:
+            self.only(frozenset(readers))
+        try:
+            return cls(**{name: read(self, name) for name, read in readers.items()})
+        except ValueError as error:
+            raise StoreError(f"{self._what}: {error}") from None
+
     def only(self, names: frozenset[str]) -> "JsonObject":
         """Demand exactly these fields."""
         if self._fields.keys() != names:
@@ -186,6 +215,14 @@ class JsonObject:
             return tuple(value)
         return self._wrong(name, "a list of integers", value)
 
+    def triple(self, name: str) -> tuple[int, int, int]:
+        """Return a list of three integers."""
+        match self.integers(name):
+            case (first, second, third):
+                return first, second, third
+            case _:
+                return self._wrong(name, "three integers", self.raw(name))
+
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a list of strings."""
         value = self.raw(name)
@@ -219,3 +256,33 @@ class JsonObject:
 
     def _wrong(self, name: str, expected: str, value: object) -> NoReturn:
         raise StoreError(f"{self._what}: {name} should be {expected}, got {str(value)[:80]!r}")
+
+
+_READERS: dict[Any, Callable[[JsonObject, str], object]] = {
+    str: JsonObject.text,
+    int: JsonObject.integer,
+    float: JsonObject.number,
+    bool: JsonObject.flag,
+    int | None: JsonObject.integer_or_none,
+    float | None: JsonObject.number_or_none,
+    tuple[int, int, int]: JsonObject.triple,
+    tuple[int, ...]: JsonObject.integers,
+    tuple[float, ...]: JsonObject.numbers,
+}
+
+
+@cache
+def _readers(cls: Any) -> dict[str, Callable[[JsonObject, str], object]]:
+    types = get_type_hints(cls)
+    return {field.name: _reader(types[field.name], field.default is None) for field in fields(cls)}
+
+
+def _reader(of: Any, may_be_left_out: bool) -> Callable[[JsonObject, str], object]:
+    if of in _READERS:
+        read = _READERS[of]
+        if not may_be_left_out:
+            return read
+        return lambda document, name: read(document, name) if document.has(name) else None
+    if hasattr(of, "from_hex"):
+        return lambda document, name: of.from_hex(document.text(name))
+    return lambda document, name: document.child(name).record(of, exactly=True)

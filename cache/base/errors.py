@@ -52,7 +52,7 @@ _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
 
 
-def refused(place: Path, what: str, error: Exception) -> StoreError:
+def disk_error(place: Path, what: str, error: Exception) -> StoreError:
     """Return the error that says what could not be done under ``place``, why, and what helps."""
     number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
     advice = "check the disk and its permissions"

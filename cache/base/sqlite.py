@@ -16,20 +16,29 @@ BUSY_TIMEOUT_S = 10.0
 Result = TypeVar("Result")
 
 
-class RememberedFile:
-    """One such file; threads and processes may share it. Nothing is opened until it is asked."""
+class Memory:
+    """One such file; threads and processes may share it. ``close`` it, or use ``with``."""
 
-    def __init__(self, path: Path, schema: str, prepare_folder: Callable[[], None]) -> None:
-        """Use ``path``; ``prepare_folder`` is called before it is opened, and may raise ``OSError``."""
-        self.path, self._schema, self._prepare_folder = path, schema, prepare_folder
+    def __init__(self, path: Path, schema: str) -> None:
+        """Nothing is opened until it is asked."""
+        self.path, self._schema = path, schema
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._off = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
         with self._lock:
             self._disconnect()
+
+    def prepare_folder(self) -> None:
+        """Make or check the folder of the file before it is opened. May raise ``OSError``."""
 
     def work(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
         """Work on the file; start it anew when it is corrupt, give up when the disk refuses."""
@@ -65,7 +74,7 @@ class RememberedFile:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._prepare_folder()
+            self.prepare_folder()
             # SQLite gives its journal files the mode of this one.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
@@ -90,20 +99,3 @@ class RememberedFile:
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
                 self.path.with_name(self.path.name + suffix).unlink()
-
-
-class Memory:
-    """What is kept in one such file; ``close`` it, or use ``with``."""
-
-    def __init__(self, file: RememberedFile) -> None:
-        self._file = file
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file; the next call opens it again."""
-        self._file.close()

@@ -13,9 +13,9 @@ from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.identity import find_encoder
 from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
@@ -54,10 +54,7 @@ class Model:
     @classmethod
     def open(cls, name: str, home: Home) -> "Model":
         """Read what a checkpoint is. Raises ``CheckpointError``."""
-        folder = find_folder(name, lambda _: None)
-        config = read_config(folder.path)
-        with PixelIndex(home) as index:
-            return cls(folder, config, encoder_spec(folder, config, index))
+        return cls(*find_encoder(home, name, lambda _: None))
 
     def encoder(self) -> VisionEncoder:
         """Load the vision half."""

@@ -3,32 +3,24 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from cache.base.canonical_json import record_to_json
 from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
 from cache.base.home import Home
 from cache.base.text import megabytes, parse_age_s, parse_size
-from cache.check import CheckReport, Missing, RepairReport, Subset, check_store, repair
-from cache.forget import (
-    Forgotten,
-    ToForget,
-    find_recording_id,
-    forget,
-    forget_all,
-    least_used,
-    purge_runs,
-)
+from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
+from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
 from cache.gc import Collection, collect
-from cache.key import EntryKey
-from cache.layout import StoredEntry, stored_entries
-from cache.manifest import FrameEntry
-from cache.recordings import StoredRecording, stored_recordings, time_text
-from cache.stats import StoreStats, store_stats
+from cache.layout import stored_entries, time_text
+from cache.leases import forget_uses
+from cache.manifest import FrameEntry, Manifest, StoredRecording, stored_recordings
+from cache.stats import StoreLimit, StoreStats, store_stats
 from cache.store import Store
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.known import AnswerCache
@@ -39,6 +31,11 @@ _RUNS_SHOWN = 5
 
 def stats_table(home: Home, stats: StoreStats) -> str:
     """Return the numbers of a store."""
+    reclaimable = "0 kB"
+    if found := stats.reclaimable:
+        reclaimable = f"{megabytes(found.num_bytes)} in {found.num_entries:,} entries"
+    elif stats.num_manifests:
+        reclaimable = "nothing: a manifest cannot be read, see seeonce store check"
     rows = [
         ("store", str(home.store)),
         ("entries", f"{stats.num_entries:,} ({megabytes(stats.num_bytes)})"),
@@ -48,7 +45,7 @@ def stats_table(home: Home, stats: StoreStats) -> str:
         ("named by no recording", f"{stats.num_unreferenced:,}"),
         ("in quarantine", f"{stats.num_quarantined:,}"),
         ("unfinished or left over", f"{stats.num_tmp:,}"),
-        ("gc would free", _reclaimable(stats)),
+        ("gc would free", reclaimable),
         ("free on the disk", megabytes(stats.free_bytes)),
     ]
     for row in stats.encoders:
@@ -58,40 +55,6 @@ def stats_table(home: Home, stats: StoreStats) -> str:
         words = f"{use.num_hits:,} hits, {use.num_misses:,} misses, {use.at[:16]}, {use.recording}"
         rows.append((f"last {use.kind}", words))
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
-
-
-def _reclaimable(stats: StoreStats) -> str:
-    found = stats.reclaimable
-    if found is None:
-        return (
-            "nothing: a manifest cannot be read, see seeonce store check" if stats.num_manifests else "0 kB"
-        )
-    return f"{megabytes(found.num_bytes)} in {found.num_entries:,} entries"
-
-
-def recordings_table(recordings: Sequence[StoredRecording], sizes: Mapping[EntryKey, int]) -> str:
-    """Return a line for each manifest, the least recently used first."""
-    lines = [f"{'last use':<20} {'frames':>7} {'entries':>7} {'bytes':>10}  encoder       recording"]
-    for recording in recordings:
-        for manifest in recording.manifests:
-            size = megabytes(sum(sizes.get(key, 0) for key in manifest.keys))
-            lines.append(
-                f"{time_text(manifest.used_s):<20} {manifest.ref.num_frames:>7,} {len(manifest.keys):>7,} "
-                f"{size:>10}  {manifest.ref.encoder_id.hex[:12]}  {recording.id}"
-            )
-    return "\n".join(lines)
-
-
-def entries_table(entries: Sequence[StoredEntry], recordings: Sequence[StoredRecording]) -> str:
-    """Return a line for each entry, the least recently used first."""
-    named = {key: recording.id for recording in recordings for key in recording.keys}
-    lines = [f"{'last use':<20} {'bytes':>10}  {'key':<64}  named by"]
-    lines += [
-        f"{time_text(entry.used_s):<20} {megabytes(entry.num_bytes):>10}  {entry.key.hex}  "
-        f"{named.get(entry.key, '-')}"
-        for entry in entries
-    ]
-    return "\n".join(lines)
 
 
 def collection_text(found: Collection) -> str:
@@ -104,18 +67,21 @@ def collection_text(found: Collection) -> str:
     ]
     if found.num_kept:
         lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
-    lines += [f"held off by: {lease.purpose}, {_since(lease.since_s)}" for lease in found.leases]
+    for lease in found.leases:
+        is_known = 0 < lease.since_s <= time.time()
+        since = f"since {time_text(lease.since_s)}" if is_known else "since nobody knows when"
+        lines.append(f"held off by: {lease.purpose}, {since}")
     return "\n".join(lines)
 
 
-def forgetting_text(chosen: Sequence[ToForget], *, done: bool) -> str:
+def forgetting_text(chosen: Sequence[tuple[StoredRecording, int]], *, done: bool) -> str:
     """Say which recordings go, the least recently used first."""
     verb = "forgot" if done else "would forget"
     lines = [
-        f"{verb} {one.recording}, last used {time_text(one.used_s)}, {megabytes(one.num_bytes)}"
-        for one in chosen
+        f"{verb} {recording.id}, last used {time_text(recording.used_s)}, {megabytes(num_bytes)}"
+        for recording, num_bytes in chosen
     ]
-    size = megabytes(sum(one.num_bytes for one in chosen))
+    size = megabytes(sum(num_bytes for _, num_bytes in chosen))
     what = "go once nobody has used them for 24 hours" if done else "would be free; --yes forgets them"
     return "\n".join(
         [*lines, f"{len(chosen):,} recordings, {size}: {what}."] if chosen else ["no recording to forget."]
@@ -159,23 +125,6 @@ def repair_text(found: RepairReport) -> str:
     return "\n".join([*lines, f"{done}, {len(found.remaining):,} problems remain{end}."])
 
 
-def _since(since_s: float) -> str:
-    return f"since {time_text(since_s)}" if 0 < since_s <= time.time() else "since nobody knows when"
-
-
-def _encode_missing(missing: Missing) -> Iterator[tuple[FrameEntry, str | None]]:
-    from precompute.live import encode_again  # imports mlx-vlm, which takes seconds
-
-    yield from encode_again(missing)
-
-
-def _remove_runs(home: Home, recording_id: str) -> int:
-    """Remove the runs of a recording that is forgotten, and every answer that was kept of it."""
-    with AnswerCache(home) as known:
-        known.remove_recording(recording_id)
-    return remove_runs(home, recording_id)
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 
@@ -197,7 +146,14 @@ def stats(as_json: AsJson = False) -> None:
     found = store_stats(home)
     for warning in home.warnings():
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(stats_as_json(found) if as_json else stats_table(home, found))
+    if not as_json:
+        typer.echo(stats_table(home, found))
+        return
+    free = found.reclaimable and {
+        "num_entries": found.reclaimable.num_entries,
+        "num_bytes": found.reclaimable.num_bytes,
+    }
+    typer.echo(json.dumps({**record_to_json(found), "reclaimable": free}))
 
 
 @app.command("ls")
@@ -211,29 +167,42 @@ def list_command(
     """
     opened = Store.open(Home.locate(), create=False)
     found = sorted(stored_entries(opened.path), key=lambda entry: (entry.used_s, entry.key.raw))
-    sizes = {entry.key: entry.num_bytes for entry in found}
     recordings = stored_recordings(opened.home)
-    if not as_json:
-        table = entries_table(found, recordings) if entries else recordings_table(recordings, sizes)
-        typer.echo(table)
-        return
-    rows: list[dict[str, Any]] = [
-        {"key": entry.key.hex, "num_bytes": entry.num_bytes, "used_at": time_text(entry.used_s)}
-        for entry in (found if entries else [])
-    ] or [
-        {
-            "recording": recording.id,
-            "encoder_id": manifest.ref.encoder_id.hex,
-            "num_frames": manifest.ref.num_frames,
-            "num_entries": len(manifest.keys),
-            "num_bytes": sum(sizes.get(key, 0) for key in manifest.keys),
-            "used_at": time_text(manifest.used_s),
-            "complete": manifest.ref.complete,
-        }
-        for recording in (recordings if not entries else [])
-        for manifest in recording.manifests
-    ]
-    typer.echo(json.dumps(rows))
+    rows: list[dict[str, Any]]
+    if entries:
+        named = {key: recording.id for recording in recordings for key in recording.keys}
+        rows = [
+            {"key": entry.key.hex, "num_bytes": entry.num_bytes, "used_at": time_text(entry.used_s)}
+            for entry in found
+        ]
+        lines = [f"{'last use':<20} {'bytes':>10}  {'key':<64}  named by"]
+        lines += [
+            f"{row['used_at']:<20} {megabytes(row['num_bytes']):>10}  {row['key']}  "
+            f"{named.get(entry.key, '-')}"
+            for entry, row in zip(found, rows, strict=True)
+        ]
+    else:
+        sizes = {entry.key: entry.num_bytes for entry in found}
+        rows = [
+            {
+                "recording": recording.id,
+                "encoder_id": ref.encoder_id.hex,
+                "num_frames": ref.num_frames,
+                "num_entries": len(keys := set(ref.keys)),
+                "num_bytes": sum(sizes.get(key, 0) for key in keys),
+                "used_at": time_text(ref.used_s()),
+                "complete": ref.complete,
+            }
+            for recording in recordings
+            for ref in recording.manifests
+        ]
+        lines = [f"{'last use':<20} {'frames':>7} {'entries':>7} {'bytes':>10}  encoder       recording"]
+        lines += [
+            f"{row['used_at']:<20} {row['num_frames']:>7,} {row['num_entries']:>7,} "
+            f"{megabytes(row['num_bytes']):>10}  {row['encoder_id'][:12]}  {row['recording']}"
+            for row in rows
+        ]
+    typer.echo(json.dumps(rows) if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -259,12 +228,21 @@ def gc(
     max_age_s = None if max_age is None else parse_age_s(max_age, "--max-age")
     chosen = least_used(opened, max_bytes=max_bytes, max_age_s=max_age_s)
     forgets = yes and not dry_run
-    if forgets:
-        forget_all(opened, chosen)
+    for recording, _ in chosen if forgets else []:
+        forget(opened, recording.id)
     with Terminal() as terminal:
         found = collect(opened, dry_run=dry_run, on_progress=partial(terminal.show, "gc", "entry"))
     if as_json:
-        typer.echo(collection_as_json(found, chosen, forgotten=forgets))
+        least_used_first = [
+            {"recording": recording.id, "used_at": time_text(recording.used_s), "num_bytes": num_bytes}
+            for recording, num_bytes in chosen
+        ]
+        leases = [
+            {"purpose": one.purpose, "since": None if math.isinf(one.since_s) else time_text(one.since_s)}
+            for one in found.leases
+        ]
+        more = {"leases": leases, "least_used": least_used_first, "forgotten": forgets}
+        typer.echo(json.dumps({**asdict(found), **more}))
         return
     if max_bytes is not None or max_age_s is not None:
         typer.echo(forgetting_text(chosen, done=forgets))
@@ -289,12 +267,31 @@ def forget_command(
     opened = Store.open(Home.locate(), create=False)
     try:
         recording_id = find_recording_id(opened.home, recording)
-        found = forget(opened, recording_id, purge=purge, remove_runs=_remove_runs)
     except NotEncodedError:
         if not purge:
             raise
-        found = purge_runs(opened, recording, _remove_runs)
+        # It may have been forgotten before, without its runs.
+        found = Forgotten(recording, num_runs=_remove_runs(opened, recording))
+        if not found.num_runs:
+            raise NotEncodedError(
+                f"{recording!r} is not in the store, and no run is of it: see what there is with "
+                "seeonce store ls."
+            ) from None
+    else:
+        found, named = forget(opened, recording_id, purge=purge)
+        if purge:
+            # Runs first: they are text, and the likeliest to be read by somebody.
+            found = replace(found, num_runs=_remove_runs(opened, recording_id))
+            found = purge_entries(opened, found, named)
     typer.echo(json.dumps(asdict(found)) if as_json else forgotten_text(found, purge=purge))
+
+
+def _remove_runs(store: Store, recording_id: str) -> int:
+    """Remove the runs of a recording that is forgotten, and every answer that was kept of it."""
+    forget_uses(store, recording_id)
+    with AnswerCache(store.home) as known:
+        known.remove_recording(recording_id)
+    return remove_runs(store.home, recording_id)
 
 
 @app.command()
@@ -315,7 +312,7 @@ def check(
         found = check_store(
             opened,
             read_data=read_data,
-            subset=Subset.from_text(subset),
+            subset=parse_subset(subset),
             restart=restart,
             on_progress=partial(terminal.show, "check", "B"),
         )
@@ -341,41 +338,22 @@ def repair_command(
     Example: seeonce store repair --read-data --model ~/models/Qwen3-VL-4B
     """
     opened = Store.open(Home.locate(), create=False)
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    def encode_missing(
+        manifest: Manifest, frames: list[FrameEntry], limit: StoreLimit
+    ) -> Iterator[tuple[FrameEntry, str | None]]:
+        from precompute.live import encode_again  # imports mlx-vlm, which takes seconds
+
+        return encode_again(opened, manifest, frames, limit, model, say)
+
     with Terminal() as terminal:
-        found = repair(
-            opened,
-            _encode_missing,
-            read_data=read_data,
-            model=model,
-            on_progress=partial(terminal.show, "check", "B"),
-            say=lambda line: typer.echo(line, err=True),
-        )
+        show = partial(terminal.show, "check", "B")
+        found = repair(opened, encode_missing, read_data=read_data, on_progress=show, say=say)
     typer.echo(json.dumps(asdict(found)) if as_json else repair_text(found))
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if found.remaining:
         raise typer.Exit(EXIT_PARTLY)
-
-
-def collection_as_json(found: Collection, chosen: Sequence[ToForget], *, forgotten: bool) -> str:
-    """Return a collection as one line of JSON; a lease whose start is not known has null."""
-    leases = [
-        {"purpose": lease.purpose, "since": None if math.isinf(lease.since_s) else time_text(lease.since_s)}
-        for lease in found.leases
-    ]
-    recordings = [
-        {"recording": one.recording, "used_at": time_text(one.used_s), "num_bytes": one.num_bytes}
-        for one in chosen
-    ]
-    more = {"leases": leases, "least_used": recordings, "forgotten": forgotten}
-    return json.dumps({**asdict(found), **more})
-
-
-def stats_as_json(stats: StoreStats) -> str:
-    """Return the numbers as one line of JSON."""
-    encoders = [{**asdict(row), "encoder_id": row.encoder_id.hex} for row in stats.encoders]
-    reclaimable = stats.reclaimable and {
-        "num_entries": stats.reclaimable.num_entries,
-        "num_bytes": stats.reclaimable.num_bytes,
-    }
-    return json.dumps({**asdict(stats), "encoders": encoders, "reclaimable": reclaimable})

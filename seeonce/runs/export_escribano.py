@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from cache.base.errors import InputError, refused
+from cache.base.errors import InputError, disk_error
 from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import list_manifests
@@ -292,7 +292,7 @@ def _back_up(database: Path) -> Path:
         with suppress(OSError):
             partial.unlink()
         what = f"{printable(database)}: nothing was written, since no copy of it can be made beside it"
-        raise refused(database.parent, what, error) from error
+        raise disk_error(database.parent, what, error) from error
     return backup
 
 

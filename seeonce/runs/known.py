@@ -12,7 +12,7 @@ from cache.base.canonical_json import JsonValue, canonical, parse
 from cache.base.errors import StoreError
 from cache.base.files import PRIVATE_FOLDER
 from cache.base.home import Home
-from cache.base.sqlite import Memory, RememberedFile
+from cache.base.sqlite import Memory
 from cache.key import FieldHasher
 from infer.request import Answer, Usage
 from seeonce.runs.run import logprobs_from_json
@@ -37,8 +37,7 @@ class AnswerCache(Memory):
     def __init__(self, home: Home, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
         """Nothing is opened until it is asked."""
         self._home, self._max_answers, self._max_bytes = home, max_answers, max_bytes
-        self._path = home.path / "answers" / "answers-1.sqlite"
-        super().__init__(RememberedFile(self._path, _SCHEMA, self._prepare_folder))
+        super().__init__(home.path / "answers" / "answers-1.sqlite", _SCHEMA)
         self._num_kept = 0
 
     def find(self, digest: str) -> Answer | None:
@@ -53,7 +52,7 @@ class AnswerCache(Memory):
                 connection.execute("UPDATE answers SET used_at = ? WHERE ask = ?", (_now(), digest))
             return answer_from_json(row[1])
 
-        return self._file.work(work)
+        return self.work(work)
 
     def keep(self, digest: str, answer: Answer, recording: str) -> None:
         """Keep an answer that was decoded for a recording; one with an error is not kept."""
@@ -69,7 +68,7 @@ class AnswerCache(Memory):
                 self._prune(connection)
             self._num_kept += 1
 
-        self._file.work(work)
+        self.work(work)
 
     def remove_recording(self, recording: str) -> int:
         """Remove the answers that were decoded for a recording; return how many there were."""
@@ -77,7 +76,7 @@ class AnswerCache(Memory):
         def work(connection: sqlite3.Connection) -> int:
             return connection.execute("DELETE FROM answers WHERE recording = ?", (recording,)).rowcount
 
-        return self._file.erase(work) or 0
+        return self.erase(work) or 0
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         """When there is more than the bound, keep four fifths of it: those that were used last."""
@@ -94,8 +93,9 @@ class AnswerCache(Memory):
                 (surplus,),
             )
 
-    def _prepare_folder(self) -> None:
-        self._path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    def prepare_folder(self) -> None:
+        """Make the folder of the answers."""
+        self.path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
 
 
 def _row_digest(digest: str, recording: str, answer: str) -> bytes:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from cache.base.errors import InputError, refused
+from cache.base.errors import InputError, disk_error
 
 _NAME = ".lock"
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -50,7 +50,7 @@ class RunLock:
             run.mkdir(mode=0o700, exist_ok=True)
             self._descriptor = os.open(run / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise refused(run.parent, f"The run cannot be written to {run}", error) from error
+            raise disk_error(run.parent, f"The run cannot be written to {run}", error) from error
         if not lock_file(self._descriptor):
             os.close(self._descriptor)
             raise InputError(f"The run {run.name} goes on in another process: wait for it, or stop it.")

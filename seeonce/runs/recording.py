@@ -14,10 +14,9 @@ from cache.base.home import Home
 from cache.base.text import user_path
 from cache.key import EncoderSpec
 from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
-from cache.pixel_index import PixelIndex
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec, model_of
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from checkpoint.identity import find_encoder, model_of
 from sources.recordings import newest_listed_id
 
 LATEST = "latest"
@@ -51,10 +50,7 @@ def select(
     refs = find_recording(home, recording)
     refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
     name = model or model_of(home, refs[0].recording.id, refs[0].encoder_id)
-    folder = find_folder(name, announce)
-    config = read_config(folder.path)
-    with PixelIndex(home) as index:
-        spec = encoder_spec(folder, config, index)
+    folder, config, spec = find_encoder(home, name, announce)
     return Selected(folder, config, manifest_for(refs, spec, name), name)
 
 

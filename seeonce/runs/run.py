@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from cache.base.canonical_json import JsonObject, JsonValue, parse
-from cache.base.errors import InputError, StoreError, refused
+from cache.base.errors import InputError, StoreError, disk_error
 from cache.base.text import output_path
 from infer.limits import BatchLimits
 from infer.request import Candidate, TokenLogprob, Usage
@@ -472,7 +472,7 @@ class RunWriter:
             yield
         except OSError as error:
             what = f"The run cannot be written to {self.path}; what was written stays"
-            raise refused(self.path, what, error) from error
+            raise disk_error(self.path, what, error) from error
 
 
 def line_of(result: Result) -> bytes:

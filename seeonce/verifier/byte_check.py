@@ -110,9 +110,8 @@ def _scanned(
 
 
 def _problem(store: Store, key: EntryKey, frame: FrameEntry | None) -> str | None:
-    found = store.check(key)
-    if found is not None:
-        return found.reason
+    if problem := store.check(key):
+        return problem
     info = store.peek(key)
     if info is None:
         return "it changed while it was checked"

@@ -9,12 +9,9 @@ from PIL import Image
 from cache.base.home import Home
 from cache.key import EncoderSpec, pixel_digest
 from cache.manifest import FrameEntry
-from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
 from checkpoint.backend import provenance
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
-from checkpoint.identity import encoder_spec
+from checkpoint.identity import find_encoder
 from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
@@ -39,10 +36,7 @@ def run_trial(
 def _run_trial(
     checkpoint: Path, pictures: list[Path], questions: list[str], limits: BatchLimits, home: Home
 ) -> str | None:
-    folder = find_folder(str(checkpoint), lambda _: None)
-    config = read_config(folder.path)
-    with PixelIndex(home) as index:
-        spec = encoder_spec(folder, config, index)
+    folder, config, spec = find_encoder(home, str(checkpoint), lambda _: None)
     store = Store.open(home, durability=Durability.none)
     reference = LiveReference(folder, config, spec)
     frames = [_encoded(store, spec, reference, number, path) for number, path in enumerate(pictures)]

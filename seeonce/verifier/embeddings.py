@@ -92,7 +92,7 @@ class EmbeddingCheck:
         own = [frame for frame in group if frame.neighbour is None]
         first = (own or group)[0]
         if (damage := self._store.check(first.key)) is not None:
-            self._problems.append(f"frame {first.index}: entry {first.key.hex[:12]}: {damage.reason}")
+            self._problems.append(f"frame {first.index}: entry {first.key.hex[:12]}: {damage}")
             return
         stored, info = self._store.read(first.key), self._store.peek(first.key)
         if stored is None or info is None:

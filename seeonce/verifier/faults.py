@@ -19,11 +19,9 @@ from cache.entry import CHUNK_NAME, METADATA_NAME, EntryInfo, Features
 from cache.key import EncoderSpec, EntryKey, entry_key
 from cache.layout import FRAMES, group_name
 from cache.manifest import Manifest, SkippedFrame, manifest_path, manifest_to_json, write_manifest
-from cache.pixel_index import PixelIndex
 from cache.store import Store
-from checkpoint.config import read_config
-from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec
+from checkpoint.folder import CheckpointFolder
+from checkpoint.identity import find_encoder
 from seeonce.verifier.report import Level
 from seeonce.verifier.sample import Group
 
@@ -357,7 +355,5 @@ CHECKPOINT_CHANGES = (
 
 def encoder_of(checkpoint: Path, copy: CopiedStore) -> EncoderSpec:
     """Return the encoder of a changed checkpoint with the limit on pixels that the manifest names."""
-    folder = find_folder(str(checkpoint), lambda _: None)
     max_pixels = copy.manifest.encoder.preprocessing.max_pixels
-    with PixelIndex(copy.home) as index:
-        return encoder_spec(folder, read_config(folder.path), index, max_pixels)
+    return find_encoder(copy.home, str(checkpoint), lambda _: None, max_pixels)[2]
