@@ -166,7 +166,7 @@ def test_a_truth_is_asked_for_where_none_is_known(run: Run, two_runs: Path, tmp_
 
 def test_a_report_is_one_private_file(run: Run, two_runs: Path, tmp_path: Path) -> None:
     ended = run("seeonce report baseline latest -o", tmp_path / "report.html")
-    assert "2 frames, 2 prompts" in ended.out
+    assert "2 frames, 1 prompt," in ended.out
     assert "contains pictures of screens" in ended.out
     page = (tmp_path / "report.html").read_text()
     assert "This file contains pictures of screens." in page
@@ -198,3 +198,42 @@ def test_pictures_are_found_though_the_manifest_names_other_frames_now(
     page = (tmp_path / "r.html").read_text()
     assert page.count("data:image/webp") == 1
     assert "1 answers came from 1 pictures" in page
+
+
+def test_a_report_of_a_name_takes_the_newest_run_of_it_about_each_recording_and_says_so(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    for number, recording in enumerate(["monday", "tuesday", "monday"]):
+        run_id = f"20261121-10000{number}-aaaa"
+        write_run(
+            home, run_id, [answer(0, f"text {number}", recording=recording)], name="x", recording=recording
+        )
+    ended = run("seeonce report x -o", tmp_path / "r.html")
+    taken = "20261121-100001-aaaa about tuesday, 20261121-100002-aaaa about monday"
+    assert f"3 runs are called 'x': the newest about each recording, {taken}." in ended.err
+    assert "text 0" not in (tmp_path / "r.html").read_text()
+    assert (
+        "3 runs are called 'x': the newest, 20261121-100002-aaaa about monday."
+        in run("seeonce compare x x").err
+    )
+
+
+def test_an_experiment_is_reported_by_its_name(run: Run, home: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        write_run(home, f"20261121-10000{number}-aaaa", [answer(0, f"t{number}")], name=f"wording / {number}")
+    assert run("seeonce report wording -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "<h1><bdi>wording</bdi></h1>" in page
+    assert "t0" in page
+    assert "t1" in page
+    assert "'wording' is an experiment of 2 runs: give one of 2026" in run("seeonce score wording").error
+
+
+def test_a_report_tells_no_speed_of_answers_that_were_known(run: Run, home: Path, tmp_path: Path) -> None:
+    totals: dict[str, object] = {"seconds": 0.5, "num_known": 2}
+    write_run(home, FIRST, [answer(0, "a"), answer(1, "b")], totals=totals)
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    assert "<td>0.5</td><td>–</td>" in (tmp_path / "r.html").read_text()
+    write_run(home, SECOND, [answer(0, "a"), answer(1, "b")], totals=totals | {"num_known": 1})
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    assert "<td>0.5</td><td>2.0</td>" in (tmp_path / "r.html").read_text()

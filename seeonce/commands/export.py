@@ -16,8 +16,8 @@ from cache.base.text import STANDARD_OUTPUT, printable
 from seeonce.commands.arguments import warn
 from seeonce.runs.export_escribano import Exported, RowChange, export, preview, target_of
 from seeonce.runs.export_table import as_csv, as_parquet
+from seeonce.runs.find import Run, select_run
 from seeonce.runs.run import Result
-from seeonce.runs.runs import Run, select_run
 
 _LINES_SHOWN = 20
 _WIDTH = 60

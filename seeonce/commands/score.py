@@ -9,19 +9,16 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, AsJson, sheet_of, warn
-from seeonce.commands.demo_truth import known_truth
-from seeonce.runs.runs import select_run
-from seeonce.runs.score import read_truth, score_column, truth_for
+from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, truths_of, warn
+from seeonce.runs.find import select_run
+from seeonce.runs.score import score_column
 from seeonce.runs.sheet import Sheet
 from seeonce.runs.table import score_lines
 
 
 def score_command(
     run: Annotated[str, typer.Argument(help=RUN)] = "latest",
-    truth: Annotated[
-        Path | None, typer.Option(help="CSV: frame, and text, description, activity, apps or topics.")
-    ] = None,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help=TRUTH)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score answers against the truth.
@@ -31,11 +28,7 @@ def score_command(
     Example: seeonce score latest --truth truth.csv
     """
     sheet = sheet_of([select_run(Home.locate(), run, warn)])
-    rows = None if truth is None else read_truth(truth)
-    truths = [
-        known_truth(column, sheet.rows) if rows is None else truth_for(rows, column, sheet.rows)
-        for column in sheet.columns
-    ]
+    truths = truths_of(sheet, truth)
     if not any(truths):
         raise InputError(_no_truth(truth, sheet))
     scores = [score_column(sheet, number, known) for number, known in enumerate(truths) if known]

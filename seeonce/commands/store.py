@@ -31,8 +31,8 @@ from cache.recordings import StoredRecording, stored_recordings, time_text
 from cache.stats import StoreStats, store_stats
 from cache.store import Store
 from seeonce.commands.terminal import Terminal
+from seeonce.runs.find import remove_runs
 from seeonce.runs.known import AnswerCache
-from seeonce.runs.runs import remove_runs
 
 _RUNS_SHOWN = 5
 

@@ -32,6 +32,7 @@ from infer.limits import BatchLimits
 from infer.prompt import Image, Prompt, Segment, Showing, split_by_frame
 from infer.sampling import Sampling, before_stop
 from infer.schema import DESCRIPTION
+from seeonce.runs.find import select_run
 from seeonce.runs.lock import RunLock
 from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
 from seeonce.runs.parse import Description, parse_description, without_reasoning
@@ -52,7 +53,6 @@ from seeonce.runs.run import (
     read_info,
     read_results,
 )
-from seeonce.runs.runs import select_run
 
 if TYPE_CHECKING:
     from cache.store import Store

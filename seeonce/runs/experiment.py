@@ -12,6 +12,7 @@ from cache.base.text import user_path
 from infer.prompt import ImagePosition, Prompt, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.schema import read_schema
+from seeonce.runs.find import EXPERIMENT_SEPARATOR
 from seeonce.runs.options import DescribeOptions
 
 _NAMED_PROMPTS = 3
@@ -87,7 +88,7 @@ class Experiment:
             parts.append(label)
         if self.repetitions > 1:
             parts.append(str(number + 1))
-        return " / ".join(parts)
+        return EXPERIMENT_SEPARATOR.join(parts)
 
 
 def _names(questions: tuple[Question, ...]) -> str:

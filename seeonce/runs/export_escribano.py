@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -18,9 +18,9 @@ from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import list_manifests
-from seeonce.runs.compare import Place, Said
+from seeonce.runs.find import RECORDED, Run
 from seeonce.runs.parse import Description
-from seeonce.runs.run import Result
+from seeonce.runs.run import Result, RunInfo, Usage
 from sources.escribano import KIND, split_place
 from sources.escribano_db import RECORDING, Shape, reading, rows, words
 
@@ -301,45 +301,64 @@ def _back_up(database: Path) -> Path:
 _COLUMNS = (DESCRIPTION, "activity_type", "apps", "topics")
 
 
-def recorded_descriptions(home: Home, answers: Sequence[Result]) -> dict[Place, Said]:
-    """Return what Escribano says of the frames that ``answers`` are about; frames without are left out.
+def recorded_run(home: Home, answers: Sequence[Result]) -> Run:
+    """Return what Escribano says of the frames that ``answers`` are about, as if a run had said it.
+
+    Frames of which it says nothing are left out.
 
     Raises:
-        InputError: the recording is not from Escribano, or its database cannot be read.
+        InputError: the recording is not from Escribano, its database cannot be read or says nothing of them.
     """
-    found: dict[Place, Said] = {}
-    if not answers:
-        return found
-    target = target_of(home, answers[0].recording)
+    recordings = list(dict.fromkeys(answer.recording for answer in answers))
+    found = [
+        said
+        for recording in recordings
+        for said in _recorded(home, recording, [each for each in answers if each.recording == recording])
+    ]
+    if not found:
+        raise InputError(f"Nothing was recorded about the frames of {', '.join(recordings) or 'this run'}.")
+    info = RunInfo(RECORDED, found[0].recording, name=RECORDED, model="Escribano", prompts=(RECORDED,))
+    return Run(info, tuple(found), "done")
+
+
+def _recorded(home: Home, recording: str, answers: Sequence[Result]) -> Iterator[Result]:
+    target = target_of(home, recording)
     with reading(target.database) as connection:
         shape = Shape(connection)
         if not shape.has("observations", "id", "recording_id", "type", DESCRIPTION):
             raise InputError(f"{target.database}: no table observations with descriptions")
         columns = [column for column in _COLUMNS if shape.has("observations", column)]
-        for answer in answers:
+        for answer in {answer.frame: answer for answer in answers}.values():
             try:
-                rows = rows_of(connection, shape, columns, target.recording, answer)
+                rows = rows_of(connection, shape, columns, target.recording, replace(answer, error=None))
             except InputError:  # this frame has no row: nothing was said of it
                 continue
             said = _said(dict(zip(columns, rows[0][1:], strict=True)))
             if said is not None:
-                found[answer.recording, answer.frame] = said
-    return found
+                yield replace(
+                    answer,
+                    prompt_id=RECORDED,
+                    prompt=RECORDED,
+                    text=said.description,
+                    finish_reason="stop",
+                    usage=Usage(0, 0),
+                    parsed=said,
+                    error=None,
+                    group=(),
+                    logprobs=None,
+                )
 
 
-def _said(row: dict[str, object]) -> Said | None:
+def _said(row: dict[str, object]) -> Description | None:
     text = row.get(DESCRIPTION)
     if not isinstance(text, str) or not text.strip():
         return None
     activity = row.get("activity_type")
-    return Said(
+    return Description(
         text,
-        Description(
-            text,
-            activity if isinstance(activity, str) else "",
-            _items(row.get("apps")),
-            _items(row.get("topics")),
-        ),
+        activity if isinstance(activity, str) else "",
+        _items(row.get("apps")),
+        _items(row.get("topics")),
     )
 
 

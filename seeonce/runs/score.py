@@ -94,7 +94,7 @@ def score_column(sheet: Sheet, number: int, truth: Truth) -> PromptScore:
     column = sheet.columns[number]
     return PromptScore(
         label=column.label,
-        run=column.run.id,
+        run=column.runs[0].info.id,
         prompt=column.prompt,
         num_scored=len(scored),
         num_exact=sum(is_true(cell, expected) for _, cell, expected in scored),

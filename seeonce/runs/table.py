@@ -6,9 +6,10 @@ from itertools import groupby
 
 from cache.base.text import visible
 from seeonce.runs.compare import AppCount, Comparison
+from seeonce.runs.find import Run
 from seeonce.runs.run import Result
-from seeonce.runs.runs import RunSummary
 from seeonce.runs.score import ListScore, PromptScore
+from seeonce.runs.settings import in_words
 
 _MAX_STRETCHES = 24
 
@@ -35,7 +36,7 @@ def _stretches(results: Sequence[Result], width: int) -> list[str]:
 def _lines(stretch: Sequence[Result], width: int) -> list[str]:
     first, last = stretch[0].frame, stretch[-1].frame
     frames = str(first) if first == last else f"{first}-{last}"
-    indent = f"{frames:>7} {_clock(stretch[0].timestamp_s):>6}  "
+    indent = f"{frames:>7} {clock(stretch[0].timestamp_s):>6}  "
     text = textwrap.shorten(_text(stretch[0]), 4 * (width - len(indent)), placeholder="…") or "(nothing)"
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * len(indent))
 
@@ -52,9 +53,16 @@ def _text(result: Result) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _clock(seconds: float) -> str:
+def counted(number: int, what: str) -> str:
+    """Return a number of things: 1 frame, 2 frames."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def clock(seconds: float) -> str:
+    """Return a time in a recording: 1:05, 2:03:09."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 _SHOWN_CHANGES = 5
@@ -62,7 +70,7 @@ _SHOWN_MIX_UPS = 10
 _WIDTH = 100
 
 
-def runs_table(runs: Sequence[RunSummary]) -> str:
+def runs_table(runs: Sequence[Run]) -> str:
     """Return one line a run under a heading; nothing when there are none."""
     head = (
         "id",
@@ -91,21 +99,22 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
     return "\n".join(lines)
 
 
-def _run_row(run: RunSummary) -> tuple[str, ...]:
-    prompts = f"{len(run.prompts)} prompts: " if len(run.prompts) > 1 else ""
+def _run_row(run: Run) -> tuple[str, ...]:
+    info = run.info
+    prompts = f"{len(info.prompts)} prompts: " if len(info.prompts) > 1 else ""
     return (
-        run.id,
-        _short(run.name, 40) or "–",
-        _short(run.recording, 28),
-        _short(run.model.rstrip("/").rpartition("/")[2], 28),
-        run.started_at[:16].replace("T", " "),
+        info.id,
+        _short(info.name, 40) or "–",
+        _short(info.recording, 28),
+        _short(info.model.rstrip("/").rpartition("/")[2], 28),
+        info.started_at[:16].replace("T", " "),
         str(run.num_frames),
         f"{run.prompt_tokens + run.completion_tokens:,}",
-        f"{run.seconds:.1f} s" if run.seconds else "–",
+        f"{info.totals.seconds:.1f} s" if info.totals.seconds else "–",
         _percent(run.parse_rate),
         run.state,
-        str(run.manner) or "–",
-        prompts + _short(run.prompts[0] if run.prompts else "", 48),
+        in_words(info.sampling, info.showing) or "–",
+        prompts + _short(info.prompts[0] if info.prompts else "", 48),
     )
 
 
@@ -140,7 +149,7 @@ def score_lines(score: PromptScore) -> list[str]:
     ]
     for name, found in (("apps", score.apps), ("topics", score.topics)):
         if found is not None:
-            lines.append(f"{name:<12} {_list_score(found)}")
+            lines.append(f"{name:<12} {list_score(found)}")
     lines.append(f"mix-ups      {len(score.mix_ups)}")
     lines += [
         f"  frame {one.frame} got frame {one.like_frame}'s answer: fits it by {one.other_score:.2f}, its own "
@@ -152,7 +161,8 @@ def score_lines(score: PromptScore) -> list[str]:
     return lines
 
 
-def _list_score(found: ListScore) -> str:
+def list_score(found: ListScore) -> str:
+    """Return precision and recall for a human."""
     return (
         f"precision {_percent(found.precision)}, recall {_percent(found.recall)} "
         f"({found.num_right} right, {found.num_wrong} wrong, {found.num_missed} missed)"
