@@ -39,7 +39,7 @@ class Screens:
         self.encoded: Encoded = encode_folder(CHECKPOINT, root / "screens", root / "home")
         self.tokenizer = ChatTokenizer(self.encoded.folder, self.encoded.config)
         self.half = LanguageHalf(self.encoded.folder, self.encoded.config, "float32")
-        self.expected = read_truth(root / "screens" / "truth.json")
+        self.expected = read_truth(root / "screens" / "truth.csv")
 
     def rates(self, change: Callable[["Screens", FrameEntry], Features] | None = None) -> dict[str, float]:
         """Return the share of true answers by question, with the features that ``change`` gives."""

@@ -237,3 +237,39 @@ def test_a_report_tells_no_speed_of_answers_that_were_known(run: Run, home: Path
     write_run(home, SECOND, [answer(0, "a"), answer(1, "b")], totals=totals | {"num_known": 1})
     assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
     assert "<td>0.5</td><td>2.0</td>" in (tmp_path / "r.html").read_text()
+
+
+def test_a_truth_that_does_not_say_which_of_several_prompts_it_is_about_is_refused(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_run(home, FIRST, [answer(0, "mail", "P?"), answer(0, "2", "Q?")], prompts=["P?", "Q?"])
+    truth = tmp_path / "truth.csv"
+    truth.write_text("frame,text\n0,mail\n")
+    assert "has no column 'prompt' and 2 prompts were asked" in run("seeonce score --truth", truth).error
+    assert run("seeonce score latest:1 --json --truth", truth).json[0]["exact"] == 1.0
+    truth.write_text("frame,prompt,text\n0,P?,mail\n")
+    assert [one["prompt"] for one in run("seeonce score --json --truth", truth).json] == ["P?"]
+
+
+def test_a_truth_that_does_not_say_which_of_several_recordings_it_is_about_is_refused(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    for run_id, recording in ((FIRST, "monday"), (SECOND, "tuesday")):
+        write_run(home, run_id, [answer(0, "mail", recording=recording)], name="x", recording=recording)
+    truth, report = tmp_path / "truth.csv", tmp_path / "r.html"
+    truth.write_text("frame,text\n0,mail\n")
+    assert "has no column 'recording'" in run("seeonce report x -o", report, "--truth", truth).error
+    truth.write_text("frame,recording,text\n0,monday,mail\n")
+    assert run("seeonce report x -o", report, "--truth", truth).code == 0
+    assert report.read_text().count("✓ true") == 1
+
+
+def test_a_truth_beside_the_pictures_is_taken_without_being_named(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_run(home, FIRST, [answer(0, "mail", source=str(tmp_path / "0.png"))])
+    (tmp_path / "truth.csv").write_text("frame,text\n0.png,mail\n")
+    assert run("seeonce score --json").json[0]["exact"] == 1.0
+    (tmp_path / "truth.csv").write_text("something,else\n1,2\n")
+    ended = run("seeonce report latest -o", tmp_path / "r.html")
+    assert (ended.code, "The truth is not looked at" in ended.err) == (0, True)

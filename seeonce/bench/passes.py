@@ -28,7 +28,7 @@ from infer.tokenizer import ChatTokenizer
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
-from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
 from sources.folder import open_folder
 
 # All of them trained into the demo checkpoint, whose answers can so be held against the truth.
@@ -152,7 +152,7 @@ def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0])
         image = screen.image
         fits = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
         fits.save(folder / name)
-    write_truth(folder, truth_document(names, [screen.truth for screen in screens], "benchmark"))
+    write_truth(folder, names, [screen.truth for screen in screens])
     return folder
 
 

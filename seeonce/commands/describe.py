@@ -17,7 +17,7 @@ from infer.limits import BatchLimits
 from infer.prompt import ImagePosition, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.schema import read_schema
-from seeonce.commands.demo_truth import judge
+from seeonce.commands.score import judge
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import DescribeResult, Shared, describe, resume
 from seeonce.runs.known import AnswerCache

@@ -1,6 +1,7 @@
 """``seeonce score``: answers against the truth."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +11,11 @@ import typer
 from cache.base.errors import InputError
 from cache.base.home import Home
 from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, truths_of, warn
-from seeonce.runs.find import select_run
+from seeonce.runs.find import Run, select_run
+from seeonce.runs.run import Result, RunInfo
 from seeonce.runs.score import score_column
-from seeonce.runs.sheet import Sheet
-from seeonce.runs.table import score_lines
+from seeonce.runs.sheet import Sheet, make_sheet
+from seeonce.runs.table import score_lines, short
 
 
 def score_command(
@@ -42,3 +44,17 @@ def _no_truth(truth: Path | None, sheet: Sheet) -> str:
     if truth is None:
         return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
     return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
+
+
+def judge(recording_id: str, results: Sequence[Result]) -> list[str]:
+    """Say how many answers are true, a line a prompt, where that is known without being told."""
+    sheet = make_sheet([Run(RunInfo("", recording_id), tuple(results))])
+    scores = [
+        score_column(sheet, number, known) for number, known in enumerate(truths_of(sheet, None)) if known
+    ]
+    of_several = len(sheet.columns) > 1
+    return [
+        f"{score.num_exact} of {score.num_scored} answers are true"
+        + (f": {short(score.prompt, 60)}" if of_several else ".")
+        for score in scores
+    ]

@@ -104,9 +104,9 @@ def _run_row(run: Run) -> tuple[str, ...]:
     prompts = f"{len(info.prompts)} prompts: " if len(info.prompts) > 1 else ""
     return (
         info.id,
-        _short(info.name, 40) or "–",
-        _short(info.recording, 28),
-        _short(info.model.rstrip("/").rpartition("/")[2], 28),
+        short(info.name, 40) or "–",
+        short(info.recording, 28),
+        short(info.model.rstrip("/").rpartition("/")[2], 28),
         info.started_at[:16].replace("T", " "),
         str(run.num_frames),
         f"{run.prompt_tokens + run.completion_tokens:,}",
@@ -114,15 +114,15 @@ def _run_row(run: Run) -> tuple[str, ...]:
         _percent(run.parse_rate),
         run.state,
         in_words(info.sampling, info.showing) or "–",
-        prompts + _short(info.prompts[0] if info.prompts else "", 48),
+        prompts + short(info.prompts[0] if info.prompts else "", 48),
     )
 
 
 def comparison_lines(found: Comparison) -> list[str]:
     """Return a comparison for a human."""
     lines = [
-        f"A  {_short(found.left, _WIDTH)}",
-        f"B  {_short(found.right, _WIDTH)}",
+        f"A  {short(found.left, _WIDTH)}",
+        f"B  {short(found.right, _WIDTH)}",
         f"frames       {found.num_frames} in both, {found.num_left_only} in A alone, "
         f"{found.num_right_only} in B alone, {found.num_failed} errors",
         f"agreement    {_percent(found.agreement)} equal",
@@ -135,8 +135,8 @@ def comparison_lines(found: Comparison) -> list[str]:
     for change in found.changed_most[:_SHOWN_CHANGES]:
         lines += [
             f"  frame {change.frame}, similarity {change.similarity:.2f}",
-            f"    A  {_short(change.left, _WIDTH)}",
-            f"    B  {_short(change.right, _WIDTH)}",
+            f"    A  {short(change.left, _WIDTH)}",
+            f"    B  {short(change.right, _WIDTH)}",
         ]
     return lines
 
@@ -144,7 +144,7 @@ def comparison_lines(found: Comparison) -> list[str]:
 def score_lines(score: PromptScore) -> list[str]:
     """Return the scores of one prompt for a human."""
     lines = [
-        _short(score.prompt, _WIDTH),
+        short(score.prompt, _WIDTH),
         f"exact        {score.num_exact} of {score.num_scored} ({_percent(score.exact)})",
     ]
     for name, found in (("apps", score.apps), ("topics", score.topics)):
@@ -170,7 +170,7 @@ def list_score(found: ListScore) -> str:
 
 
 def _apps(counts: Sequence[AppCount]) -> str:
-    named = ", ".join(f"{_short(one.app, 30)} ({one.num_frames})" for one in counts[:6])
+    named = ", ".join(f"{short(one.app, 30)} ({one.num_frames})" for one in counts[:6])
     return named + (", …" if len(counts) > 6 else "") or "none"
 
 
@@ -183,5 +183,6 @@ def _percent(share: float | None) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _short(text: str, width: int) -> str:
+def short(text: str, width: int) -> str:
+    """Return a text on one line of at most ``width`` characters."""
     return textwrap.shorten(visible(text[: 4 * width]), width, placeholder="…")
