@@ -4,14 +4,15 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cache.base.errors import InputError
+from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.text import printable
-from cache.manifest import ManifestRef, list_manifests
+from cache.manifest import ManifestRef, list_manifests, read_manifest
 from sources import cap, escribano, folder, video
 from sources.recording import FrameChoice, Recording, RecordingListing, Say, Source, resolve
 
@@ -261,7 +262,7 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRec
             path=str(listing.path),
             captured_at=listing.captured_at,
             num_frames=listing.num_frames if listing.num_frames is not None else _frames_of(refs),
-            length_s=listing.length_s,
+            length_s=listing.length_s if listing.length_s is not None else _length_s(refs),
             encodings=encodings,
             is_there=listing.is_there,
         )
@@ -273,10 +274,18 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> KnownRec
         path=info.path,
         captured_at=info.captured_at,
         num_frames=info.num_frames,
-        length_s=None,
+        length_s=_length_s(refs),
         encodings=encodings,
         is_there=info.kind in ("demo", "list") or os.path.exists(info.path),  # noqa: PTH110 (never raises)
     )
+
+
+def _length_s(refs: list[ManifestRef]) -> float | None:
+    """Return the time from the first frame that is encoded to the last."""
+    with suppress(StoreError, IndexError):
+        frames = read_manifest(refs[0].path).frames
+        return frames[-1].timestamp_s - frames[0].timestamp_s
+    return None
 
 
 def _frames_of(refs: list[ManifestRef]) -> int | None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def test_runs_are_listed_newest_first(run: Run, two_runs: Path) -> None:
         (FIRST, "baseline", 2, 2),
     ]
     lines = run("seeonce runs").out.splitlines()
-    assert [text.split()[0] for text in lines] == ["id", SECOND, FIRST]
-    assert "baseline" in lines[2]
+    assert [text.split()[0] for text in lines if text[0] != " "] == ["id", SECOND, FIRST]
+    assert lines[-1] == "  baseline · monday · m · What is it?"
 
 
 def test_no_runs_is_no_error(run: Run, home: Path) -> None:
@@ -132,6 +133,10 @@ def test_a_run_is_compared_with_what_escribano_said(
     assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
     (found,) = run("seeonce compare --json latest recorded").json
     assert (found["num_frames"], found["right"]) == (3, "recorded")
+    assert run("seeonce report latest recorded -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count('data-part="description"') == 1  # the three frames are one stretch
+    assert '<option value="prompt 1" selected>B recorded</option>' in page
     shutil.rmtree(home / "runs")
     write_run(home, FIRST, [answer(0, "x")])
     assert "not encoded any more" in run("seeonce compare latest recorded").error
@@ -273,3 +278,48 @@ def test_a_truth_beside_the_pictures_is_taken_without_being_named(
     (tmp_path / "truth.csv").write_text("something,else\n1,2\n")
     ended = run("seeonce report latest -o", tmp_path / "r.html")
     assert (ended.code, "The truth is not looked at" in ended.err) == (0, True)
+
+
+def test_of_a_line_of_fields_and_a_recorded_sentence_the_description_is_shown_on_both_sides(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    database = sample(tmp_path)
+    change(database, "UPDATE observations SET vlm_description = 'a mail', apps = '[\"mail\"]'")
+    assert run("seeonce encode --model", plain, f"{database}#recording=rec").code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    (folder,) = (home / "runs").iterdir()
+    lines = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
+    said = {"description": "a browser", "activity": "a", "apps": [], "topics": []}
+    lines = [one | {"text": line("a browser"), "parsed": said} for one in lines]
+    (folder / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (found,) = run("seeonce compare --json latest recorded").json
+    assert {(one["left"], one["right"]) for one in found["changed_most"]} == {("a browser", "a mail")}
+
+
+@pytest.mark.parametrize("columns", [80, 110])
+def test_listings_fit_the_terminal(
+    columns: int, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    asked = [
+        f"{word} the applications that are open, and what each of them is about?" for word in ("Name", "List")
+    ]
+    write_run(home, FIRST, [answer(0, "a")], name="long " * 30, prompts=asked, system="Be brief. " * 20)
+    assert run("seeonce encode demo --limit 1 --model demo").code == 0
+    for command in ("runs", "recordings"):
+        lines = run(f"seeonce {command}").out.splitlines()
+        assert max(map(len, lines)) <= columns
+        assert lines[0].startswith("id ")
+
+
+def test_times_are_those_of_the_machines_zone_which_is_named(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        write_run(home, FIRST, [answer(0, "a")])
+        assert "2026-11-21 19:00 JST" in run("seeonce runs").out
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -1,5 +1,6 @@
 """Arguments that several commands take, and what they make of them."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -65,6 +66,11 @@ def _beside(recording: str, source: str) -> Path | None:
     folder = _DEMO_FOLDER if recording == DEMO else Path(source).parent
     path = folder / "truth.csv"
     return path if path.is_file() else None
+
+
+def terminal_width() -> int:
+    """Return how many columns the terminal has; 110 where there is none."""
+    return shutil.get_terminal_size((110, 24)).columns
 
 
 def warn(line: str) -> None:

@@ -1,7 +1,6 @@
 """``seeonce describe``: options and the printed form."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from infer.limits import BatchLimits
 from infer.prompt import ImagePosition, Showing, collect_prompts, read_system
 from infer.sampling import Sampling
 from infer.schema import read_schema
+from seeonce.commands.arguments import terminal_width
 from seeonce.commands.score import judge
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import DescribeResult, Shared, describe, resume
@@ -178,7 +178,7 @@ class _Command:
             return _exit_code(done)
         if not done.was_done:
             answers = sorted(terminal.results, key=as_asked(done.info.prompts))
-            typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
+            typer.echo(answer_table(answers, terminal_width()))
         typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
         return _exit_code(done)
 

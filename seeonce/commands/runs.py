@@ -5,7 +5,7 @@ import json
 import typer
 
 from cache.base.home import Home
-from seeonce.commands.arguments import AsJson
+from seeonce.commands.arguments import AsJson, terminal_width
 from seeonce.runs.find import list_runs
 from seeonce.runs.table import runs_table
 
@@ -19,4 +19,4 @@ def runs_command(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([run.as_dict() for run in runs]))
     else:
-        typer.echo(runs_table(runs) or "No runs yet: run seeonce describe first.")
+        typer.echo(runs_table(runs, terminal_width()) or "No runs yet: run seeonce describe first.")

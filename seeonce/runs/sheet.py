@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from seeonce.runs.find import EXPERIMENT_SEPARATOR, Run, request_of, requests
+from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, Run, request_of, requests
 from seeonce.runs.parse import Description
 from seeonce.runs.run import Result, as_asked
 from seeonce.runs.settings import in_words
@@ -30,6 +30,11 @@ class Variant:
 
     name: str
     runs: tuple[Run, ...]
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether nobody was asked: it is what was recorded."""
+        return self.runs[0].info.id == RECORDED
 
     @property
     def asked_with(self) -> str:
@@ -117,12 +122,13 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
             asked_before[once_more] += 1
             number = prompts.setdefault(prompt, len(prompts))
             found.setdefault((number, variant), []).append((run, answers))
+    num_asked = len(variants) - any(run.info.id == RECORDED for run in runs)
     columns: list[Column] = []
     cells: dict[tuple[str, int], dict[int, Cell]] = {}
     first: dict[tuple[str, int], Result] = {}
     for (number, variant), parts in sorted(found.items(), key=lambda item: item[0]):
         answer = parts[0][1][0]
-        label = _letters(number) + (str(variant + 1) if len(variants) > 1 else "")
+        label = _letters(number) + (str(variant + 1) if num_asked > 1 else "")
         tokens = sum(each.usage.completion_tokens for _, answers in parts for each in requests(answers))
         runs_of_it = tuple(run for run, _ in parts)
         for each in (each for _, answers in parts for each in _cells(answers, len(columns), cells)):

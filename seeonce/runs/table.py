@@ -1,7 +1,9 @@
 """Answers as a short table for the terminal: one line per stretch of frames that got the same answer."""
 
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 
 from cache.base.text import visible
@@ -70,52 +72,71 @@ _SHOWN_MIX_UPS = 10
 _WIDTH = 100
 
 
-def runs_table(runs: Sequence[Run]) -> str:
-    """Return one line a run under a heading; nothing when there are none."""
-    head = (
-        "id",
-        "name",
-        "recording",
-        "model",
-        "date",
-        "frames",
-        "tokens",
-        "time",
-        "parsed",
-        "state",
-        "asked with",
-        "prompt",
-    )
-    rows = [head, *map(_run_row, runs)] if runs else []
-    widths = [max(len(row[number]) for row in rows) for number in range(len(head))] if rows else []
-    right = {"frames", "tokens", "time", "parsed"}
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def runs_table(runs: Sequence[Run], width: int) -> str:
+    """Return a line of figures a run under a heading, and what was asked below it; nothing without runs."""
+    head = ("id", "date", "frames", "tokens", "time", "parsed", "state")
+    return aligned(head, map(_run_row, runs), [_run_words(run) for run in runs], width)
 
 
 def _run_row(run: Run) -> tuple[str, ...]:
     info = run.info
-    prompts = f"{len(info.prompts)} prompts: " if len(info.prompts) > 1 else ""
     return (
         info.id,
-        short(info.name, 40) or "–",
-        short(info.recording, 28),
-        short(info.model.rstrip("/").rpartition("/")[2], 28),
-        info.started_at[:16].replace("T", " "),
+        local_time(info.started_at),
         str(run.num_frames),
         f"{run.prompt_tokens + run.completion_tokens:,}",
         f"{info.totals.seconds:.1f} s" if info.totals.seconds else "–",
         _percent(run.parse_rate),
         run.state,
-        in_words(info.sampling, info.showing) or "–",
+    )
+
+
+def _run_words(run: Run) -> str:
+    info = run.info
+    prompts = f"{len(info.prompts)} prompts: " if len(info.prompts) > 1 else ""
+    parts = (
+        short(info.name, 60),
+        short(info.recording, 60),
+        short(info.model.rstrip("/").rpartition("/")[2], 40),
+        in_words(info.sampling, info.showing),
         prompts + short(info.prompts[0] if info.prompts else "", 48),
     )
+    return " · ".join(part for part in parts if part)
+
+
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str], width: int) -> str:
+    """Return rows in aligned columns under a heading, and below each its words, broken at ``width``.
+
+    Columns whose cells begin with a digit or stand for a missing one, but the first, are set to the right.
+    """
+    table = [tuple(head), *map(tuple, rows)]
+    if len(table) == 1:
+        return ""
+    columns = list(zip(*table, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [
+        number > 0 and all(re.fullmatch(r"[\d.,:]+( s| %)?|–", cell) for cell in column[1:])
+        for number, column in enumerate(columns)
+    ]
+    lines = []
+    for row, below in zip(table, ["", *words], strict=True):
+        cells = [
+            cell.rjust(wide) if is_right else cell.ljust(wide)
+            for cell, wide, is_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+        lines += textwrap.wrap(below, width, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def local_time(iso: str) -> str:
+    """Return a time in the zone of this machine, and name it: 2026-11-27 10:05 CET; what is no time stays."""
+    try:
+        found = datetime.fromisoformat(iso)
+    except ValueError:
+        return visible(iso[:20]) or "–"
+    in_utc = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return f"{in_utc.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def comparison_lines(found: Comparison) -> list[str]:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from cache.base.text import visible
 from seeonce.runs.compare import Place, normalised, word_similarity
-from seeonce.runs.find import RECORDED, Run
+from seeonce.runs.find import Run
 from seeonce.runs.report.pictures import DataUris, PictureOf
 from seeonce.runs.score import Expected, PromptScore, file_name, is_true, score_column
 from seeonce.runs.sheet import Cell, Column, Row, Sheet, Variant, savings_of
@@ -144,7 +144,7 @@ def render_report(
         title=title,
         sheet=sheet,
         prompts=[next(group) for _, group in groupby(sheet.columns, lambda column: column.prompt_number)],
-        recorded=[column for column in sheet.columns if column.runs[0].info.id == RECORDED],
+        recorded=[column for column in sheet.columns if sheet.variants[column.variant_number].is_recorded],
         rows=rows,
         by_recording=[(name, list(own)) for name, own in groupby(rows, lambda row: row.recording)],
         pictures=pictures.uris,
@@ -162,7 +162,7 @@ def render_report(
             (run, number)
             for number, variant in enumerate(sheet.variants)
             for run in variant.runs
-            if run.info.id != RECORDED
+            if not variant.is_recorded
         ],
         decoded_per_s=_decoded_per_s,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
