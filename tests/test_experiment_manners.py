@@ -241,7 +241,7 @@ def test_columns_that_differ_in_schema_or_system_alone_are_told_apart(
     ]  # fmt: skip
     assert run("seeonce report -o", tmp_path / "r.html", *ids).code == 0
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    listed = run("seeonce runs").out
+    listed = " ".join(run("seeonce runs").out.split())
     assert [page.count(part) for part in said] == [2, 1, 1, 1, 1]  # two runs have the schema
     assert [listed.count(part) for part in said] == [2, 1, 1, 1, 1]
     compared = run("seeonce compare", ids[0], ids[3])

@@ -202,7 +202,7 @@ def test_pictures_are_found_though_the_manifest_names_other_frames_now(
     assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
     assert page.count("data:image/webp") == 1
-    assert "1 answers came from 1 pictures" in page
+    assert "1 answer came from 1 picture," in page
 
 
 def test_a_report_of_a_name_takes_the_newest_run_of_it_about_each_recording_and_says_so(

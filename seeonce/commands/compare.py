@@ -29,7 +29,7 @@ def compare_command(
     home = Home.locate()
     first = select_run(home, left, warn)
     if right == RECORDED:
-        from seeonce.runs.export_escribano import recorded_run
+        from seeonce.runs.export.escribano import recorded_run
 
         recorded = recorded_run(home, first.answers)
         pairs = [(_side(_named(left, first, recorded), first), _side(right, recorded))]

@@ -20,6 +20,7 @@ from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.recording import LATEST, newest_recording, select
 from seeonce.runs.run import KnownAnswers, RunInfo
+from seeonce.runs.table import counted
 from seeonce.verifier.canary import sound_limits
 
 Say = Callable[[str], None]
@@ -138,18 +139,18 @@ def _line(cell: Cell, number: str) -> str:
     run, name = cell.run, " ".join(visible(cell.run.info.name).split())
     if cell.error is not None:
         return f"error: {name}: {cell.error}"
-    id_, seconds, num_answers = run.info.id, run.info.totals.seconds, len(run.answers)
+    id_, seconds, answers = run.info.id, run.info.totals.seconds, counted(len(run.answers), "answer")
     if not id_:
         return f"{number} {name}: interrupted before it began"
     if cell.is_elsewhere:
         return f"{number} {name}: goes on in another process ({id_})"
-    errors = f", {run.num_errors} errors" if run.num_errors else ""
+    errors = f", {counted(run.num_errors, 'error')}" if run.num_errors else ""
     if cell.was_there:
-        return f"{number} {name}: there already, {num_answers} answers{errors} ({id_})"
+        return f"{number} {name}: there already, {answers}{errors} ({id_})"
     num_known = run.info.totals.num_known
     known = f", {num_known} known from earlier runs" if num_known else ""
     how = f"in {seconds:.1f} s{known}{errors}; {run.state}"
-    return f"{number} {name}: {num_answers} answers {how} ({id_})"
+    return f"{number} {name}: {answers} {how} ({id_})"
 
 
 def _summary(done: list[Cell], num_cells: int) -> str:
@@ -158,9 +159,9 @@ def _summary(done: list[Cell], num_cells: int) -> str:
     seconds = sum(run.info.totals.seconds for run in fresh)
     lines = [
         f"{sum(cell.was_there for cell in done)} of {num_cells} runs were there, {len(fresh)} made: "
-        f"{sum(len(run.answers) for run in fresh)} answers, "
+        f"{counted(sum(len(run.answers) for run in fresh), 'answer')}, "
         f"{sum(run.info.totals.num_known for run in fresh)} of them known, "
-        f"{sum(run.num_errors for run in fresh)} errors, {seconds:.1f} s."
+        f"{counted(sum(run.num_errors for run in fresh), 'error')}, {seconds:.1f} s."
     ]
     if left:
         lines.append(f"{left} {'run is' if left == 1 else 'runs are'} left: run the same command to go on.")

@@ -204,17 +204,11 @@ _WHAT = frozenset(_FIELDS) - {"recording", "frame", "prompt"}
 _MAX_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TruthRow:
-    """One line of the file; ``prompt`` and ``recording`` are ``None`` where there is no such column."""
-
-    recording: str | None
-    frame: str
-    prompt: str | None
-    expected: Expected
+Truths = Mapping[tuple[str | None, str, str | None], Expected]
+"""What a file says, by recording, frame and prompt; one is ``None`` where there is no such column."""
 
 
-def read_truth(path: Path) -> tuple[TruthRow, ...]:
+def read_truth(path: Path) -> Truths:
     """Read a CSV file with a heading.
 
     Raises:
@@ -230,44 +224,44 @@ def read_truth(path: Path) -> tuple[TruthRow, ...]:
     try:
         reader = csv.DictReader(io.StringIO(text), strict=True)
         _check_heading(path, [name.strip().lower() for name in reader.fieldnames or ()])
-        return tuple(_row({(k or "").strip().lower(): v for k, v in line.items()}) for line in reader)
+        return dict(_row({(k or "").strip().lower(): v for k, v in line.items()}) for line in reader)
     except csv.Error as error:
         raise InputError(f"--truth {path} is no CSV: {error}.") from error
 
 
-def check_truth(path: Path, rows: Sequence[TruthRow], sheet: Sheet) -> None:
+def check_truth(path: Path, truths: Truths, sheet: Sheet) -> None:
     """Refuse a file that does not say which prompt or recording its rows are about, where there are several.
 
     Raises:
         InputError: it lacks a column that is needed.
     """
     prompts = {column.prompt for column in sheet.columns}
-    if len(prompts) > 1 and any(row.prompt is None for row in rows):
+    if len(prompts) > 1 and any(prompt is None for _, _, prompt in truths):
         raise InputError(
             f"--truth {path} has no column 'prompt' and {len(prompts)} prompts were asked: add it, with the "
             "text of the prompt that a row is about (empty: every prompt), or name one prompt, as in RUN:1."
         )
     recordings = {row.recording for row in sheet.rows}
-    if len(recordings) > 1 and any(row.recording is None for row in rows):
+    if len(recordings) > 1 and any(recording is None for recording, _, _ in truths):
         raise InputError(
             f"--truth {path} has no column 'recording' and the answers are about {len(recordings)} of them: "
             "add it, with the id of the recording that a row is about (empty: every recording)."
         )
 
 
-def truth_for(rows: Sequence[TruthRow], column: Column, frames: Sequence[Row]) -> dict[Place, Expected]:
+def truth_for(truths: Truths, column: Column, frames: Sequence[Row]) -> dict[Place, Expected]:
     """Return what is known of each frame for the prompt of one column."""
     known: dict[tuple[str, str], Expected] = {}
-    for row in rows:
-        if row.prompt in (None, "", column.prompt_id, column.prompt):
-            known[row.recording or "", row.frame] = row.expected
+    for (recording, name, prompt), expected in truths.items():
+        if prompt in (None, "", column.prompt_id, column.prompt):
+            known[recording or "", name] = expected
     found: dict[Place, Expected] = {}
     for frame in frames:
         names = (str(frame.frame), file_name(frame.source), frame.source)
         places = [(recording, name) for recording in (frame.recording, "") for name in names]
-        expected = next((known[place] for place in places if place in known), None)
-        if expected is not None:
-            found[frame.recording, frame.frame] = expected
+        place = next((place for place in places if place in known), None)
+        if place is not None:
+            found[frame.recording, frame.frame] = known[place]
     return found
 
 
@@ -289,7 +283,7 @@ def _check_heading(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _row(line: dict[str, str | None]) -> TruthRow:
+def _row(line: dict[str, str | None]) -> tuple[tuple[str | None, str, str | None], Expected]:
     def field(name: str) -> str | None:
         return (line.get(name) or "").strip() or None
 
@@ -305,7 +299,7 @@ def _row(line: dict[str, str | None]) -> TruthRow:
     )
     frame = field("frame") or ""
     index = str(int(frame)) if frame.isascii() and frame.isdigit() else frame
-    return TruthRow(named("recording"), index, named("prompt"), expected)
+    return (named("recording"), index, named("prompt")), expected
 
 
 def _list(text: str | None) -> frozenset[str] | None:

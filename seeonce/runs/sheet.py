@@ -205,35 +205,31 @@ def _letters(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnCost:
-    """What one column needed of the vision encoder: ``num_encodings`` of pictures no column before had."""
-
-    label: str
-    num_answers: int
-    num_encodings: int
-
-
-@dataclass(frozen=True, slots=True)
 class Savings:
     """Encodings that were needed once in pass one, and those that answers would have repeated.
 
-    Tokens are merged tokens, those that the language model sees of a picture.
+    Tokens are merged tokens, those that the language model sees of a picture. ``of_columns`` are the
+    encodings of each column, of pictures that no column before it had.
     """
 
     num_answers: int
     num_encodings: int
-    num_saved: int
     num_tokens_saved: int
-    columns: tuple[ColumnCost, ...]
+    of_columns: tuple[int, ...]
+
+    @property
+    def num_saved(self) -> int:
+        """How many answers needed no encoding."""
+        return self.num_answers - self.num_encodings
 
 
 def savings_of(sheet: Sheet, num_tokens_of: Callable[[str], int]) -> Savings:
     """Count encodings over all columns, from left to right; errors needed none."""
     seen: set[str] = set()
     tokens: dict[str, int] = {}
-    num_tokens = 0
-    columns = []
-    for number, column in enumerate(sheet.columns):
+    num_answers = num_tokens = 0
+    of_columns = []
+    for number in range(len(sheet.columns)):
         keys = [
             row.key for row in sheet.rows if (cell := row.cells[number]) is not None and cell.error is None
         ]
@@ -243,6 +239,6 @@ def savings_of(sheet: Sheet, num_tokens_of: Callable[[str], int]) -> Savings:
             tokens[key] = tokens[key] if key in tokens else num_tokens_of(key)
             num_tokens += tokens[key]
         num_tokens -= sum(tokens[key] for key in fresh)
-        columns.append(ColumnCost(column.label, len(keys), len(fresh)))
-    num_answers = sum(column.num_answers for column in columns)
-    return Savings(num_answers, len(seen), num_answers - len(seen), num_tokens, tuple(columns))
+        num_answers += len(keys)
+        of_columns.append(len(fresh))
+    return Savings(num_answers, len(seen), num_tokens, tuple(of_columns))

@@ -23,7 +23,7 @@ from seeonce.runs.find import Run
 from seeonce.runs.report.pictures import DataUris, PictureOf
 from seeonce.runs.score import Expected, PromptScore, file_name, is_true, score_column
 from seeonce.runs.sheet import Cell, Column, Row, Sheet, Variant, savings_of
-from seeonce.runs.table import clock, list_score
+from seeonce.runs.table import clock, counted, list_score
 
 _NUM_COLOURS = 8
 _MAX_CHOICES = 100
@@ -136,6 +136,7 @@ def render_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"visible": visible, "share": _share, "settings": _settings, "scored": list_score}
+    environment.filters["counted"] = counted
     css, script = _text_of("report.css"), _text_of("report.js")
     return environment.from_string(_text_of("report.html")).render(
         policy=_policy(css, script),
