@@ -1,6 +1,9 @@
 """runs, report, compare and score as typed, over runs that were written by hand or torn by a kill."""
 
+import base64
+import io
 import json
+import re
 import shutil
 import stat
 import time
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from escribano_samples import change, sample
+from PIL import Image
 from run_samples import answer, line
 from screens import noise
 
@@ -323,3 +327,19 @@ def test_times_are_those_of_the_machines_zone_which_is_named(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_large_pictures_are_those_of_the_recording_where_it_still_shows_them(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(2):
+        noise(number, 900, 600).save(folder / f"{number}.png")
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    noise(7, 900, 600).save(folder / "1.png")  # what was encoded is not there any more
+    assert run("seeonce report latest --large -o", tmp_path / "r.html").code == 0
+    pictures = re.findall(r"data:image/webp;base64,([^\"]+)", (tmp_path / "r.html").read_text())
+    widths = [Image.open(io.BytesIO(base64.b64decode(text))).width for text in pictures]
+    assert widths == [900, 480]

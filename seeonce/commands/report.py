@@ -24,6 +24,9 @@ def report_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path(
         "report.html"
     ),
+    large: Annotated[
+        bool, typer.Option("--large", help="Larger pictures, from recordings that are still there.")
+    ] = False,
     truth: Annotated[Path | None, typer.Option(metavar="FILE", help=TRUTH)] = None,
 ) -> None:
     """Write runs side by side into one HTML file.
@@ -41,7 +44,11 @@ def report_command(
     sheet = sheet_of(chosen)
     pictures = Pictures(home, {row.recording for row in sheet.rows})
     page = render_report(
-        sheet, pictures.picture, pictures.num_tokens, truths_of(sheet, truth), _title(chosen)
+        sheet,
+        pictures.large_picture if large else pictures.picture,
+        pictures.num_tokens,
+        truths_of(sheet, truth),
+        _title(chosen),
     ).encode("utf-8")
     write_private(output, page)
     num_prompts = len({column.prompt for column in sheet.columns})
