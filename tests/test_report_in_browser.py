@@ -341,3 +341,22 @@ def test_answers_are_checked_where_the_truth_is_known(browser: Browser, tmp_path
     assert browser.evaluate(verdicts) == ["✓ true", "✗ not true", None]
     _set(browser, "wrong", True)
     assert _count(browser) == "1 of 3 frames"
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_hostile_names_of_runs_models_and_recordings_are_shown_as_text(
+    number: int, browser: Browser, tmp_path: Path
+) -> None:
+    text = HOSTILE[number]
+    runs = [
+        run_of([answer(0, "a", recording=text)], f"{n}", name=f"{text} / {n}", model=text) for n in range(2)
+    ]
+    file = tmp_path / "report.html"
+    file.write_text(render_report(make_sheet(runs), lambda _: None, lambda _: 1, (), text), encoding="utf-8")
+    browser.look(390, 844, mobile=True)
+    browser.open(file)
+    assert browser.evaluate("document.title") != "owned"
+    assert (
+        browser.evaluate("document.querySelectorAll('script, body b:not(#saved b), [onerror]').length") == 1
+    )
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
