@@ -301,15 +301,25 @@ def test_of_a_line_of_fields_and_a_recorded_sentence_the_description_is_shown_on
 
 
 @pytest.mark.parametrize("columns", [80, 110])
-def test_listings_fit_the_terminal(
-    columns: int, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_listings_comparisons_and_scores_fit_the_terminal(
+    columns: int, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     asked = [
         f"{word} the applications that are open, and what each of them is about?" for word in ("Name", "List")
     ]
-    write_run(home, FIRST, [answer(0, "a")], name="long " * 30, prompts=asked, system="Be brief. " * 20)
+    write_run(
+        home,
+        FIRST,
+        [answer(0, "a", prompt) for prompt in asked],
+        name="long " * 30,
+        prompts=asked,
+        system="Be brief. " * 20,
+    )
     assert run("seeonce encode demo --limit 1 --model demo").code == 0
+    (tmp_path / "truth.csv").write_text("frame,text\n0,b\n")
+    for command in (f"compare {FIRST} {FIRST}", f"score {FIRST}:1 --truth {tmp_path / 'truth.csv'}"):
+        assert max(map(len, run(f"seeonce {command}").out.splitlines())) <= columns
     for command in ("runs", "recordings"):
         lines = run(f"seeonce {command}").out.splitlines()
         assert max(map(len, lines)) <= columns
@@ -343,3 +353,12 @@ def test_large_pictures_are_those_of_the_recording_where_it_still_shows_them(
     pictures = re.findall(r"data:image/webp;base64,([^\"]+)", (tmp_path / "r.html").read_text())
     widths = [Image.open(io.BytesIO(base64.b64decode(text))).width for text in pictures]
     assert widths == [900, 480]
+
+
+def test_prompts_are_compared_in_the_order_in_which_they_were_asked(run: Run, home: Path) -> None:
+    for run_id in (FIRST, SECOND):
+        answers = [answer(0, "b", "Second?"), answer(1, "b", "Second?"), answer(1, "a", "First?")]
+        write_run(home, run_id, answers, prompts=["First?", "Second?"])
+    found = run(f"seeonce compare --json {FIRST} {SECOND}").json
+    assert [one["num_frames"] for one in found] == [1, 2]
+    assert "name a run, too" in run("seeonce report recorded").error

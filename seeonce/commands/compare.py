@@ -8,11 +8,11 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, AsJson, warn
+from seeonce.commands.arguments import RUN, AsJson, terminal_width, warn
 from seeonce.runs.compare import Answers, Said, compare
 from seeonce.runs.find import RECORDED, Run, select_run
 from seeonce.runs.settings import unusual
-from seeonce.runs.table import comparison_lines
+from seeonce.runs.table import comparison_text
 
 
 def compare_command(
@@ -39,13 +39,12 @@ def compare_command(
     if as_json:
         typer.echo(json.dumps([asdict(comparison) for comparison in found]))
     else:
-        typer.echo("\n\n".join("\n".join(comparison_lines(comparison)) for comparison in found))
+        typer.echo("\n\n".join(comparison_text(one, terminal_width()) for one in found))
 
 
 def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers, Answers]]:
     """Pair prompts of equal text; when none are, and each run has one prompt, those two."""
-    mine = list(dict.fromkeys(answer.prompt for answer in first.answers))
-    yours = list(dict.fromkeys(answer.prompt for answer in second.answers))
+    mine, yours = first.answered_prompts, second.answered_prompts
     shared = [prompt for prompt in mine if prompt in yours]
     if len(mine) == len(yours) == 1:
         return [(_side(_named(left, first, second), first), _side(_named(right, second, first), second))]

@@ -90,7 +90,7 @@ def _print_table(to: Format, answers: Sequence[Result], *, as_json: bool) -> Non
 
 def _of_one_prompt(run: Run) -> list[Result]:
     """Return the answers to the only prompt, or to the only one that got descriptions."""
-    asked = list(dict.fromkeys(answer.prompt for answer in run.answers))
+    asked = run.answered_prompts
     if len(asked) > 1:
         described = {answer.prompt for answer in run.answers if answer.description is not None}
         asked = [text for text in asked if text in described] if len(described) == 1 else asked

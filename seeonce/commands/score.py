@@ -10,12 +10,12 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, truths_of, warn
+from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, terminal_width, truths_of, warn
 from seeonce.runs.find import Run, select_run
 from seeonce.runs.run import Result, RunInfo
 from seeonce.runs.score import score_column
 from seeonce.runs.sheet import Sheet, make_sheet
-from seeonce.runs.table import score_lines, short
+from seeonce.runs.table import score_text, short
 
 
 def score_command(
@@ -37,7 +37,7 @@ def score_command(
     if as_json:
         typer.echo(json.dumps([asdict(score) | {"exact": score.exact} for score in scores]))
     else:
-        typer.echo("\n\n".join("\n".join(score_lines(score)) for score in scores))
+        typer.echo("\n\n".join(score_text(score, terminal_width()) for score in scores))
 
 
 def _no_truth(truth: Path | None, sheet: Sheet) -> str:

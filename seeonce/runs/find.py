@@ -54,6 +54,12 @@ class Run:
         return self.info.name or self.info.id
 
     @property
+    def answered_prompts(self) -> list[str]:
+        """The prompts that have answers, in the order in which they were asked."""
+        answered = dict.fromkeys(answer.prompt for answer in self.answers)
+        return [prompt for prompt in dict.fromkeys([*self.info.prompts, *answered]) if prompt in answered]
+
+    @property
     def num_errors(self) -> int:
         """How many answers are none."""
         return sum(answer.error is not None for answer in self.answers)

@@ -29,16 +29,17 @@ def answer_table(results: Sequence[Result], width: int) -> str:
 
 def _stretches(results: Sequence[Result], width: int) -> list[str]:
     stretches = [list(group) for _, group in groupby(results, key=_text)]
-    lines = [line for stretch in stretches[:_MAX_STRETCHES] for line in _lines(stretch, width)]
+    wide = max(6, *(len(clock(stretch[0].timestamp_s)) for stretch in stretches[:_MAX_STRETCHES]))
+    lines = [line for stretch in stretches[:_MAX_STRETCHES] for line in _lines(stretch, wide, width)]
     hidden = sum(len(stretch) for stretch in stretches[_MAX_STRETCHES:])
     more = [f"  … and {hidden} more frames in the results"] if hidden else []
-    return ["  frame   time  answer", *lines, *more]
+    return [f"  frame {'time':>{wide}}  answer", *lines, *more]
 
 
-def _lines(stretch: Sequence[Result], width: int) -> list[str]:
+def _lines(stretch: Sequence[Result], wide: int, width: int) -> list[str]:
     first, last = stretch[0].frame, stretch[-1].frame
     frames = str(first) if first == last else f"{first}-{last}"
-    indent = f"{frames:>7} {clock(stretch[0].timestamp_s):>6}  "
+    indent = f"{frames:>7} {clock(stretch[0].timestamp_s):>{wide}}  "
     text = textwrap.shorten(_text(stretch[0]), 4 * (width - len(indent)), placeholder="…") or "(nothing)"
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * len(indent))
 
@@ -69,7 +70,6 @@ def clock(seconds: float) -> str:
 
 _SHOWN_CHANGES = 5
 _SHOWN_MIX_UPS = 10
-_WIDTH = 100
 
 
 def runs_table(runs: Sequence[Run], width: int) -> str:
@@ -139,11 +139,11 @@ def local_time(iso: str) -> str:
     return f"{in_utc.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
-def comparison_lines(found: Comparison) -> list[str]:
-    """Return a comparison for a human."""
+def comparison_text(found: Comparison, width: int) -> str:
+    """Return a comparison for a human, in ``width`` columns."""
     lines = [
-        f"A  {short(found.left, _WIDTH)}",
-        f"B  {short(found.right, _WIDTH)}",
+        f"A  {short(found.left, width - 3)}",
+        f"B  {short(found.right, width - 3)}",
         f"frames       {found.num_frames} in both, {found.num_left_only} in A alone, "
         f"{found.num_right_only} in B alone, {found.num_failed} errors",
         f"agreement    {_percent(found.agreement)} equal",
@@ -156,16 +156,16 @@ def comparison_lines(found: Comparison) -> list[str]:
     for change in found.changed_most[:_SHOWN_CHANGES]:
         lines += [
             f"  frame {change.frame}, similarity {change.similarity:.2f}",
-            f"    A  {short(change.left, _WIDTH)}",
-            f"    B  {short(change.right, _WIDTH)}",
+            f"    A  {short(change.left, width - 7)}",
+            f"    B  {short(change.right, width - 7)}",
         ]
-    return lines
+    return _broken(lines, width)
 
 
-def score_lines(score: PromptScore) -> list[str]:
-    """Return the scores of one prompt for a human."""
+def score_text(score: PromptScore, width: int) -> str:
+    """Return the scores of one prompt for a human, in ``width`` columns."""
     lines = [
-        short(score.prompt, _WIDTH),
+        short(score.prompt, width),
         f"exact        {score.num_exact} of {score.num_scored} ({_percent(score.exact)})",
     ]
     for name, found in (("apps", score.apps), ("topics", score.topics)):
@@ -179,7 +179,11 @@ def score_lines(score: PromptScore) -> list[str]:
     ]
     if len(score.mix_ups) > _SHOWN_MIX_UPS:
         lines.append(f"  … and {len(score.mix_ups) - _SHOWN_MIX_UPS} more: see --json")
-    return lines
+    return _broken(lines, width)
+
+
+def _broken(lines: Iterable[str], width: int) -> str:
+    return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 13) for line in lines)
 
 
 def list_score(found: ListScore) -> str:
