@@ -140,6 +140,12 @@ def test_a_run_is_compared_with_what_escribano_said(
     assert run("seeonce report latest recorded -o", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
     assert page.count('data-part="description"') == 1  # the three frames are one stretch
+    (tmp_path / "truth.csv").write_text("frame,description\n0,a mail\n")
+    assert (
+        run("seeonce report latest recorded --truth", tmp_path / "truth.csv", "-o", tmp_path / "t.html").code
+        == 0
+    )
+    assert (tmp_path / "t.html").read_text().count("✓ true") == 1  # what was recorded
     assert '<option value="prompt 1" selected>B recorded</option>' in page
     shutil.rmtree(home / "runs")
     write_run(home, FIRST, [answer(0, "x")])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cache.base.errors import InputError
 from seeonce.runs.compare import MATCH_ABOVE, Place, normalised, word_similarity
+from seeonce.runs.find import RECORDED
 from seeonce.runs.parse import Description
 from seeonce.runs.sheet import Cell, Column, Row, Sheet
 
@@ -235,7 +236,7 @@ def check_truth(path: Path, truths: Truths, sheet: Sheet) -> None:
     Raises:
         InputError: it lacks a column that is needed.
     """
-    prompts = {column.prompt for column in sheet.columns}
+    prompts = {column.prompt for column in sheet.columns} - {RECORDED}
     if len(prompts) > 1 and any(prompt is None for _, _, prompt in truths):
         raise InputError(
             f"--truth {path} has no column 'prompt' and {len(prompts)} prompts were asked: add it, with the "
