@@ -4,14 +4,15 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cache.base.errors import InputError
+from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.text import printable
-from cache.manifest import ManifestRef, list_manifests
+from cache.manifest import ManifestRef, list_manifests, read_manifest
 from sources import cap, escribano, folder, video
 from sources.recording import Encoding, FrameChoice, Recording, RecordingListing, Say, Source, resolve
 
@@ -230,10 +231,12 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> Recordin
         for ref in refs
     )
     if listing is not None:
-        num_frames = (
-            refs[0].recording.num_frames if refs and listing.num_frames is None else listing.num_frames
+        return replace(
+            listing,
+            num_frames=listing.num_frames if listing.num_frames is not None else _frames_of(refs),
+            length_s=listing.length_s if listing.length_s is not None else _length_s(refs),
+            encodings=encodings,
         )
-        return replace(listing, num_frames=num_frames, encodings=encodings)
     info = refs[0].recording
     return RecordingListing(
         id=info.id,
@@ -242,7 +245,19 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> Recordin
         path=Path(info.path),
         captured_at=info.captured_at,
         num_frames=info.num_frames,
-        length_s=None,
+        length_s=_length_s(refs),
         is_there=info.kind in ("demo", "list") or os.path.exists(info.path),  # noqa: PTH110 (never raises)
         encodings=encodings,
     )
+
+
+def _length_s(refs: list[ManifestRef]) -> float | None:
+    """Return the time from the first frame that is encoded to the last."""
+    with suppress(StoreError, IndexError):
+        frames = read_manifest(refs[0].path).frames
+        return frames[-1].timestamp_s - frames[0].timestamp_s
+    return None
+
+
+def _frames_of(refs: list[ManifestRef]) -> int | None:
+    return refs[0].recording.num_frames if refs else None

@@ -1,11 +1,13 @@
 """Runs made by hand: answers about imagined frames, for the tests of what is made of runs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from infer.request import Usage
+from seeonce.runs.find import Run
 from seeonce.runs.parse import parse_description
-from seeonce.runs.run import Result
-from seeonce.runs.runs import Run, RunSummary
+from seeonce.runs.run import Result, RunInfo, Totals
 
 
 def answer(
@@ -41,25 +43,19 @@ def line(description: str, activity: str = "reading", apps: str = "mail", topics
     return f"description: {description} | activity: {activity} | apps: [{apps}] | topics: [{topics}]"
 
 
-def run_of(results: Sequence[Result], run_id: str = "20261121-100000-aaaa") -> Run:
-    """Return a finished run."""
-    info = RunSummary(
+def run_of(results: Sequence[Result], run_id: str = "20261121-100000-aaaa", **settings: Any) -> Run:
+    """Return a finished run; ``settings`` are fields of its run.json."""
+    info = RunInfo(
         id=run_id,
         recording=results[0].recording if results else "monday",
         encoder_id="e" * 64,
         model="a-model",
         prompts=tuple(dict.fromkeys(result.prompt for result in results)),
         started_at="2026-11-21T10:00:00Z",
-        state="done",
-        seconds=4.0,
-        num_frames=len({result.frame for result in results}),
-        num_answers=len(results),
-        num_errors=sum(result.error is not None for result in results),
-        num_parsed=sum(result.description is not None for result in results),
-        prompt_tokens=sum(result.usage.prompt_tokens for result in results),
-        completion_tokens=sum(result.usage.completion_tokens for result in results),
+        status="done",
+        totals=Totals(seconds=4.0),
     )
-    return Run(info, tuple(results))
+    return Run(replace(info, **settings), tuple(results), "done")
 
 
 def big_run(num_frames: int, num_prompts: int, key_of: Callable[[int], str]) -> Run:

@@ -83,7 +83,7 @@ def _says(text: object) -> tuple[int, bytes]:
 
 
 def _beside(encoded: Encoded, answers: Iterator[str], levels: tuple[int, ...] = (1,)) -> list[Table]:
-    truth = read_truth(encoded.images / "truth.json")
+    truth = read_truth(encoded.images / "truth.csv")
     with _server(lambda body: _says(next(answers))) as endpoint:
         return ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure(levels)
 
@@ -260,7 +260,7 @@ def test_a_level_that_fails_is_not_the_fastest_and_every_level_counts(
     encoded: Encoded, right: list[str]
 ) -> None:
     answers = iter([_says(right[0]), *map(_says, right)])
-    truth = read_truth(encoded.images / "truth.json")
+    truth = read_truth(encoded.images / "truth.csv")
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
         found = ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure((1, 2))
     assert found[0].outcome is not None

@@ -62,10 +62,30 @@ def test_long_answers_are_compared_quickly(piece: str) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_sheet_has_a_row_a_frame_and_a_column_for_each_prompt_of_each_run() -> None:
+def test_a_sheet_has_a_row_a_frame_and_a_column_for_each_prompt_and_way_of_asking_it() -> None:
     first = run_of([answer(1, "b", "P?"), answer(0, "a", "P?"), answer(0, "c", "Q?")], "20261121-100000-aaaa")
     second = run_of([answer(0, "d", "P?")], "20261121-110000-bbbb")
     sheet = make_sheet([first, second])
-    assert [column.label for column in sheet.columns] == ["A", "B", "C"]
+    assert [column.label for column in sheet.columns] == ["A1", "A2", "B1"]
     texts = [[cell and cell.text for cell in row.cells] for row in sheet.rows]
-    assert texts == [["a", "c", "d"], ["b", None, None]]
+    assert texts == [["a", "d", "c"], ["b", None, None]]
+
+
+def test_runs_that_asked_alike_about_other_recordings_share_their_columns() -> None:
+    runs = [
+        run_of([answer(0, day, "P?", recording=day)], f"20261121-1{number}0000-aaaa", name=f"x / {day}")
+        for number, day in enumerate(["monday", "tuesday"])
+    ]
+    sheet = make_sheet(runs)
+    assert [column.label for column in sheet.columns] == ["A"]
+    assert [[cell and cell.text for cell in row.cells] for row in sheet.rows] == [["monday"], ["tuesday"]]
+
+
+def test_a_variant_is_named_by_what_only_the_names_of_its_runs_have() -> None:
+    runs = [
+        run_of([answer(0, "a", recording=day)], f"{number}", name=f"x / {day} / {way}", model=way)
+        for number, (day, way) in enumerate(
+            (day, way) for day in ("monday", "tuesday") for way in ("4b", "8b")
+        )
+    ]
+    assert [variant.name for variant in make_sheet(runs).variants] == ["4b", "8b"]

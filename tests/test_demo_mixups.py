@@ -59,7 +59,7 @@ def test_every_answer_is_about_its_own_frame(recording: Recording) -> None:
     assert together == alone
     assert stats.max_in_flight == 16
     assert (stats.num_images, stats.num_images_again) == (len({f.key for f in recording.frames}), 0)
-    truth = read_truth(FOLDER / "recording" / "truth.json")
+    truth = read_truth(FOLDER / "recording" / "truth.csv")
     rates = {line.question: line.rate for line in score(together, truth)}
     print({question: f"{rate:.0%}" for question, rate in rates.items()})
     assert min(rates.values()) >= 0.9

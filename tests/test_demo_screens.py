@@ -1,6 +1,5 @@
 """Drawn screens, their truth, the recording: the same for everybody, and true."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import pytest
 from PIL import Image
 
 from seeonce.demo.paint import paint
-from seeonce.demo.questions import answers, change_answer, truth_of
+from seeonce.demo.questions import CHANGE_QUESTION, answers, change_answer, truth_of
 from seeonce.demo.record import recording_scenes
 from seeonce.demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
+from seeonce.demo.score import read_truth
 from seeonce.demo.screens import (
     FIRST_HELD_OUT_SEED,
     RECORDING_SEED,
@@ -72,9 +72,9 @@ def test_training_never_sees_the_seeds_of_others() -> None:
 
 def test_a_folder_of_screens_has_their_truth_beside_them(tmp_path: Path) -> None:
     write_folder(tmp_path, 3, FIRST_HELD_OUT_SEED)
-    document = json.loads((tmp_path / "truth.json").read_text())
-    assert sorted(document["frames"]) == sorted(path.name for path in tmp_path.glob("*.png"))
-    assert [change["frames"][1] for change in document["changes"]] == ["0001_10.0s.png", "0002_20.0s.png"]
+    assert sorted(read_truth(tmp_path / "truth.csv").by_frame) == sorted(
+        path.name for path in tmp_path.glob("*.png")
+    )
 
 
 def test_the_recording_is_what_its_seed_draws() -> None:
@@ -88,11 +88,10 @@ def test_the_recording_is_what_its_seed_draws() -> None:
 
 def test_the_truth_of_the_recording_is_true_of_its_scenes() -> None:
     truths = [truth_of(scene) for scene in recording_scenes()]
-    document = json.loads((RECORDING / "truth.json").read_text())
-    assert [frame["answers"] for frame in document["frames"].values()] == [answers(truth) for truth in truths]
-    assert [change["answer"] for change in document["changes"]] == [
-        change_answer(*pair) for pair in pairwise(truths)
-    ]
+    known = read_truth(RECORDING / "truth.csv")
+    assert list(known.by_frame.values()) == [answers(truth) for truth in truths]
+    changes = [known.answer(pair, CHANGE_QUESTION[0]) for pair in pairwise(known.by_frame)]
+    assert changes == [change_answer(*pair) for pair in pairwise(truths)]
 
 
 def test_the_recording_has_repeats_two_sizes_and_stays_small() -> None:

@@ -22,12 +22,11 @@ from store_samples import frame, manifest
 from cache.base.home import Home
 from cache.manifest import write_manifest
 from cache.store import Store
-from seeonce.runs import export_escribano
-from seeonce.runs import export_escribano as export_plan
+from seeonce.runs.export import escribano
 
 PARSED = {"description": "Writing tests", "activity": "coding", "apps": ["Code", "A \"b\" 'ü'"], "topics": []}
 NEW = ("Writing tests", "coding", '["Code", "A \\"b\\" \'ü\'"]', "[]", None)
-COLUMNS = export_plan.COLUMNS
+COLUMNS = escribano.COLUMNS
 
 Answered = Callable[..., None]
 
@@ -154,7 +153,7 @@ def test_a_description_that_is_there_is_kept_unless_it_may_be_overwritten(
     change(database, f"UPDATE observations SET {names} WHERE id = 'obs-0'", *mine)
     answered({}, {})
     ended = run("seeonce export --to escribano")
-    assert "1 observations written, 0 say so already, 1 keep another description" in ended.out
+    assert "1 observation written, 0 say so already, 1 keep another description" in ended.out
     assert (_values(database, "obs-0"), _values(database, "obs-1")) == (mine, NEW)
     assert run("seeonce export --to escribano --overwrite").code == 0
     assert _values(database, "obs-0") == NEW
@@ -281,7 +280,7 @@ def test_the_copy_is_the_database_as_it_was_with_what_only_the_wal_held(
 def test_a_write_lock_of_another_process_is_waited_for_and_then_said(
     run: Run, answered: Answered, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_escribano, "WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(escribano, "WRITE_TIMEOUT_S", 0.2)
     answered({})
     before, files = dump(database), sorted(database.parent.iterdir())
     holder = python(

@@ -17,7 +17,7 @@ from cache.leases import held_lease
 from cache.manifest import list_manifests, manifest_path, write_manifest
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from seeonce.runs.runs import remove_runs
+from seeonce.runs.find import remove_runs
 
 DAY_S = 86400
 

@@ -1,5 +1,7 @@
 """The report in a real browser: it opens fast, filters, searches, is driven by keys, and asks nobody."""
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,10 @@ from run_samples import answer, big_run, line, run_of
 from screens import noise
 
 from cache.thumbnails import shrink
-from seeonce.runs.report import render_report
-from seeonce.runs.runs import Run
+from infer.sampling import Sampling
+from seeonce.runs.find import Run
+from seeonce.runs.report.report import render_report
+from seeonce.runs.score import Expected
 from seeonce.runs.sheet import make_sheet
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
@@ -65,6 +69,14 @@ def _set(browser: Browser, name: str, value: str | bool) -> None:
     )
 
 
+def _before_and_after(*texts: tuple[str, str]) -> list[Run]:
+    """Return two runs that asked the same in the same way, and what they got of each frame."""
+    return [
+        run_of([answer(frame, pair[side]) for frame, pair in enumerate(texts)], f"20261121-10000{side}-aaaa")
+        for side in range(2)
+    ]
+
+
 def _count(browser: Browser) -> str:
     return str(browser.evaluate("document.getElementById('count').textContent"))
 
@@ -84,8 +96,31 @@ def test_every_picture_of_the_report_is_shown(browser: Browser, tmp_path: Path) 
     results = [answer(frame, "same", key="1" * 64) for frame in range(3)]
     file = _written(tmp_path, [run_of(results)], shrink(noise(1, 480, 300)))
     browser.open(file)
-    widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert (widths, file.read_text().count("data:image/webp;base64,")) == ([480] * 3, 1)
+    browser.evaluate("document.querySelector('.folded').open = true")
+    widths = browser.evaluate("[...document.querySelectorAll('.frame img')].map(image => image.naturalWidth)")
+    assert (widths, file.read_text().count("data:image/webp;base64,")) == ([480] * 4, 1)
+
+
+def test_a_picture_is_larger_after_a_click_and_small_again_after_another(
+    browser: Browser, tmp_path: Path
+) -> None:
+    browser.look(1400, 1000)
+    browser.open(_written(tmp_path, [run_of([answer(0, "a")])], shrink(noise(1, 480, 300))))
+    browser.evaluate("document.querySelector('.picture').click()")
+    assert browser.evaluate("document.querySelector('#large img').clientWidth") > 1000
+    browser.evaluate("document.querySelector('#large').click()")
+    assert not browser.evaluate("document.querySelector('#large').open")
+
+
+def test_neighbours_with_equal_answers_are_one_row_with_all_their_frames(
+    browser: Browser, tmp_path: Path
+) -> None:
+    texts = ["mail", "mail", "mail", "chat", "mail"]
+    browser.open(_written(tmp_path, [run_of([answer(frame, text) for frame, text in enumerate(texts)])]))
+    shown = "[...document.querySelectorAll('tr.stretch .number')].map(each => each.textContent)"
+    assert browser.evaluate(shown) == ["frames 0–2", "frame 3", "frame 4"]
+    _set(browser, "search", "0001.png")
+    assert _count(browser) == "3 of 5 frames"
 
 
 def test_the_report_asks_nobody_for_anything(browser: Browser, big: Path) -> None:
@@ -120,33 +155,32 @@ def test_filters_keep_failures_applications_and_differences(browser: Browser, bi
     assert _count(browser) == f"45 of {NUM_FRAMES} frames"
     _set(browser, "activity", "reading a page")
     assert _count(browser) == f"45 of {NUM_FRAMES} frames"
-    browser.open(big)
-    _set(browser, "pair", "1,0")
+
+
+def test_only_rows_where_variants_of_a_prompt_differ_can_be_kept(browser: Browser, tmp_path: Path) -> None:
+    browser.open(_written(tmp_path, _before_and_after(("a", "a"), ("b", "c"), ("d", "d"))))
     _set(browser, "differs", True)
-    assert _count(browser) == f"{37 + 36} of {NUM_FRAMES} frames"
+    assert _count(browser) == "1 of 3 frames"
+    _set(browser, "baseline", "")
+    assert _count(browser) == "1 of 3 frames"
 
 
 def test_words_that_changed_between_two_runs_are_marked(browser: Browser, tmp_path: Path) -> None:
-    before = run_of([answer(0, line("a mail about money"))], "20261121-100000-aaaa")
-    after = run_of([answer(0, line("a long mail about"))], "20261121-100001-bbbb")
-    browser.open(_written(tmp_path, [before, after]))
+    pair = (line("a mail about money"), line("a long mail about"))
+    browser.open(_written(tmp_path, _before_and_after(pair)))
     changes = "[...document.querySelectorAll('.part ins, .part del')]"
     marked = f"{changes}.map(e => e.tagName + ' ' + e.textContent.trim())"
     browser.wait(f"{changes}.length == 2")
     assert browser.evaluate(marked) == ["INS long", "DEL money"]
-    _set(browser, "pair", "")
+    _set(browser, "baseline", "")
     assert browser.evaluate(marked) == []
 
 
 def test_the_order_by_difference_puts_the_most_different_first(browser: Browser, tmp_path: Path) -> None:
     texts = [("same", "same"), ("one two three four", "one two three five"), ("one", "two")]
-    runs = [
-        run_of([answer(frame, pair[side]) for frame, pair in enumerate(texts)], f"20261121-10000{side}-aaaa")
-        for side in range(2)
-    ]
-    browser.open(_written(tmp_path, runs))
+    browser.open(_written(tmp_path, _before_and_after(*texts)))
     _set(browser, "order", "difference")
-    order = "[...document.querySelectorAll('#rows tbody tr')].map(row => row.dataset.order).join()"
+    order = "[...document.querySelectorAll('#rows tbody tr')].map(row => row.dataset.place.slice(-1)).join()"
     assert browser.evaluate(order) == "2,1,0"
     _set(browser, "order", "time")
     assert browser.evaluate(order) == "0,1,2"
@@ -218,3 +252,111 @@ def test_a_screenshot_can_be_looked_at(browser: Browser, big: Path, tmp_path: Pa
         assert image.size == (1400, 1000)
         colours = image.convert("RGB").getcolors(1 << 24) or []
     assert len(colours) > 100
+
+
+def test_nothing_is_marked_between_different_questions(browser: Browser, big: Path) -> None:
+    browser.open(big)
+    assert browser.evaluate("document.getElementById('baseline')") is None
+    assert browser.evaluate("document.querySelectorAll('ins, del').length") == 0
+
+
+@pytest.fixture
+def experiment(browser: Browser, tmp_path: Path) -> Path:
+    """A report of two prompts in three settings over two recordings; the third says something else."""
+    runs = []
+    for recording in ("monday", "tuesday"):
+        for number, warmth in enumerate((0.0, 0.5, 1.0)):
+            texts = [("P?", "+1" if number == 2 else "=2"), ("Q?", "q")]
+            answers = [
+                answer(frame, text, prompt, recording=recording) for frame in (0, 1) for prompt, text in texts
+            ]
+            name = f"wording / {recording} / {['cold', 'warm', 'hot'][number]}"
+            run_id = f"20261121-10000{number}-{recording[:4]}"
+            runs.append(run_of(answers, run_id, name=name, sampling=Sampling(temperature=warmth)))
+    return _written(tmp_path, runs)
+
+
+def test_a_prompt_is_one_column_with_its_settings_in_it_and_recordings_stand_below_each_other(
+    browser: Browser, experiment: Path
+) -> None:
+    browser.open(experiment)
+    _set(browser, "baseline", "")
+    texts = "[...document.querySelectorAll('{}')].map(each => each.innerText.replace(/\\s+/g, ' ').trim())"
+    assert browser.evaluate(texts.format("#rows thead th")) == ["Frame", "A P?", "B Q?"]
+    assert browser.evaluate(texts.format("#rows tr.recording")) == ["monday", "tuesday"]
+    assert browser.evaluate(texts.format("tbody:last-child tr.stretch td .answer")) == [
+        "1 2 =2",
+        "3 +1",
+        "1 2 3 q",
+    ]
+    assert browser.evaluate(texts.format(".about summary"))[2:5] == [
+        "1 cold: a-model, usual settings",
+        "2 warm: a-model, temperature 0.5",
+        "3 hot: a-model, temperature 1.0",
+    ]
+
+
+def test_prompts_and_settings_can_be_hidden(browser: Browser, experiment: Path) -> None:
+    browser.open(experiment)
+    answers = "[...document.querySelectorAll('tbody:last-child tr.stretch .answer')]"
+    shown = f"{answers}.filter(each => each.offsetParent).length"
+    assert browser.evaluate(shown) == 3
+    for what, number, left in (("variant", 2, 2), ("prompt", 1, 1)):
+        browser.evaluate(f"document.querySelector('[data-hides={what}][value=\"{number}\"]').click()")
+        assert browser.evaluate(shown) == left
+
+
+def test_the_share_of_answers_that_are_the_baselines_is_told(browser: Browser, experiment: Path) -> None:
+    browser.open(experiment)
+    shares = "[...document.querySelectorAll('.as-baseline')].map(each => each.textContent)"
+    assert browser.evaluate(shares) == ["100%", "100%", "0%", "100%", "100%", "100%"]
+    _set(browser, "baseline", "variant 2")
+    assert browser.evaluate(shares) == ["0%", "0%", "100%", "100%", "100%", "100%"]
+
+
+def test_the_table_as_it_is_shown_is_saved_as_csv_without_formulas(
+    browser: Browser, experiment: Path
+) -> None:
+    browser.open(experiment)
+    _set(browser, "recording", "tuesday")
+    saved = browser.evaluate(
+        "new Promise(done => { URL.createObjectURL = blob => { blob.text().then(done); return '#'; }; "
+        "document.getElementById('csv').click(); })"
+    )
+    head, first, *rest = list(csv.reader(io.StringIO(saved.lstrip("\ufeff"))))
+    assert head[:7] == ["recording", "frame", "time", "file", "A1 P?", "A2 P?", "A3 P?"]
+    assert first == ["tuesday", "0", "0:00", "0000.png", "'=2", "'=2", "'+1", "q", "q", "q"]
+    assert len(rest) == 1
+
+
+def test_answers_are_checked_where_the_truth_is_known(browser: Browser, tmp_path: Path) -> None:
+    sheet = make_sheet([run_of([answer(0, "mail"), answer(1, "mail"), answer(2, "mail")])])
+    truth = {("monday", 0): Expected(text="mail"), ("monday", 1): Expected(text="chat")}
+    file = tmp_path / "report.html"
+    file.write_text(render_report(sheet, lambda _: None, lambda _: 10, [truth]), encoding="utf-8")
+    browser.open(file)
+    verdicts = (
+        "[...document.querySelectorAll('tr.stretch')].map(row => row.querySelector('.verdict')?.innerText)"
+    )
+    assert browser.evaluate(verdicts) == ["✓ true", "✗ not true", None]
+    _set(browser, "wrong", True)
+    assert _count(browser) == "1 of 3 frames"
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_hostile_names_of_runs_models_and_recordings_are_shown_as_text(
+    number: int, browser: Browser, tmp_path: Path
+) -> None:
+    text = HOSTILE[number]
+    runs = [
+        run_of([answer(0, "a", recording=text)], f"{n}", name=f"{text} / {n}", model=text) for n in range(2)
+    ]
+    file = tmp_path / "report.html"
+    file.write_text(render_report(make_sheet(runs), lambda _: None, lambda _: 1, (), text), encoding="utf-8")
+    browser.look(390, 844, mobile=True)
+    browser.open(file)
+    assert browser.evaluate("document.title") != "owned"
+    assert (
+        browser.evaluate("document.querySelectorAll('script, body b:not(#saved b), [onerror]').length") == 1
+    )
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,14 +1,19 @@
 """runs, report, compare and score as typed, over runs that were written by hand or torn by a kill."""
 
+import base64
+import io
 import json
+import re
 import shutil
 import stat
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from conftest import Run
 from escribano_samples import change, sample
+from PIL import Image
 from run_samples import answer, line
 from screens import noise
 
@@ -44,8 +49,8 @@ def test_runs_are_listed_newest_first(run: Run, two_runs: Path) -> None:
         (FIRST, "baseline", 2, 2),
     ]
     lines = run("seeonce runs").out.splitlines()
-    assert [text.split()[0] for text in lines] == ["id", SECOND, FIRST]
-    assert "baseline" in lines[2]
+    assert [text.split()[0] for text in lines if text[0] != " "] == ["id", SECOND, FIRST]
+    assert lines[-1] == "  baseline · monday · m · What is it?"
 
 
 def test_no_runs_is_no_error(run: Run, home: Path) -> None:
@@ -132,6 +137,16 @@ def test_a_run_is_compared_with_what_escribano_said(
     assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
     (found,) = run("seeonce compare --json latest recorded").json
     assert (found["num_frames"], found["right"]) == (3, "recorded")
+    assert run("seeonce report latest recorded -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count('data-part="description"') == 1  # the three frames are one stretch
+    (tmp_path / "truth.csv").write_text("frame,description\n0,a mail\n")
+    assert (
+        run("seeonce report latest recorded --truth", tmp_path / "truth.csv", "-o", tmp_path / "t.html").code
+        == 0
+    )
+    assert (tmp_path / "t.html").read_text().count("✓ true") == 1  # what was recorded
+    assert '<option value="prompt 1" selected>B recorded</option>' in page
     shutil.rmtree(home / "runs")
     write_run(home, FIRST, [answer(0, "x")])
     assert "not encoded any more" in run("seeonce compare latest recorded").error
@@ -166,7 +181,7 @@ def test_a_truth_is_asked_for_where_none_is_known(run: Run, two_runs: Path, tmp_
 
 def test_a_report_is_one_private_file(run: Run, two_runs: Path, tmp_path: Path) -> None:
     ended = run("seeonce report baseline latest -o", tmp_path / "report.html")
-    assert "2 frames, 2 prompts" in ended.out
+    assert "2 frames, 1 prompt," in ended.out
     assert "contains pictures of screens" in ended.out
     page = (tmp_path / "report.html").read_text()
     assert "This file contains pictures of screens." in page
@@ -197,4 +212,159 @@ def test_pictures_are_found_though_the_manifest_names_other_frames_now(
     assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
     assert page.count("data:image/webp") == 1
-    assert "1 answers came from 1 pictures" in page
+    assert "1 answer came from 1 picture," in page
+
+
+def test_a_report_of_a_name_takes_the_newest_run_of_it_about_each_recording_and_says_so(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    for number, recording in enumerate(["monday", "tuesday", "monday"]):
+        run_id = f"20261121-10000{number}-aaaa"
+        write_run(
+            home, run_id, [answer(0, f"text {number}", recording=recording)], name="x", recording=recording
+        )
+    ended = run("seeonce report x -o", tmp_path / "r.html")
+    taken = "20261121-100001-aaaa about tuesday, 20261121-100002-aaaa about monday"
+    assert f"3 runs are called 'x': the newest about each recording, {taken}." in ended.err
+    assert "text 0" not in (tmp_path / "r.html").read_text()
+    assert (
+        "3 runs are called 'x': the newest, 20261121-100002-aaaa about monday."
+        in run("seeonce compare x x").err
+    )
+
+
+def test_an_experiment_is_reported_by_its_name(run: Run, home: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        write_run(home, f"20261121-10000{number}-aaaa", [answer(0, f"t{number}")], name=f"wording / {number}")
+    assert run("seeonce report wording -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "<h1><bdi>wording</bdi></h1>" in page
+    assert "t0" in page
+    assert "t1" in page
+    assert "'wording' is an experiment of 2 runs: give one of 2026" in run("seeonce score wording").error
+
+
+def test_a_report_tells_no_speed_of_answers_that_were_known(run: Run, home: Path, tmp_path: Path) -> None:
+    totals: dict[str, object] = {"seconds": 0.5, "num_known": 2}
+    write_run(home, FIRST, [answer(0, "a"), answer(1, "b")], totals=totals)
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    assert "<td>0.5</td><td>–</td>" in (tmp_path / "r.html").read_text()
+    write_run(home, SECOND, [answer(0, "a"), answer(1, "b")], totals=totals | {"num_known": 1})
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    assert "<td>0.5</td><td>2.0</td>" in (tmp_path / "r.html").read_text()
+
+
+def test_a_truth_that_does_not_say_which_of_several_prompts_it_is_about_is_refused(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_run(home, FIRST, [answer(0, "mail", "P?"), answer(0, "2", "Q?")], prompts=["P?", "Q?"])
+    truth = tmp_path / "truth.csv"
+    truth.write_text("frame,text\n0,mail\n")
+    assert "has no column 'prompt' and 2 prompts were asked" in run("seeonce score --truth", truth).error
+    assert run("seeonce score latest:1 --json --truth", truth).json[0]["exact"] == 1.0
+    truth.write_text("frame,prompt,text\n0,P?,mail\n")
+    assert [one["prompt"] for one in run("seeonce score --json --truth", truth).json] == ["P?"]
+
+
+def test_a_truth_that_does_not_say_which_of_several_recordings_it_is_about_is_refused(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    for run_id, recording in ((FIRST, "monday"), (SECOND, "tuesday")):
+        write_run(home, run_id, [answer(0, "mail", recording=recording)], name="x", recording=recording)
+    truth, report = tmp_path / "truth.csv", tmp_path / "r.html"
+    truth.write_text("frame,text\n0,mail\n")
+    assert "has no column 'recording'" in run("seeonce report x -o", report, "--truth", truth).error
+    truth.write_text("frame,recording,text\n0,monday,mail\n")
+    assert run("seeonce report x -o", report, "--truth", truth).code == 0
+    assert report.read_text().count("✓ true") == 1
+
+
+def test_a_truth_beside_the_pictures_is_taken_without_being_named(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_run(home, FIRST, [answer(0, "mail", source=str(tmp_path / "0.png"))])
+    (tmp_path / "truth.csv").write_text("frame,text\n0.png,mail\n")
+    assert run("seeonce score --json").json[0]["exact"] == 1.0
+    (tmp_path / "truth.csv").write_text("something,else\n1,2\n")
+    ended = run("seeonce report latest -o", tmp_path / "r.html")
+    assert (ended.code, "The truth is not looked at" in ended.err) == (0, True)
+
+
+def test_of_a_line_of_fields_and_a_recorded_sentence_the_description_is_shown_on_both_sides(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    database = sample(tmp_path)
+    change(database, "UPDATE observations SET vlm_description = 'a mail', apps = '[\"mail\"]'")
+    assert run("seeonce encode --model", plain, f"{database}#recording=rec").code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    (folder,) = (home / "runs").iterdir()
+    lines = [json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines()]
+    said = {"description": "a browser", "activity": "a", "apps": [], "topics": []}
+    lines = [one | {"text": line("a browser"), "parsed": said} for one in lines]
+    (folder / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (found,) = run("seeonce compare --json latest recorded").json
+    assert {(one["left"], one["right"]) for one in found["changed_most"]} == {("a browser", "a mail")}
+
+
+@pytest.mark.parametrize("columns", [80, 110])
+def test_listings_comparisons_and_scores_fit_the_terminal(
+    columns: int, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    asked = [
+        f"{word} the applications that are open, and what each of them is about?" for word in ("Name", "List")
+    ]
+    write_run(
+        home,
+        FIRST,
+        [answer(0, "a", prompt) for prompt in asked],
+        name="long " * 30,
+        prompts=asked,
+        system="Be brief. " * 20,
+    )
+    assert run("seeonce encode demo --limit 1 --model demo").code == 0
+    (tmp_path / "truth.csv").write_text("frame,text\n0,b\n")
+    for command in (f"compare {FIRST} {FIRST}", f"score {FIRST}:1 --truth {tmp_path / 'truth.csv'}"):
+        assert max(map(len, run(f"seeonce {command}").out.splitlines())) <= columns
+    for command in ("runs", "recordings"):
+        lines = run(f"seeonce {command}").out.splitlines()
+        assert max(map(len, lines)) <= columns
+        assert lines[0].startswith("id ")
+
+
+def test_times_are_those_of_the_machines_zone_which_is_named(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        write_run(home, FIRST, [answer(0, "a")])
+        assert "2026-11-21 19:00 JST" in run("seeonce runs").out
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_large_pictures_are_those_of_the_recording_where_it_still_shows_them(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(2):
+        noise(number, 900, 600).save(folder / f"{number}.png")
+    assert run("seeonce encode", folder, "--model", plain).code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    noise(7, 900, 600).save(folder / "1.png")  # what was encoded is not there any more
+    assert run("seeonce report latest --large -o", tmp_path / "r.html").code == 0
+    pictures = re.findall(r"data:image/webp;base64,([^\"]+)", (tmp_path / "r.html").read_text())
+    widths = [Image.open(io.BytesIO(base64.b64decode(text))).width for text in pictures]
+    assert widths == [900, 480]
+
+
+def test_prompts_are_compared_in_the_order_in_which_they_were_asked(run: Run, home: Path) -> None:
+    for run_id in (FIRST, SECOND):
+        answers = [answer(0, "b", "Second?"), answer(1, "b", "Second?"), answer(1, "a", "First?")]
+        write_run(home, run_id, answers, prompts=["First?", "Second?"])
+    found = run(f"seeonce compare --json {FIRST} {SECOND}").json
+    assert [one["num_frames"] for one in found] == [1, 2]
+    assert "name a run, too" in run("seeonce report recorded").error

@@ -91,3 +91,15 @@ def test_a_row_about_one_prompt_says_nothing_about_others(tmp_path: Path) -> Non
 def test_a_truth_that_cannot_be_used_is_refused(csv: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said):
         _score(tmp_path, csv, "mail")
+
+
+def test_an_answer_without_fields_is_the_list_that_alone_is_known(tmp_path: Path) -> None:
+    score = _score(tmp_path, 'frame,apps\n0,"mail, chat"\n1,notes\n', "Chat, mail", "notes, mail")
+    assert score.num_exact == 1
+    assert score.apps is not None
+    assert (score.apps.num_right, score.apps.num_wrong, score.apps.num_missed) == (3, 1, 0)
+
+
+def test_a_row_about_one_recording_says_nothing_about_others(tmp_path: Path) -> None:
+    assert _score(tmp_path, "recording,frame,text\ntuesday,0,mail\n", "mail").num_scored == 0
+    assert _score(tmp_path, "recording,frame,text\nmonday,0,mail\n,1,chat\n", "mail", "chat").num_exact == 2

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from run_samples import answer, run_of
 
+from seeonce.runs.find import requests
 from seeonce.runs.run import Result
-from seeonce.runs.runs import requests
 from seeonce.runs.sheet import make_sheet
 
 

@@ -26,7 +26,7 @@ from infer.sequence import Sequence, sampling_hooks
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
-from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, truth_document, write_truth
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
 from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from sources.folder import open_folder
 
@@ -144,7 +144,7 @@ def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0])
         image = screen.image
         fits = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
         fits.save(folder / name)
-    write_truth(folder, truth_document(names, [screen.truth for screen in screens], "benchmark"))
+    write_truth(folder, names, [screen.truth for screen in screens])
     return folder
 
 

@@ -126,7 +126,7 @@ def _steps(
         frames = passes.draw_frames(scratch / "endpoint-frames", extent.num_endpoint_frames)
         asked = passes.encode_frames(model, frames, Home(scratch / "endpoint-home"))
         # The truth is known of the demo's answers alone.
-        truth = read_truth(frames / "truth.json") if options.model == DEMO else None
+        truth = read_truth(frames / "truth.csv") if options.model == DEMO else None
         endpoint = Endpoint(url, options.endpoint_model or "default", options.endpoint_timeout_s)
         server = ServerComparison(endpoint, asked, passes.QUESTIONS, 64, truth, say)
         return server.measure(extent.levels, keep_part)

@@ -1,14 +1,29 @@
 """Arguments that several commands take, and what they make of them."""
 
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import seeonce.demo
 from cache.base.errors import InputError
-from seeonce.runs.runs import Run
+from checkpoint.folder import DEMO
+from seeonce.runs.compare import Place
+from seeonce.runs.find import Run
+from seeonce.runs.score import Expected, check_truth, read_truth, truth_for
 from seeonce.runs.sheet import Sheet, make_sheet
 
 RUN = "latest, the id of a run, the start of one, or its name; RUN:2 is its second prompt."
+TRUTH = (
+    "A CSV file with a column frame (an index or file name) and some of text, description, activity, apps, "
+    "topics; prompt and recording say what a row is about. By default truth.csv beside the pictures."
+)
+_DEMO_FOLDER = Path(seeonce.demo.__file__).parent / "recording"
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -18,6 +33,45 @@ def sheet_of(runs: list[Run]) -> Sheet:
     if not sheet.rows:
         raise InputError(f"{runs[0].info.id} has no answers yet: see seeonce runs.")
     return sheet
+
+
+def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[Place, Expected]]:
+    """Return what is known of the frames of each column: by a file, or by truth.csv beside the pictures.
+
+    Raises:
+        InputError: the file cannot be read, or does not say which prompt or recording it is about.
+    """
+    if truth is not None:
+        rows = read_truth(truth)
+        check_truth(truth, rows, sheet)
+        return [truth_for(rows, column, sheet.rows) for column in sheet.columns]
+    found: list[dict[Place, Expected]] = [{} for _ in sheet.columns]
+    for recording, own in groupby(sheet.rows, lambda row: row.recording):
+        frames = list(own)
+        beside = _beside(recording, frames[0].source)
+        if beside is None:
+            continue
+        try:
+            rows = read_truth(beside)
+            check_truth(beside, rows, replace(sheet, rows=tuple(frames)))
+        except InputError as error:  # nobody has asked for it: it may be something else
+            warn(f"{error} The truth is not looked at.")
+            continue
+        for column, known in zip(sheet.columns, found, strict=True):
+            known.update(truth_for(rows, column, frames))
+    return list(found)
+
+
+def _beside(recording: str, source: str) -> Path | None:
+    """Return the truth.csv beside a recording's pictures; the demo's is that of this installation."""
+    folder = _DEMO_FOLDER if recording == DEMO else Path(source).parent
+    path = folder / "truth.csv"
+    return path if os.path.isfile(path) else None  # noqa: PTH113 (never raises)
+
+
+def terminal_width() -> int:
+    """Return how many columns the terminal has; 110 where there is none."""
+    return shutil.get_terminal_size((110, 24)).columns
 
 
 def warn(line: str) -> None:

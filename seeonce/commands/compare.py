@@ -8,12 +8,11 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, AsJson, warn
+from seeonce.commands.arguments import RUN, AsJson, terminal_width, warn
 from seeonce.runs.compare import Answers, Said, compare
-from seeonce.runs.runs import Run, select_run
-from seeonce.runs.table import comparison_lines
-
-RECORDED = "recorded"
+from seeonce.runs.find import RECORDED, Run, select_run
+from seeonce.runs.settings import unusual
+from seeonce.runs.table import comparison_text
 
 
 def compare_command(
@@ -30,44 +29,43 @@ def compare_command(
     home = Home.locate()
     first = select_run(home, left, warn)
     if right == RECORDED:
-        from seeonce.runs.export_escribano import recorded_descriptions
+        from seeonce.runs.export.escribano import recorded_run
 
-        pairs = [
-            (_side(_named(left, first), first), Answers(RECORDED, recorded_descriptions(home, first.answers)))
-        ]
+        recorded = recorded_run(home, first.answers)
+        pairs = [(_side(_named(left, first, recorded), first), _side(right, recorded))]
     else:
         pairs = _pairs(left, first, right, select_run(home, right, warn))
     found = [compare(*pair) for pair in pairs]
     if as_json:
         typer.echo(json.dumps([asdict(comparison) for comparison in found]))
     else:
-        typer.echo("\n\n".join("\n".join(comparison_lines(comparison)) for comparison in found))
+        typer.echo("\n\n".join(comparison_text(one, terminal_width()) for one in found))
 
 
 def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers, Answers]]:
     """Pair prompts of equal text; when none are, and each run has one prompt, those two."""
-    mine = list(dict.fromkeys(answer.prompt for answer in first.answers))
-    yours = list(dict.fromkeys(answer.prompt for answer in second.answers))
+    mine, yours = first.answered_prompts, second.answered_prompts
     shared = [prompt for prompt in mine if prompt in yours]
     if len(mine) == len(yours) == 1:
-        return [(_side(_named(left, first), first), _side(_named(right, second), second))]
+        return [(_side(_named(left, first, second), first), _side(_named(right, second, first), second))]
     if not shared:
         raise InputError(
             f"{left} and {right} have no prompt in common: name one of each, as in {left}:1 {right}:1."
         )
     return [
         (
-            _side(f"{_named(left, first)}: {prompt}", first, prompt),
-            _side(f"{_named(right, second)}: {prompt}", second, prompt),
+            _side(f"{_named(left, first, second)}: {prompt}", first, prompt),
+            _side(f"{_named(right, second, first)}: {prompt}", second, prompt),
         )
         for prompt in shared
     ]
 
 
-def _named(name: str, run: Run) -> str:
-    """Name one side by its run, and by how its prompts were asked."""
-    manner = str(run.info.manner)
-    return f"{name} ({manner})" if manner else name
+def _named(name: str, run: Run, other: Run) -> str:
+    """Name one side by its run, and by what it was asked with that the other was not."""
+    common = unusual(other.info.sampling, other.info.showing)
+    own = [part for part in unusual(run.info.sampling, run.info.showing) if part not in common]
+    return f"{name} ({'; '.join(own)})" if own else name
 
 
 def _side(name: str, run: Run, prompt: str | None = None) -> Answers:

@@ -1,7 +1,6 @@
 """``seeonce describe``: options and the printed form."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -15,7 +14,8 @@ from cache.base.home import Home
 from cache.base.text import parse_size
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
-from seeonce.commands.demo_truth import judge
+from seeonce.commands.arguments import terminal_width
+from seeonce.commands.score import judge
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import DescribeResult, Session, describe, resume
 from seeonce.runs.known import AnswerCache
@@ -175,7 +175,7 @@ def _print(done: DescribeResult, terminal: Terminal, *, as_json: bool) -> int:
         return code
     if not done.was_done:
         answers = sorted(terminal.results, key=as_asked(done.info.prompts))
-        typer.echo(answer_table(answers, shutil.get_terminal_size((110, 24)).columns))
+        typer.echo(answer_table(answers, terminal_width()))
     typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
     return code
 

@@ -14,10 +14,11 @@ from cache.base.files import write_private
 from cache.base.home import Home
 from cache.base.text import STANDARD_OUTPUT, printable
 from seeonce.commands.arguments import warn
-from seeonce.runs.export_escribano import Exported, RowChange, export, preview, target_of
-from seeonce.runs.export_table import as_csv, as_parquet
+from seeonce.runs.export.escribano import ExportPlan, RowChange, export, target_of
+from seeonce.runs.export.files import as_csv, as_parquet
+from seeonce.runs.find import Run, select_run
 from seeonce.runs.run import Result
-from seeonce.runs.runs import Run, select_run
+from seeonce.runs.table import counted
 
 _LINES_SHOWN = 20
 _WIDTH = 60
@@ -65,19 +66,17 @@ def export_command(
         path = output or folder / f"results.{to.value}"
         write_private(path, as_csv(answers) if to is Format.csv else as_parquet(answers))
         summary = {"output": str(path), "num_answers": len(answers)}
-        typer.echo(json.dumps(summary) if as_json else f"{len(answers)} answers in {path}")
+        typer.echo(json.dumps(summary) if as_json else f"{counted(len(answers), 'answer')} in {path}")
         return
     if output is not None:
         raise InputError("--output is for csv and parquet; --to escribano writes to the recording's database")
     if not answers:
         raise InputError(f"{folder.name} has no answers: see its results.jsonl")
-    target = target_of(home, answers[0].recording)
-    if dry_run:
-        done = Exported(preview(target, answers, overwrite=overwrite), target.database, None)
-    else:
-        done = export(target, answers, overwrite=overwrite)
-    typer.echo(_as_json(done, dry_run=dry_run) if as_json else _in_words(done, dry_run=dry_run))
-    if done.plan.problems:
+    database, row_id = target_of(home, answers[0].recording)
+    done = export(database, row_id, answers, overwrite=overwrite, dry_run=dry_run)
+    shown = _as_json if as_json else _in_words
+    typer.echo(shown(done, database, dry_run=dry_run))
+    if done.problems:
         raise typer.Exit(EXIT_PARTLY)
 
 
@@ -91,20 +90,20 @@ def _print_table(to: Format, answers: Sequence[Result], *, as_json: bool) -> Non
 
 def _of_one_prompt(run: Run) -> list[Result]:
     """Return the answers to the only prompt, or to the only one that got descriptions."""
-    asked = list(dict.fromkeys(answer.prompt for answer in run.answers))
+    asked = run.answered_prompts
     if len(asked) > 1:
         described = {answer.prompt for answer in run.answers if answer.description is not None}
         asked = [text for text in asked if text in described] if len(described) == 1 else asked
     if len(asked) > 1:
-        named = ", ".join(f"{run.info.id}:{number} {text[:40]!r}" for number, text in enumerate(asked, 1))
+        order = list(dict.fromkeys([*run.info.prompts, *asked]))
+        named = ", ".join(f"{run.info.id}:{order.index(text) + 1} {text[:40]!r}" for text in asked)
         raise InputError(
             f"an observation holds one answer and the run has {len(asked)} prompts: name {named}"
         )
     return [answer for answer in run.answers if answer.prompt in asked]
 
 
-def _in_words(done: Exported, *, dry_run: bool) -> str:
-    plan = done.plan
+def _in_words(plan: ExportPlan, database: Path, *, dry_run: bool) -> str:
     lines = [_change(change) for change in plan.changes[:_LINES_SHOWN]] if dry_run else []
     lines += _more(len(plan.changes)) if dry_run else []
     lines += [f"not written: {problem}" for problem in plan.problems[:_LINES_SHOWN]] + _more(
@@ -115,11 +114,11 @@ def _in_words(done: Exported, *, dry_run: bool) -> str:
     verb = "would be written" if dry_run else "written"
     kept = f", {plan.num_kept} keep another description (--overwrite replaces them)" if plan.num_kept else ""
     lines.append(
-        f"{printable(done.database)}: {len(plan.changes)} observations {verb}, "
+        f"{printable(database)}: {counted(len(plan.changes), 'observation')} {verb}, "
         f"{plan.num_same} say so already{kept}, {len(plan.problems)} not reached."
     )
-    if done.backup is not None:
-        lines.append(f"As it was before: {printable(done.backup)}")
+    if plan.backup is not None:
+        lines.append(f"As it was before: {printable(plan.backup)}")
     return "\n".join(lines)
 
 
@@ -128,9 +127,7 @@ def _more(number: int) -> list[str]:
 
 
 def _change(change: RowChange) -> str:
-    columns = "; ".join(
-        f"{column.name} {_shown(column.old)} -> {_shown(column.new)}" for column in change.columns
-    )
+    columns = "; ".join(f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in change.columns)
     return f"observation {printable(os.fsdecode(change.id))} (frame {change.frame}): {columns}"
 
 
@@ -139,21 +136,20 @@ def _shown(value: object) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
-def _as_json(done: Exported, *, dry_run: bool) -> str:
-    plan = done.plan
+def _as_json(plan: ExportPlan, database: Path, *, dry_run: bool) -> str:
     changes = [
         {
             "observation": os.fsdecode(change.id),
             "frame": change.frame,
-            "columns": {column.name: column.new for column in change.columns},
+            "columns": {name: new for name, _, new in change.columns},
         }
         for change in plan.changes
     ]
     return json.dumps(
         {
-            "database": str(done.database),
+            "database": str(database),
             "dry_run": dry_run,
-            "backup": None if done.backup is None else str(done.backup),
+            "backup": None if plan.backup is None else str(plan.backup),
             "changes": changes,
             "num_same": plan.num_same,
             "num_kept": plan.num_kept,

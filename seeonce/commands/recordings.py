@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cache.base.home import Home
-from seeonce.commands.arguments import warn
+from seeonce.commands.arguments import terminal_width, warn
+from seeonce.runs.table import aligned, clock, local_time
 from sources.recording import RecordingListing
 from sources.recordings import known_recordings
 
@@ -28,26 +29,26 @@ def recordings_command(
     if not known:
         age = f" since {since}" if since else ""
         typer.echo(f"No recordings{age}: set SEEONCE_RECORDINGS to their folder, or run seeonce encode demo.")
-    for recording in known:
-        typer.echo(_line(recording))
+    typer.echo(aligned(_HEAD, map(_row, known), list(map(_encoded, known)), terminal_width()), nl=bool(known))
 
 
-def _line(recording: RecordingListing) -> str:
-    encoded = "; ".join(
+_HEAD = ("id", "kind", "captured", "length", "frames")
+
+
+def _row(recording: RecordingListing) -> tuple[str, ...]:
+    return (
+        recording.id,
+        recording.kind,
+        local_time(recording.captured_at),
+        "–" if recording.length_s is None else clock(recording.length_s),
+        "–" if recording.num_frames is None else str(recording.num_frames),
+    )
+
+
+def _encoded(recording: RecordingListing) -> str:
+    gone = [] if recording.is_there else ["no frame can be read"]
+    found = [
         f"{e.num_encoded} encoded under {e.encoder_id[:12]} ({e.compute_dtype}, <= {e.max_pixels:,} pixels)"
         for e in recording.encodings
-    )
-    gone = "" if recording.is_there else "no frame can be read, "
-    num_frames = "?" if recording.num_frames is None else str(recording.num_frames)
-    return (
-        f"{recording.id:<32} {recording.kind:<9} {recording.captured_at[:19]:<20} "
-        f"{_length(recording.length_s):>8} {num_frames:>6} frames  {gone}{encoded or 'not encoded'}"
-    )
-
-
-def _length(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    ]
+    return "; ".join([*gone, *(found or ["not encoded"])])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +15,13 @@ from precompute.pass_one import EncodeOptions, encode
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.describe import Session, describe
 from seeonce.runs.experiment import read_experiment
+from seeonce.runs.find import Run, finished_run, load_run, running_run
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import plan
 from seeonce.runs.recording import LATEST, newest_recording, select
-from seeonce.runs.runs import RunSummary, finished_run, load_run, running_run
+from seeonce.runs.run import RunInfo
+from seeonce.runs.table import counted
 from seeonce.verifier.canary import sound_limits
 
 Say = Callable[[str], None]
@@ -33,11 +35,21 @@ class Cell:
     ``error`` why there is none.
     """
 
-    run: RunSummary
+    run: Run
     was_there: bool = False
     is_elsewhere: bool = False
     interrupted: bool = False
     error: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what ``--json`` says of it."""
+        return {
+            "run": self.run.as_dict(),
+            "was_there": self.was_there,
+            "is_elsewhere": self.is_elsewhere,
+            "interrupted": self.interrupted,
+            "error": self.error,
+        }
 
 
 def run_command(
@@ -66,7 +78,7 @@ def run_command(
             typer.echo(_line(done[-1], f"[{number}/{len(options)}]"), err=True)
             if done[-1].interrupted:
                 break
-    typer.echo(json.dumps([asdict(cell) for cell in done]) if as_json else _summary(done, len(options)))
+    typer.echo(json.dumps([cell.as_dict() for cell in done]) if as_json else _summary(done, len(options)))
     raise typer.Exit(_exit_code(done))
 
 
@@ -87,8 +99,8 @@ def _run(session: Session, options: DescribeOptions) -> Cell:
 
 
 def _not_begun(options: DescribeOptions, state: str, error: str | None = None) -> Cell:
-    summary = RunSummary("", options.name, options.recording, state=state)
-    return Cell(summary, interrupted=state == "interrupted", error=error)
+    run = Run(RunInfo("", options.recording, name=options.name), state=state)
+    return Cell(run, interrupted=state == "interrupted", error=error)
 
 
 def _failed(options: DescribeOptions, error: SeeonceError) -> Cell:
@@ -112,7 +124,7 @@ def _run_or_found(session: Session, options: DescribeOptions) -> Cell:
         limits = sound_limits(home, options.limits, terminal.say)
         options = replace(options, limits=limits)
         ended = describe(session, options, terminal)
-    return Cell(load_run(ended.path, lambda _: None).info, interrupted=ended.interrupted)
+    return Cell(load_run(ended.path, lambda _: None), interrupted=ended.interrupted)
 
 
 def _encoded(home: Home, options: DescribeOptions, say: Say) -> bool:
@@ -126,34 +138,37 @@ def _encoded(home: Home, options: DescribeOptions, say: Say) -> bool:
 
 
 def _line(cell: Cell, number: str) -> str:
-    run, name = cell.run, " ".join(visible(cell.run.name).split())
+    run, name = cell.run, " ".join(visible(cell.run.info.name).split())
     if cell.error is not None:
         return f"error: {name}: {cell.error}"
-    if not run.id:
+    id_, seconds, answers = run.info.id, run.info.totals.seconds, counted(len(run.answers), "answer")
+    if not id_:
         return f"{number} {name}: interrupted before it began"
     if cell.is_elsewhere:
-        return f"{number} {name}: goes on in another process ({run.id})"
-    errors = f", {run.num_errors} errors" if run.num_errors else ""
+        return f"{number} {name}: goes on in another process ({id_})"
+    errors = f", {counted(run.num_errors, 'error')}" if run.num_errors else ""
     if cell.was_there:
-        return f"{number} {name}: there already, {run.num_answers} answers{errors} ({run.id})"
-    known = f", {run.num_known} known from earlier runs" if run.num_known else ""
-    how = f"in {run.seconds:.1f} s{known}{errors}; {run.state}"
-    return f"{number} {name}: {run.num_answers} answers {how} ({run.id})"
+        return f"{number} {name}: there already, {answers}{errors} ({id_})"
+    num_known = run.info.totals.num_known
+    known = f", {num_known} known from earlier runs" if num_known else ""
+    how = f"in {seconds:.1f} s{known}{errors}; {run.state}"
+    return f"{number} {name}: {answers} {how} ({id_})"
 
 
 def _summary(done: list[Cell], num_cells: int) -> str:
-    fresh = [cell.run for cell in done if cell.run.id and not (cell.was_there or cell.is_elsewhere)]
+    fresh = [cell.run for cell in done if cell.run.info.id and not (cell.was_there or cell.is_elsewhere)]
     left = num_cells - sum(cell.run.state == "done" for cell in done)
+    seconds = sum(run.info.totals.seconds for run in fresh)
     lines = [
         f"{sum(cell.was_there for cell in done)} of {num_cells} runs were there, {len(fresh)} made: "
-        f"{sum(run.num_answers for run in fresh)} answers, "
-        f"{sum(run.num_known for run in fresh)} of them known, "
-        f"{sum(run.num_errors for run in fresh)} errors, {sum(run.seconds for run in fresh):.1f} s."
+        f"{counted(sum(len(run.answers) for run in fresh), 'answer')}, "
+        f"{sum(run.info.totals.num_known for run in fresh)} of them known, "
+        f"{counted(sum(run.num_errors for run in fresh), 'error')}, {seconds:.1f} s."
     ]
     if left:
         lines.append(f"{left} {'run is' if left == 1 else 'runs are'} left: run the same command to go on.")
     else:
-        lines.append("Side by side: seeonce report " + " ".join(cell.run.id for cell in done))
+        lines.append("Side by side: seeonce report " + " ".join(cell.run.info.id for cell in done))
     return "\n".join(lines)
 
 

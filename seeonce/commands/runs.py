@@ -1,13 +1,12 @@
 """``seeonce runs``: the runs there are."""
 
 import json
-from dataclasses import asdict
 
 import typer
 
 from cache.base.home import Home
-from seeonce.commands.arguments import AsJson
-from seeonce.runs.runs import list_runs
+from seeonce.commands.arguments import AsJson, terminal_width
+from seeonce.runs.find import list_runs
 from seeonce.runs.table import runs_table
 
 
@@ -18,6 +17,6 @@ def runs_command(as_json: AsJson = False) -> None:
     """
     runs = list_runs(Home.locate())
     if as_json:
-        typer.echo(json.dumps([asdict(run) for run in runs]))
+        typer.echo(json.dumps([run.as_dict() for run in runs]))
     else:
-        typer.echo(runs_table(runs) or "No runs yet: run seeonce describe first.")
+        typer.echo(runs_table(runs, terminal_width()) or "No runs yet: run seeonce describe first.")

@@ -1,6 +1,7 @@
 """``seeonce score``: answers against the truth."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,19 +10,17 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, AsJson, sheet_of, warn
-from seeonce.commands.demo_truth import known_truth
-from seeonce.runs.runs import select_run
-from seeonce.runs.score import read_truth, score_column, truth_for
-from seeonce.runs.sheet import Sheet
-from seeonce.runs.table import score_lines
+from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, terminal_width, truths_of, warn
+from seeonce.runs.find import Run, select_run
+from seeonce.runs.run import Result, RunInfo
+from seeonce.runs.score import score_column
+from seeonce.runs.sheet import Sheet, make_sheet
+from seeonce.runs.table import score_text, short
 
 
 def score_command(
     run: Annotated[str, typer.Argument(help=RUN)] = "latest",
-    truth: Annotated[
-        Path | None, typer.Option(help="CSV: frame, and text, description, activity, apps or topics.")
-    ] = None,
+    truth: Annotated[Path | None, typer.Option(metavar="FILE", help=TRUTH)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score answers against the truth.
@@ -31,21 +30,31 @@ def score_command(
     Example: seeonce score latest --truth truth.csv
     """
     sheet = sheet_of([select_run(Home.locate(), run, warn)])
-    rows = None if truth is None else read_truth(truth)
-    truths = [
-        known_truth(column, sheet.rows) if rows is None else truth_for(rows, column, sheet.rows)
-        for column in sheet.columns
-    ]
+    truths = truths_of(sheet, truth)
     if not any(truths):
         raise InputError(_no_truth(truth, sheet))
     scores = [score_column(sheet, number, known) for number, known in enumerate(truths) if known]
     if as_json:
         typer.echo(json.dumps([asdict(score) | {"exact": score.exact} for score in scores]))
     else:
-        typer.echo("\n\n".join("\n".join(score_lines(score)) for score in scores))
+        typer.echo("\n\n".join(score_text(score, terminal_width()) for score in scores))
 
 
 def _no_truth(truth: Path | None, sheet: Sheet) -> str:
     if truth is None:
         return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
     return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
+
+
+def judge(recording_id: str, results: Sequence[Result]) -> list[str]:
+    """Say how many answers are true, a line a prompt, where that is known without being told."""
+    sheet = make_sheet([Run(RunInfo("", recording_id), tuple(results))])
+    scores = [
+        score_column(sheet, number, known) for number, known in enumerate(truths_of(sheet, None)) if known
+    ]
+    of_several = len(sheet.columns) > 1
+    return [
+        f"{score.num_exact} of {score.num_scored} answers are true"
+        + (f": {short(score.prompt, 60)}" if of_several else ".")
+        for score in scores
+    ]

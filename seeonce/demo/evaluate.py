@@ -70,7 +70,7 @@ def evaluate(ask: Ask, folder: Path, swap_images: bool = False) -> tuple[list[Re
         for frames, question in asked:
             images = [Image.open(folder / shown[frame]).convert("RGB") for frame in frames]
             results.append(Result(frames, question, ask(images, question)))
-    return results, read_truth(folder / "truth.json")
+    return results, read_truth(folder / "truth.csv")
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--swap-images", action="store_true")
     arguments = parser.parse_args()
     folder = arguments.folder / f"{arguments.seed}_{arguments.count}"
-    if not (folder / "truth.json").exists():
+    if not (folder / "truth.csv").exists():
         write_folder(folder, arguments.count, arguments.seed)
     started = time.monotonic()
     ask = live_decoder(arguments.checkpoint, arguments.zero_deepstack)

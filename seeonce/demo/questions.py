@@ -13,7 +13,7 @@ DEFAULT_PROMPT = (
     " | activity: what the user is doing | apps: [applications] | topics: [topics]"
 )
 
-# Question id -> texts; the first is the one that truth.json names.
+# Question id -> texts; the first is the one that is asked, the others are paraphrases.
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "description": (
         DEFAULT_PROMPT,
@@ -126,13 +126,12 @@ def answers(truth: Truth) -> dict[str, str]:
 
 def change_answer(before: Truth, after: Truth) -> str:
     """Return the true answer to what changed: the applications of one screen and of the other."""
-    old, new = (", ".join(window.app for window in truth.windows) for truth in (before, after))
-    return f"before: [{old}] | after: [{new}]"
+    return change_text(answers(before)["apps"], answers(after)["apps"])
 
 
-def default_prompts() -> dict[str, str]:
-    """Return the fixed text of every question, by question id, the two-frame one included."""
-    return {name: texts[0] for name, texts in QUESTIONS.items()} | {"change": CHANGE_QUESTION[0]}
+def change_text(before: str, after: str) -> str:
+    """Return the answer to what changed from the answers to which applications are open."""
+    return f"before: [{before}] | after: [{after}]"
 
 
 def _activity(truth: Truth) -> str:

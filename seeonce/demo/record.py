@@ -18,7 +18,7 @@ from PIL import Image
 from seeonce.demo.paint import paint
 from seeonce.demo.questions import truth_of
 from seeonce.demo.scene import Pane, Scene, arrange
-from seeonce.demo.screens import RECORDING_SEED, SIZES, frame_name, truth_document, write_truth
+from seeonce.demo.screens import RECORDING_SEED, SIZES, frame_name, write_truth
 
 INTERVAL_S = 10.0
 NUM_COLOURS = 256
@@ -100,14 +100,14 @@ def _scrolled(scene: Scene, step: int) -> Scene:
 
 
 def write_recording(folder: Path) -> None:
-    """Write the frames as palette PNG, and truth.json."""
+    """Write the frames as palette PNG, and truth.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     names, truths = [], []
     for index, scene in enumerate(recording_scenes()):
         names.append(frame_name(index, index * INTERVAL_S))
         truths.append(truth_of(scene))
         paint(scene).quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(folder / names[-1], optimize=True)
-    write_truth(folder, truth_document(names, truths, f"the demo recording, seed {RECORDING_SEED}"))
+    write_truth(folder, names, truths)
 
 
 def main() -> None:
@@ -115,10 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m seeonce.demo.record", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("folder", type=Path, help="where to write the frames and truth.json")
+    parser.add_argument("folder", type=Path, help="where to write the frames and truth.csv")
     folder: Path = parser.parse_args().folder
     write_recording(folder)
-    print(f"wrote {sum(moment.num_frames for moment in SESSION)} frames and truth.json to {folder}")
+    print(f"wrote {sum(moment.num_frames for moment in SESSION)} frames and truth.csv to {folder}")
 
 
 if __name__ == "__main__":

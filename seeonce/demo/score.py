@@ -1,22 +1,20 @@
-"""Which answers are true: results against truth.json. Pure functions, no model code.
+"""Which answers are true: results against truth.csv. Pure functions, no model code.
 
 An answer is true when it is the expected text exactly, surrounding white space apart.
 """
 
-import json
+import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS
-from seeonce.demo.screens import TRUTH_FORMAT
+from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, change_text
 
 CHANGE = "change"
 
 
 class TruthError(Exception):
-    """truth.json is missing or not readable as such."""
+    """truth.csv is missing or not readable as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """True answers by frame names and question id."""
+    """True answers by frame name and question id."""
 
     by_frame: dict[str, dict[str, str]]
-    by_pair: dict[tuple[str, str], str]
 
     def answer(self, frames: Sequence[str], prompt: str) -> str | None:
         """Return the true answer, or None when the truth says nothing about this question."""
@@ -41,7 +38,8 @@ class Expected:
         if question is None:
             return None
         if question == CHANGE:
-            return self.by_pair.get((frames[0], frames[1])) if len(frames) == 2 else None
+            apps = [self.by_frame[frame]["apps"] for frame in frames if frame in self.by_frame]
+            return change_text(*apps) if len(apps) == len(frames) == 2 else None
         return self.by_frame.get(frames[0], {}).get(question) if len(frames) == 1 else None
 
 
@@ -66,24 +64,21 @@ def question_of(prompt: str) -> str | None:
 
 
 def read_truth(path: Path) -> Expected:
-    """Read truth.json.
+    """Read truth.csv.
 
     Raises:
-        TruthError: when the file is missing, broken or of another format.
+        TruthError: when the file is missing or not the truth about drawn screens.
     """
+    by_frame: dict[str, dict[str, str]] = {}
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                by_frame.setdefault(row["frame"], {})[question_of(row["prompt"]) or ""] = row["text"]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise TruthError(
             f"cannot read the truth at {path}: {error}; write it with python -m seeonce.demo.screens"
         ) from error
-    if document.get("format") != TRUTH_FORMAT:
-        raise TruthError(f"{path} has format {document.get('format')}, expected {TRUTH_FORMAT}")
-    by_frame = {name: dict(frame["answers"]) for name, frame in document["frames"].items()}
-    by_pair = {
-        (change["frames"][0], change["frames"][1]): str(change["answer"]) for change in document["changes"]
-    }
-    return Expected(by_frame, by_pair)
+    return Expected(by_frame)
 
 
 def is_true(result: Result, expected: Expected) -> bool | None:

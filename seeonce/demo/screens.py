@@ -3,18 +3,19 @@
     python -m seeonce.demo.screens OUT --count 200 --seed 1000000
 
 writes 200 screens that training never saw, named like the frames of a recording, and
-`truth.json` beside them.
+`truth.csv` beside them, as `seeonce score` reads it.
 """
 
 import argparse
-import json
-from dataclasses import asdict, dataclass
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from seeonce.demo.paint import paint
-from seeonce.demo.questions import Truth, answers, change_answer, default_prompts, truth_of
+from seeonce.demo.questions import QUESTIONS, Truth, answers, truth_of
 from seeonce.demo.scene import Scene, sample_scene
 
 SIZES = ((1280, 800), (1024, 768))
@@ -24,8 +25,6 @@ TRAINING_SEEDS = range(100_000)
 VALIDATION_SEEDS = range(500_000, 501_000)
 RECORDING_SEED = 700_000
 FIRST_HELD_OUT_SEED = 1_000_000
-
-TRUTH_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +47,8 @@ def size_of(seed: int) -> tuple[int, int]:
     return SIZES[1] if seed // 2 % 3 == 2 else SIZES[0]
 
 
-def truth_document(names: list[str], truths: list[Truth], note: str) -> dict[str, object]:
-    """Return the content of truth.json for frames in order.
-
-    `frames` maps a file name to its truth and to the true answer of every question;
-    `changes` gives, for each frame but the first, the answer for it and the frame before.
-    """
-    frames = {
-        name: {"truth": asdict(truth), "answers": answers(truth)}
-        for name, truth in zip(names, truths, strict=True)
-    }
-    changes = [
-        {
-            "frames": [names[index - 1], names[index]],
-            "answer": change_answer(truths[index - 1], truths[index]),
-        }
-        for index in range(1, len(names))
-    ]
-    return {
-        "format": TRUTH_FORMAT,
-        "note": note,
-        "prompts": default_prompts(),
-        "frames": frames,
-        "changes": changes,
-    }
-
-
 def write_folder(folder: Path, count: int, seed: int, interval_s: float = 10.0) -> None:
-    """Write the screens of `seed` and the `count - 1` seeds after it, with truth.json."""
+    """Write the screens of `seed` and the `count - 1` seeds after it, with truth.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     names, truths = [], []
     for index in range(count):
@@ -83,8 +56,7 @@ def write_folder(folder: Path, count: int, seed: int, interval_s: float = 10.0) 
         names.append(frame_name(index, index * interval_s))
         truths.append(screen.truth)
         screen.image.save(folder / names[-1])
-    note = f"screens of seeds {seed} to {seed + count - 1}"
-    write_truth(folder, truth_document(names, truths, note))
+    write_truth(folder, names, truths)
 
 
 def frame_name(index: int, time_s: float) -> str:
@@ -92,9 +64,20 @@ def frame_name(index: int, time_s: float) -> str:
     return f"{index:04d}_{time_s:.1f}s.png"
 
 
-def write_truth(folder: Path, document: dict[str, object]) -> None:
-    """Write `truth.json` into `folder`."""
-    (folder / "truth.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def write_truth(folder: Path, names: Sequence[str], truths: Sequence[Truth]) -> None:
+    """Write `truth.csv` into `folder`: a row a frame and text of a question, with the true answer.
+
+    Rows whose answer names applications or topics have them in columns of their own, too.
+    """
+    with (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("frame", "prompt", "text", "apps", "topics"))
+        for name, truth in zip(names, truths, strict=True):
+            said = answers(truth)
+            for question, texts in QUESTIONS.items():
+                apps = said["apps"] if question in ("description", "apps") else ""
+                topics = said["topics"] if question in ("description", "topics") else ""
+                writer.writerows((name, text, said[question], apps, topics) for text in texts)
 
 
 def main() -> None:
@@ -102,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m seeonce.demo.screens", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("folder", type=Path, help="where to write the pictures and truth.json")
+    parser.add_argument("folder", type=Path, help="where to write the pictures and truth.csv")
     parser.add_argument("--count", type=int, default=200, help="how many screens (default 200)")
     parser.add_argument(
         "--seed",
@@ -112,7 +95,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     write_folder(arguments.folder, arguments.count, arguments.seed)
-    print(f"wrote {arguments.count} screens and truth.json to {arguments.folder}")
+    print(f"wrote {arguments.count} screens and truth.csv to {arguments.folder}")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class FrameChange:
-    """How much one frame's answer changed; ``similarity`` is 1.0 when it did not."""
+    """How much one frame's answer changed; ``similarity`` is 1.0 when it did not.
+
+    ``left`` and ``right`` are the texts that were compared.
+    """
 
     recording: str
     frame: int
@@ -140,14 +143,19 @@ def compare(left: Answers, right: Answers) -> Comparison:
 
 def likeness(left: Said, right: Said) -> float:
     """Return how alike two answers are, 0.0 to 1.0; 1.0 when they differ in white space at most."""
-    first, second = left.text, right.text
-    if first == left.words or second == right.words:  # a sentence, or a row's, against a line of fields
-        first, second = left.words, right.words
+    first, second = _comparable(left, right)
     return 1.0 if normalised(first) == normalised(second) else min(similarity(first, second), 1 - 1e-9)
 
 
+def _comparable(left: Said, right: Said) -> tuple[str, str]:
+    """Return the texts of two answers; of a line of fields against a sentence, its description alone."""
+    if left.text == left.words or right.text == right.words:
+        return left.words, right.words
+    return left.text, right.text
+
+
 def _change(place: Place, left: Said, right: Said) -> FrameChange:
-    return FrameChange(*place, likeness(left, right), left.text, right.text)
+    return FrameChange(*place, likeness(left, right), *_comparable(left, right))
 
 
 def _most_changed_first(change: FrameChange) -> tuple[float, str, int]:

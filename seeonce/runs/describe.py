@@ -16,6 +16,7 @@ from cache.layout import now
 from cache.leases import entries_in_use
 from cache.store import Store
 from infer.request import Answer, Request
+from seeonce.runs.find import select_run
 from seeonce.runs.known import AnswerCache
 from seeonce.runs.lock import RunLock
 from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
@@ -32,7 +33,6 @@ from seeonce.runs.run import (
     read_info,
     read_results,
 )
-from seeonce.runs.runs import select_run
 
 if TYPE_CHECKING:
     from infer.engine import Engine, EngineStats

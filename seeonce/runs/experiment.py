@@ -3,13 +3,14 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cache.base.errors import InputError
 from cache.base.text import user_path
 from infer.sampling import Sampling
+from seeonce.runs.find import EXPERIMENT_SEPARATOR
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Prompt, Showing, collect_prompts, read_schema, read_system
 
@@ -17,25 +18,18 @@ _NAMED_PROMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a prompt is asked: the schema that its answers follow, and what is shown around it."""
-
-    schema: str | None = None
-    showing: Showing = field(default_factory=Showing)
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt of an experiment, under its name."""
+    """One prompt of an experiment, under its name: what its answers follow, and what is shown around it."""
 
     name: str
     prompt: Prompt
-    manner: Manner
+    schema: str | None
+    showing: Showing
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What the file says. ``samplings`` go by their names; ``manner`` is that of prompts with no own."""
+    """What the file says. ``samplings`` go by their names; ``asked_as`` is for prompts that do not say it."""
 
     name: str
     recordings: tuple[str, ...]
@@ -43,13 +37,13 @@ class Experiment:
     questions: tuple[Question, ...]
     samplings: tuple[tuple[str, Sampling], ...]
     repetitions: int
-    manner: Manner = field(default_factory=Manner)
+    asked_as: tuple[str | None, Showing] = (None, Showing())
 
     def cells(self) -> Iterator[DescribeOptions]:
         """Yield the options of every run; greedy ones once, as a repetition would say the same."""
         for recording in self.recordings:
             for model in self.models:
-                for together in self._by_manner():
+                for together in self._asked_alike():
                     for label, sampling in self.samplings:
                         for number in range(self.repetitions if sampling.temperature > 0 else 1):
                             yield DescribeOptions(
@@ -57,18 +51,18 @@ class Experiment:
                                 recording,
                                 model,
                                 sampling=replace(
-                                    sampling, seed=sampling.seed + number, schema=together[0].manner.schema
+                                    sampling, seed=sampling.seed + number, schema=together[0].schema
                                 ),
                                 name=self._name(recording, model, together, label, number),
                                 prompt_names=tuple(question.name for question in together),
-                                showing=together[0].manner.showing,
+                                showing=together[0].showing,
                             )
 
-    def _by_manner(self) -> list[tuple[Question, ...]]:
-        """Return the prompts that are asked in one manner together, in the order of the file."""
-        found: dict[Manner, list[Question]] = {}
+    def _asked_alike(self) -> list[tuple[Question, ...]]:
+        """Return the prompts that are asked in one way together, in the order of the file."""
+        found: dict[tuple[str | None, Showing], list[Question]] = {}
         for question in self.questions:
-            found.setdefault(question.manner, []).append(question)
+            found.setdefault((question.schema, question.showing), []).append(question)
         return [tuple(questions) for questions in found.values()]
 
     def _name(
@@ -80,13 +74,16 @@ class Experiment:
             parts.append(recording)
         if len(self.models) > 1:
             parts.append(model or "default")
-        if together[0].manner != self.manner:  # so that a prompt with a manner of its own renames no other
+        if (
+            together[0].schema,
+            together[0].showing,
+        ) != self.asked_as:  # so that such a prompt renames no other
             parts.append(_names(together))
         if len(self.samplings) > 1:
             parts.append(label)
         if self.repetitions > 1:
             parts.append(str(number + 1))
-        return " / ".join(parts)
+        return EXPERIMENT_SEPARATOR.join(parts)
 
 
 def _names(questions: tuple[Question, ...]) -> str:
@@ -95,9 +92,9 @@ def _names(questions: tuple[Question, ...]) -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-_MANNER_KEYS = ("schema", "system", "frames_per_prompt", "stride", "image_position")
-_KEYS = ("name", "recordings", "models", "prompts", "sampling", "repetitions", *_MANNER_KEYS)
-_PROMPT_KEYS = ("text", "file", *_MANNER_KEYS)
+_ASKING_KEYS = ("schema", "system", "frames_per_prompt", "stride", "image_position")
+_KEYS = ("name", "recordings", "models", "prompts", "sampling", "repetitions", *_ASKING_KEYS)
+_PROMPT_KEYS = ("text", "file", *_ASKING_KEYS)
 _WHOLE_KEYS = ("seed", "max_tokens", "top_k", "repetition_window")
 _NUMBER_KEYS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _MAX_REPETITIONS = 1000
@@ -137,45 +134,46 @@ class _Reader:
         models: tuple[str | None, ...] = (None,)
         if "models" in document:
             models = self._names(document, "models")
-        manner = self._manner(document, Manner(), "")
+        asked_as = self._asked_as(document, None, Showing(), "")
         found = Experiment(
             name=self._text(document.get("name", self.path.stem), "name"),
             recordings=self._names(document, "recordings"),
             models=models,
-            questions=tuple(self._questions(document.get("prompts"), manner)),
+            questions=tuple(self._questions(document.get("prompts"), *asked_as)),
             samplings=tuple(self._samplings(document.get("sampling", {}))),
             repetitions=repetitions,
-            manner=manner,
+            asked_as=asked_as,
         )
         self._check_stops(found)
         self._check_seeds(found)
         return found
 
-    def _questions(self, table: object, manner: Manner) -> Iterator[Question]:
+    def _questions(self, table: object, schema: str | None, showing: Showing) -> Iterator[Question]:
         if not isinstance(table, dict) or not table:
             raise self._wrong("prompts", 'a table such as apps = "Which applications are open?"', table)
-        names: dict[tuple[Prompt, Manner], str] = {}
+        names: dict[tuple[Prompt, str | None, Showing], str] = {}
         for name, value in table.items():
             self._text(name, "prompts: the name of a prompt")
-            found = self._question(name, value, manner)
-            same = names.setdefault((found.prompt, found.manner), name)
+            found = self._question(name, value, schema, showing)
+            same = names.setdefault((found.prompt, found.schema, found.showing), name)
             if same != name:
                 raise InputError(
                     f"{self.path}: prompts {same!r} and {name!r} are the same text, asked in the same way."
                 )
             yield found
 
-    def _question(self, name: str, value: object, manner: Manner) -> Question:
+    def _question(self, name: str, value: object, schema: str | None, showing: Showing) -> Question:
         where = f"prompts.{name}"
         if not isinstance(value, dict):
-            if name in _MANNER_KEYS:  # TOML has taken what was meant for all prompts into their table
+            if name in _ASKING_KEYS:  # TOML has taken what was meant for all prompts into their table
                 raise InputError(
                     f"{self.path}: {where} stands below [prompts], so it is a prompt called {name}: move it "
                     "above the first [table], for all prompts, or give the prompt another name."
                 )
-            return Question(name, collect_prompts([self._text(value, where)], [])[0], manner)
+            return Question(name, collect_prompts([self._text(value, where)], [])[0], schema, showing)
         self._only(value, _PROMPT_KEYS, f"{where}.")
-        return Question(name, self._prompt(value, where), self._manner(value, manner, f"{where}."))
+        prompt = self._prompt(value, where)
+        return Question(name, prompt, *self._asked_as(value, schema, showing, f"{where}."))
 
     def _prompt(self, table: dict[str, object], where: str) -> Prompt:
         if ("text" in table) == ("file" in table):
@@ -188,9 +186,10 @@ class _Reader:
         except InputError as error:
             raise InputError(f"{self.path}: {where}.file: {error}") from error
 
-    def _manner(self, table: dict[str, object], otherwise: Manner, where: str) -> Manner:
-        """Read how prompts are asked; what ``table`` does not say is as ``otherwise``."""
-        showing = otherwise.showing
+    def _asked_as(
+        self, table: dict[str, object], schema: str | None, showing: Showing, where: str
+    ) -> tuple[str | None, Showing]:
+        """Read how prompts are asked; what ``table`` does not say is ``schema`` and ``showing``."""
         if "frames_per_prompt" in table:  # a stride belongs to the number that it was given with
             frames = self._count(table["frames_per_prompt"], f"{where}frames_per_prompt")
             showing = replace(showing, frames_per_prompt=frames, stride=None)
@@ -201,10 +200,9 @@ class _Reader:
             showing = replace(showing, image_position=position)
         if "system" in table:
             showing = replace(showing, system=self._system(table["system"], f"{where}system"))
-        schema = otherwise.schema
         if "schema" in table:
             schema = self._schema(table["schema"], f"{where}schema")
-        return Manner(schema, showing)
+        return schema, showing
 
     def _schema(self, value: object, key: str) -> str | None:
         if value is False:
@@ -278,7 +276,7 @@ class _Reader:
     def _check_stops(self, found: Experiment) -> None:
         """Refuse stop strings beside a schema, which says itself where an answer ends."""
         stopping = [name for name, sampling in found.samplings if sampling.stop]
-        held = [question.name for question in found.questions if question.manner.schema is not None]
+        held = [question.name for question in found.questions if question.schema is not None]
         if stopping and held:
             raise InputError(
                 f"{self.path}: {_setting(stopping[0])}.stop ends answers that the schema of "
@@ -332,7 +330,7 @@ def _setting(name: str) -> str:
 
 
 def _hint(key: str, names: tuple[str, ...], where: str) -> str:
-    if key in _MANNER_KEYS:
+    if key in _ASKING_KEYS:
         return f"say it for all prompts, above the first [table], or for one, as prompts.NAME.{key}"
     near = difflib.get_close_matches(key, names, 1)
     return f"did you mean {where}{near[0]}" if near else f"expected one of {', '.join(names)}"

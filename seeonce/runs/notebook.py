@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from cache.base.errors import InputError
 from cache.base.text import visible
-from seeonce.runs.runs import load_run
+from seeonce.runs.find import load_run
 
 _SHOWN = 60
 

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Self, cast
@@ -95,21 +95,21 @@ class RunInfo:
     """
 
     id: str
-    recording: str
-    encoder_id: str
-    model: str
-    model_path: str
-    revision: str
-    prompts: tuple[str, ...]
-    sampling: Sampling
-    limits: BatchLimits
-    showing: Showing
-    compute_dtype: str
-    versions: dict[str, str]
-    started_at: str
-    ended_at: str | None
-    status: str
-    totals: Totals
+    recording: str = ""
+    encoder_id: str = ""
+    model: str = ""
+    model_path: str = ""
+    revision: str = ""
+    prompts: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    showing: Showing = field(default_factory=Showing)
+    compute_dtype: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    started_at: str = ""
+    ended_at: str | None = None
+    status: str = "unknown"
+    totals: Totals = field(default_factory=Totals)
     name: str = ""
     prompt_names: tuple[str, ...] = ()
     plan_id: str = ""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cache.base.errors import InputError
 from seeonce.runs.compare import MATCH_ABOVE, Place, normalised, word_similarity
-from seeonce.runs.parse import Description, parse_description
+from seeonce.runs.find import RECORDED
+from seeonce.runs.parse import Description
 from seeonce.runs.sheet import Cell, Column, Row, Sheet
 
 
@@ -18,7 +19,7 @@ from seeonce.runs.sheet import Cell, Column, Row, Sheet
 class Expected:
     """What is true of one frame, as far as it is known: the whole answer, or fields of a description.
 
-    ``apps`` and ``topics`` are lower case. ``is_list`` names the field when the whole answer is that list.
+    ``apps`` and ``topics`` are lower case.
     """
 
     text: str | None = None
@@ -26,7 +27,12 @@ class Expected:
     activity: str | None = None
     apps: frozenset[str] | None = None
     topics: frozenset[str] | None = None
-    is_list: str = ""
+
+    @property
+    def is_list(self) -> str:
+        """The kind of items that is all that is known: an answer without fields is such a list."""
+        kinds = [kind for kind, items in (("apps", self.apps), ("topics", self.topics)) if items is not None]
+        return kinds[0] if len(kinds) == 1 and not (self.description or self.activity) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def score_column(sheet: Sheet, number: int, truth: Truth) -> PromptScore:
     column = sheet.columns[number]
     return PromptScore(
         label=column.label,
-        run=column.run.id,
+        run=column.runs[0].info.id,
         prompt=column.prompt,
         num_scored=len(scored),
         num_exact=sum(is_true(cell, expected) for _, cell, expected in scored),
@@ -128,9 +134,9 @@ def _plain(value: str | frozenset[str]) -> str | frozenset[str]:
 
 def _items(cell: Cell, expected: Expected, kind: str) -> frozenset[str]:
     """Return the items of a kind that an answer names."""
-    if expected.is_list == kind:
-        return as_items(cell.text.split(","))
-    return as_items(_of_kind(cell.description, kind)) if cell.description is not None else frozenset()
+    if cell.description is not None:
+        return as_items(_of_kind(cell.description, kind))
+    return as_items(cell.text.split(",")) if expected.is_list == kind else frozenset()
 
 
 def _of_kind(description: Description, kind: str) -> tuple[str, ...]:
@@ -194,21 +200,16 @@ def _fit(cell: Cell, expected: Expected) -> float:
     return sum(fits) / len(fits) if fits else 0.0
 
 
-_FIELDS = ("frame", "prompt", "text", "description", "activity", "apps", "topics")
-_WHAT = frozenset(_FIELDS) - {"frame", "prompt"}
+_FIELDS = ("recording", "frame", "prompt", "text", "description", "activity", "apps", "topics")
+_WHAT = frozenset(_FIELDS) - {"recording", "frame", "prompt"}
 _MAX_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TruthRow:
-    """One line of the file."""
-
-    frame: str
-    prompt: str
-    expected: Expected
+Truths = Mapping[tuple[str | None, str, str | None], Expected]
+"""What a file says, by recording, frame and prompt; one is ``None`` where there is no such column."""
 
 
-def read_truth(path: Path) -> tuple[TruthRow, ...]:
+def read_truth(path: Path) -> Truths:
     """Read a CSV file with a heading.
 
     Raises:
@@ -224,36 +225,45 @@ def read_truth(path: Path) -> tuple[TruthRow, ...]:
     try:
         reader = csv.DictReader(io.StringIO(text), strict=True)
         _check_heading(path, [name.strip().lower() for name in reader.fieldnames or ()])
-        return tuple(_row({(k or "").strip().lower(): v for k, v in line.items()}) for line in reader)
+        return dict(_row({(k or "").strip().lower(): v for k, v in line.items()}) for line in reader)
     except csv.Error as error:
         raise InputError(f"--truth {path} is no CSV: {error}.") from error
 
 
-def truth_for(rows: Sequence[TruthRow], column: Column, frames: Sequence[Row]) -> dict[Place, Expected]:
+def check_truth(path: Path, truths: Truths, sheet: Sheet) -> None:
+    """Refuse a file that does not say which prompt or recording its rows are about, where there are several.
+
+    Raises:
+        InputError: it lacks a column that is needed.
+    """
+    prompts = {column.prompt for column in sheet.columns} - {RECORDED}
+    if len(prompts) > 1 and any(prompt is None for _, _, prompt in truths):
+        raise InputError(
+            f"--truth {path} has no column 'prompt' and {len(prompts)} prompts were asked: add it, with the "
+            "text of the prompt that a row is about (empty: every prompt), or name one prompt, as in RUN:1."
+        )
+    recordings = {row.recording for row in sheet.rows}
+    if len(recordings) > 1 and any(recording is None for recording, _, _ in truths):
+        raise InputError(
+            f"--truth {path} has no column 'recording' and the answers are about {len(recordings)} of them: "
+            "add it, with the id of the recording that a row is about (empty: every recording)."
+        )
+
+
+def truth_for(truths: Truths, column: Column, frames: Sequence[Row]) -> dict[Place, Expected]:
     """Return what is known of each frame for the prompt of one column."""
-    known: dict[str, Expected] = {}
-    for row in rows:
-        if row.prompt in ("", column.prompt_id, column.prompt):
-            known[row.frame] = row.expected
+    known: dict[tuple[str, str], Expected] = {}
+    for (recording, name, prompt), expected in truths.items():
+        if prompt in (None, "", column.prompt_id, column.prompt):
+            known[recording or "", name] = expected
     found: dict[Place, Expected] = {}
     for frame in frames:
         names = (str(frame.frame), file_name(frame.source), frame.source)
-        expected = next((known[name] for name in names if name in known), None)
-        if expected is not None:
-            found[frame.recording, frame.frame] = expected
+        places = [(recording, name) for recording in (frame.recording, "") for name in names]
+        place = next((place for place in places if place in known), None)
+        if place is not None:
+            found[frame.recording, frame.frame] = known[place]
     return found
-
-
-def expected_answer(text: str, is_list: str = "") -> Expected:
-    """Return what is true when the whole answer is known: a description line, or a list of some kind."""
-    found = parse_description(text)
-    items = as_items(text.split(","))
-    return Expected(
-        text=text,
-        apps=as_items(found.apps) if found else items if is_list == "apps" else None,
-        topics=as_items(found.topics) if found else items if is_list == "topics" else None,
-        is_list=is_list,
-    )
 
 
 def file_name(source: str) -> str:
@@ -274,9 +284,12 @@ def _check_heading(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _row(line: dict[str, str | None]) -> TruthRow:
+def _row(line: dict[str, str | None]) -> tuple[tuple[str | None, str, str | None], Expected]:
     def field(name: str) -> str | None:
         return (line.get(name) or "").strip() or None
+
+    def named(name: str) -> str | None:
+        return (line[name] or "").strip() if name in line else None
 
     expected = Expected(
         field("text"),
@@ -287,7 +300,7 @@ def _row(line: dict[str, str | None]) -> TruthRow:
     )
     frame = field("frame") or ""
     index = str(int(frame)) if frame.isascii() and frame.isdigit() else frame
-    return TruthRow(index, field("prompt") or "", expected)
+    return (named("recording"), index, named("prompt")), expected
 
 
 def _list(text: str | None) -> frozenset[str] | None:

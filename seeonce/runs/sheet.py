@@ -1,12 +1,13 @@
-"""Runs laid side by side: a row a frame, a column for each prompt of each run."""
+"""Runs laid side by side: a row a frame, a column for each prompt in each way that it was asked."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, Run, request_of, requests
 from seeonce.runs.parse import Description
 from seeonce.runs.run import Result, as_asked
-from seeonce.runs.runs import Run, RunSummary, request_of, requests
+from seeonce.runs.settings import in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +22,56 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One prompt of one run; ``label`` tells it from the others of its sheet.
+class Variant:
+    """One way in which prompts were asked: a model and settings, over any number of recordings.
 
-    ``answer_tokens`` are those of its requests, each counted once however many frames it showed.
+    ``name`` is what the names of its runs have and those of other variants lack.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether nobody was asked: it is what was recorded."""
+        return self.runs[0].info.id == RECORDED
+
+    @property
+    def asked_with(self) -> str:
+        """Its settings that are not as usual; empty when all are."""
+        info = self.runs[0].info
+        return in_words(info.sampling, info.showing)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One prompt in one variant; ``label`` tells it from the others of its sheet.
+
+    ``prompt_number`` and ``variant_number`` count from 0. ``answer_tokens`` are those of its requests, each
+    counted once however many frames it showed.
     """
 
     label: str
-    run: RunSummary
+    prompt_number: int
+    variant_number: int
+    runs: tuple[Run, ...]
     prompt_id: str
     prompt: str
     answer_tokens: int
 
     @property
-    def title(self) -> str:
-        """The prompt, after the name that an experiment gave it."""
-        named = dict(zip(self.run.prompts, self.run.prompt_names, strict=False))
-        return f"{named[self.prompt]}: {self.prompt}" if self.prompt in named else self.prompt
+    def prompt_label(self) -> str:
+        """The letters of its prompt, whatever the variant."""
+        return _letters(self.prompt_number)
 
     @property
-    def asked_with(self) -> str:
-        """What tells it from the same prompt asked otherwise; empty when it was asked as usual."""
-        return str(self.run.manner)
+    def title(self) -> str:
+        """The prompt, after the name that an experiment gave it."""
+        for run in self.runs:
+            named = dict(zip(run.info.prompts, run.info.prompt_names, strict=False))
+            if self.prompt in named:
+                return f"{named[self.prompt]}: {self.prompt}"
+        return self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +88,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Rows in the order of recording and frame."""
+    """Columns by prompt and then by variant, rows by recording and frame."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    variants: tuple[Variant, ...] = ()
 
     def cells(self, column: int) -> Iterator[Cell]:
         """Yield the answers of one column, from top to bottom."""
@@ -73,30 +103,72 @@ class Sheet:
 
 
 def make_sheet(runs: Sequence[Run]) -> Sheet:
-    """Lay runs side by side; a frame is the same frame when recording and index are."""
+    """Lay runs side by side; a frame is the same frame when recording and index are.
+
+    Runs that asked with one model and the same settings about different recordings share their columns.
+    """
+    prompts: dict[str, int] = {}
+    variants: dict[object, int] = {}
+    found: dict[tuple[int, int], list[tuple[Run, list[Result]]]] = {}
+    asked_before = Counter[object]()
+    for run in runs:
+        asked: dict[str, list[Result]] = {}
+        for answer in sorted(run.answers, key=as_asked(run.info.prompts)):
+            asked.setdefault(answer.prompt, []).append(answer)
+        for prompt, answers in asked.items():
+            way = (run.info.model, run.info.sampling, run.info.showing)
+            once_more = (way, prompt, answers[0].recording)
+            variant = variants.setdefault((way, asked_before[once_more]), len(variants))
+            asked_before[once_more] += 1
+            number = prompts.setdefault(prompt, len(prompts))
+            found.setdefault((number, variant), []).append((run, answers))
+    num_asked = len(variants) - any(run.info.id == RECORDED for run in runs)
     columns: list[Column] = []
     cells: dict[tuple[str, int], dict[int, Cell]] = {}
     first: dict[tuple[str, int], Result] = {}
-    for run in runs:
-        own: dict[str, int] = {}
-        tokens = Counter[str]()
-        for answer in requests(run.answers):
-            tokens[answer.prompt_id] += answer.usage.completion_tokens
-        # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
-        last = {request_of(answer): answer.frame for answer in run.answers if answer.error is None}
-        for answer in sorted(run.answers, key=as_asked(run.info.prompts)):
-            if answer.prompt_id not in own:
-                own[answer.prompt_id] = len(columns)
-                columns.append(_column(len(columns), run, answer, tokens[answer.prompt_id]))
-        for answer in run.answers:
-            place = (answer.recording, answer.frame)
-            first.setdefault(place, answer)
-            row = cells.setdefault(place, {})
-            number = own[answer.prompt_id]
-            was_cut = answer.finish_reason == "length" and answer.frame == last.get(request_of(answer))
-            row[number] = _joined(row.get(number), _cell(answer, was_cut=was_cut))
+    for (number, variant), parts in sorted(found.items(), key=lambda item: item[0]):
+        answer = parts[0][1][0]
+        label = _letters(number) + (str(variant + 1) if num_asked > 1 else "")
+        tokens = sum(each.usage.completion_tokens for _, answers in parts for each in requests(answers))
+        runs_of_it = tuple(run for run, _ in parts)
+        for each in (each for _, answers in parts for each in _cells(answers, len(columns), cells)):
+            first.setdefault((each.recording, each.frame), each)
+        columns.append(Column(label, number, variant, runs_of_it, answer.prompt_id, answer.prompt, tokens))
     rows = tuple(_row(first[place], cells[place], len(columns)) for place in sorted(cells))
-    return Sheet(tuple(columns), rows)
+    return Sheet(tuple(columns), rows, tuple(_variants(columns, len(variants))))
+
+
+def _cells(
+    answers: Sequence[Result], column: int, cells: dict[tuple[str, int], dict[int, Cell]]
+) -> Iterator[Result]:
+    """Put the answers of one prompt of one run into their cells, and yield them."""
+    # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
+    last = {request_of(answer): answer.frame for answer in answers if answer.error is None}
+    for answer in answers:
+        row = cells.setdefault((answer.recording, answer.frame), {})
+        was_cut = answer.finish_reason == "length" and answer.frame == last.get(request_of(answer))
+        row[column] = _joined(row.get(column), _cell(answer, was_cut=was_cut))
+        yield answer
+
+
+def _variants(columns: Sequence[Column], num_variants: int) -> Iterator[Variant]:
+    """Name each variant by the parts that the names of all its runs have and not all other runs' do."""
+    every = [run for column in columns for run in column.runs]
+    shared = set.intersection(*(set(_name_parts(run)) for run in every)) if every else set()
+    for number in range(num_variants):
+        runs = {
+            run.info.id: run for column in columns if column.variant_number == number for run in column.runs
+        }
+        own = set.intersection(*(set(_name_parts(run)) for run in runs.values())) - shared
+        first = next(iter(runs.values()))
+        yield Variant(
+            EXPERIMENT_SEPARATOR.join(part for part in _name_parts(first) if part in own),
+            tuple(runs.values()),
+        )
+
+
+def _name_parts(run: Run) -> list[str]:
+    return [part for part in run.info.name.split(EXPERIMENT_SEPARATOR) if part]
 
 
 def _cell(answer: Result, *, was_cut: bool) -> Cell:
@@ -127,46 +199,37 @@ def _row(answer: Result, found: dict[int, Cell], num_columns: int) -> Row:
     return Row(answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, cells)
 
 
-def _column(number: int, run: Run, answer: Result, answer_tokens: int) -> Column:
-    """Name a column A, B, …, Z, AA, AB, …: short enough for a heading and for a sentence."""
-    return Column(_letters(number), run.info, answer.prompt_id, answer.prompt, answer_tokens)
-
-
 def _letters(number: int) -> str:
     rest, letter = divmod(number, 26)
     return (_letters(rest - 1) if rest else "") + chr(ord("A") + letter)
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnCost:
-    """What one column needed of the vision encoder: ``num_encodings`` of pictures no column before had."""
-
-    label: str
-    num_answers: int
-    num_encodings: int
-
-
-@dataclass(frozen=True, slots=True)
 class Savings:
     """Encodings that were needed once in pass one, and those that answers would have repeated.
 
-    Tokens are merged tokens, those that the language model sees of a picture.
+    Tokens are merged tokens, those that the language model sees of a picture. ``of_columns`` are the
+    encodings of each column, of pictures that no column before it had.
     """
 
     num_answers: int
     num_encodings: int
-    num_saved: int
     num_tokens_saved: int
-    columns: tuple[ColumnCost, ...]
+    of_columns: tuple[int, ...]
+
+    @property
+    def num_saved(self) -> int:
+        """How many answers needed no encoding."""
+        return self.num_answers - self.num_encodings
 
 
 def savings_of(sheet: Sheet, num_tokens_of: Callable[[str], int]) -> Savings:
     """Count encodings over all columns, from left to right; errors needed none."""
     seen: set[str] = set()
     tokens: dict[str, int] = {}
-    num_tokens = 0
-    columns = []
-    for number, column in enumerate(sheet.columns):
+    num_answers = num_tokens = 0
+    of_columns = []
+    for number in range(len(sheet.columns)):
         keys = [
             row.key for row in sheet.rows if (cell := row.cells[number]) is not None and cell.error is None
         ]
@@ -176,6 +239,6 @@ def savings_of(sheet: Sheet, num_tokens_of: Callable[[str], int]) -> Savings:
             tokens[key] = tokens[key] if key in tokens else num_tokens_of(key)
             num_tokens += tokens[key]
         num_tokens -= sum(tokens[key] for key in fresh)
-        columns.append(ColumnCost(column.label, len(keys), len(fresh)))
-    num_answers = sum(column.num_answers for column in columns)
-    return Savings(num_answers, len(seen), num_answers - len(seen), num_tokens, tuple(columns))
+        num_answers += len(keys)
+        of_columns.append(len(fresh))
+    return Savings(num_answers, len(seen), num_tokens, tuple(of_columns))

@@ -1,14 +1,17 @@
 """Answers as a short table for the terminal: one line per stretch of frames that got the same answer."""
 
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 
 from cache.base.text import visible
 from seeonce.runs.compare import AppCount, Comparison
+from seeonce.runs.find import Run
 from seeonce.runs.run import Result
-from seeonce.runs.runs import RunSummary
 from seeonce.runs.score import ListScore, PromptScore
+from seeonce.runs.settings import in_words
 
 _MAX_STRETCHES = 24
 
@@ -26,16 +29,17 @@ def answer_table(results: Sequence[Result], width: int) -> str:
 
 def _stretches(results: Sequence[Result], width: int) -> list[str]:
     stretches = [list(group) for _, group in groupby(results, key=_text)]
-    lines = [line for stretch in stretches[:_MAX_STRETCHES] for line in _lines(stretch, width)]
+    wide = max(6, *(len(clock(stretch[0].timestamp_s)) for stretch in stretches[:_MAX_STRETCHES]))
+    lines = [line for stretch in stretches[:_MAX_STRETCHES] for line in _lines(stretch, wide, width)]
     hidden = sum(len(stretch) for stretch in stretches[_MAX_STRETCHES:])
     more = [f"  … and {hidden} more frames in the results"] if hidden else []
-    return ["  frame   time  answer", *lines, *more]
+    return [f"  frame {'time':>{wide}}  answer", *lines, *more]
 
 
-def _lines(stretch: Sequence[Result], width: int) -> list[str]:
+def _lines(stretch: Sequence[Result], wide: int, width: int) -> list[str]:
     first, last = stretch[0].frame, stretch[-1].frame
     frames = str(first) if first == last else f"{first}-{last}"
-    indent = f"{frames:>7} {_clock(stretch[0].timestamp_s):>6}  "
+    indent = f"{frames:>7} {clock(stretch[0].timestamp_s):>{wide}}  "
     text = textwrap.shorten(_text(stretch[0]), 4 * (width - len(indent)), placeholder="…") or "(nothing)"
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * len(indent))
 
@@ -52,68 +56,94 @@ def _text(result: Result) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _clock(seconds: float) -> str:
+def counted(number: int, what: str) -> str:
+    """Return a number of things: 1 frame, 2 frames."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def clock(seconds: float) -> str:
+    """Return a time in a recording: 1:05, 2:03:09."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 _SHOWN_CHANGES = 5
 _SHOWN_MIX_UPS = 10
-_WIDTH = 100
 
 
-def runs_table(runs: Sequence[RunSummary]) -> str:
-    """Return one line a run under a heading; nothing when there are none."""
-    head = (
-        "id",
-        "name",
-        "recording",
-        "model",
-        "date",
-        "frames",
-        "tokens",
-        "time",
-        "parsed",
-        "state",
-        "asked with",
-        "prompt",
+def runs_table(runs: Sequence[Run], width: int) -> str:
+    """Return a line of figures a run under a heading, and what was asked below it; nothing without runs."""
+    head = ("id", "date", "frames", "tokens", "time", "parsed", "state")
+    return aligned(head, map(_run_row, runs), [_run_words(run) for run in runs], width)
+
+
+def _run_row(run: Run) -> tuple[str, ...]:
+    info = run.info
+    return (
+        info.id,
+        local_time(info.started_at),
+        str(run.num_frames),
+        f"{run.prompt_tokens + run.completion_tokens:,}",
+        f"{info.totals.seconds:.1f} s" if info.totals.seconds else "–",
+        _percent(run.parse_rate),
+        run.state,
     )
-    rows = [head, *map(_run_row, runs)] if runs else []
-    widths = [max(len(row[number]) for row in rows) for number in range(len(head))] if rows else []
-    right = {"frames", "tokens", "time", "parsed"}
+
+
+def _run_words(run: Run) -> str:
+    info = run.info
+    prompts = f"{len(info.prompts)} prompts: " if len(info.prompts) > 1 else ""
+    parts = (
+        short(info.name, 60),
+        short(info.recording, 60),
+        short(info.model.rstrip("/").rpartition("/")[2], 40),
+        in_words(info.sampling, info.showing),
+        prompts + short(info.prompts[0] if info.prompts else "", 48),
+    )
+    return " · ".join(part for part in parts if part)
+
+
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str], width: int) -> str:
+    """Return rows in aligned columns under a heading, and below each its words, broken at ``width``.
+
+    Columns whose cells begin with a digit or stand for a missing one, but the first, are set to the right.
+    """
+    table = [tuple(head), *map(tuple, rows)]
+    if len(table) == 1:
+        return ""
+    columns = list(zip(*table, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [
+        number > 0 and all(re.fullmatch(r"[\d.,:]+( s| %)?|–", cell) for cell in column[1:])
+        for number, column in enumerate(columns)
+    ]
     lines = []
-    for row in rows:
+    for row, below in zip(table, ["", *words], strict=True):
         cells = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
+            cell.rjust(wide) if is_right else cell.ljust(wide)
+            for cell, wide, is_right in zip(row, widths, right, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
+        lines += textwrap.wrap(below, width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 
 
-def _run_row(run: RunSummary) -> tuple[str, ...]:
-    prompts = f"{len(run.prompts)} prompts: " if len(run.prompts) > 1 else ""
-    return (
-        run.id,
-        _short(run.name, 40) or "–",
-        _short(run.recording, 28),
-        _short(run.model.rstrip("/").rpartition("/")[2], 28),
-        run.started_at[:16].replace("T", " "),
-        str(run.num_frames),
-        f"{run.prompt_tokens + run.completion_tokens:,}",
-        f"{run.seconds:.1f} s" if run.seconds else "–",
-        _percent(run.parse_rate),
-        run.state,
-        str(run.manner) or "–",
-        prompts + _short(run.prompts[0] if run.prompts else "", 48),
-    )
+def local_time(iso: str) -> str:
+    """Return a time in the zone of this machine, and name it: 2026-11-27 10:05 CET; what is no time stays."""
+    try:
+        found = datetime.fromisoformat(iso)
+    except ValueError:
+        return visible(iso[:20]) or "–"
+    in_utc = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return f"{in_utc.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
-def comparison_lines(found: Comparison) -> list[str]:
-    """Return a comparison for a human."""
+def comparison_text(found: Comparison, width: int) -> str:
+    """Return a comparison for a human, in ``width`` columns."""
     lines = [
-        f"A  {_short(found.left, _WIDTH)}",
-        f"B  {_short(found.right, _WIDTH)}",
+        f"A  {short(found.left, width - 3)}",
+        f"B  {short(found.right, width - 3)}",
         f"frames       {found.num_frames} in both, {found.num_left_only} in A alone, "
         f"{found.num_right_only} in B alone, {found.num_failed} errors",
         f"agreement    {_percent(found.agreement)} equal",
@@ -126,21 +156,21 @@ def comparison_lines(found: Comparison) -> list[str]:
     for change in found.changed_most[:_SHOWN_CHANGES]:
         lines += [
             f"  frame {change.frame}, similarity {change.similarity:.2f}",
-            f"    A  {_short(change.left, _WIDTH)}",
-            f"    B  {_short(change.right, _WIDTH)}",
+            f"    A  {short(change.left, width - 7)}",
+            f"    B  {short(change.right, width - 7)}",
         ]
-    return lines
+    return _broken(lines, width)
 
 
-def score_lines(score: PromptScore) -> list[str]:
-    """Return the scores of one prompt for a human."""
+def score_text(score: PromptScore, width: int) -> str:
+    """Return the scores of one prompt for a human, in ``width`` columns."""
     lines = [
-        _short(score.prompt, _WIDTH),
+        short(score.prompt, width),
         f"exact        {score.num_exact} of {score.num_scored} ({_percent(score.exact)})",
     ]
     for name, found in (("apps", score.apps), ("topics", score.topics)):
         if found is not None:
-            lines.append(f"{name:<12} {_list_score(found)}")
+            lines.append(f"{name:<12} {list_score(found)}")
     lines.append(f"mix-ups      {len(score.mix_ups)}")
     lines += [
         f"  frame {one.frame} got frame {one.like_frame}'s answer: fits it by {one.other_score:.2f}, its own "
@@ -149,10 +179,15 @@ def score_lines(score: PromptScore) -> list[str]:
     ]
     if len(score.mix_ups) > _SHOWN_MIX_UPS:
         lines.append(f"  … and {len(score.mix_ups) - _SHOWN_MIX_UPS} more: see --json")
-    return lines
+    return _broken(lines, width)
 
 
-def _list_score(found: ListScore) -> str:
+def _broken(lines: Iterable[str], width: int) -> str:
+    return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 13) for line in lines)
+
+
+def list_score(found: ListScore) -> str:
+    """Return precision and recall for a human."""
     return (
         f"precision {_percent(found.precision)}, recall {_percent(found.recall)} "
         f"({found.num_right} right, {found.num_wrong} wrong, {found.num_missed} missed)"
@@ -160,7 +195,7 @@ def _list_score(found: ListScore) -> str:
 
 
 def _apps(counts: Sequence[AppCount]) -> str:
-    named = ", ".join(f"{_short(one.app, 30)} ({one.num_frames})" for one in counts[:6])
+    named = ", ".join(f"{short(one.app, 30)} ({one.num_frames})" for one in counts[:6])
     return named + (", …" if len(counts) > 6 else "") or "none"
 
 
@@ -173,5 +208,6 @@ def _percent(share: float | None) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _short(text: str, width: int) -> str:
+def short(text: str, width: int) -> str:
+    """Return a text on one line of at most ``width`` characters."""
     return textwrap.shorten(visible(text[: 4 * width]), width, placeholder="…")

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -18,9 +18,10 @@ from cache.base.errors import InputError, disk_error
 from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import list_manifests
-from seeonce.runs.compare import Place, Said
+from infer.request import Usage
+from seeonce.runs.find import RECORDED, Run
 from seeonce.runs.parse import Description
-from seeonce.runs.run import Result
+from seeonce.runs.run import Result, RunInfo
 from sources.escribano import KIND, split_place
 from sources.escribano_db import RECORDING, Shape, reading, rows, words
 
@@ -31,29 +32,24 @@ _ROW = re.compile(r"[#&](?P<kind>observation|frame)=(?P<id>[^#&/]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnChange:
-    """One value: what is there, and what takes its place."""
-
-    name: str
-    old: object
-    new: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class RowChange:
-    """The columns of one observation that get another value. ``frame`` is the run's index."""
+    """The columns of one observation that get another value: name, what is there, what takes its place.
+
+    ``frame`` is the run's index.
+    """
 
     id: bytes
     frame: int
-    columns: tuple[ColumnChange, ...]
+    columns: tuple[tuple[str, object, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What an export would do.
+    """What an export does.
 
     ``num_same`` rows say it already, ``num_kept`` have another description and keep it. ``problems`` are
-    answers that reach no row, one line each.
+    answers that reach no row, one line each. ``backup`` is the database as it was before; ``None`` when
+    nothing was written.
     """
 
     changes: tuple[RowChange, ...]
@@ -61,6 +57,7 @@ class ExportPlan:
     num_kept: int
     missing_columns: tuple[str, ...]
     problems: tuple[str, ...]
+    backup: Path | None = None
 
 
 def plan_rows(
@@ -134,7 +131,7 @@ def _change(row: tuple[object, ...], columns: Sequence[str], answer: Result, *, 
     if overwrite and RAW not in wanted and there and there != wanted[DESCRIPTION]:
         wanted[RAW] = None  # the raw text of a description that is replaced
     different = tuple(
-        ColumnChange(name, old, wanted[name])
+        (name, old, wanted[name])
         for name, old in zip(columns, values, strict=True)
         if name in wanted and old != wanted[name] and not (name == RAW and old and not overwrite)
     )
@@ -167,25 +164,8 @@ WRITE_TIMEOUT_S = 30.0
 _PAGES_AT_ONCE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The recording in a database that a run is about; ``recording`` is None for a day."""
-
-    database: Path
-    recording: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """What was written, and where the database as it was before lies; None when nothing was written."""
-
-    plan: ExportPlan
-    database: Path
-    backup: Path | None
-
-
-def target_of(home: Home, recording_id: str) -> Target:
-    """Return where a recording's rows are.
+def target_of(home: Home, recording_id: str) -> tuple[Path, str | None]:
+    """Return the database of a recording and the id of its row there, ``None`` for a day of the recorder.
 
     Raises:
         InputError: it is not known, or not from Escribano.
@@ -198,33 +178,35 @@ def target_of(home: Home, recording_id: str) -> Target:
             f"{recording_id} comes from a {infos[0].kind}, not from Escribano: use --to csv or --to parquet"
         )
     place = split_place(infos[0].path)
-    return Target(place.database, place.id if place.kind == RECORDING else None)
+    return place.database, place.id if place.kind == RECORDING else None
 
 
-def preview(target: Target, answers: Sequence[Result], *, overwrite: bool) -> ExportPlan:
-    """Return what an export would change. Reads only.
-
-    Raises:
-        InputError: the database cannot be read, or is not Escribano's.
-    """
-    with reading(target.database) as connection, _about(target.database):
-        return plan_rows(connection, answers, target.recording, overwrite=overwrite)
-
-
-def export(target: Target, answers: Sequence[Result], *, overwrite: bool) -> Exported:
+def export(
+    database: Path,
+    recording: str | None,
+    answers: Sequence[Result],
+    *,
+    overwrite: bool,
+    dry_run: bool = False,
+) -> ExportPlan:
     """Write descriptions into the visual observations of a recording, all in one transaction.
+
+    ``dry_run`` reads only, and returns what would change.
 
     Raises:
         InputError: the database cannot be read, is locked, or is not Escribano's; nothing was written.
         StoreError: the copy cannot be made, or the disk refuses; nothing was written.
     """
-    with _writing(target.database) as connection, _about(target.database):
-        plan = plan_rows(connection, answers, target.recording, overwrite=overwrite)
-        backup = _back_up(target.database) if plan.changes else None
+    if dry_run:
+        with reading(database) as connection, _about(database):
+            return plan_rows(connection, answers, recording, overwrite=overwrite)
+    with _writing(database) as connection, _about(database):
+        plan = plan_rows(connection, answers, recording, overwrite=overwrite)
+        backup = _back_up(database) if plan.changes else None
         for change in plan.changes:
             _write(connection, change)
         connection.execute("COMMIT" if plan.changes else "ROLLBACK")
-    return Exported(plan, target.database, backup)
+    return replace(plan, backup=backup)
 
 
 @contextmanager
@@ -259,8 +241,8 @@ def _writing(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _write(connection: sqlite3.Connection, change: RowChange) -> None:
-    columns = ", ".join(f"{column.name} = ?" for column in change.columns)
-    values = [column.new for column in change.columns]
+    columns = ", ".join(f"{name} = ?" for name, _, _ in change.columns)
+    values = [new for _, _, new in change.columns]
     query = f"UPDATE observations SET {columns} WHERE id = CAST(? AS TEXT) AND type = 'visual'"  # noqa: S608
     written = connection.execute(query, (*values, change.id)).rowcount
     if written != 1:
@@ -299,45 +281,64 @@ def _back_up(database: Path) -> Path:
 _COLUMNS = (DESCRIPTION, "activity_type", "apps", "topics")
 
 
-def recorded_descriptions(home: Home, answers: Sequence[Result]) -> dict[Place, Said]:
-    """Return what Escribano says of the frames that ``answers`` are about; frames without are left out.
+def recorded_run(home: Home, answers: Sequence[Result]) -> Run:
+    """Return what Escribano says of the frames that ``answers`` are about, as if a run had said it.
+
+    Frames of which it says nothing are left out.
 
     Raises:
-        InputError: the recording is not from Escribano, or its database cannot be read.
+        InputError: the recording is not from Escribano, its database cannot be read or says nothing of them.
     """
-    found: dict[Place, Said] = {}
-    if not answers:
-        return found
-    target = target_of(home, answers[0].recording)
-    with reading(target.database) as connection:
+    recordings = list(dict.fromkeys(answer.recording for answer in answers))
+    found = [
+        said
+        for recording in recordings
+        for said in _recorded(home, recording, [each for each in answers if each.recording == recording])
+    ]
+    if not found:
+        raise InputError(f"Nothing was recorded about the frames of {', '.join(recordings) or 'this run'}.")
+    info = RunInfo(RECORDED, found[0].recording, name=RECORDED, model="Escribano", prompts=(RECORDED,))
+    return Run(info, tuple(found), "done")
+
+
+def _recorded(home: Home, recording: str, answers: Sequence[Result]) -> Iterator[Result]:
+    database, row_id = target_of(home, recording)
+    with reading(database) as connection:
         shape = Shape(connection)
         if not shape.has("observations", "id", "recording_id", "type", DESCRIPTION):
-            raise InputError(f"{target.database}: no table observations with descriptions")
+            raise InputError(f"{database}: no table observations with descriptions")
         columns = [column for column in _COLUMNS if shape.has("observations", column)]
-        for answer in answers:
+        for answer in {answer.frame: answer for answer in answers}.values():
             try:
-                rows = rows_of(connection, shape, columns, target.recording, answer)
+                rows = rows_of(connection, shape, columns, row_id, replace(answer, error=None))
             except InputError:  # this frame has no row: nothing was said of it
                 continue
             said = _said(dict(zip(columns, rows[0][1:], strict=True)))
             if said is not None:
-                found[answer.recording, answer.frame] = said
-    return found
+                yield replace(
+                    answer,
+                    prompt_id=RECORDED,
+                    prompt=RECORDED,
+                    text=said.description,
+                    finish_reason="stop",
+                    usage=Usage(0, 0),
+                    parsed=said,
+                    error=None,
+                    group=(),
+                    logprobs=None,
+                )
 
 
-def _said(row: dict[str, object]) -> Said | None:
+def _said(row: dict[str, object]) -> Description | None:
     text = row.get(DESCRIPTION)
     if not isinstance(text, str) or not text.strip():
         return None
     activity = row.get("activity_type")
-    return Said(
+    return Description(
         text,
-        Description(
-            text,
-            activity if isinstance(activity, str) else "",
-            _items(row.get("apps")),
-            _items(row.get("topics")),
-        ),
+        activity if isinstance(activity, str) else "",
+        _items(row.get("apps")),
+        _items(row.get("topics")),
     )
 
 

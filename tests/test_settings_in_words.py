@@ -8,12 +8,18 @@ from conftest import Run
 from run_samples import answer
 from test_results_commands import FIRST, write_run
 
-from seeonce.runs.runs import Manner
+from infer.sampling import Sampling
+from seeonce.runs.prompts import Showing
+from seeonce.runs.settings import in_words
+
+
+def _schema(text: str) -> str:
+    return in_words(Sampling(schema=text), Showing())
 
 
 def test_what_is_as_usual_is_not_said() -> None:
-    assert str(Manner()) == ""
-    assert str(Manner(frames_per_prompt=4, stride=4)) == "4 frames a prompt"
+    assert in_words(Sampling(), Showing()) == ""
+    assert in_words(Sampling(), Showing(4, 4)) == "4 frames a prompt"
 
 
 TEXTS = [
@@ -33,20 +39,20 @@ TEXTS = [
 
 
 def test_no_two_schemas_or_system_texts_look_the_same() -> None:
-    assert len({str(Manner(schema=text)) for text in TEXTS}) == len(TEXTS)
-    assert len({str(Manner(system=text)) for text in TEXTS}) == len(TEXTS)
+    assert len({_schema(text) for text in TEXTS}) == len(TEXTS)
+    assert len({in_words(Sampling(), Showing(system=text)) for text in TEXTS}) == len(TEXTS)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_is_said_is_short_and_visible(text: str) -> None:
-    shown = str(Manner(schema=text, system=text))
+    shown = in_words(Sampling(schema=text), Showing(system=text))
     assert "\u202e" not in shown
     assert len(shown) < 130
 
 
 def test_a_schema_is_named_by_its_title_or_its_properties() -> None:
-    assert str(Manner(schema='{"properties": {"apps": {}, "busy": {}}}')).startswith("schema apps, busy (")
-    assert str(Manner(schema='{"title": "Windows", "properties": {"a": {}}}')).startswith("schema Windows (")
+    assert _schema('{"properties": {"apps": {}, "busy": {}}}').startswith("schema apps, busy (")
+    assert _schema('{"title": "Windows", "properties": {"a": {}}}').startswith("schema Windows (")
 
 
 @pytest.mark.parametrize("odd", ["1e999", "-1e999", "NaN", "1" + "0" * 400, "true", '"x"', "[]", "null"])
