@@ -239,6 +239,10 @@ def _tell_cost(
         )
     cost = estimate(others, spec, preprocessor)
     say(f"{name}: {cost}")
+    if cost.num_huge:
+        say(f"warning: larger than any screen, and shrunk for the model: {cost.num_huge} of these pictures")
+    if cost.num_animated:
+        say(f"warning: animated or of several pages, the first is taken: {cost.num_animated} of these files")
     if store.free_bytes() < cost.num_bytes or not limit.fits(cost.num_bytes, cost.num_frames):
         say("The store may not hold that: looking which of these pictures are new.")
         cost = estimate(list(new_pictures(others, spec, store, index)), spec, preprocessor)

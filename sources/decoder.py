@@ -11,6 +11,7 @@ import numpy as np
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.pixel_index import FileStamp
+from sources.colour import to_srgb
 from sources.container import open_container, packets, video_stream
 from sources.picture_times import Pick
 from sources.pixels import check_size
@@ -123,7 +124,7 @@ class Decoder:
         return picture
 
     def show(self, picture: "VideoFrame", pick: Pick) -> "Image.Image":
-        """Make a picture upright and RGB.
+        """Make a picture upright, and RGB as a viewer shows it.
 
         Raises:
             InputError: Its pixel format cannot be converted.
@@ -131,7 +132,7 @@ class Decoder:
         import av
 
         try:
-            image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
+            image: Image.Image = to_srgb(picture).to_image()  # type: ignore[no-untyped-call]
             if picture.rotation not in self._turns:
                 self._turns[picture.rotation] = _turn(picture)
         except (av.FFmpegError, ValueError) as error:

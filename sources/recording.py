@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
-from cache.base.errors import InputError
-from cache.base.text import user_path
+from cache.base.errors import InputError, SeeonceError
+from cache.base.text import printable, user_path
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
 
@@ -42,16 +42,20 @@ class Frame:
     perceptual_hash: int | None = None
 
     def read(self) -> "Image.Image":
-        """Decode the picture as the live path sees it: upright, RGB.
+        """Decode the picture as a viewer shows it: upright, RGB.
 
         Raises:
             InputError: The file is gone, unreadable, damaged, or no picture of a screen.
         """
-        if self._decode is not None:
-            return self._decode()
         from sources.pixels import read_image
 
-        return read_image(Path(self.stamp.path))
+        try:
+            return self._decode() if self._decode is not None else read_image(Path(self.stamp.path))
+        except SeeonceError:
+            raise
+        except Exception as error:  # a decoder lets almost any exception out of a damaged file
+            reason = printable(" ".join(str(error).split()) or type(error).__name__)
+            raise InputError(f"{self.source}: cannot be decoded ({reason}); it is left out") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ def test_names_that_are_no_unicode_can_be_listed_and_printed(tmp_path: Path) -> 
         pytest.skip("this file system takes only Unicode names")
     frame = open_folder(tmp_path).frames()[0]
     assert frame.source.encode("utf-8")
-    with pytest.raises(InputError, match="neither PNG"):
+    with pytest.raises(InputError, match="no PNG"):
         frame.read()
 
 
