@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from sources.picture_times import Pick
 from sources.pixels import check_size
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
     from av.container import InputContainer
+    from av.video.stream import VideoStream
     from PIL import Image
     from PIL.Image import Transpose
 
@@ -249,7 +250,7 @@ class Decoder:
         stream = video_stream(container, self._video)
         for packet in packets(container, stream):
             try:
-                yield packet.decode()
+                yield _undiscarded(packet).decode() if packet.is_discard else packet.decode()
             except av.FFmpegError as error:
                 self._damage = error.strerror or str(error)
                 yield None
@@ -257,3 +258,13 @@ class Decoder:
             yield stream.decode(None)
         except av.FFmpegError as error:
             self._damage = error.strerror or str(error)
+
+
+def _undiscarded(packet: "Packet[VideoStream]") -> "Packet[Any]":
+    """Copy a packet that an edit list cuts away: its picture may stand beyond the cut."""
+    from av import Packet
+
+    copy: Packet[Any] = Packet(bytes(packet))
+    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+    copy.is_keyframe, copy.stream = packet.is_keyframe, packet.stream
+    return copy

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -77,12 +77,6 @@ class Recording:
         """List the frames in order, without decoding a picture."""
         return self._frames
 
-    def only(self, sources: frozenset[str]) -> "Recording":
-        """Leave out every frame but these, and count anew, as a choice that takes only these does."""
-        kept = (frame for frame in self._frames if frame.source in sources)
-        frames = tuple(replace(frame, index=index) for index, frame in enumerate(kept))
-        return replace(self, info=replace(self.info, num_frames=len(frames)), _frames=frames)
-
     def close(self) -> None:
         """Release what reading has opened. Reading again opens it again."""
         if self._close is not None:
@@ -136,9 +130,10 @@ class Notes(Protocol):
 class FrameChoice:
     """Which frames of a recording are wanted.
 
-    Of a video one every ``every_s`` seconds, with ``scene_change`` of these only those that differ so
-    much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given. What had to
-    be decoded for the choice is remembered in ``notes``, and how far that is told to ``looked``.
+    Of a video what is on the screen every ``every_s`` seconds, with ``scene_change`` of these only those
+    that differ so much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given.
+    What had to be decoded for it is remembered in ``notes``, and how far that is told to ``looked``.
+    ``only``, if given, are the sources of frames that a video's choice was, whatever chose them.
     """
 
     every_s: float = DEFAULT_EVERY_S
@@ -146,6 +141,7 @@ class FrameChoice:
     scene_change: float | None = None
     notes: Notes | None = field(default=None, compare=False)
     looked: Looked | None = field(default=None, compare=False)
+    only: frozenset[str] | None = None
 
     def require_sound(self) -> None:
         """Refuse numbers that choose nothing.
