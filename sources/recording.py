@@ -63,7 +63,8 @@ class Recording:
     """An ordered list of frames from one source, none of them decoded yet.
 
     ``max_readers`` threads may call `Frame.read` at once. ``remarks`` are what the user should know, one
-    line each: what is missing or was left out, and why. ``length_s`` is in seconds, None if not known.
+    line each: what is missing or was left out, and why. ``left_out`` names what lies in its folder and is
+    no frame, folders with a slash. ``length_s`` is in seconds, None if not known.
     """
 
     info: RecordingInfo
@@ -71,6 +72,7 @@ class Recording:
     max_readers: int = field(default_factory=lambda: os.cpu_count() or 1)
     remarks: tuple[str, ...] = ()
     length_s: float | None = None
+    left_out: tuple[str, ...] = ()
     _close: Callable[[], None] | None = None
 
     def frames(self) -> Sequence[Frame]:

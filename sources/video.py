@@ -11,7 +11,7 @@ from pathlib import Path
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
-from sources.container import VideoHeader, read_header
+from sources.container import VIDEO_SUFFIXES, VideoHeader, read_header
 from sources.decoder import Player
 from sources.picture_times import Pick, PictureTimes
 from sources.recording import (
@@ -25,8 +25,6 @@ from sources.recording import (
     resolve,
 )
 from sources.video_sampling import Chosen, Track, select
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 
 
 def open_video(path: Path, choice: FrameChoice) -> Recording:

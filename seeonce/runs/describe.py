@@ -541,6 +541,8 @@ def describe(
         InputError: ``output`` cannot be written.
     """
     selected = select(home, options.recording, options.model, listener.say)
+    if line := selected.manifest.skipped_line():
+        listener.say(line)
     asks = planned(home, selected, options)
     info = run_info(new_run_id(home.runs), selected, options, plan_id(asks), _model_id(home, selected))
     with ExitStack() as stack:
