@@ -67,7 +67,7 @@ def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]
 
 def holds(path: Path) -> bool:
     """Tell whether a path is a folder, with images in it or without, or named like an image."""
-    return os.path.isdir(path) or (os.path.exists(path) and is_image_path(str(path)))  # noqa: PTH110, PTH112
+    return os.path.isdir(path) or (is_image_path(str(path)) and os.path.exists(path))  # noqa: PTH110, PTH112
 
 
 def listing(path: Path) -> RecordingListing | None:

@@ -132,16 +132,23 @@ def test_a_deep_picture_is_told_apart_and_equal_to_live(run: Run, plain: Path, t
     assert run("verify-cache --sample all", tmp_path / "deep", "--model", plain).code == 0
 
 
-def test_frames_that_an_older_rule_chose_are_still_verified(
+def test_frames_that_an_older_rule_chose_are_still_verified_and_others_are_said(
     run: Run, home: Path, plain: Path, tmp_path: Path
 ) -> None:
     video = make_video(tmp_path / "a.mp4", [0, 1000, 30_000, 31_000])
-    assert run("seeonce encode", video, "--model", plain).code == 0
+    assert run("seeonce encode --every 1", video, "--model", plain).code == 0
     manifest = _manifest(Store.open(Home(home)))
-    older = [manifest.frames[0], replace(manifest.frames[2], index=1)]  # without what stood from 1 to 30 s
-    info = replace(manifest.recording, num_frames=2)
-    write_manifest(Home(home), replace(manifest, recording=info, frames=tuple(older)))
+    first, _, third, last = manifest.frames  # the next picture at each moment: not what stood from 1 to 30 s
+    older = (first, replace(third, index=1), replace(last, index=2))
+    info = replace(manifest.recording, num_frames=3, every_s=10.0)
+    write_manifest(Home(home), replace(manifest, recording=info, frames=older))
     assert run("verify-cache --sample all", video, "--model", plain).code == 0
+    ended = run("seeonce encode --every 10", video, "--model", plain)
+    assert (ended.code, [frame.timestamp_s for frame in _manifest(Store.open(Home(home))).frames]) == (
+        0,
+        [0, 1, 30],
+    )
+    assert "1 of the 3 frames that were encoded before are others now" in ended.err
 
 
 def test_a_recording_with_no_readable_picture_is_an_error(run: Run, plain: Path, tmp_path: Path) -> None:

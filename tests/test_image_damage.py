@@ -37,7 +37,7 @@ def _files(format_: str) -> list[bytes]:
     return files
 
 
-def _damaged(content: bytes, rng: random.Random) -> bytes:
+def damaged(content: bytes, rng: random.Random) -> bytes:
     """Change, cut, double or fill with noise some of a file, more often near its start."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
@@ -65,7 +65,7 @@ def _try(format_: str, seed: int, num_files: int, folder: Path) -> int:
     rng = random.Random(f"{format_} {seed}")
     files, path, refused = _files(format_), folder / "damaged.png", 0
     for _ in range(num_files):
-        path.write_bytes(_damaged(rng.choice(files), rng))
+        path.write_bytes(damaged(rng.choice(files), rng))
         for read in (read_header, read_image):
             try:
                 read(path)
