@@ -86,6 +86,16 @@ class Manifest:
     complete: bool
     created_at: str
 
+    def skipped_line(self) -> str:
+        """Say which frames could not be encoded, and why the first could not; empty when none."""
+        if not self.skipped:
+            return ""
+        return (
+            f"warning: encode could not read {len(self.skipped)} of {self.recording.num_frames} frames of "
+            f"{self.recording.id}, so they are left out: {self.skipped[0].reason}"
+            f"{', …' if len(self.skipped) > 1 else ''}"
+        )
+
     def problems(self) -> list[str]:
         """Say what does not fit together, one line each; empty when the manifest is sound."""
         encoder_id, merge_size = self.encoder.encoder_id, self.encoder.preprocessing.merge_size

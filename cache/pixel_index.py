@@ -27,7 +27,7 @@ __all__ = ["FileStamp", "KnownPixels", "PixelIndex"]
 # A file changed twice within the granularity of its timestamps looks unchanged, as in git's index.
 RACY_NS = 2_000_000_000
 _FILE = "pixels-1.sqlite"
-_CHECK = "seeonce 2026-11 pixel index row, format 1"
+_CHECK = "seeonce 2026-11 pixel index row, format 2"  # raised when the same file gives other pixels
 _BATCH = 500
 _DIGEST_DIGITS = 64
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')

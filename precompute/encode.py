@@ -97,13 +97,15 @@ class Progress:
 class EncodeResult:
     """What pass one did: the manifest that it leaves, and how it went.
 
-    ``stopped`` says why it ended early, when the store became as large as it may be.
+    ``stopped`` says why it ended early, when the store became as large as it may be. ``left_out`` names what
+    lies beside the frames and is none.
     """
 
     manifest: Manifest
     progress: Progress
     interrupted: bool
     stopped: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +195,7 @@ def encode_recording(
         complete=run.complete,
         created_at=now(),
     )
-    return EncodeResult(manifest, run.progress(), interrupted, stopped)
+    return EncodeResult(manifest, run.progress(), interrupted, stopped, recording.left_out)
 
 
 class _Run:

@@ -8,6 +8,7 @@ of ``patch_embed``; ``Qwen3VLImageProcessor(images)`` gives ``pixel_values`` and
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import image_processor
 from checkpoint.loading import cast, load_model
+from sources.pixels import SCREEN_PIXELS, ImageHeader, read_header
 from sources.recording import Frame
 
 
@@ -122,11 +124,16 @@ def _to_numpy(mx: Any, array: Any, dtype: str) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The cost of frames that are not known to be stored. ``num_tokens`` and ``num_bytes`` are sums."""
+    """The cost of frames that are not known to be stored. ``num_tokens`` and ``num_bytes`` are sums.
+
+    ``num_huge`` frames are larger than any screen, ``num_animated`` show the first of several pictures.
+    """
 
     num_frames: int
     num_tokens: int
     num_bytes: int
+    num_huge: int = 0
+    num_animated: int = 0
 
     def __str__(self) -> str:
         """Say it in one line, per frame and in all."""
@@ -139,20 +146,26 @@ class Estimate:
 
 def estimate(frames: Sequence[Frame], spec: EncoderSpec, preprocessor: Preprocessor) -> Estimate:
     """Return what ``frames`` cost at most under ``spec``; those that cannot be read cost nothing."""
-    num_tokens = sum(preprocessor.num_tokens(width, height) for width, height in _sizes(frames))
+    headers = list(_headers(frames))
+    num_tokens = sum(preprocessor.num_tokens(header.width, header.height) for header in headers)
     bytes_per_token = spec.num_layers * spec.out_hidden_size * STORED_DTYPES[spec.compute_dtype].itemsize
-    return Estimate(len(frames), num_tokens, num_tokens * bytes_per_token)
+    return Estimate(
+        len(frames),
+        num_tokens,
+        num_tokens * bytes_per_token,
+        num_huge=sum(header.width * header.height > SCREEN_PIXELS for header in headers),
+        num_animated=sum(header.has_more for header in headers),
+    )
 
 
-def _sizes(frames: Iterable[Frame]) -> Iterator[tuple[int, int]]:
-    """Yield width and height of each readable frame; the frames of one video are of one size."""
-    of_video: dict[str, tuple[int, int]] = {}
+def _headers(frames: Iterable[Frame]) -> Iterator[ImageHeader]:
+    """Yield the size of each readable frame; the frames of one video are of one size."""
+    of_video: dict[str, ImageHeader] = {}
     for frame in frames:
-        with suppress(InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with suppress(InputError):
             if not frame.stamp.position:
-                with Image.open(frame.stamp.path) as image:
-                    yield image.size
+                yield read_header(Path(frame.stamp.path))
             else:
                 if frame.stamp.path not in of_video:
-                    of_video[frame.stamp.path] = frame.read().size
+                    of_video[frame.stamp.path] = ImageHeader(*frame.read().size, has_more=False)
                 yield of_video[frame.stamp.path]

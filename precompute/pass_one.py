@@ -270,6 +270,10 @@ def _tell_cost(
         )
     cost = estimate(others, spec, preprocessor)
     say(f"{name}: {cost}")
+    if cost.num_huge:
+        say(f"warning: larger than any screen, and shrunk for the model: {cost.num_huge} of these pictures")
+    if cost.num_animated:
+        say(f"warning: animated or of several pages, the first is taken: {cost.num_animated} of these files")
     if store.free_bytes() < cost.num_bytes or not limit.fits(cost.num_bytes, cost.num_frames):
         say("The store may not hold that: looking which of these pictures are new.")
         cost = estimate(list(new_pictures(others, spec, store, index)), spec, preprocessor)
@@ -382,10 +386,12 @@ def reopen(manifest: Manifest) -> Recording:
     """
     info: RecordingInfo = manifest.recording
     choice = frame_choice(EncodeOptions(limit=info.limit), info)
-    if choice.scene_change is not None:
-        return _changes_again(manifest, choice)
     if info.kind == LIST:
         return _list_again(manifest, choice)
+    if info.every_s is not None and (manifest.complete or choice.scene_change is not None):
+        # Of a video these very pictures, by whatever rule they were chosen, and without decoding for it.
+        sources = {frame.source for frame in manifest.frames} | {frame.source for frame in manifest.skipped}
+        choice = replace(choice, only=frozenset(sources), scene_change=None, limit=None)
     return open_recording("demo" if info.kind == "demo" else info.path, choice)
 
 
@@ -396,13 +402,6 @@ def _since(text: str) -> list[str]:
     if not there:
         raise InputError(f"No recording since {text}: see what there is with seeonce recordings")
     return there
-
-
-def _changes_again(manifest: Manifest, choice: FrameChoice) -> Recording:
-    """Find scene changes without decoding: they are among the pictures that were looked at."""
-    looked_at = open_recording(manifest.recording.path, replace(choice, scene_change=None, limit=None))
-    taken = {frame.source for frame in manifest.frames} | {frame.source for frame in manifest.skipped}
-    return looked_at.only(frozenset(taken))
 
 
 def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
@@ -446,6 +445,11 @@ def write_result(store: Store, result: EncodeResult, say: Callable[[str], None])
             f"A manifest of {len(manifest.frames)} frames replaces one of {len(earlier.frames)}: "
             "the recording or the selection has changed."
         )
+    elif earlier is not None and (num_other := _num_other(manifest, earlier)):
+        say(
+            f"{num_other} of the {len(earlier.frames)} frames that were encoded before are others now: "
+            "the recording, the selection or the way in which pictures are read has changed."
+        )
     write_manifest(store.home, manifest, store.durability)
     _require_entries(store, manifest)
 
@@ -463,6 +467,12 @@ def _is_part_of(manifest: Manifest, earlier: Manifest) -> bool:
     known = {(frame.index, frame.source, frame.key) for frame in earlier.frames}
     same = all((frame.index, frame.source, frame.key) in known for frame in manifest.frames)
     return same and manifest.recording.limit is not None
+
+
+def _num_other(manifest: Manifest, earlier: Manifest) -> int:
+    """Count the frames of an earlier manifest that this one has no more."""
+    there = {(frame.source, frame.key) for frame in manifest.frames}
+    return sum((frame.source, frame.key) not in there for frame in earlier.frames)
 
 
 def _require_entries(store: Store, manifest: Manifest) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
-from sources.container import VideoHeader, read_header
+from sources.container import VIDEO_SUFFIXES, VideoHeader, read_header
 from sources.name_times import moment_of
 from sources.recording import FrameChoice, Recording, RecordingListing, Say, iso_utc, recording_id, resolve
-from sources.video import VIDEO_SUFFIXES, open_tracks, track_of
+from sources.video import open_tracks, track_of
 from sources.video_sampling import Track
 
 META = "recording-meta.json"

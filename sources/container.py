@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
+
 _UNIX_EPOCH_S = 2_082_844_800  # of 1970, in seconds since 1904
 _MAX_BOXES = 10_000
 _MAX_FRAGMENT_BOXES = 1_000_000  # two for each fragment, and a fragment may be one picture

@@ -4,20 +4,22 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.pixel_index import FileStamp
+from sources.colour import to_srgb
 from sources.container import open_container, packets, video_stream
 from sources.picture_times import Pick
 from sources.pixels import check_size
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
     from av.container import InputContainer
+    from av.video.stream import VideoStream
     from PIL import Image
     from PIL.Image import Transpose
 
@@ -123,7 +125,7 @@ class Decoder:
         return picture
 
     def show(self, picture: "VideoFrame", pick: Pick) -> "Image.Image":
-        """Make a picture upright and RGB.
+        """Make a picture upright, and RGB as a viewer shows it.
 
         Raises:
             InputError: Its pixel format cannot be converted.
@@ -131,7 +133,7 @@ class Decoder:
         import av
 
         try:
-            image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]
+            image: Image.Image = to_srgb(picture).to_image()  # type: ignore[no-untyped-call]
             if picture.rotation not in self._turns:
                 self._turns[picture.rotation] = _turn(picture)
         except (av.FFmpegError, ValueError) as error:
@@ -248,7 +250,7 @@ class Decoder:
         stream = video_stream(container, self._video)
         for packet in packets(container, stream):
             try:
-                yield packet.decode()
+                yield _undiscarded(packet).decode() if packet.is_discard else packet.decode()
             except av.FFmpegError as error:
                 self._damage = error.strerror or str(error)
                 yield None
@@ -256,3 +258,13 @@ class Decoder:
             yield stream.decode(None)
         except av.FFmpegError as error:
             self._damage = error.strerror or str(error)
+
+
+def _undiscarded(packet: "Packet[VideoStream]") -> "Packet[Any]":
+    """Copy a packet that an edit list cuts away: its picture may stand beyond the cut."""
+    from av import Packet
+
+    copy: Packet[Any] = Packet(bytes(packet))
+    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+    copy.is_keyframe, copy.stream = packet.is_keyframe, packet.stream
+    return copy

@@ -1,4 +1,4 @@
-"""Recordings that are folders of PNG, JPEG and WebP files.
+"""Recordings that are folders of pictures, single pictures, or lists of them.
 
 Names may tell the time of a frame:
 
@@ -27,6 +27,7 @@ from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
+from sources.container import VIDEO_SUFFIXES
 from sources.name_times import moments_of
 from sources.recording import (
     Frame,
@@ -40,7 +41,12 @@ from sources.recording import (
 )
 
 KIND = "list"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURE = "picture"
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"
+)  # fmt: skip
+_OF_THE_SYSTEM = ("thumbs.db", "desktop.ini", "icon\r")
+_NUM_NAMED = 3  # of each kind that is left out
 
 _SECONDS = re.compile(r"(?:^|[^0-9.])(?<![0-9]m)(?<!min)([0-9]+(?:\.[0-9]+)?)s$")
 _UNIX = re.compile(r"(?:^|[^0-9.])(?:([1-9][0-9]{12})|([1-9][0-9]{9}(?:\.[0-9]+)?))$")
@@ -52,12 +58,12 @@ def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]
 
 
 def holds(path: Path) -> bool:
-    """Tell whether a path is a folder, with images in it or without."""
-    return os.path.isdir(path)  # noqa: PTH112 (never raises)
+    """Tell whether a path is a folder, with images in it or without, or named like an image."""
+    return os.path.isdir(path) or (is_image_path(str(path)) and os.path.exists(path))  # noqa: PTH110, PTH112
 
 
 def listing(path: Path) -> RecordingListing | None:
-    """Describe a folder with images; None for any other."""
+    """Describe a folder with images; None for any other, and for an image, which is not listed."""
     try:
         recording = open_folder(path)
     except InputError:
@@ -75,24 +81,32 @@ def listing(path: Path) -> RecordingListing | None:
 
 
 def open_path(path: Path, choice: FrameChoice) -> Recording:
-    """Open a folder; ``InputError`` when it has no images or cannot be listed."""
+    """Open a folder or an image; ``InputError`` when it has no images or cannot be listed."""
+    if not os.path.isdir(path):  # noqa: PTH112 (never raises)
+        picture = resolve(path)
+        place = printable(picture)
+        files = [_stamp_of(picture)]
+        return _recording(
+            files, choice.limit, recording_id(picture), printable(picture.name), kind=PICTURE, path=place
+        )
     return open_folder(path, limit=choice.limit)
 
 
 def open_folder(path: Path, *, limit: int | None = None) -> Recording:
     """List a folder's images as a recording, the first `limit` of them if given.
 
-    Hidden files (AppleDouble `._x` among them), folders and other files do not count. An image
-    that cannot be read counts; reading it raises.
+    Hidden files (AppleDouble `._x` among them) do not count; folders, videos and other files are
+    remarked on. An image that cannot be read counts; reading it raises.
 
     Raises:
         InputError: No such folder, no permission, or no images in it.
     """
     folder = resolve(path)
     name = printable(folder.name or folder)
-    return _recording(
-        _list_images(folder), limit, recording_id(folder), name, kind="folder", path=printable(folder)
-    )
+    files, left_out = _list_images(folder)
+    recording = _recording(files, limit, recording_id(folder), name, kind="folder", path=printable(folder))
+    remarks = (f"{printable(folder)}: {_named(left_out)}",) if left_out else ()
+    return replace(recording, remarks=(*recording.remarks, *remarks), left_out=left_out)
 
 
 def _recording(
@@ -157,24 +171,52 @@ def _stamp_of(path: Path) -> FileStamp:
         return FileStamp(str(path), 0, 0, 0)
 
 
-def _list_images(folder: Path) -> list[FileStamp]:
-    """Find the images, in natural order of their names; one `stat` each."""
+def _list_images(folder: Path) -> tuple[list[FileStamp], tuple[str, ...]]:
+    """Find the images, in natural order of their names, one `stat` each; and name what else there is."""
+    files: list[FileStamp] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            found = [_stamped(entry) for entry in entries if _is_image_name(entry.name)]
+            for entry in entries:
+                file = _stamped(entry) if _is_image_name(entry.name) else None
+                if file is not None:
+                    files.append(file)
+                elif not entry.name.startswith(".") and entry.name.lower() not in _OF_THE_SYSTEM:
+                    others.append(printable(entry.name) + "/" * _is_folder(entry))
     except OSError as error:
         raise InputError(f"{printable(folder)}: cannot list this folder ({error.strerror})") from error
-    files = [file for file in found if file is not None]
+    left_out = tuple(sorted(others, key=natural_key))
     if not files:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise InputError(
-            f"{printable(folder)}: no images in this folder; expected files ending in {suffixes}"
-        )
-    return sorted(files, key=lambda file: _place_in_order(Path(file.path)))
+        expected = f"no images in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        raise InputError(f"{printable(folder)}: {expected}{f'; {_named(left_out)}' if left_out else ''}")
+    return sorted(files, key=lambda file: _place_in_order(Path(file.path))), left_out
 
 
 def _place_in_order(file: Path) -> tuple[object, ...]:
     return natural_key(file.stem), file.suffix  # so that "shot.png" comes before "shot 2.png"
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _named(left_out: Sequence[str]) -> str:
+    """Say in one line what is left out: how many of each kind, and some of their names."""
+    folders = [name for name in left_out if name.endswith("/")]
+    videos = [name for name in left_out if name.lower().endswith(VIDEO_SUFFIXES)]
+    files = [name for name in left_out if name not in folders and name not in videos]
+    kinds = []
+    for kind, names in (("folder", folders), ("video", videos), ("other file", files)):
+        if names:
+            more = ", …" if len(names) > _NUM_NAMED else ""
+            kinds.append(
+                f"{len(names)} {kind}{'s' * (len(names) > 1)} ({', '.join(names[:_NUM_NAMED])}{more})"
+            )
+    advice = "; encode folders and videos by their own paths" if folders or videos else ""
+    return f"left out are {', '.join(kinds)}{advice}"
 
 
 def _is_image_name(name: str) -> bool:

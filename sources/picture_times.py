@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _MAX_REORDERED = 16
 _BEFORE_ALL = -(2**63)
 _TOLERANCE_S = 2  # by which a header may promise more than there is, since audio may last longer
+# An edit list may begin in the middle of a picture, which FFmpeg leaves out. At a steady rate that is one
+# picture of many, and not worth it; a screen that stands would be lost.
+_LATE_S = Fraction(1, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class PictureTimes:
         self._lost: tuple[int, int] | None = None  # where damage has swallowed keyframes
         self._first_delay: int | None = None  # by which keyframes are shown after they are decoded
         self._most_delay = 0
+        self._cut: int | None = None  # the last picture before the start that an edit list leaves out
         self._container = open_container(video)
         try:
             self._start()
@@ -81,17 +85,40 @@ class PictureTimes:
         self.num_packets = 0  # read so far: what the search costs
         self._load_index()
         self._read_from(packets(self._container, self._stream))
-        first = self._first(None)
-        if first is None or self._stream.time_base is None:
+        self._read_beyond(_BEFORE_ALL)
+        if not self._shown or self._stream.time_base is None:
             raise InputError(f"{printable(self._video)}: a video without a single picture; record it again")
-        self.start, self.time_base = first.pts, self._stream.time_base
+        self.start, self.time_base = self._shown[0], self._stream.time_base
+        if (
+            self._cut is not None
+            and self._cut < self.start
+            and (late := self._late(self.start)) * self.time_base > _LATE_S
+        ):
+            insort(self._shown, self._cut)
+            self.start -= late
+
+    def _late(self, first: int) -> int:
+        """Give by how many ticks an edit list begins before the first picture that FFmpeg shows."""
+        with (
+            open_container(self._video) as edited,
+            open_container(self._video, {"advanced_editlist": "0"}) as unedited,
+        ):
+            both = (packets(one, video_stream(one, self._video)) for one in (edited, unedited))
+            for packet, same in zip(*both, strict=False):
+                if packet.pts == first and packet.pos == same.pos and same.pts is not None:
+                    return int(same.pts) - first
+        return 0
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
-    def first_at_or_after(self, pts: int) -> Pick | None:
-        """Find the first picture shown at ``pts`` or later; None behind the last one."""
+    def shown_at(self, pts: int) -> tuple[Pick, int | None] | None:
+        """Find the picture that is on the screen at ``pts``: the last one that begins by then.
+
+        Returns it with the ``pts`` of the one that follows, None behind the last one. Returns None after
+        the end of the video, and where the file has no picture.
+        """
         key = self._key_on_the_way(pts)
         if key is not None and not self._seek(key, pts):
             self._seeks = False  # its index leads astray: read it through once
@@ -99,7 +126,19 @@ class PictureTimes:
             self._container = open_container(self._video)
             self._stream = video_stream(self._container, self._video)
             self._read_from(packets(self._container, self._stream))
-        return self._first(pts)
+        self._read_beyond(pts)
+        place = bisect_right(self._shown, pts) - 1
+        if place < 0:
+            return None
+        following = self._shown[place + 1] if place + 1 < len(self._shown) else None
+        pick = self._pick(place)
+        if following is None and pts > pick.pts and (pts - self.start) * self.time_base >= self._stands_s():
+            return None
+        keep = max(0, bisect_left(self._shown, pick.key.pts) - 1)  # this and the next need no more
+        del self._shown[:keep]
+        self._num_dropped += keep
+        del self._keys[: self._num_keys(pick.pts) - 1]
+        return pick, following
 
     def length_s(self) -> Fraction:
         """Give the length: to the end of the last picture, or what the header says if that is longer.
@@ -232,25 +271,17 @@ class PictureTimes:
                 return True
         return False
 
-    def _first(self, pts: int | None) -> Pick | None:
-        """Read until no earlier picture can come, and give the first at or after ``pts``."""
-        while self._num_from(pts) <= _MAX_REORDERED and self._read_one():
+    def _stands_s(self) -> Fraction:
+        """Give until when the last picture stands, from the start; the end must have been reached."""
+        return self._read_s() if self.missing() else self.length_s()
+
+    def _read_beyond(self, pts: int) -> None:
+        """Read until no picture that is shown by ``pts``, nor the one that follows, can come any more."""
+        while len(self._shown) - bisect_right(self._shown, pts) <= _MAX_REORDERED and self._read_one():
             pass
-        place = 0 if pts is None else bisect_left(self._shown, pts)
-        if place == len(self._shown):
-            return None
-        pick = self._pick(place)
-        keep = max(0, bisect_left(self._shown, pick.key.pts) - 1)  # this and the next need no more
-        del self._shown[:keep]
-        self._num_dropped += keep
-        del self._keys[: self._num_keys(pick.pts) - 1]
-        return pick
 
     def _num_keys(self, pts: int) -> int:
         return bisect_right(self._keys, pts, key=attrgetter("pts"))
-
-    def _num_from(self, pts: int | None) -> int:
-        return len(self._shown) - (0 if pts is None else bisect_left(self._shown, pts))
 
     def _pick(self, place: int) -> Pick:
         pts = self._shown[place]
@@ -287,7 +318,12 @@ class PictureTimes:
             self._most_delay = max(self._most_delay, delay)
             seek_to = self._position + self._first_delay if self._indexed else pts
             insort(self._keys, Keyframe(pts, seek_to))
-        if self._keys and pts >= self._keys[0].pts and not packet.is_discard and not _is_hidden(packet):
+        if not self._keys or pts < self._keys[0].pts or _is_hidden(packet):
+            return True
+        if packet.is_discard:
+            if not self._shown or pts < self._shown[0]:
+                self._cut = pts if self._cut is None else max(self._cut, pts)
+        else:
             insort(self._shown, pts)
             self._last = max(self._last, pts)
             self._end = max(self._end, pts + (packet.duration or 0))

@@ -1,17 +1,21 @@
 """Image files as the model's live path sees them: the one way from a file to RGB pixels."""
 
+import ctypes
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.base.errors import InputError
 from cache.base.text import printable
+from sources.colour import conversion
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,32 +24,74 @@ MAX_PIXELS = 100_000_000  # an 8K screen has 33 million, three 6K screens side b
 MAX_ASPECT_RATIO = 200  # the Qwen processors refuse more
 MIN_SIDE_PIXELS = 2
 
+SCREEN_PIXELS = 89_478_485  # above it Pillow would warn of a bomb
+
 # By content, not by suffix. Pillow's other readers are left out: one of them runs Ghostscript.
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _PILLOW_MODULES = re.compile(r"PIL\.")
 _filter_lock = threading.Lock()
 
 
+class ImageHeader(NamedTuple):
+    """What an image file says of itself before a pixel is decoded."""
+
+    width: int
+    height: int
+    has_more: bool
+    """Whether it is an animation or has several pages, of which the first is taken."""
+
+
 def read_image(path: Path) -> "Image.Image":
-    """Read an image file: EXIF transposed, then RGB; alpha dropped, colour profiles ignored.
+    """Read an image file as viewers show it: EXIF transposed, 8 bits, sRGB; alpha dropped.
 
     Of an animation the first picture. Any number of threads may call this at once.
 
-    Source: `load_image` in mlx_vlm/utils.py, which the live path calls.
+    Source: `load_image` in mlx_vlm/utils.py, which the live path calls, but for `is_read_plainly`.
 
     Raises:
-        InputError: Missing, unreadable, no PNG, JPEG or WebP file, damaged, or of a size that
-            no screen has.
+        InputError: Missing, unreadable, of another format, damaged, or of a size that no screen has.
     """
+    with _opened(path) as image:
+        from PIL import ImageOps
+
+        to_rgb = conversion(image, path)
+        upright = ImageOps.exif_transpose(image)
+        return upright.convert("RGB") if to_rgb is None else to_rgb(upright)
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read an image file's header. Raises `InputError` as `read_image` does."""
+    with _opened(path) as image:
+        has_more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        return ImageHeader(image.width, image.height, has_more)
+
+
+def is_read_plainly(path: Path) -> bool:
+    """Tell whether a picture is read by ``convert("RGB")`` alone, as mlx-vlm does.
+
+    It is not where that would clip values of 16 bits or take another colour space for sRGB.
+
+    Raises:
+        InputError: As `read_image`.
+    """
+    with _opened(path) as image:
+        return conversion(image, path) is None
+
+
+@contextmanager
+def _opened(path: Path) -> "Iterator[Image.Image]":
+    """Open an image file; whatever Pillow raises inside is an `InputError` that names it."""
     _require_file(path)
     _hush_pillow()
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path, formats=_FORMATS) as image:
             check_size(image.width, image.height, printable(path))
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (InputError, MemoryError):
+            yield image
+    except InputError:
         raise
     except PermissionError as error:
         raise _unreadable(path, error) from error
@@ -98,13 +144,13 @@ def _require_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # no permission, a loop of links, a name too long
         raise _unreadable(path, error) from error
     if not S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise InputError(f"{printable(path)}: not a file; name a PNG, JPEG or WebP image")
+        raise InputError(f"{printable(path)}: not a file; name an image or a video")
     if status.st_size == 0:
         raise InputError(f"{printable(path)}: empty file (0 bytes); save it again or remove it")
 
 
 def _hush_pillow() -> None:
-    """Keep Pillow's remarks about odd files from the terminal.
+    """Keep remarks of Pillow and its libraries about odd files from the terminal.
 
     `warnings.catch_warnings` is not safe in threads, so a filter for Pillow's modules stays.
     It is looked for each time because others (pytest) put the filters back.
@@ -113,6 +159,15 @@ def _hush_pillow() -> None:
     with _filter_lock:
         if ours not in warnings.filters:
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
+            _hush_libtiff()
+
+
+def _hush_libtiff() -> None:
+    """Keep libtiff, which writes to the terminal by itself, silent; Pillow raises what it says."""
+    from PIL import _imaging
+
+    with suppress(OSError, AttributeError):  # a Pillow with a libtiff that cannot be reached
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -121,7 +176,14 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _not_an_image(path: Path) -> InputError:
-    return InputError(f"{printable(path)}: neither PNG, JPEG nor WebP inside; convert it or remove it")
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+        return InputError(
+            f"{printable(path)}: a HEIC picture, which is not read; convert it: sips -s format png FILE "
+            "--out FILE.png on a Mac, heif-convert FILE FILE.png elsewhere"
+        )
+    return InputError(f"{printable(path)}: no {FORMAT_NAMES} inside; convert it or remove it")
 
 
 def _too_large(name: str, found: str) -> InputError:

@@ -5,15 +5,15 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
-from cache.base.errors import InputError
-from cache.base.text import user_path
+from cache.base.errors import InputError, SeeonceError
+from cache.base.text import printable, user_path
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
 
@@ -42,16 +42,20 @@ class Frame:
     perceptual_hash: int | None = None
 
     def read(self) -> "Image.Image":
-        """Decode the picture as the live path sees it: upright, RGB.
+        """Decode the picture as a viewer shows it: upright, RGB.
 
         Raises:
             InputError: The file is gone, unreadable, damaged, or no picture of a screen.
         """
-        if self._decode is not None:
-            return self._decode()
         from sources.pixels import read_image
 
-        return read_image(Path(self.stamp.path))
+        try:
+            return self._decode() if self._decode is not None else read_image(Path(self.stamp.path))
+        except SeeonceError:
+            raise
+        except Exception as error:  # a decoder lets almost any exception out of a damaged file
+            reason = printable(" ".join(str(error).split()) or type(error).__name__)
+            raise InputError(f"{self.source}: cannot be decoded ({reason}); it is left out") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class Recording:
     """An ordered list of frames from one source, none of them decoded yet.
 
     ``max_readers`` threads may call `Frame.read` at once. ``remarks`` are what the user should know, one
-    line each: what is missing or was left out, and why. ``length_s`` is in seconds, None if not known.
+    line each: what is missing or was left out, and why. ``left_out`` names what lies in its folder and is
+    no frame, folders with a slash. ``length_s`` is in seconds, None if not known.
     """
 
     info: RecordingInfo
@@ -67,17 +72,12 @@ class Recording:
     max_readers: int = field(default_factory=lambda: os.cpu_count() or 1)
     remarks: tuple[str, ...] = ()
     length_s: float | None = None
+    left_out: tuple[str, ...] = ()
     _close: Callable[[], None] | None = None
 
     def frames(self) -> Sequence[Frame]:
         """List the frames in order, without decoding a picture."""
         return self._frames
-
-    def only(self, sources: frozenset[str]) -> "Recording":
-        """Leave out every frame but these, and count anew, as a choice that takes only these does."""
-        kept = (frame for frame in self._frames if frame.source in sources)
-        frames = tuple(replace(frame, index=index) for index, frame in enumerate(kept))
-        return replace(self, info=replace(self.info, num_frames=len(frames)), _frames=frames)
 
     def close(self) -> None:
         """Release what reading has opened. Reading again opens it again."""
@@ -138,9 +138,10 @@ class Notes(Protocol):
 class FrameChoice:
     """Which frames of a recording are wanted.
 
-    Of a video one every ``every_s`` seconds, with ``scene_change`` of these only those that differ so
-    much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given. What had to
-    be decoded for the choice is remembered in ``notes``, and how far that is told to ``looked``.
+    Of a video what is on the screen every ``every_s`` seconds, with ``scene_change`` of these only those
+    that differ so much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given.
+    What had to be decoded for it is remembered in ``notes``, and how far that is told to ``looked``.
+    ``only``, if given, are the sources of frames that a video's choice was, whatever chose them.
     """
 
     every_s: float = DEFAULT_EVERY_S
@@ -148,6 +149,7 @@ class FrameChoice:
     scene_change: float | None = None
     notes: Notes | None = field(default=None, compare=False)
     looked: Looked | None = field(default=None, compare=False)
+    only: frozenset[str] | None = None
 
     def require_sound(self) -> None:
         """Refuse numbers that choose nothing.

@@ -90,15 +90,16 @@ def _open_demo(limit: int | None) -> Recording:
     if not _DEMO.is_dir():
         raise InputError("the demo recording is not installed; reinstall seeonce")
     recording = folder.open_folder(_DEMO, limit=limit)
-    return replace(recording, info=replace(recording.info, id="demo", name="demo", kind="demo"))
+    info = replace(recording.info, id="demo", name="demo", kind="demo")
+    return replace(recording, info=info, remarks=(), left_out=())
 
 
 def _open_path(path: Path, choice: FrameChoice) -> Recording:
     source = _source_of(path)
     if source is None:
         raise InputError(
-            f"{printable(path)}: not a recording; expected a folder of images or a video, a bundle of Cap or "
-            "Escribano's database"
+            f"{printable(path)}: not a recording; expected a folder of images, an image or a video, a bundle "
+            "of Cap or Escribano's database (docs/guides/describe.md)"
         )
     return source.open_path(path, choice)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
-from sources.container import VideoHeader, read_header
+from sources.container import VIDEO_SUFFIXES, VideoHeader, read_header
 from sources.decoder import Player
 from sources.picture_times import Pick, PictureTimes
 from sources.recording import (
@@ -26,15 +26,13 @@ from sources.recording import (
 )
 from sources.video_sampling import Chosen, Track, select
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
-
 
 def open_video(path: Path, choice: FrameChoice) -> Recording:
-    """List a video's frames: for k = 0, 1, 2, … the first picture at or after `k * every_s` seconds.
+    """List a video's frames: for k = 0, 1, 2, … the picture on the screen at `k * every_s` seconds.
 
     Seconds count from the first picture. A picture that stands for longer than `every_s` is
-    listed once. With a `scene_change`, only those that differ so much from the last one listed:
-    that decodes them.
+    listed once, at the time when it appears. With a `scene_change`, only those that differ so much
+    from the last one listed: that decodes them.
 
     Raises:
         InputError: No such file, no permission, no video in it, or no picture in that.
@@ -172,13 +170,10 @@ def open_moments(video: Path, moments_s: Sequence[float]) -> MomentPictures:
     picks: dict[float, Pick] = {}
     try:
         for moment_s in sorted(set(moments_s)):
-            ticks = math.ceil(
-                Fraction(str(moment_s)) / times.time_base
-            )  # exact: a picture on the mark is meant
-            pick = times.first_at_or_after(times.start + ticks)
-            if pick is None:
+            found = times.shown_at(times.start + math.floor(Fraction(str(moment_s)) / times.time_base))
+            if found is None:
                 break
-            picks[moment_s] = pick
+            picks[moment_s] = found[0]
         end = times.missing() or f"{printable(video)}: ends before that moment"
     finally:
         times.close()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.base.errors import InputError
+from cache.base.text import printable
 from cache.pixel_index import FileStamp
 from sources.container import read_header
 from sources.decoder import Decoder, Player
@@ -21,6 +23,9 @@ from sources.recording import FrameChoice, Looked
 
 if TYPE_CHECKING:
     from av import VideoFrame
+
+
+_FAR = 1 << 62  # later than any picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +54,60 @@ class Chosen:
 class Timeline:
     """Several videos, one after the other. Iterating once gives the chosen pictures in order."""
 
-    def __init__(self, tracks: Sequence[Track], every_s: float) -> None:
-        """Choose for k = 0, 1, 2, … the first picture at or after ``k * every_s`` seconds.
+    def __init__(self, tracks: Sequence[Track], choice: FrameChoice) -> None:
+        """Choose for k = 0, 1, 2, … the picture on the screen at ``k * every_s`` seconds.
 
-        A picture that stands for longer than that is chosen once. Seconds count from the first
-        picture; each video begins where the one before it ends.
+        One that stands for longer than that is chosen once. Seconds count from the first picture, of a
+        picture from when it appears; each video begins where the one before it ends.
         """
         self._tracks = tracks
-        self._every = Fraction(str(every_s))  # exact: k times a float may miss a picture on the mark
+        self._every = Fraction(str(choice.every_s))  # exact: k times a float may miss a picture on the mark
+        self._only = choice.only
         self._num_marks = 0  # that are behind
         self.length_s = Fraction(0)  # of the tracks that were gone through
         self.remarks: list[str] = []
 
     def __iter__(self) -> Iterator[Chosen]:
         for number, track in enumerate(self._tracks):
+            video = Path(track.stamp.path)
             try:
-                times = PictureTimes(Path(track.stamp.path))
+                times = PictureTimes(video)
             except InputError as error:
                 self.remarks.append(str(error))
                 continue
             try:
-                yield from self._of(number, times)
+                picks = self._on_marks(times) if self._only is None else self._named(times, video, self._only)
+                for pick in picks:
+                    since_start = max(0, pick.pts - times.start)
+                    yield Chosen(number, pick, float(self.length_s + since_start * times.time_base))
+                self.length_s += times.length_s()
+                self._num_marks = math.ceil(self.length_s / self._every)
+                self.remarks += [remark for remark in (times.damage(), times.missing()) if remark]
             finally:
                 times.close()
 
-    def _of(self, number: int, times: PictureTimes) -> Iterator[Chosen]:
-        while (pick := times.first_at_or_after(self._due(times))) is not None:
-            seconds = self.length_s + (pick.pts - times.start) * times.time_base
-            self._num_marks = math.floor(seconds / self._every) + 1
-            yield Chosen(number, pick, float(seconds))
-        self.length_s += times.length_s()
-        self.remarks += [remark for remark in (times.damage(), times.missing()) if remark]
+    def _on_marks(self, times: PictureTimes) -> Iterator[Pick]:
+        while True:
+            mark_s = self._num_marks * self._every - self.length_s
+            found = times.shown_at(times.start + math.floor(mark_s / times.time_base))
+            if found is None:
+                return
+            pick, following = found
+            yield pick
+            if following is None:
+                return
+            follows_s = self.length_s + (following - times.start) * times.time_base
+            self._num_marks = math.ceil(follows_s / self._every)
 
-    def _due(self, times: PictureTimes) -> int:
-        """Give the next moment in ticks of a video; its first picture when that moment is before it."""
-        ticks = (self._num_marks * self._every - self.length_s) / times.time_base
-        return times.start + max(0, math.ceil(ticks))
+    def _named(self, times: PictureTimes, video: Path, sources: frozenset[str]) -> Iterator[Pick]:
+        """Find pictures by the sources of their frames."""
+        position = re.compile(re.escape(f"{printable(video)}#pts=") + r"(-?[0-9]{1,18})(?:&.*)?")
+        for pts in sorted(int(found[1]) for source in sources if (found := position.fullmatch(source))):
+            pick = times.shown_at(pts)
+            if pick is not None and pick[0].pts == pts:
+                yield pick[0]
+        if len(self._tracks) > 1:
+            times.shown_at(_FAR)  # the next video begins where this one ends
 
 
 _WIDTH, _HEIGHT = 128, 72
@@ -124,7 +147,7 @@ def difference(one: Luma, other: Luma) -> float:
     return float(np.abs(one - other).mean() / 255)
 
 
-_NOTE = "chosen pictures, format 1"
+_NOTE = "chosen pictures, format 2"
 
 
 Selection = tuple[tuple[Chosen, ...], tuple[str, ...]]
@@ -150,7 +173,7 @@ def select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sele
 
 
 def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
-    timeline = Timeline(tracks, choice.every_s)
+    timeline = Timeline(tracks, choice)
     pictures = iter(timeline)
     if choice.scene_change is not None:
         pictures = _told(pictures, tracks, choice.looked) if choice.looked else pictures

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from checkpoint_edits import copy_of, edit
 from conftest import MAX_PIXELS, MakeCheckpoint, Run
+from PIL import Image
 from screens import folder_of, noise, python
 from store_samples import flip_bit
 from tiny_checkpoint import Tiny
+from videos import make_video
 
 from cache.base.home import Home
-from cache.manifest import Manifest, list_manifests, read_manifest
+from cache.manifest import Manifest, list_manifests, read_manifest, write_manifest
 from cache.pixel_index import RACY_NS
 from cache.store import Store
 from sources.recording import recording_id
@@ -105,6 +107,48 @@ def test_a_bad_picture_among_good_ones_is_named_and_the_exit_code_is_3(
     assert (ended.code, ended.json["num_encoded"], len(ended.json["skipped"])) == (3, 2, 1)
     assert "skipped frame 1: " in ended.err
     assert "001_10.0s.png" in ended.err
+    line = f"warning: encode could not read 1 of 3 frames of {recording_id(folder)}, so they are left out: "
+    for command in ("seeonce describe --max-tokens 2 --prompt x", "verify-cache --level embeddings"):
+        assert line in run(command, folder, "--model", plain).err
+
+
+def test_what_lies_beside_the_frames_is_named_in_text_and_json(run: Run, plain: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "mixed")
+    (folder / "notes.txt").write_text("x")
+    (folder / "clip.mov").write_bytes(b"x")
+    (folder / "sub").mkdir()
+    ended = run("seeonce encode --json", folder, "--model", plain)
+    assert (ended.code, ended.json["left_out"]) == (0, ["clip.mov", "notes.txt", "sub/"])
+    assert "left out are 1 folder (sub/), 1 video (clip.mov), 1 other file (notes.txt)" in ended.err
+
+
+def test_a_deep_picture_is_told_apart_and_equal_to_live(run: Run, plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for number in (1, 2):
+        shades = np.asarray(noise(number).convert("L")).astype(np.uint16) * 257
+        Image.fromarray(shades).save(tmp_path / "deep" / f"{number}.png")
+    ended = run("seeonce encode --json", tmp_path / "deep", "--model", plain)
+    assert (ended.code, ended.json["num_entries"]) == (0, 2)
+    assert run("verify-cache --sample all", tmp_path / "deep", "--model", plain).code == 0
+
+
+def test_frames_that_an_older_rule_chose_are_still_verified_and_others_are_said(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    video = make_video(tmp_path / "a.mp4", [0, 1000, 30_000, 31_000])
+    assert run("seeonce encode --every 1", video, "--model", plain).code == 0
+    manifest = _manifest(Store.open(Home(home)))
+    first, _, third, last = manifest.frames  # the next picture at each moment: not what stood from 1 to 30 s
+    older = (first, replace(third, index=1), replace(last, index=2))
+    info = replace(manifest.recording, num_frames=3, every_s=10.0)
+    write_manifest(Home(home), replace(manifest, recording=info, frames=older))
+    assert run("verify-cache --sample all", video, "--model", plain).code == 0
+    ended = run("seeonce encode --every 10", video, "--model", plain)
+    assert (ended.code, [frame.timestamp_s for frame in _manifest(Store.open(Home(home))).frames]) == (
+        0,
+        [0, 1, 30],
+    )
+    assert "1 of the 3 frames that were encoded before are others now" in ended.err
 
 
 def test_a_recording_with_no_readable_picture_is_an_error(run: Run, plain: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from cache.base.errors import InputError
 from cache.pixel_index import FileStamp
 from sources.folder import natural_key, open_folder
+from sources.recordings import list_recordings, open_recording
 
 
 def _fill(folder: Path, *names: str) -> Path:
@@ -38,9 +39,34 @@ def test_frames_come_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_only_images_count(tmp_path: Path) -> None:
-    _fill(tmp_path, "a.png", ".hidden.png", "._a.png", "notes.txt", "a.png.part", "b.gif", "png")
+    names = ["a.png", "b.gif", "c.bmp", "d.JFIF", "e.tiff", "f.tif", "g.avif", "h.heic", "i.webp", "j.jpeg"]
+    _fill(tmp_path, *names, ".hidden.png", "._a.png", "notes.txt", "a.png.part", "png", "Thumbs.db")
     (tmp_path / "folder.png").mkdir()
-    assert _listed(tmp_path) == ["a.png"]
+    assert _listed(tmp_path) == names
+
+
+def test_what_is_left_out_is_named_with_its_number(tmp_path: Path) -> None:
+    _fill(tmp_path, "a.png", "b.mp4", "c.MOV", ".DS_Store", *(f"{number}.txt" for number in range(12)))
+    (tmp_path / "sub").mkdir()
+    recording = open_folder(tmp_path)
+    assert len(recording.left_out) == 15
+    assert {"sub/", "b.mp4", "0.txt"} < set(recording.left_out)
+    assert recording.remarks[0].endswith(
+        "left out are 1 folder (sub/), 2 videos (b.mp4, c.MOV), 12 other files (0.txt, 1.txt, 2.txt, …); "
+        "encode folders and videos by their own paths"
+    )
+    (tmp_path / "sub" / "b.png").write_bytes(b"x")
+    assert open_folder(tmp_path / "sub").remarks == ()
+
+
+def test_a_single_picture_is_a_recording(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "Screenshot 2026-11-21 at 10.32.05.tiff")
+    recording = open_recording(str(tmp_path / "Screenshot 2026-11-21 at 10.32.05.tiff"))
+    assert (recording.info.kind, recording.info.num_frames) == ("picture", 1)
+    assert recording.info.captured_at == open_folder(tmp_path).info.captured_at
+    assert recording.frames()[0].read().getpixel((0, 0)) == (255, 0, 0)
+    assert open_recording(recording.info.path).info == recording.info
+    assert [found.kind for found in list_recordings({"SEEONCE_RECORDINGS": str(tmp_path)})] == ["folder"]
 
 
 def test_without_times_in_the_names_the_index_is_the_time(tmp_path: Path) -> None:
@@ -181,7 +207,9 @@ def test_unreadable_images_are_listed_and_fail_alone(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_says_what_counts(tmp_path: Path) -> None:
     _fill(tmp_path, "notes.txt")
-    with pytest.raises(InputError, match=r"no images.*\.png, \.jpg, \.jpeg, \.webp"):
+    with pytest.raises(
+        InputError, match=r"no images.*\.png, \.jpg, .*left out are 1 other file \(notes\.txt\)"
+    ):
         open_folder(tmp_path)
     with pytest.raises(InputError, match="cannot list"):
         open_folder(tmp_path / "gone")
@@ -196,7 +224,7 @@ def test_names_that_are_no_unicode_can_be_listed_and_printed(tmp_path: Path) -> 
         pytest.skip("this file system takes only Unicode names")
     frame = open_folder(tmp_path).frames()[0]
     assert frame.source.encode("utf-8")
-    with pytest.raises(InputError, match="neither PNG"):
+    with pytest.raises(InputError, match="no PNG"):
         frame.read()
 
 

@@ -147,7 +147,7 @@ def test_an_unknown_name_says_what_there_is(place: Path) -> None:
 
 def test_a_path_of_another_kind_says_what_is_expected(place: Path) -> None:
     with pytest.raises(
-        InputError, match=r"notes\.txt: not a recording; expected a folder of images or a video"
+        InputError, match=r"notes\.txt: not a recording; expected a folder of images, an image or a video"
     ):
         open_recording(str(place / "notes.txt"))
     with pytest.raises(InputError, match="no images in this folder"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import Pixels, add_stream, make_video, number_of, picture
+from videos import Pixels, add_stream, make_video, number_of, picture, write_video
 
 from cache.base.errors import InputError
 from sources.container import open_container, read_header
@@ -77,8 +77,46 @@ def test_a_picture_is_taken_every_so_many_seconds(tmp_path: Path) -> None:
 def test_variable_frame_rates_keep_their_true_times(tmp_path: Path) -> None:
     times_ms = [0, 40, 80, 9_990, 10_030, 35_000, 35_040, 39_999, 40_000, 41_000]
     recording = _open(make_video(tmp_path / "vfr.mkv", times_ms), every_s=10)
-    assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 10.03, 35.0, 40.0]
-    assert [number_of(_pixels(frame)) for frame in recording.frames()] == [0, 4, 5, 8]
+    assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 9.99, 10.03, 40.0]
+    assert [number_of(_pixels(frame)) for frame in recording.frames()] == [0, 3, 4, 8]
+
+
+STANDING_MS = [0, 1000, 600_000, 601_000]  # a screen stands from the first second to the last but one
+
+
+@pytest.mark.parametrize(("name", "codec"), CONTAINERS[:-1])
+def test_a_screen_that_stands_is_a_frame(name: str, codec: str, tmp_path: Path) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no {codec}")
+    video = make_video(tmp_path / name, STANDING_MS, codec=codec)
+    for choice in (FrameChoice(10), FrameChoice(10, scene_change=0)):
+        frames = open_video(video, choice).frames()
+        assert [number_of(_pixels(frame)) for frame in frames] == [0, 1, 2]
+        assert [frame.timestamp_s for frame in frames] == [0, 1, 600]  # when each appeared
+
+
+def test_a_screen_that_stands_beyond_a_cut_is_the_first_frame(tmp_path: Path) -> None:
+    shown = [(time_ms, picture(number)) for number, time_ms in enumerate([-30_000, 20_000, 21_000, 45_000])]
+    video = tmp_path / "trimmed.mp4"
+    write_video(video, shown, container={"avoid_negative_ts": "disabled"})  # an edit list begins at 0
+    frames = _open(video, every_s=10).frames()
+    assert [(frame.timestamp_s, number_of(_pixels(frame))) for frame in frames] == [(0, 0), (20, 1), (21, 2)]
+    again = [number_of(_pixels(frames[index])) for index in (2, 0, 1, 0)]
+    assert again == [2, 0, 1, 0]
+
+
+def test_the_last_screen_counts_as_long_as_the_video_lasts(tmp_path: Path) -> None:
+    frames = _open(make_video(tmp_path / "a.mkv", [0, 9000]), every_s=10).frames()
+    assert [number_of(_pixels(frame)) for frame in frames] == [0]  # it ends before the tenth second
+    frames = _open(make_video(tmp_path / "b.mkv", [0, 9000, 10_000]), every_s=10).frames()
+    assert [number_of(_pixels(frame)) for frame in frames] == [0, 2]
+
+
+def test_frames_are_found_by_the_pictures_that_a_manifest_names(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", STANDING_MS)
+    named = {f"{video}#pts={int(time_ms * 16)}" for time_ms in (0, 600_000)}  # an older rule's choice
+    frames = open_video(video, FrameChoice(10, only=frozenset(named))).frames()
+    assert [(frame.timestamp_s, number_of(_pixels(frame))) for frame in frames] == [(0, 0), (600, 2)]
 
 
 def test_times_count_from_the_first_picture(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from test_image_damage import damaged
 from videos import Pixels, add_stream, make_video, number_of, picture, write_video
 
 from cache.base.errors import InputError
@@ -111,7 +112,11 @@ def test_sound_that_goes_on_behind_the_picture_is_no_broken_tail(tmp_path: Path)
             samples.sample_rate, samples.pts = 8000, second * 8000
             output.mux(sound.encode(samples))
     recording = open_video(tmp_path / "a.mkv", FrameChoice(1.0))
-    assert (len(recording.frames()), recording.remarks) == (2, ())
+    times_s = [frame.timestamp_s for frame in recording.frames()]
+    assert (times_s, recording.remarks) == (
+        [0, 1, 1.9],
+        (),
+    )  # the last picture stands while the sound goes on
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mjpeg"])
@@ -228,3 +233,34 @@ def test_pixels_are_taken_as_square(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4")) as written:
         assert written.streams.video[0].sample_aspect_ratio == 2
     assert open_video(tmp_path / "a.mp4", FrameChoice()).frames()[0].read().size == (64, 48)
+
+
+_WRITTEN = (
+    ("a.mp4", "libx264"),
+    ("a.mkv", "libx264"),
+    ("a.webm", "libvpx"),
+    ("a.avi", "mpeg4"),
+    ("a.mov", "mpeg4"),
+)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(40), pytest.param(range(40, 3000), marks=pytest.mark.campaign)], ids=["few", "many"]
+)
+def test_whatever_is_damaged_in_a_video_is_refused_by_name(
+    seeds: range, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written = [(n, c) for n, c in _WRITTEN if c in av.codecs_available]
+    videos = [make_video(tmp_path / name, range(0, 3000, 100), codec=codec) for name, codec in written]
+    whole = [(video, video.read_bytes()) for video in videos]
+    for seed in seeds:
+        chance = random.Random(seed)
+        video, content = chance.choice(whole)
+        video.write_bytes(damaged(content, chance))
+        with suppress(InputError):
+            recording = open_video(video, FrameChoice(0.3, scene_change=chance.choice((None, 0.0))))
+            for frame in recording.frames():
+                with suppress(InputError):
+                    frame.read()
+            recording.close()
+    assert capfd.readouterr() == ("", "")

@@ -74,13 +74,12 @@ def decoded_through(video: Path) -> list[tuple[int, Pixels]]:
 
 
 def marked(pts: Sequence[int], time_base: Fraction, every_s: float) -> list[int]:
-    """Choose by the definition: for each mark the first picture at or after it, each picture once."""
-    every, chosen = Fraction(str(every_s)), list[int]()
-    for ticks in pts:
-        seconds = (ticks - pts[0]) * time_base
-        if not chosen or math.floor(seconds / every) > math.floor((chosen[-1] - pts[0]) * time_base / every):
-            chosen.append(ticks)
-    return chosen
+    """Choose by the definition: for each mark what is on the screen then, each picture once."""
+    every = Fraction(str(every_s))
+    seconds = [(ticks - pts[0]) * time_base for ticks in pts]
+    num_marks = [math.ceil(later / every) for later in seconds[1:]] + [math.floor(seconds[-1] / every) + 1]
+    before = [0, *num_marks]  # marks before a picture, and those before the next one
+    return [ticks for ticks, one, other in zip(pts, before, num_marks, strict=False) if other > one]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -119,8 +118,8 @@ def _num_packets(video: Path, every_s: float) -> int:
     """Count the packets that are read to find the frames."""
     times = PictureTimes(video)
     due: int = times.start
-    while (pick := times.first_at_or_after(due)) is not None:
-        due = pick.pts + math.ceil(every_s / times.time_base)
+    while (found := times.shown_at(due)) is not None and found[1] is not None:
+        due = max(found[1], due + math.floor(every_s / times.time_base))
     times.close()
     return times.num_packets
 

@@ -124,6 +124,7 @@ def _as_json(result: EncodeResult) -> str:
             "num_bytes": progress.num_bytes,
             "num_near": progress.num_near,
             "skipped": [asdict(skipped) for skipped in manifest.skipped],
+            "left_out": list(result.left_out),
             "interrupted": result.interrupted,
             "stopped": result.stopped,
         }

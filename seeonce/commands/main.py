@@ -120,7 +120,9 @@ def _quiet(debug: bool) -> None:
     level = logging.DEBUG if debug else logging.ERROR
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for name in ("transformers", "huggingface_hub", "mlx_vlm", "PIL", "libav"):
+    for name in ("transformers", "huggingface_hub", "mlx_vlm"):
         logging.getLogger(name).setLevel(level)
+    for name in ("PIL", "libav"):  # they call a file damaged, which we name ourselves
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.CRITICAL)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "debug" if debug else "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

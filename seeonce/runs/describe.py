@@ -98,6 +98,8 @@ def describe(session: Session, options: DescribeOptions, listener: Listener) -> 
     """
     home = session.home
     selected = select(home, options.recording, options.model, listener.say)
+    if line := selected.manifest.skipped_line():
+        listener.say(line)
     asked = plan(home, selected, options)
     digest = checkpoint_digest(home, selected)
     info = run_info(new_run_id(home.runs), selected, options, asked.id, digest)

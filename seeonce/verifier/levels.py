@@ -70,6 +70,8 @@ def check_recording(home: Home, options: VerifyOptions, listener: Listener) -> R
         return _report(refs[0].recording.id, options.level, [check])
     selected = select(home, options.recording, options.model, listener.say)
     manifest = selected.manifest
+    if line := manifest.skipped_line():
+        listener.say(line)
     checks = [check_recording_bytes(store, [manifest], listener)]
     if options.level is not Level.bytes:
         allowed = tolerances(manifest.encoder.compute_dtype, options.tolerance, options.logprob_tolerance)

@@ -21,6 +21,7 @@ from cache.key import EncoderSpec
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model, readable_folder
+from sources.pixels import is_read_plainly
 
 Picture = Image.Image | str
 _NUM_REMEMBERED = 2  # pictures: as many as the longest prompt shows
@@ -82,8 +83,12 @@ class LiveReference:
         limits.min_pixels = min(limits.min_pixels, limits.max_pixels)
 
     def picture(self, source: str, decoded: Image.Image) -> Picture:
-        """Return what mlx-vlm is given: the image file itself, or the decoded frame of a video."""
-        return source if Path(source).is_file() else decoded
+        """Return what mlx-vlm is given: the image file itself, or the decoded frame of a video.
+
+        Of a file that mlx-vlm would clip or take for sRGB, it is given the decoded picture as well.
+        """
+        path = Path(source)
+        return source if path.is_file() and is_read_plainly(path) else decoded
 
     def features(self, picture: Picture) -> Features:
         """Encode a picture with mlx-vlm's own processor and vision tower."""
