@@ -239,7 +239,6 @@ def test_another_encoder_in_the_live_side_is_objected_to(
         spec: EncoderSpec = dataclasses.replace(manifest.encoder, preprocessing=preprocessing)
         frames = LiveFrames(folder, config, dataclasses.replace(manifest, encoder=spec))
         frames._encoder = VisionEncoder(folder, config, spec)
-        frames._encoder.preprocessor._processor.image_mean = [0.4, 0.5, 0.5]
         return frames
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
