@@ -247,7 +247,7 @@ class _Run:
         self._load_encoder = load_encoder
         self._encoder: VisionEncoder | None = None
         self._in_flight: deque[tuple[PixelDigest, Callable[[], Features], Provenance]] = deque()
-        self.seconds = Seconds()
+        self.seconds, self._started_s = Seconds(), 0.0
         self._num_frames, self._on_progress = num_frames, on_progress
         self._num_hits = self._num_new = self._num_bytes = 0
         self._encoded: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
@@ -287,6 +287,8 @@ class _Run:
                 self._take_over(writer)
         finally:
             self._settle(writer)
+            if self._encoder is not None:
+                self.seconds.total = time.perf_counter() - self._started_s
         self._on_progress(self.progress())
 
     def progress(self) -> Progress:
