@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # picture three times (decoded, resized, cut): 25 MB at 1920x1080. What waits for the encoder is held once.
 _MAX_WORKERS = 16
 _PREPARED_AHEAD = 4
+_TOLD = 0.01  # of the time: what took less is not told
 _IN_FLIGHT = 2  # pictures on the device: one computes while the one before it is copied to the host
 _DURABLE_BY_THEN = timedelta(hours=1)
 
@@ -115,6 +116,16 @@ class Seconds:
     pictures: float = 0.0
     writer: float = 0.0
     total: float = 0.0
+
+    def __str__(self) -> str:
+        """Say in shares of the total what was the bound: "encoder 97 %", "waits for decoding: 30 %"."""
+        shares = {"waits for decoding": self.pictures, "waits for the disk": self.writer}
+        waits = [
+            f", {what}: {took_s / self.total:.0%}"
+            for what, took_s in shares.items()
+            if took_s > _TOLD * self.total
+        ]
+        return (f"encoder {self.encoder / self.total:.0%}" + "".join(waits)).replace("%", " %")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 It relies on the following, each held by a contract test: ``model.vision_tower(pixel_values, grid_thw)``
 returns merged tokens and a list of DeepStack features; the live path casts ``pixel_values`` to the dtype
-of ``patch_embed``; ``Qwen3VLImageProcessor`` gives the values that ``patches.py`` gives.
+of ``patch_embed``; ``Qwen3VLImageProcessor`` gives the values that ``patches.py`` gives, which is tried
+whenever the encoder is loaded.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,15 +17,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache.base.errors import InputError
+from cache.base.errors import CheckpointError, InputError
 from cache.base.text import megabytes
 from cache.entry import STORED_DTYPES, Features, bytes_per_token
-from cache.key import EncoderSpec
+from cache.key import EncoderSpec, Preprocessing
 from checkpoint import backend
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
+from checkpoint.identity import image_processor
 from checkpoint.loading import cast, load_model
-from precompute.patches import Patches, num_tokens, value_table
+from precompute.patches import Patches, cut_into_patches, num_tokens, value_table
 from sources.recording import Frame
 
 
@@ -39,8 +41,9 @@ class VisionEncoder:
         """Load and evaluate the vision weights.
 
         Raises:
-            CheckpointError: the checkpoint does not load.
+            CheckpointError: the checkpoint does not load, or mlx-vlm's processor gives other values.
         """
+        _require_processors_values(image_processor(folder, config), spec.preprocessing)
         self._mx = mx = backend.import_mlx()
         self.spec = spec
         self._tower = load_model(folder, config).vision_tower
@@ -83,6 +86,23 @@ def pixel_values(patches: Patches, value_table: Any, temporal_patch_size: int) -
     pixels = mx.array(patches.pixels)
     values = mx.stack([value_table[band][pixels[:, band]] for band in range(3)], axis=1)
     return mx.repeat(values[:, :, None], temporal_patch_size, axis=2).reshape(len(patches.pixels), -1)
+
+
+def _require_processors_values(processor: Any, preprocessing: Preprocessing) -> None:
+    """Compare with mlx-vlm's processor on one small picture: another version may do otherwise."""
+    processor.min_pixels, processor.max_pixels = preprocessing.min_pixels, preprocessing.max_pixels
+    noise = np.random.default_rng(0).integers(0, 256, (40, 75, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    theirs, patches = processor(images=[picture]), cut_into_patches(picture, preprocessing)
+    mx = backend.import_mlx()
+    table = mx.array(value_table(preprocessing))
+    ours = np.array(pixel_values(patches, table, preprocessing.temporal_patch_size))
+    grid = [patches.grid_thw]
+    if not (np.array_equal(theirs["pixel_values"], ours) and np.array_equal(theirs["image_grid_thw"], grid)):
+        raise CheckpointError(
+            f"The image processor of mlx-vlm {backend.installed_version('mlx-vlm')} prepares pictures "
+            "otherwise than seeonce does: install the version that seeonce names (pip install seeonce)."
+        )
 
 
 def _streams(mx: ModuleType) -> list[Any]:

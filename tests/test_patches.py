@@ -1,14 +1,20 @@
 """Pictures become the values that mlx-vlm's processor gives, bit for bit, and are never held as such."""
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import Qwen3VLImageProcessor
 from PIL import Image
 
-from cache.base.errors import InputError
-from checkpoint.identity import _preprocessing
-from precompute.encoder import pixel_values
+from cache.base.errors import CheckpointError, InputError
+from cache.base.home import Home
+from cache.pixel_index import PixelIndex
+from checkpoint.config import read_config
+from checkpoint.folder import find_folder
+from checkpoint.identity import _preprocessing, encoder_spec
+from precompute.encoder import VisionEncoder, pixel_values
 from precompute.patches import cut_into_patches, num_tokens, resized_size, value_table
 
 DTYPES = (mx.float32, mx.bfloat16, mx.float16)
@@ -72,3 +78,15 @@ def test_patches_are_an_eighth_of_what_the_tower_takes() -> None:
     picture = Image.new("RGB", (640, 400))
     patches = cut_into_patches(picture, _preprocessing(processor))
     assert patches.pixels.nbytes * 8 == processor(images=[picture])["pixel_values"].nbytes
+
+
+def test_another_processor_in_mlx_vlm_is_noticed_before_anything_is_encoded(
+    plain: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = find_folder(str(plain), print), read_config(plain)
+    with PixelIndex(Home(home)) as index:
+        spec = encoder_spec(folder, config, index)
+    VisionEncoder(folder, config, spec)
+    monkeypatch.setattr(Image, "BICUBIC", Image.Resampling.BILINEAR)
+    with pytest.raises(CheckpointError, match=r"mlx-vlm \d.* prepares pictures otherwise"):
+        VisionEncoder(folder, config, spec)

@@ -16,6 +16,7 @@ from cache.thumbnails import Thumbnails
 from checkpoint.identity import image_processor
 from precompute.encoder import VisionEncoder
 from precompute.patches import cut_into_patches
+from seeonce.bench import stand_in
 from seeonce.bench.baseline import Inputs, as_stored, bare_tower
 from seeonce.bench.measure import Clock
 from seeonce.bench.passes import Encoded, Model, encode_frames
@@ -26,10 +27,12 @@ _HEADER = ("path", "frames", "seconds", "spread", "frames/s", "of the bare tower
 _STEPS = ("decode", "hashing", "thumbnail", "preprocessing", "encoder", "writing")
 
 
-def measure(model: Model, images: Path, scratch: Path, num_idle: int, clock: Clock) -> list[Table]:
+def measure(
+    model: Model, images: Path, screens: Path, scratch: Path, num_idle: int, clock: Clock
+) -> list[Table]:
     """Compare pass one with the tower alone over the same pictures; then run it with nothing to do.
 
-    That second run finds ``num_idle`` unchanged frames.
+    That second run finds ``num_idle`` unchanged frames. ``screens`` are for the stand-in of a fast encoder.
     """
     paths, encoder, tower = sorted(images.glob("*.png")), model.encoder(), bare_tower(model)
     homes = (Home(scratch / f"pass-one-{number}") for number in count())
@@ -58,7 +61,12 @@ def measure(model: Model, images: Path, scratch: Path, num_idle: int, clock: Clo
     )  # fmt: skip
     width, height = _decoded(paths[0]).size
     title = f"Pass one: {num_frames} frames of {width}x{height}"
-    return [Table("pass_one", title, _HEADER, rows), _shares(model, encoder, paths, next(homes))]
+    remarks = () if ours.outcome is None else (f"Pass one's own thread: {ours.outcome.seconds}.",)
+    return [
+        Table("pass_one", title, _HEADER, rows, remarks),
+        _shares(model, encoder, paths, next(homes)),
+        stand_in.measure(model.spec, screens, scratch),
+    ]
 
 
 def _num_unlike(encoded: Encoded, inputs: Sequence[Inputs], tower: Callable[[Inputs], Any]) -> int:
