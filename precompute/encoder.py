@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,7 +49,6 @@ class VisionEncoder:
         dtype = self._tower.patch_embed.proj.weight.dtype
         self._value_table = mx.array(value_table(spec.preprocessing)).astype(dtype)
         mx.eval(self._tower.parameters(), self._value_table)
-        self._streams = cycle(_streams(mx))
         self.provenance = backend.provenance()
 
     def encode(self, patches: Patches) -> Features:
@@ -61,13 +58,12 @@ class VisionEncoder:
     def start(self, patches: Patches) -> Callable[[], Features]:
         """Begin to encode a picture; what is returned waits for its features and copies them to the host."""
         mx = self._mx
-        with mx.stream(next(self._streams)):
-            values = pixel_values(patches, self._value_table, self.spec.preprocessing.temporal_patch_size)
-            merged_tokens, deepstack = self._tower(values, mx.array([patches.grid_thw]))
-            stacked = mx.stack([merged_tokens, *deepstack])
-            if self.spec.compute_dtype == "bfloat16":  # which numpy lacks: the uint16 of its bits
-                stacked = stacked.view(mx.uint16)
-            mx.async_eval(stacked)
+        values = pixel_values(patches, self._value_table, self.spec.preprocessing.temporal_patch_size)
+        merged_tokens, deepstack = self._tower(values, mx.array([patches.grid_thw]))
+        stacked = mx.stack([merged_tokens, *deepstack])
+        if self.spec.compute_dtype == "bfloat16":  # which numpy lacks: the uint16 of its bits
+            stacked = stacked.view(mx.uint16)
+        mx.async_eval(stacked)
         return partial(self._features, stacked, patches.grid_thw)
 
     def _features(self, stacked: Any, grid_thw: tuple[int, int, int]) -> Features:
@@ -103,17 +99,6 @@ def _require_processors_values(processor: Any, preprocessing: Preprocessing) -> 
             f"The image processor of mlx-vlm {backend.installed_version('mlx-vlm')} prepares pictures "
             "otherwise than seeonce does: install the version that seeonce names (pip install seeonce)."
         )
-
-
-def _streams(mx: ModuleType) -> list[Any]:
-    """Return where pictures are encoded in turn.
-
-    The tower asks the device for a few numbers while it is called, and would wait for the picture before if
-    both were on one stream. On a GPU that is slow enough that is no matter, and memory is.
-    """
-    device = mx.default_device()
-    two = device.type == mx.gpu and mx.cuda.is_available()
-    return [mx.default_stream(device), *([mx.new_stream(device)] if two else [])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Extent:
 
 QUICK = Extent(
     num_frames=2, size=(512, 320), num_questions=(4,), max_tokens=16, num_repetitions=2,
-    resolution_budget_s=8.0, num_pass_one_frames=4, pass_one_size=(640, 400), num_screens=3,
+    resolution_budget_s=8.0, num_pass_one_frames=4, pass_one_size=(640, 400), num_screens=2,
     num_idle=400,
     memory_frames=(2, 8), store_repetitions=5, store_entries=1_000, num_endpoint_frames=20, levels=(1, 8),
 )  # fmt: skip
