@@ -296,6 +296,8 @@ class _Run:
                         self._take_over(writer)  # the device computes it in any case
                     raise
                 self._take_over(writer)
+                taken_over_s = time.perf_counter()
+            self.seconds.writer += time.perf_counter() - taken_over_s
         finally:
             self._settle(writer)
             if self._encoder is not None:
@@ -360,7 +362,8 @@ class _Run:
             self._thumbnails.write(known.pixels, image)
         look = None if self._near is None else self._near.of(frame, known.pixels, image)
         hit = self._entry(known)
-        patches = None if hit else cut_into_patches(image, self._spec.preprocessing)
+        is_new = hit is None and known.pixels not in self._encoded
+        patches = cut_into_patches(image, self._spec.preprocessing) if is_new else None
         return Prepared(frame, known, hit, patches, look)
 
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
@@ -434,10 +437,10 @@ class _Run:
         tokens = num_merged_tokens(patches.grid_thw, self._spec.preprocessing.merge_size)
         if self._limit is not None:
             self._limit.take(tokens * bytes_per_token(self._spec))
+        self._waiting[pixels] = 0  # before the writer can acknowledge it
+        self._encoded[pixels] = (patches.grid_thw, tokens)
         with self._timed("encoder"):
             self._in_flight.append((pixels, self._encoder.start(patches), self._encoder.provenance))
-        self._waiting[pixels] = 0
-        self._encoded[pixels] = (patches.grid_thw, tokens)
         while len(self._in_flight) >= _IN_FLIGHT:
             self._take_over_one(writer)
 
