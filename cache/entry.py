@@ -54,6 +54,11 @@ def num_merged_tokens(grid_thw: tuple[int, int, int], merge_size: int) -> int:
     return prod(grid_thw) // merge_size**2
 
 
+def bytes_per_token(spec: EncoderSpec) -> int:
+    """Return what one merged token takes in an entry, DeepStack layers included."""
+    return spec.num_layers * spec.out_hidden_size * STORED_DTYPES[spec.compute_dtype].itemsize
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
     """Merged tokens and DeepStack of one frame.

@@ -81,7 +81,7 @@ class Thumbnails:
 def shrink(image: "Image.Image") -> bytes:
     """Return a picture as WebP of at most 480 pixels a side, which keeps its shape and no metadata."""
     small = image.convert("RGB")
-    small.thumbnail((MAX_WIDTH, MAX_HEIGHT))
+    small.thumbnail((MAX_WIDTH, MAX_HEIGHT), reducing_gap=1.0)  # by whole numbers first, which is fast
     content = b""
     for quality in _QUALITIES:  # noise compresses badly, and a report must fit into a mail
         target = io.BytesIO()

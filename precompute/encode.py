@@ -1,28 +1,33 @@
 """Pass one: every frame of a recording that the store lacks goes through the encoder once.
 
-    Frame -> (threads: decode, digest, preprocess) -> Prepared -> (encoder) -> Features
+    Frame -> (reading threads: decode) -> (threads: digest, thumbnail, patches) -> Prepared
+          -> (encoder: the next frame begins before the last is taken over) -> Features
           -> (writer thread) -> entry in the store
 
-Memory does not grow with the recording: a few decoded frames and a few features wait at any time.
+Memory does not grow with the recording: a few frames and a few features are under way at any time.
 """
 
+import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cache.base.errors import InputError
-from cache.entry import EntryInfo
+from cache.entry import EntryInfo, Features, Provenance, bytes_per_token, num_merged_tokens
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_digest
 from cache.layout import now
 from cache.manifest import FrameEntry, Manifest, SkippedFrame
-from cache.pixel_index import KnownPixels, PixelIndex
+from cache.pixel_index import FileStamp, KnownPixels, PixelIndex
 from cache.stats import LimitReachedError, StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
+from precompute.patches import Patches, cut_into_patches
 from precompute.writer import EntryWriter
 from sources.near_duplicates import NearDuplicates
 from sources.pixels import pixels_array
@@ -31,27 +36,40 @@ from sources.recording import Frame, Recording
 if TYPE_CHECKING:
     from PIL import Image
 
-    from precompute.encoder import Patches, VisionEncoder
+    from precompute.encoder import VisionEncoder
 
-_MAX_PENDING_FRAMES = 8
+# Preparing takes a fraction of what encoding takes, so few threads keep up with any encoder. Each holds a
+# picture three times (decoded, resized, cut): 25 MB at 1920x1080. What waits for the encoder is held once.
+_MAX_WORKERS = 16
+_PREPARED_AHEAD = 4
+_TOLD = 0.01  # of the time: what took less is not told
+_IN_FLIGHT = 2  # pictures on the device: one computes while the one before it is copied to the host
 _DURABLE_BY_THEN = timedelta(hours=1)
 
 Item = TypeVar("Item")
+Read = TypeVar("Read")
 Result = TypeVar("Result")
 
 
-class Prefetch(Generic[Item, Result]):
-    """Items in order with the futures of what is made of them, at most ``max_pending`` of them under way."""
+class Prefetch(Generic[Item, Read, Result]):
+    """Items in order with the futures of what is made of them, at most ``max_pending`` of them under way.
+
+    Each item is read in ``readers``, in order as far as these are one, and ``work`` makes something of what
+    was read in ``workers``.
+    """
 
     def __init__(
         self,
-        pool: ThreadPoolExecutor,
-        work: Callable[[Item], Result],
+        readers: ThreadPoolExecutor,
+        read: Callable[[Item], Read],
+        workers: ThreadPoolExecutor,
+        work: Callable[[Item, Read], Result],
         items: Iterable[Item],
         max_pending: int,
     ) -> None:
         """Nothing is submitted before the first item is asked for."""
-        self._pool, self._work, self._items, self._max_pending = pool, work, iter(items), max_pending
+        self._readers, self._read, self._workers, self._work = readers, read, workers, work
+        self._items, self._max_pending = iter(items), max_pending
         self._waiting: deque[tuple[Item, Future[Result]]] = deque()
 
     def __iter__(self) -> Iterator[tuple[Item, "Future[Result]"]]:
@@ -61,20 +79,13 @@ class Prefetch(Generic[Item, Result]):
             yield self._waiting.popleft()
             self._submit(1)
 
-    def then(self, work: Callable[[Result], Result]) -> None:
-        """Have more done to what is under way.
-
-        It waits in a thread for what was submitted before it, which is therefore never kept from one.
-        """
-
-        def after(before: "Future[Result]") -> Result:
-            return work(before.result())
-
-        self._waiting = deque((item, self._pool.submit(after, before)) for item, before in self._waiting)
-
     def _submit(self, num_items: int) -> None:
         for item in islice(self._items, num_items):
-            self._waiting.append((item, self._pool.submit(self._work, item)))
+            read = self._readers.submit(self._read, item)
+            self._waiting.append((item, self._workers.submit(self._made, item, read)))
+
+    def _made(self, item: Item, read: "Future[Read]") -> Result:
+        return self._work(item, read.result())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,30 @@ class Progress:
     num_near: int = 0
 
 
+@dataclass(slots=True)
+class Seconds:
+    """What pass one's own thread spent its time on, from the first picture that was encoded to the end.
+
+    It waits for the ``encoder``, for ``pictures`` that are not decoded yet while the encoder has nothing to
+    do, or for the ``writer`` to take features; the rest of ``total`` is small.
+    """
+
+    encoder: float = 0.0
+    pictures: float = 0.0
+    writer: float = 0.0
+    total: float = 0.0
+
+    def __str__(self) -> str:
+        """Say in shares of the total what was the bound: "encoder 97 %", "waits for decoding: 30 %"."""
+        shares = {"waits for decoding": self.pictures, "waits for the disk": self.writer}
+        waits = [
+            f", {what}: {took_s / self.total:.0%}"
+            for what, took_s in shares.items()
+            if took_s > _TOLD * self.total
+        ]
+        return (f"encoder {self.encoder / self.total:.0%}" + "".join(waits)).replace("%", " %")
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
     """What pass one did: the manifest that it leaves, and how it went.
@@ -106,20 +141,23 @@ class EncodeResult:
     interrupted: bool
     stopped: str = ""
     left_out: tuple[str, ...] = ()
+    seconds: Seconds = field(default_factory=Seconds)
+
+
+_Decoded = tuple[FileStamp, "Image.Image"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A frame whose pixels are known: a hit, or a miss with what is to be encoded.
+    """A frame whose pixels are known: a hit, or a miss with the patches that are to be encoded.
 
-    That is an image until there is an encoder to make patches for, which take eight times its memory.
     ``look`` is its perceptual hash, where near duplicates are looked for.
     """
 
     frame: Frame
     known: KnownPixels
     hit: EntryInfo | None
-    picture: "Image.Image | Patches | None"
+    patches: Patches | None
     look: int | None = None
 
 
@@ -195,7 +233,7 @@ def encode_recording(
         complete=run.complete,
         created_at=now(),
     )
-    return EncodeResult(manifest, run.progress(), interrupted, stopped, recording.left_out)
+    return EncodeResult(manifest, run.progress(), interrupted, stopped, recording.left_out, run.seconds)
 
 
 class _Run:
@@ -221,6 +259,8 @@ class _Run:
         self._thumbnails = thumbnails
         self._load_encoder = load_encoder
         self._encoder: VisionEncoder | None = None
+        self._in_flight: deque[tuple[PixelDigest, Callable[[], Features], Provenance]] = deque()
+        self.seconds, self._started_s = Seconds(), 0.0
         self._num_frames, self._on_progress = num_frames, on_progress
         self._num_hits = self._num_new = self._num_bytes = 0
         self._encoded: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
@@ -233,21 +273,37 @@ class _Run:
         self.complete = False
 
     def go(self, recording: Recording) -> None:
-        frames = recording.frames()
         writer = EntryWriter(self._store, self._spec)
+        num_workers = min(_MAX_WORKERS, os.cpu_count() or 1)
         try:
-            with writer, ThreadPoolExecutor(recording.max_readers) as pool:
-                self._prefetch = Prefetch(pool, self._prepare, frames, _MAX_PENDING_FRAMES)
+            with (
+                writer,
+                ThreadPoolExecutor(recording.max_readers) as readers,
+                ThreadPoolExecutor(num_workers) as workers,
+            ):
+                max_pending = num_workers + _PREPARED_AHEAD
+                prefetch = Prefetch(
+                    readers, self._read, workers, self._prepare, recording.frames(), max_pending
+                )
                 try:
-                    for frame, prepared in self._prefetch:
+                    for frame, prepared in prefetch:
+                        self._wait_for(prepared, writer)
                         self._take(frame, prepared, writer)
                         self._settle(writer)
                         self._on_progress(self.progress())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                except BaseException as error:
+                    for pool in (readers, workers):
+                        pool.shutdown(wait=False, cancel_futures=True)
+                    if isinstance(error, KeyboardInterrupt | LimitReachedError):
+                        self._take_over(writer)  # the device computes it in any case
                     raise
+                self._take_over(writer)
+                taken_over_s = time.perf_counter()
+            self.seconds.writer += time.perf_counter() - taken_over_s
         finally:
             self._settle(writer)
+            if self._encoder is not None:
+                self.seconds.total = time.perf_counter() - self._started_s
         self._on_progress(self.progress())
 
     def progress(self) -> Progress:
@@ -278,14 +334,13 @@ class _Run:
             self._num_new += 1
             self._num_bytes += num_bytes
 
-    def _prepare(self, frame: Frame) -> Prepared | None:
-        """Do the work of a thread; None for a frame that needs none if its neighbour can be read."""
+    def _read(self, frame: Frame) -> "Prepared | _Decoded | None":
+        """Decode a frame unless it is a known hit; None if it needs none when its neighbour can be read."""
         if self._near is not None and frame.index in self._near.likely:
             return None
-        return self._prepared(frame)
+        return self._decoded(frame)
 
-    def _prepared(self, frame: Frame) -> Prepared:
-        """Work out a frame's key and, when it is no hit, what the encoder needs."""
+    def _decoded(self, frame: Frame) -> "Prepared | _Decoded":
         look = None if self._near is None else self._near.known(frame)
         known = self._index.get(frame.stamp)
         if known is not None and (self._near is None or look is not None):
@@ -293,21 +348,25 @@ class _Run:
             if hit is not None:
                 return Prepared(frame, known, hit, None, look)
         stamp = frame.stamp.current()
-        image = frame.read()
+        return stamp, frame.read()
+
+    def _prepare(self, frame: Frame, read: "Prepared | _Decoded | None") -> Prepared | None:
+        return None if read is None else self._prepared(frame, read)
+
+    def _prepared(self, frame: Frame, read: "Prepared | _Decoded") -> Prepared:
+        """Work out a frame's key and, when it is no hit, what the encoder needs."""
+        if isinstance(read, Prepared):
+            return read
+        stamp, image = read
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
         self._index.put_many([(stamp, known)])
         if self._thumbnails is not None and not self._thumbnails.has(known.pixels):
             self._thumbnails.write(known.pixels, image)
-        if self._near is not None:
-            look = self._near.of(frame, known.pixels, image)
+        look = None if self._near is None else self._near.of(frame, known.pixels, image)
         hit = self._entry(known)
-        return self._preprocessed(Prepared(frame, known, hit, None if hit else image, look))
-
-    def _preprocessed(self, ready: Prepared) -> Prepared:
-        """Make patches of the image of a miss, if there is an encoder to make them for."""
-        if self._encoder is None or ready.picture is None:
-            return ready
-        return replace(ready, picture=_patches(self._encoder, ready.picture))
+        is_new = hit is None and known.pixels not in self._encoded
+        patches = cut_into_patches(image, self._spec.preprocessing) if is_new else None
+        return Prepared(frame, known, hit, patches, look)
 
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
@@ -344,15 +403,15 @@ class _Run:
     def _on_its_own(
         self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter
     ) -> FrameEntry:
-        ready = prepared.result() or self._prepared(frame)
+        ready = prepared.result() or self._prepared(frame, self._decoded(frame))
         booked = self._booked(ready, writer)
         self._kept = None if ready.look is None else (booked, ready.look)
         return booked
 
     def _booked(self, ready: Prepared, writer: EntryWriter) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
-        if ready.picture is not None and pixels not in self._encoded:
-            self._encode(pixels, ready.picture, writer)
+        if ready.patches is not None and pixels not in self._encoded:
+            self._encode(pixels, ready.patches, writer)
         else:
             self._num_hits += 1
         if ready.hit is not None:
@@ -372,18 +431,50 @@ class _Run:
             num_tokens=num_tokens,
         )
 
-    def _encode(self, pixels: PixelDigest, picture: "Image.Image | Patches", writer: EntryWriter) -> None:
-        """Encode a frame; the first ones were prepared before there was an encoder to prepare for."""
+    def _encode(self, pixels: PixelDigest, patches: Patches, writer: EntryWriter) -> None:
+        """Begin to encode a picture, and take over the one before it while the device computes."""
         if self._encoder is None:
             self._encoder = self._load_encoder()
-            self._prefetch.then(lambda ready: ready and self._preprocessed(ready))
-        encoder = self._encoder
-        features = encoder.encode(_patches(encoder, picture))
+            self._started_s = time.perf_counter()
+        tokens = num_merged_tokens(patches.grid_thw, self._spec.preprocessing.merge_size)
         if self._limit is not None:
-            self._limit.take(features.nbytes)
-        self._waiting[pixels] = 0
-        writer.put(pixels, features, encoder.provenance)
-        self._encoded[pixels] = (features.grid_thw, features.num_tokens)
+            self._limit.take(tokens * bytes_per_token(self._spec))
+        self._waiting[pixels] = 0  # before the writer can acknowledge it
+        self._encoded[pixels] = (patches.grid_thw, tokens)
+        with self._timed("encoder"):
+            self._in_flight.append((pixels, self._encoder.start(patches), self._encoder.provenance))
+        while len(self._in_flight) >= _IN_FLIGHT:
+            self._take_over_one(writer)
+
+    def _wait_for(self, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
+        """Wait for a frame to be prepared; meanwhile take over what the device computes."""
+        if prepared.done():
+            return
+        self._take_over(writer)
+        with self._timed("pictures"):
+            wait([prepared])
+
+    def _take_over(self, writer: EntryWriter) -> None:
+        while self._in_flight:
+            self._take_over_one(writer)
+
+    def _take_over_one(self, writer: EntryWriter) -> None:
+        pixels, features_of, provenance = self._in_flight.popleft()
+        with self._timed("encoder"):
+            features = features_of()
+        with self._timed("writer"):
+            writer.put(pixels, features, provenance)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Add to the seconds of ``what``, once there is an encoder that could work meanwhile."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._encoder is not None:
+                took_s = time.perf_counter() - started_s
+                setattr(self.seconds, what, getattr(self.seconds, what) + took_s)
 
 
 def _young(entry: EntryInfo) -> bool:
@@ -393,9 +484,3 @@ def _young(entry: EntryInfo) -> bool:
         return datetime.now(UTC) - created_at < _DURABLE_BY_THEN
     except (ValueError, TypeError):  # no time, or one without its zone: we cannot know
         return True
-
-
-def _patches(encoder: "VisionEncoder", picture: "Image.Image | Patches") -> "Patches":
-    from PIL import Image  # not for --help
-
-    return encoder.preprocess(picture) if isinstance(picture, Image.Image) else picture

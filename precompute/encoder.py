@@ -2,124 +2,105 @@
 
 It relies on the following, each held by a contract test: ``model.vision_tower(pixel_values, grid_thw)``
 returns merged tokens and a list of DeepStack features; the live path casts ``pixel_values`` to the dtype
-of ``patch_embed``; ``Qwen3VLImageProcessor(images)`` gives ``pixel_values`` and ``image_grid_thw`` per image.
+of ``patch_embed``; ``Qwen3VLImageProcessor`` gives the values that ``patches.py`` gives, which is tried
+whenever the encoder is loaded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from cache.base.errors import InputError
+from cache.base.errors import CheckpointError, InputError
 from cache.base.text import megabytes
-from cache.entry import STORED_DTYPES, Features
-from cache.key import EncoderSpec
+from cache.entry import STORED_DTYPES, Features, bytes_per_token
+from cache.key import EncoderSpec, Preprocessing
 from checkpoint import backend
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import image_processor
 from checkpoint.loading import cast, load_model
+from precompute.patches import Patches, cut_into_patches, num_tokens, value_table
 from sources.pixels import SCREEN_PIXELS, ImageHeader, read_header
 from sources.recording import Frame
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Patches:
-    """One preprocessed picture: ``pixel_values`` float32 ``(num_patches, channels * t * p * p)``."""
-
-    pixel_values: NDArray[np.float32]
-    grid_thw: tuple[int, int, int]
-
-
-class Preprocessor:
-    """Resizes, normalises and patches pictures with mlx-vlm's own processor. Safe to share by threads."""
-
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
-        """Build the processor of the checkpoint with the limits of ``spec``."""
-        self._processor = image_processor(folder, config)
-        self._processor.min_pixels = spec.preprocessing.min_pixels
-        self._processor.max_pixels = spec.preprocessing.max_pixels
-
-    def patches(self, image: Image.Image) -> Patches:
-        """Preprocess one RGB picture.
-
-        Raises:
-            InputError: its shape is beyond what the processor takes.
-        """
-        try:
-            inputs = self._processor(images=[image])
-        except ValueError as error:
-            size = f"{image.width}x{image.height}"
-            raise InputError(f"a picture of {size} cannot be resized: {error}") from error
-        time, height, width = (int(size) for size in inputs["image_grid_thw"][0])
-        return Patches(inputs["pixel_values"], (time, height, width))
-
-    def num_tokens(self, width: int, height: int) -> int:
-        """Return how many merged tokens a picture of this size gives."""
-        try:
-            return int(self._processor.num_image_tokens(height, width))
-        except ValueError:
-            return 0
 
 
 class VisionEncoder:
     """The vision tower, merger and DeepStack mergers of one checkpoint, in the compute dtype of ``spec``.
 
     Holds no language weights: they are never evaluated. Each picture is encoded alone, which is
-    repeatable bit for bit; encoding several together changes results by about 3e-5.
+    repeatable bit for bit; encoding several together changes results by about 3e-5. One thread alone uses it.
     """
 
     def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
         """Load and evaluate the vision weights.
 
         Raises:
-            CheckpointError: the checkpoint does not load.
+            CheckpointError: the checkpoint does not load, or mlx-vlm's processor gives other values.
         """
-        self._mx = backend.import_mlx()
+        _require_processors_values(image_processor(folder, config), spec.preprocessing)
+        self._mx = mx = backend.import_mlx()
         self.spec = spec
-        self.preprocessor = Preprocessor(folder, config, spec)
         self._tower = load_model(folder, config).vision_tower
         cast(self._tower, spec.compute_dtype)
-        self._mx.eval(self._tower.parameters())
+        dtype = self._tower.patch_embed.proj.weight.dtype
+        self._value_table = mx.array(value_table(spec.preprocessing)).astype(dtype)
+        mx.eval(self._tower.parameters(), self._value_table)
         self.provenance = backend.provenance()
 
-    def preprocess(self, image: Image.Image) -> Patches:
-        """Preprocess one RGB picture; uses no MLX, so several threads may.
-
-        Raises:
-            InputError: its shape is beyond what the processor takes.
-        """
-        return self.preprocessor.patches(image)
-
     def encode(self, patches: Patches) -> Features:
-        """Encode one preprocessed picture.
+        """Encode one picture: ``(1 + num_deepstack, num_tokens, hidden)`` in the compute dtype."""
+        return self.start(patches)()
 
-        Returns features ``(1 + num_deepstack, num_tokens, hidden)`` in the compute dtype.
-        """
+    def start(self, patches: Patches) -> Callable[[], Features]:
+        """Begin to encode a picture; what is returned waits for its features and copies them to the host."""
         mx = self._mx
-        dtype = self._tower.patch_embed.proj.weight.dtype
-        merged_tokens, deepstack = self._tower(
-            mx.array(patches.pixel_values).astype(dtype), mx.array([patches.grid_thw])
-        )
+        values = pixel_values(patches, self._value_table, self.spec.preprocessing.temporal_patch_size)
+        merged_tokens, deepstack = self._tower(values, mx.array([patches.grid_thw]))
         stacked = mx.stack([merged_tokens, *deepstack])
-        mx.eval(stacked)
-        return Features(
-            array=_to_numpy(mx, stacked, self.spec.compute_dtype),
-            dtype=self.spec.compute_dtype,
-            grid_thw=patches.grid_thw,
-            merge_size=self.spec.preprocessing.merge_size,
+        if self.spec.compute_dtype == "bfloat16":  # which numpy lacks: the uint16 of its bits
+            stacked = stacked.view(mx.uint16)
+        mx.async_eval(stacked)
+        return partial(self._features, stacked, patches.grid_thw)
+
+    def _features(self, stacked: Any, grid_thw: tuple[int, int, int]) -> Features:
+        self._mx.eval(stacked)
+        dtype = self.spec.compute_dtype
+        array = np.ascontiguousarray(np.array(stacked), dtype=STORED_DTYPES[dtype])
+        return Features(array, dtype, grid_thw, self.spec.preprocessing.merge_size)
+
+
+def pixel_values(patches: Patches, value_table: Any, temporal_patch_size: int) -> Any:
+    """Return what mlx-vlm's processor makes of a picture, ``(num_patches, 3 * temporal_patch_size * p * p)``.
+
+    ``value_table`` ``(3, 256)`` and the values are arrays of MLX and of one dtype.
+    """
+    mx = backend.import_mlx()
+    pixels = mx.array(patches.pixels)
+    values = mx.stack([value_table[band][pixels[:, band]] for band in range(3)], axis=1)
+    return mx.repeat(values[:, :, None], temporal_patch_size, axis=2).reshape(len(patches.pixels), -1)
+
+
+def _require_processors_values(processor: Any, preprocessing: Preprocessing) -> None:
+    """Compare with mlx-vlm's processor on one small picture: another version may do otherwise."""
+    processor.min_pixels, processor.max_pixels = preprocessing.min_pixels, preprocessing.max_pixels
+    noise = np.random.default_rng(0).integers(0, 256, (40, 75, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    theirs, patches = processor(images=[picture]), cut_into_patches(picture, preprocessing)
+    mx = backend.import_mlx()
+    table = mx.array(value_table(preprocessing))
+    ours = np.array(pixel_values(patches, table, preprocessing.temporal_patch_size))
+    grid = [patches.grid_thw]
+    if not (np.array_equal(theirs["pixel_values"], ours) and np.array_equal(theirs["image_grid_thw"], grid)):
+        raise CheckpointError(
+            f"The image processor of mlx-vlm {backend.installed_version('mlx-vlm')} prepares pictures "
+            "otherwise than seeonce does: install the version that seeonce names (pip install seeonce)."
         )
-
-
-def _to_numpy(mx: Any, array: Any, dtype: str) -> NDArray[Any]:
-    """Copy to numpy bit for bit; bfloat16, which numpy lacks, as the uint16 of its bits."""
-    raw = array.view(mx.uint16) if dtype == "bfloat16" else array
-    return np.ascontiguousarray(np.array(raw), dtype=STORED_DTYPES[dtype])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +125,14 @@ class Estimate:
         )
 
 
-def estimate(frames: Sequence[Frame], spec: EncoderSpec, preprocessor: Preprocessor) -> Estimate:
+def estimate(frames: Sequence[Frame], spec: EncoderSpec) -> Estimate:
     """Return what ``frames`` cost at most under ``spec``; those that cannot be read cost nothing."""
     headers = list(_headers(frames))
-    num_tokens = sum(preprocessor.num_tokens(header.width, header.height) for header in headers)
-    bytes_per_token = spec.num_layers * spec.out_hidden_size * STORED_DTYPES[spec.compute_dtype].itemsize
+    tokens = sum(num_tokens(header.width, header.height, spec.preprocessing) for header in headers)
     return Estimate(
         len(frames),
-        num_tokens,
-        num_tokens * bytes_per_token,
+        tokens,
+        tokens * bytes_per_token(spec),
         num_huge=sum(header.width * header.height > SCREEN_PIXELS for header in headers),
         num_animated=sum(header.has_more for header in headers),
     )

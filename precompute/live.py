@@ -16,6 +16,7 @@ from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import find_encoder, model_of
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import reopen
+from precompute.patches import cut_into_patches
 from sources.pixels import pixels_array
 from sources.recording import Frame
 
@@ -78,7 +79,7 @@ class LiveFrames:
         """Encode a picture now, with pass one's own encoder."""
         if self._encoder is None:
             self._encoder = VisionEncoder(self._folder, self._config, self._spec)
-        return self._encoder.encode(self._encoder.preprocess(image))
+        return self._encoder.encode(cut_into_patches(image, self._spec.preprocessing))
 
 
 def encode_again(

@@ -50,7 +50,7 @@ from sources.recordings import (
 )
 
 if TYPE_CHECKING:
-    from precompute.encoder import Preprocessor, VisionEncoder
+    from precompute.encoder import VisionEncoder
 
 _LEAST_VISION_BITS = 8
 _PUT_BACK_S = 5.0
@@ -180,7 +180,7 @@ def encode(
         remember_model(index, spec.encoder_id, model, folder)
         load = partial(_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
-            result = _encode(recording, options, folder, config, spec, store, index, load, listener)
+            result = _encode(recording, options, spec, store, index, load, listener)
         finally:
             recording.close()
         write_result(store, result, listener.say)
@@ -216,8 +216,6 @@ def _encoder(
 def _encode(
     recording: Recording,
     options: EncodeOptions,
-    folder: CheckpointFolder,
-    config: CheckpointConfig,
     spec: EncoderSpec,
     store: Store,
     index: PixelIndex,
@@ -234,10 +232,7 @@ def _encode(
         [frame for frame in frames if near is None or frame.index not in near.likely], spec, store, index
     )
     if others:
-        from precompute.encoder import Preprocessor  # imports mlx-vlm, which takes seconds
-
-        preprocessor = Preprocessor(folder, config, spec)
-        _tell_cost(others, name, preprocessor, spec, store, index, limit, listener.say)
+        _tell_cost(others, name, spec, store, index, limit, listener.say)
     else:
         listener.say(f"{name}: all {len(frames)} frames are encoded already; nothing to do.")
     result = encode_recording(recording, spec, store, index, load, listener.progress, thumbnails, limit, near)
@@ -249,7 +244,6 @@ def _encode(
 def _tell_cost(
     others: Sequence[Frame],
     name: str,
-    preprocessor: "Preprocessor",
     spec: EncoderSpec,
     store: Store,
     index: PixelIndex,
@@ -268,7 +262,7 @@ def _tell_cost(
             f"warning: the vision tower is quantised to {bits} bits, which destroys small text; prefer a "
             "checkpoint with an unquantised or 8-bit vision tower"
         )
-    cost = estimate(others, spec, preprocessor)
+    cost = estimate(others, spec)
     say(f"{name}: {cost}")
     if cost.num_huge:
         say(f"warning: larger than any screen, and shrunk for the model: {cost.num_huge} of these pictures")
@@ -276,7 +270,7 @@ def _tell_cost(
         say(f"warning: animated or of several pages, the first is taken: {cost.num_animated} of these files")
     if store.free_bytes() < cost.num_bytes or not limit.fits(cost.num_bytes, cost.num_frames):
         say("The store may not hold that: looking which of these pictures are new.")
-        cost = estimate(list(new_pictures(others, spec, store, index)), spec, preprocessor)
+        cost = estimate(list(new_pictures(others, spec, store, index)), spec)
     if (free := store.free_bytes()) < cost.num_bytes:
         raise StoreError(
             f"Encoding needs up to {megabytes(cost.num_bytes)}, {megabytes(free)} are free in {store.path}: "

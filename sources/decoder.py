@@ -48,7 +48,7 @@ def _turn(picture: "VideoFrame") -> "Transpose | None":
     }.get((a, b, c, d))
 
 
-_MAX_DECODER_THREADS = 4
+_MAX_DECODER_THREADS = 8  # each holds a picture
 
 
 class Player:

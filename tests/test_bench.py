@@ -144,7 +144,7 @@ def test_ctrl_c_in_pass_one_ends_the_benchmark_instead_of_measuring_a_part(
         raise KeyboardInterrupt
 
     encoder = encoded.model.encoder()
-    monkeypatch.setattr(encoder, "encode", interrupted)
+    monkeypatch.setattr(encoder, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         encode_frames(encoded.model, encoded.images, Home(tmp_path), encoder)
 
@@ -297,5 +297,5 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measur
 def test_a_profile_tells_functions_of_one_name_apart(encoded: Encoded, tmp_path: Path) -> None:
     (table,) = profiling.measure(encoded.model, encoded.images, tmp_path, max_tokens=4)
     functions = [str(row[1]).split()[-1] for row in table.rows]
-    assert "VisionEncoder.encode" in functions[:2]
+    assert "VisionEncoder.start" in functions[:2]
     assert "Prefill.step" in functions

@@ -20,6 +20,7 @@ from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
 from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
+from precompute.patches import cut_into_patches
 from seeonce import DescribeOptions, EncodeOptions, describe, encode
 from seeonce.runs.prompts import Prompt
 from sources.folder import open_folder
@@ -51,7 +52,7 @@ def test_a_picture_that_changes_while_the_encoder_loads_is_encoded_as_it_was_rea
     encoder = VisionEncoder(folder, config, spec)
     stored = store.read(first.key)
     assert stored is not None
-    assert np.array_equal(stored.array, encoder.encode(encoder.preprocess(before)).array)
+    assert np.array_equal(stored.array, encoder.encode(cut_into_patches(before, spec.preprocessing)).array)
 
 
 def test_other_preprocessing_is_another_encoder_to_describe(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from live_mlx_vlm import draw_noise, encode_folder
@@ -14,7 +15,6 @@ from tiny_checkpoint import Tiny, write_checkpoint
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.entry import Features, Provenance
-from cache.key import EncoderSpec
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, write_manifest
 from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig
@@ -23,6 +23,7 @@ from infer.limits import BatchLimits
 from precompute import live
 from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
+from precompute.patches import value_table
 from seeonce.verifier.reference import LiveReference, Picture
 from seeonce.verifier.report import Level, Report, Silent, terminal_lines
 from seeonce.verifier.verify import VerifyOptions, verify
@@ -235,11 +236,10 @@ def test_another_encoder_in_the_live_side_is_objected_to(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other_limits(folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> LiveFrames:
-        preprocessing = dataclasses.replace(manifest.encoder.preprocessing, image_mean=(0.4, 0.5, 0.5))
-        spec: EncoderSpec = dataclasses.replace(manifest.encoder, preprocessing=preprocessing)
-        frames = LiveFrames(folder, config, dataclasses.replace(manifest, encoder=spec))
-        frames._encoder = VisionEncoder(folder, config, spec)
-        frames._encoder.preprocessor._processor.image_mean = [0.4, 0.5, 0.5]
+        frames = LiveFrames(folder, config, manifest)
+        frames._encoder = VisionEncoder(folder, config, manifest.encoder)
+        other = dataclasses.replace(manifest.encoder.preprocessing, image_mean=(0.4, 0.5, 0.5))
+        frames._encoder._value_table = mx.array(value_table(other))
         return frames
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))

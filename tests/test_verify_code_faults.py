@@ -16,7 +16,7 @@ from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.base.home import Home
 from cache.entry import Features
-from cache.key import pixel_digest
+from cache.key import Preprocessing, pixel_digest
 from cache.manifest import FrameEntry, write_manifest
 from infer import features as stored
 from infer import model as adapter
@@ -30,7 +30,8 @@ from infer.request import Answer, Request
 from infer.sampling import Sampling, SeededDraw
 from infer.tokenizer import ChatTokenizer
 from precompute import encode, live
-from precompute.encoder import Preprocessor, VisionEncoder
+from precompute.encoder import VisionEncoder
+from precompute.patches import Patches, cut_into_patches
 from seeonce.verifier.report import Level, verdict_words
 from sources import pixels
 
@@ -183,13 +184,13 @@ def _draw_by_order_of_arrival(patch: Patch) -> None:
 
 
 def _swap_deepstack_in_both_encodings(patch: Patch) -> None:
-    right = VisionEncoder.encode
+    right = VisionEncoder._features
 
-    def swapped(self: VisionEncoder, patches: Any) -> Features:
-        features = right(self, patches)
+    def swapped(self: VisionEncoder, *args: Any) -> Features:
+        features = right(self, *args)
         return replace(features, array=features.array[[0, 2, 1, 3]].copy())
 
-    patch.setattr(VisionEncoder, "encode", swapped)
+    patch.setattr(VisionEncoder, "_features", swapped)
 
 
 def _give_the_neighbour(patch: Patch) -> None:
@@ -219,13 +220,12 @@ def _swap_channels(patch: Patch) -> None:
 
 
 def _resize_otherwise(patch: Patch) -> None:
-    right = Preprocessor.patches
-
-    def coarser(self: Preprocessor, image: Image.Image) -> Any:
+    def coarser(image: Image.Image, preprocessing: Preprocessing) -> Patches:
         small = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
-        return right(self, small.resize(image.size))
+        return cut_into_patches(small.resize(image.size), preprocessing)
 
-    patch.setattr(Preprocessor, "patches", coarser)
+    for module in (encode, live):
+        patch.setattr(module, "cut_into_patches", coarser)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What people use today, called as they call it: mlx-vlm's whole model, encoding live."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from checkpoint.loading import cast, load_model, readable_folder
 from infer.limits import BatchLimits
-from precompute.encoder import Patches
 from seeonce.bench.judge import Ask, ReferenceAnswer
 from seeonce.bench.passes import Model, Tokens
 
@@ -150,8 +149,12 @@ class _NeverStops:
         return False
 
 
-def bare_tower(model: Model) -> Callable[[Patches], Any]:
-    """Load mlx-vlm's vision tower alone; return what encodes a preprocessed picture with it.
+Inputs = Mapping[str, Any]
+"""What mlx-vlm's image processor returns: ``pixel_values`` and ``image_grid_thw``."""
+
+
+def bare_tower(model: Model) -> Callable[[Inputs], Any]:
+    """Load mlx-vlm's vision tower alone; return what encodes a picture that mlx-vlm's processor prepared.
 
     The features, ``(1 + num_deepstack, num_tokens, hidden)``, are evaluated.
     """
@@ -162,9 +165,9 @@ def bare_tower(model: Model) -> Callable[[Patches], Any]:
     mx.eval(tower.parameters())
     dtype = tower.patch_embed.proj.weight.dtype
 
-    def encode(patches: Patches) -> Any:
-        pixel_values = mx.array(patches.pixel_values).astype(dtype)
-        merged_tokens, deepstack = tower(pixel_values, mx.array([patches.grid_thw]))
+    def encode(inputs: Inputs) -> Any:
+        pixel_values = mx.array(inputs["pixel_values"]).astype(dtype)
+        merged_tokens, deepstack = tower(pixel_values, mx.array(inputs["image_grid_thw"]))
         features = mx.stack([merged_tokens, *deepstack])
         mx.eval(features)
         return features

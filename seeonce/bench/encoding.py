@@ -13,8 +13,11 @@ from cache.base.home import Home
 from cache.key import pixel_digest
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from precompute.encoder import Patches, VisionEncoder
-from seeonce.bench.baseline import as_stored, bare_tower
+from checkpoint.identity import image_processor
+from precompute.encoder import VisionEncoder
+from precompute.patches import cut_into_patches
+from seeonce.bench import stand_in
+from seeonce.bench.baseline import Inputs, as_stored, bare_tower
 from seeonce.bench.measure import Clock
 from seeonce.bench.passes import Encoded, Model, encode_frames
 from seeonce.bench.report import Row, Table
@@ -24,17 +27,20 @@ _HEADER = ("path", "frames", "seconds", "spread", "frames/s", "of the bare tower
 _STEPS = ("decode", "hashing", "thumbnail", "preprocessing", "encoder", "writing")
 
 
-def measure(model: Model, images: Path, scratch: Path, num_idle: int, clock: Clock) -> list[Table]:
+def measure(
+    model: Model, images: Path, screens: Path, scratch: Path, num_idle: int, clock: Clock
+) -> list[Table]:
     """Compare pass one with the tower alone over the same pictures; then run it with nothing to do.
 
-    That second run finds ``num_idle`` unchanged frames.
+    That second run finds ``num_idle`` unchanged frames. ``screens`` are for the stand-in of a fast encoder.
     """
     paths, encoder, tower = sorted(images.glob("*.png")), model.encoder(), bare_tower(model)
     homes = (Home(scratch / f"pass-one-{number}") for number in count())
-    patches = [encoder.preprocess(_decoded(path)) for path in paths]
+    processor = image_processor(model.folder, model.config)
+    inputs = [processor(images=[_decoded(path)]) for path in paths]
 
     def bare() -> None:
-        for one in patches:
+        for one in inputs:
             tower(one)
 
     def pass_one() -> Encoded:
@@ -42,7 +48,7 @@ def measure(model: Model, images: Path, scratch: Path, num_idle: int, clock: Clo
 
     ways: dict[str, Callable[[], Encoded | None]] = {"bare vision tower": bare, "pass one": pass_one}
     of_tower, ours = clock.alternate(ways)
-    num_unlike = None if ours.outcome is None else _num_unlike(ours.outcome, patches, tower)
+    num_unlike = None if ours.outcome is None else _num_unlike(ours.outcome, inputs, tower)
     idle_s = _idle_s(model, encoder, _decoded(paths[0]), scratch, num_idle)
     num_frames, bare_s, ours_s = len(paths), of_tower.median_s, ours.median_s
     rows: tuple[Row, ...] = (
@@ -55,13 +61,18 @@ def measure(model: Model, images: Path, scratch: Path, num_idle: int, clock: Clo
     )  # fmt: skip
     width, height = _decoded(paths[0]).size
     title = f"Pass one: {num_frames} frames of {width}x{height}"
-    return [Table("pass_one", title, _HEADER, rows), _shares(model, encoder, paths, next(homes))]
+    remarks = () if ours.outcome is None else (f"Pass one's own thread: {ours.outcome.seconds}.",)
+    return [
+        Table("pass_one", title, _HEADER, rows, remarks),
+        _shares(model, encoder, paths, next(homes)),
+        stand_in.measure(model.spec, screens, scratch),
+    ]
 
 
-def _num_unlike(encoded: Encoded, patches: Sequence[Patches], tower: Callable[[Patches], Any]) -> int:
+def _num_unlike(encoded: Encoded, inputs: Sequence[Inputs], tower: Callable[[Inputs], Any]) -> int:
     """Count frames whose stored features are not bit for bit the tower's."""
     num_unlike = 0
-    for frame, one in zip(encoded.manifest.frames, patches, strict=True):
+    for frame, one in zip(encoded.manifest.frames, inputs, strict=True):
         stored = encoded.store.read(frame.key)
         num_unlike += stored is None or not np.array_equal(stored.array, as_stored(tower(one)))
     return num_unlike
@@ -106,7 +117,7 @@ def _steps(
     yield "hashing"
     thumbnails.write(pixels, image)
     yield "thumbnail"
-    patches = encoder.preprocess(image)
+    patches = cut_into_patches(image, model.spec.preprocessing)
     yield "preprocessing"
     features = encoder.encode(patches)
     yield "encoder"

@@ -1,7 +1,7 @@
 """Both passes as the benchmark runs them: drawn screens, a checkpoint, and a store of their own."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +23,7 @@ from infer.limits import BatchLimits
 from infer.request import Request, Text
 from infer.sampling import Sampling
 from infer.sequence import Sequence, sampling_hooks
-from precompute.encode import encode_recording
+from precompute.encode import Seconds, encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
@@ -63,13 +63,17 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A folder of frames in a store, ready to be asked about; pass one took ``took_s``, loading included."""
+    """A folder of frames in a store, ready to be asked about; pass one took ``took_s``, loading included.
+
+    ``seconds`` says what for.
+    """
 
     model: Model
     images: Path
     store: Store
     manifest: Manifest
     took_s: float = 0.0
+    seconds: Seconds = field(default_factory=Seconds)
 
     def requests(self, questions: tuple[str, ...], max_tokens: int) -> list[Request]:
         """Ask every question of every frame, frame by frame, greedily."""
@@ -168,4 +172,5 @@ def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder
     if result.interrupted:
         raise KeyboardInterrupt
     write_result(store, result, lambda _: None)
-    return Encoded(model, images, store, result.manifest, time.perf_counter() - started)
+    took_s = time.perf_counter() - started
+    return Encoded(model, images, store, result.manifest, took_s, result.seconds)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cache.base.home import Home
 from infer.limits import BatchLimits
+from precompute.patches import cut_into_patches
 from seeonce.bench.baseline import LiveModel
 from seeonce.bench.judge import Ask, Judgement, judge_text, live_answers, matches, num_about_another_frame
 from seeonce.bench.measure import Clock, Measured
@@ -150,7 +151,7 @@ class PromptExperiment:
 
         def vision() -> list[str]:
             with Image.open(encoded.manifest.frames[0].source) as picture:
-                encoder.encode(encoder.preprocess(picture.convert("RGB")))
+                encoder.encode(cut_into_patches(picture.convert("RGB"), encoder.spec.preprocessing))
             return []
 
         ways: dict[str, Callable[[], list[str]]] = {

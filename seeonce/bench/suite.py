@@ -109,9 +109,12 @@ def _steps(
         return passes.encode_frames(model, images, home)
 
     def pass_one() -> list[Table]:
-        folder = scratch / "pass-one-frames"
-        drawn = passes.draw_frames(folder, extent.num_pass_one_frames, extent.pass_one_size)
-        return encoding.measure(model, drawn, scratch, extent.num_idle, clock)
+        screens = passes.draw_frames(scratch / "screens", extent.num_screens, (1920, 1080))
+        drawn = screens  # too large for a CPU
+        if computes_on_cpu():
+            folder = scratch / "pass-one-frames"
+            drawn = passes.draw_frames(folder, extent.num_pass_one_frames, extent.pass_one_size)
+        return encoding.measure(model, drawn, screens, scratch, extent.num_idle, clock)
 
     def store() -> list[Table]:
         folder = scratch / "store"

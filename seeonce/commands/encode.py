@@ -102,11 +102,12 @@ def _summary(result: EncodeResult) -> str:
     num_entries = len({frame.key for frame in manifest.frames})
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     state = "stopped at the limit of the store" if result.stopped else state
+    bound = f" Time: {result.seconds}." if result.seconds.total else ""
     near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
     return (
         f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
         f"entries, {progress.num_hits} already there, {progress.num_new} new "
-        f"({megabytes(progress.num_bytes)}), {near}{progress.num_skipped} skipped; {state}."
+        f"({megabytes(progress.num_bytes)}), {near}{progress.num_skipped} skipped; {state}.{bound}"
     )
 
 
