@@ -23,7 +23,7 @@ from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import OutputFile, Totals, as_asked
-from seeonce.runs.table import answer_table
+from seeonce.runs.table import answer_table, counted
 from seeonce.verifier.canary import sound_limits
 
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
@@ -205,8 +205,8 @@ def _summary(done: DescribeResult) -> str:
     totals = done.info.totals
     if done.was_done:
         return (
-            f"The run {done.info.id} was done: {totals.num_results} answers, nothing left to ask. Results: "
-            f"{done.path / 'results.jsonl'}"
+            f"The run {done.info.id} was done: {counted(totals.num_results, 'answer')}, nothing left to ask. "
+            f"Results: {done.path / 'results.jsonl'}"
         )
     go_on = f"interrupted; seeonce describe --resume {done.info.id} goes on"
     state = go_on if done.interrupted else "done"
@@ -219,8 +219,8 @@ def _summary(done: DescribeResult) -> str:
         if number
     ]
     return (
-        f"{done.info.recording}: {totals.num_results} answers in {totals.seconds:.1f} s, "
-        f"{totals.num_parsed} parsed, {totals.num_errors} errors, "
+        f"{done.info.recording}: {counted(totals.num_results, 'answer')} in {totals.seconds:.1f} s, "
+        f"{totals.num_parsed} parsed, {counted(totals.num_errors, 'error')}, "
         f"{', '.join([*spared, ''])}{totals.prompt_tokens:,} prompt and "
         f"{totals.completion_tokens:,} answer tokens, {_prefilled(totals)}no image opened; {state}. Results: "
         f"{done.path / 'results.jsonl'}"
@@ -231,7 +231,7 @@ def _prefilled(totals: Totals) -> str:
     if not totals.num_images:
         return ""
     again = f" ({totals.num_images_again} of them again)" if totals.num_images_again else ""
-    return f"{totals.num_images} images prefilled{again}, "
+    return f"{counted(totals.num_images, 'image')} prefilled{again}, "
 
 
 def _exit_code(done: DescribeResult) -> int:
