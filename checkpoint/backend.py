@@ -5,6 +5,7 @@ Importing this module imports no MLX; its functions do where they say so.
 
 import os
 import platform
+from functools import cache
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ def provenance() -> "Provenance":
     )
 
 
+@cache
 def installed_version(distribution: str) -> str:
     try:
         return metadata.version(distribution)

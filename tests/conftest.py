@@ -5,14 +5,19 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from seeonce.commands import main
 from seeonce.verifier import canary
+
+# Typer makes its commands again at each call, which takes as long as many a command.
+typer.main.get_command = cache(typer.main.get_command)
 
 MAX_PIXELS = 65536  # attention over many patches is slow on a CPU
 

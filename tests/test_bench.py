@@ -24,7 +24,7 @@ from infer.model import LanguageModel, PromptInputs
 from infer.request import Answer, Request, Usage
 from infer.sequence import Sequence
 from infer.tokenizer import PromptTokens
-from seeonce.bench import decoding, passes, profiling, random_weights, resolution
+from seeonce.bench import decoding, passes, profiling, random_weights, resolution, stand_in, suite
 from seeonce.bench.judge import (
     Ask,
     Judgement,
@@ -34,7 +34,7 @@ from seeonce.bench.judge import (
     num_about_another_frame,
 )
 from seeonce.bench.measure import Clock, Measured, quantile
-from seeonce.bench.options import Dims
+from seeonce.bench.options import QUICK, Dims
 from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.prompt_experiment import PromptExperiment
 from seeonce.bench.report import Machine, Outcome, Report, Table, now
@@ -212,8 +212,10 @@ def test_sizes_that_would_take_too_long_are_left_out_by_name(encoded: Encoded, t
 
 
 def test_pass_one_is_held_against_the_bare_tower_and_what_was_measured_is_kept(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stand_in, "_PICTURES_A_SECOND", 2)
+    monkeypatch.setattr(suite, "QUICK", replace(QUICK, num_idle=60))
     output = tmp_path / "bench.json"
     ended = run("seeonce bench --quick --model demo --only pass-one --output", output, "--json")
     assert ended.code == 0, ended.err
@@ -221,7 +223,7 @@ def test_pass_one_is_held_against_the_bare_tower_and_what_was_measured_is_kept(
     assert ended.json == kept
     rows = {row["path"]: row for row in kept["tables"][0]["rows"]}
     assert rows["pass one"]["unlike the tower's"] == 0
-    assert rows["pass one, nothing to do"]["frames"] == 400
+    assert rows["pass one, nothing to do"]["frames"] == 60
     assert kept["not_measured"] == 0
 
 
