@@ -29,6 +29,7 @@ class Request:
     """One question: a user turn of texts and images, after a system text. ``id`` is the caller's own.
 
     ``numbered`` tells that its frames are shown under their numbers, and each is to be answered for.
+    ``thinking`` lets the model reason before it answers, where its template has a switch for that.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     system: str | None = None
     numbered: bool = False
+    thinking: bool = False
 
     @property
     def frames(self) -> tuple[FrameEntry, ...]:
