@@ -22,7 +22,7 @@ from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch, LanguageModel, PromptInputs
 from infer.prefill import Prefill
-from infer.request import Answer, Request, Usage, failed, without_reasoning
+from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
 from infer.scheduler import Schedule
 from infer.schema import Guide
@@ -139,14 +139,16 @@ class Engine:
         return Guide(self.tokenizer.backend, self.tokenizer.stop_ids)
 
     def answer_of(self, sequence: Sequence, finish_reason: str) -> Answer:
-        """Return the answer of a sequence that has ended: its text, without reasoning and stop string."""
+        """Return the answer of a sequence that has ended, without stop string, its reasoning apart."""
         sampling, tokens = sequence.request.sampling, tuple(sequence.tokens)
         whole = self.tokenizer.decode(tokens)
         kept: str | None = before_stop(whole, sampling.stop)
+        reasoning = ""
         if kept != whole:
             finish_reason = "stop"
         if sampling.schema is None and kept is not None:  # under a schema an answer cannot reason
-            kept = without_reasoning(kept, opened=self.tokenizer.opens_think(sequence.request.thinking))
+            opened = self.tokenizer.opens_think(sequence.request.thinking)
+            reasoning, kept = split_reasoning(kept, opened=opened)
         error = None
         if kept is None:
             error = (
@@ -157,7 +159,7 @@ class Engine:
         processor = sequence.processor
         logprobs = None if processor is None else processor.logprobs(len(tokens), self.tokenizer.decode)
         usage = Usage(len(sequence.prompt.ids), len(tokens))
-        return Answer(kept or "", finish_reason, usage, logprobs, error, tokens)
+        return Answer(kept or "", finish_reason, usage, logprobs, error, tokens, reasoning)
 
 
 class _Loop:

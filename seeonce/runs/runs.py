@@ -27,6 +27,7 @@ class Manner:
     frames_per_prompt: int = 1
     stride: int | None = None
     image_position: str = "before"
+    thinking: bool = False
 
     def __str__(self) -> str:
         """Say what is not as usual; nothing when all is."""
@@ -39,6 +40,8 @@ class Manner:
             parts.append(f"stride {self.stride}")
         if self.image_position != "before":
             parts.append(f"images {visible(self.image_position)}")
+        if self.thinking:
+            parts.append("thinking")
         return "; ".join(parts)
 
 
@@ -292,6 +295,7 @@ def _manner(fields: dict[str, object]) -> Manner:
         frames_per_prompt=int(_number(showing, "frames_per_prompt")) or 1,
         stride=int(_number(showing, "stride")) or None,
         image_position=_text(showing, "image_position") or "before",
+        thinking=showing.get("thinking") is True,
     )
 
 
