@@ -69,8 +69,8 @@ class KVMemory:
         return (now.num_rows + len(new)) * (rounded_up(columns + to_come) * self.token_bytes + self.row_bytes)
 
     def prefix_bytes(self, num_tokens: int) -> int:
-        """Return what a kept prefix takes."""
-        return num_tokens * self.token_bytes + self.row_bytes
+        """Return what a kept prefix takes; of no tokens nothing is kept."""
+        return num_tokens * self.token_bytes + self.row_bytes if num_tokens else 0
 
 
 def default_kv_bytes(weight_bytes: int) -> int:

@@ -144,10 +144,10 @@ class Schedule:
         return _most_saved(leader.prompt, [min(count, most) for count, most in common])
 
     def _fits(self, batch: _Batch, sequence: Sequence, num_kept: int) -> bool:
-        kept = num_kept + sum(other.num_kept for other in batch.sequences)
+        kept = [num_kept, *(other.num_kept for other in batch.sequences)]
         sizes = [self._memory.size(each) for each in (*batch.sequences, sequence)]
         needed = self._memory.batch_bytes(batch.now, sizes)
-        needed += self._memory.prefix_bytes(kept) + self.prefixes.num_bytes
+        needed += sum(map(self._memory.prefix_bytes, kept)) + self.prefixes.num_bytes
         return needed <= self._memory.max_bytes
 
     def _make_room(self, sequence: Sequence) -> None:
