@@ -62,7 +62,7 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
     home = home or Home.locate()
     with Terminal() as terminal, AnswerCache(home) as known:
-        limits = sound_limits(home, options.limits, terminal.say)
+        limits = sound_limits(home, options, terminal.say)
         return pass_two(Session(home, known), replace(options, limits=limits), terminal)
 
 

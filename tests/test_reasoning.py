@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from checkpoint_edits import copy_of
-from conftest import MAX_PIXELS, Ended, MakeCheckpoint, Run
+from conftest import Ended, Run
 from screens import folder_of
-from tiny_checkpoint import Tiny
 
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
@@ -71,12 +70,6 @@ def test_a_run_of_empty_answers_does_not_end_well(
     ended = _describe(run, thinking)
     assert ended.code == 1
     assert ended.err.splitlines()[-1].startswith("error: All answers are empty")
-
-
-@pytest.fixture(scope="module")
-def qwen3_5(checkpoint_of: MakeCheckpoint) -> Path:
-    """A model whose template has a switch."""
-    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"))
 
 
 def _encoded(run: Run, model: Path, images: Path) -> Path:

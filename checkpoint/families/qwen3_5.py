@@ -15,15 +15,16 @@ def _say_as_mlx_vlm(config: dict[str, Any]) -> None:
         ValueError: the layers of attention do not come at one interval, as mlx-vlm has them.
     """
     text = config["text_config"]
-    kinds = text.get("layer_types")
-    if kinds is not None:
-        interval = text.setdefault("full_attention_interval", kinds.index("full_attention") + 1)
-        expected = [_is_attention(index, interval) for index in range(len(kinds))]
-        if expected != [kind == "full_attention" for kind in kinds]:
+    if "layer_types" in text:
+        kinds = [kind == "full_attention" for kind in text["layer_types"]]
+        interval = text.setdefault("full_attention_interval", [*kinds, True].index(True) + 1)
+        if kinds != [_is_attention(index, interval) for index in range(text["num_hidden_layers"])]:
             raise ValueError(f"layer_types do not have attention at every {interval}th layer")
     rope = text["rope_parameters"] = dict(text.get("rope_parameters") or {})
     rope.setdefault("partial_rotary_factor", text.get("partial_rotary_factor", 0.25))
     rope.setdefault("mrope_section", [11, 11, 10])
+    if "type" not in rope:
+        rope.setdefault("rope_type", "default")
     config["vision_config"].setdefault("deepstack_visual_indexes", [])
     config.setdefault("image_token_id", 248056)
     config.setdefault("vision_start_token_id", 248053)
@@ -33,11 +34,11 @@ def _say_as_mlx_vlm(config: dict[str, Any]) -> None:
 
 def _layers(text: dict[str, Any]) -> tuple[LayerState, ...]:
     interval = int(text.get("full_attention_interval", 4))
-    kinds = (attention(text), _delta_net(text))
-    return tuple(
-        kinds[0] if _is_attention(index, interval) else kinds[1]
-        for index in range(int(text["num_hidden_layers"]))
-    )
+    num_layers = int(text["num_hidden_layers"])
+    if not 0 < interval <= num_layers:
+        raise ValueError(f"no layer of {num_layers} has attention")
+    one, other = attention(text), _delta_net(text)
+    return tuple(one if _is_attention(index, interval) else other for index in range(num_layers))
 
 
 def _is_attention(index: int, interval: int) -> bool:

@@ -157,7 +157,7 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
 
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
     with Terminal() as terminal:
-        limits = sound_limits(session.home, options.limits, terminal.say)
+        limits = sound_limits(session.home, options, terminal.say)
         done = describe(session, replace(options, limits=limits), terminal)
     return _print(done, terminal, as_json=as_json)
 
