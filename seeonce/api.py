@@ -63,7 +63,7 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
     home = home or Home.locate()
     with Terminal() as terminal, AnswerCache(home) as known:
         select(home, options.recording, options.model, terminal.say)  # refuses before a trial
-        limits = sound_limits(home, options.limits, terminal.say)
+        limits = sound_limits(home, options, terminal.say)
         return pass_two(Session(home, known), replace(options, limits=limits), terminal)
 
 

@@ -65,6 +65,9 @@ def describe_command(
     schema: Annotated[
         str | None, typer.Option(help="A file of JSON Schema that answers follow; or description, the line.")
     ] = None,
+    thinking: Annotated[
+        bool, typer.Option("--thinking", help="Let the model reason first; kept apart (Qwen3.5).")
+    ] = False,
     logprobs: Annotated[
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
     ] = None,
@@ -120,7 +123,9 @@ def describe_command(
         ),
         name=name,
         fresh=fresh,
-        showing=Showing(frames_per_prompt, stride, image_position, read_system(system, system_file)),
+        showing=Showing(
+            frames_per_prompt, stride, image_position, read_system(system, system_file), thinking
+        ),
     )
     if resume_run is not None:
         _only_with_resume(context)
@@ -153,7 +158,7 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
     with Terminal() as terminal:
         select(session.home, options.recording, options.model, terminal.say)  # refuses before a trial
-        limits = sound_limits(session.home, options.limits, terminal.say)
+        limits = sound_limits(session.home, options, terminal.say)
         done = describe(session, replace(options, limits=limits), terminal)
     return _print(done, terminal, as_json=as_json)
 

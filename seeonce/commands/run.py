@@ -121,7 +121,7 @@ def _run_or_found(session: Session, options: DescribeOptions) -> Cell:
             elsewhere = running_run(home, options.name, plan_id)
             if elsewhere is not None:
                 return Cell(elsewhere, is_elsewhere=True)
-        limits = sound_limits(home, options.limits, terminal.say)
+        limits = sound_limits(home, options, terminal.say)
         options = replace(options, limits=limits)
         ended = describe(session, options, terminal)
     return Cell(load_run(ended.path, lambda _: None), interrupted=ended.interrupted)

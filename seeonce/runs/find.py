@@ -123,6 +123,7 @@ class Run:
                 "frames_per_prompt": info.showing.frames_per_prompt,
                 "stride": info.showing.stride,
                 "image_position": info.showing.image_position,
+                "thinking": info.showing.thinking,
             },
         }
 
@@ -360,6 +361,7 @@ def _showing(fields: dict[str, object]) -> Showing:
     usual = Showing()
     with suppress(ValueError):
         usual = replace(usual, image_position=ImagePosition(_text(fields, "image_position")))
+    usual = replace(usual, thinking=fields.get("thinking") is True)
     with suppress(InputError):
         usual = replace(usual, frames_per_prompt=int(_number(fields, "frames_per_prompt")) or 1)
     with suppress(InputError):

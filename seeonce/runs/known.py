@@ -112,6 +112,7 @@ def answer_to_json(answer: Answer) -> str:
         "finish_reason": answer.finish_reason,
         "usage": asdict(answer.usage),
         "logprobs": None if answer.logprobs is None else [asdict(one) for one in answer.logprobs],
+        **({"reasoning": answer.reasoning} if answer.reasoning else {}),
     }
     return canonical(document).decode("ascii")
 
@@ -129,6 +130,7 @@ def answer_from_json(text: str) -> Answer | None:
             found.text("finish_reason"),
             Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
             logprobs_from_json(found, "logprobs"),
+            reasoning=found.text("reasoning") if found.has("reasoning") else "",
         )
     except StoreError:
         return None

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from blake3 import blake3
 
 from cache.base.canonical_json import JsonValue, canonical
+from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
@@ -64,7 +65,13 @@ class Plan:
 
 
 def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
-    """Return what ``describe`` would ask; loads no model."""
+    """Return what ``describe`` would ask; loads no model.
+
+    Raises:
+        InputError: the model is to think, and cannot.
+    """
+    if options.showing.thinking:
+        _check_thinking(selected, options.sampling)
     manifest = selected.manifest
     answering = Answering(
         checkpoint_digest(home, selected),
@@ -91,6 +98,7 @@ def make_plan(
                     answering.sampling,
                     showing.system,
                     numbered=showing.frames_per_prompt > 1,
+                    thinking=showing.thinking,
                 )
             )
     digests = tuple(request_digest(request.segments, answering) for request in requests)
@@ -113,8 +121,19 @@ def request_digest(segments: Sequence[Segment], answering: Answering) -> str:
         "sampling": asdict(sampling),  # every field, those that come later too
         "system": answering.showing.system,
         "segments": [_segment(segment) for segment in segments],
+        **({"thinking": True} if answering.showing.thinking else {}),
     }
     return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
+
+
+def _check_thinking(selected: Selected, sampling: Sampling) -> None:
+    family = selected.config.family
+    if family.thinking_switch is None:
+        raise InputError(
+            f"{family.title} has no switch for --thinking: leave it out, or give another --model."
+        )
+    if sampling.schema is not None:
+        raise InputError("--thinking and --schema were both given: under a schema an answer cannot reason.")
 
 
 def _place(frame: FrameEntry) -> JsonValue:

@@ -37,6 +37,7 @@ def results_of(request: Request, prompt: Prompt, answer: Answer, recording: str)
                 error=error,
                 group=tuple(each.index for each in frames),
                 logprobs=answer.logprobs,
+                reasoning=answer.reasoning,
             )
         )
     return results

@@ -28,10 +28,10 @@ RESULTS_NAME = "results.jsonl"
 class Result:
     """One line of results.jsonl: what one prompt said of one frame. ``frame`` is zero-based.
 
-    ``group`` are the frames that the same request showed, in order; ``usage`` and ``logprobs`` are the whole
-    request's, and stand on each line of its group. ``logprobs`` are those of every token that was decoded, a
-    stop string's too; ``None`` when nobody asked. ``parsed`` is the description line taken apart, or the JSON
-    value when a schema was asked for.
+    ``group`` are the frames that the same request showed, in order; ``usage``, ``logprobs`` and ``reasoning``
+    are the whole request's, and stand on each line of its group. ``logprobs`` are those of every token that
+    was decoded, a stop string's too; ``None`` when nobody asked. ``parsed`` is the description line taken
+    apart, or the JSON value when a schema was asked for. A line without ``reasoning`` has no such field.
     """
 
     recording: str
@@ -48,6 +48,7 @@ class Result:
     error: str | None
     group: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
 
     @property
     def description(self) -> Description | None:
@@ -227,6 +228,7 @@ def _result(found: JsonObject) -> Result:
         parsed=cast(JsonValue, found.raw("parsed")),
         error=found.text_or_none("error"),
         group=found.integers("group") if found.has("group") else (),
+        reasoning=found.text("reasoning") if found.has("reasoning") else "",
     )
 
 
@@ -296,6 +298,7 @@ def _showing(found: JsonObject) -> Showing:
         stride=found.integer_or_none("stride"),
         image_position=ImagePosition(found.text("image_position")),
         system=found.text_or_none("system"),
+        thinking=found.has("thinking") and found.flag("thinking"),
     )
 
 
@@ -477,7 +480,10 @@ class RunWriter:
 
 def line_of(result: Result) -> bytes:
     """Return a result as its line of results.jsonl: one line to every reader, and always valid UTF-8."""
-    text = json.dumps(asdict(result), ensure_ascii=False)
+    fields = asdict(result)
+    if not result.reasoning:
+        del fields["reasoning"]
+    text = json.dumps(fields, ensure_ascii=False)
     for separator, escaped in _SEPARATORS.items():
         text = text.replace(separator, escaped)
     return _utf8(text + "\n")

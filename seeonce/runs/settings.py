@@ -31,6 +31,8 @@ def unusual(sampling: Sampling, showing: Showing) -> list[str]:
         parts.append(f"stride {showing.stride}")
     if showing.image_position != Showing().image_position:
         parts.append(f"images {showing.image_position}")
+    if showing.thinking:
+        parts.append("thinking")
     usual = Sampling()
     for name in _SAMPLING:
         value = getattr(sampling, name)
