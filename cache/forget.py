@@ -97,7 +97,7 @@ def forget(store: Store, recording_id: str, *, purge: bool = False) -> tuple[For
         num_manifests = _remove_manifests(store, folder)
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename or folder}: {error.strerror}") from error
-    num_left = sum(map(store.is_there, named.keys))
+    num_left = sum(map(store.exists, named.keys))
     return Forgotten(recording_id, num_manifests, num_left=num_left, num_files=num_files), named
 
 
@@ -115,7 +115,7 @@ def purge_entries(store: Store, found: Forgotten, named: ManifestNames) -> Forgo
         found,
         num_entries=collected.num_entries,
         num_bytes=collected.num_bytes,
-        num_left=sum(map(store.is_there, named.keys)),
+        num_left=sum(map(store.exists, named.keys)),
         num_thumbnails=sum(map(Thumbnails(store.home).remove, named.pixels - needed.pixels)),
         num_quarantined=len(copies),
     )

@@ -25,6 +25,12 @@ from cache.entry import num_merged_tokens
 from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.layout import RECORDINGS, names_in
 
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+MAX_MANIFEST_BYTES = 512 << 20
+_MAX_ID_BYTES = 200
+_TRIES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class FrameEntry:
@@ -184,12 +190,6 @@ class ManifestNames:
     def __or__(self, other: Self) -> Self:
         return type(self)(self.keys | other.keys, self.pixels | other.pixels, self.places | other.places)
 
-
-MANIFEST_FILE = "manifest.json"
-MANIFEST_FORMAT = 1
-MAX_MANIFEST_BYTES = 512 << 20
-_MAX_ID_BYTES = 200
-_TRIES = 4
 
 _log = logging.getLogger("seeonce.cache")
 

@@ -474,9 +474,9 @@ def _require_entries(store: Store, manifest: Manifest) -> None:
 
     A collection that took one of them a moment before puts it back when it sees the manifest.
     """
-    gone = taken = {frame.key for frame in manifest.frames if not store.is_there(frame.key)}
+    gone = taken = {frame.key for frame in manifest.frames if not store.exists(frame.key)}
     until_s = time.monotonic() + _PUT_BACK_S
-    while gone := {key for key in gone if not store.is_there(key)}:
+    while gone := {key for key in gone if not store.exists(key)}:
         if time.monotonic() > until_s:
             raise StoreError(
                 f"{len(gone)} entries of {manifest.recording.id} were removed while it was encoded: "

@@ -22,6 +22,13 @@ _INSTANT_VIDEO = "content/output.mp4"  # the meta file of an instant recording d
 _MAX_BYTES = 16_000_000  # a real one has kilobytes
 _UNIX_SINCE_S = 1_000_000_000.0  # Cap has written start_time in Unix seconds, and from the recording's start
 _UNIX_UNTIL_S = 100_000_000_000.0
+KIND = "cap"
+SUFFIX = ".cap"
+# Cap keeps its recordings in its application data, of which there is one folder a release channel.
+_PLACES = (
+    "Library/Application Support/so.cap.desktop/recordings",
+    "Library/Application Support/so.cap.desktop.dev/recordings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +119,6 @@ def _captured_s(document: dict[str, object], name: str) -> float | None:
     if isinstance(start, int | float) and _UNIX_SINCE_S <= start <= _UNIX_UNTIL_S:
         return float(start)
     return moment_of(name)
-
-
-KIND = "cap"
-SUFFIX = ".cap"
-
-# Cap keeps its recordings in its application data, of which there is one folder a release channel.
-_PLACES = (
-    "Library/Application Support/so.cap.desktop/recordings",
-    "Library/Application Support/so.cap.desktop.dev/recordings",
-)
 
 
 def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:

@@ -36,6 +36,8 @@ from sources.video import MomentPictures, open_moments, open_video
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _TEMPORARY = ("/tmp", "/var/tmp", "/var/folders")  # noqa: S108 - looked under, never written
 _MOUNTED = ("/Volumes", "/media", "/mnt", "/run/media")
+KIND = "escribano"
+_PLACE = re.compile(rf"(?P<database>.+)#(?P<kind>{RECORDING}|{DAY})=(?P<id>[^/#]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,6 @@ class UsersFolders:
         place = os.path.join(self._followed[folder], name)  # noqa: PTH118
         follow = name in ("", ".", "..") or os.path.islink(place)  # noqa: PTH114 (never raises)
         return os.path.realpath(path) if follow else place
-
-
-KIND = "escribano"
-
-_PLACE = re.compile(rf"(?P<database>.+)#(?P<kind>{RECORDING}|{DAY})=(?P<id>[^/#]+)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_SLUG_LENGTH = 48
+DEFAULT_EVERY_S = 10.0  # of a video, a frame every so many seconds
+DEFAULT_LOOK_S = 1.0  # of a video, a look every so many seconds, where a frame is taken when it differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,6 @@ def iso_utc(posix_s: float) -> str:
     """Write POSIX seconds as ISO 8601 in UTC with milliseconds, so that text sorts as time does."""
     return datetime.fromtimestamp(posix_s, UTC).isoformat(timespec="milliseconds")
 
-
-DEFAULT_EVERY_S = 10.0  # of a video, a frame every so many seconds
-DEFAULT_LOOK_S = 1.0  # of a video, a look every so many seconds, where a frame is taken when it differs
 
 Say = Callable[[str], None]
 """Takes one line about what cannot be read, while the rest goes on."""

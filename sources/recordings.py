@@ -20,6 +20,9 @@ from sources.recording import Encoding, FrameChoice, Recording, RecordingListing
 SOURCES: tuple[Source, ...] = (escribano, video, cap, folder)
 
 _NUM_NAMED = 5  # recordings that an error message names
+_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DEMO = Path(__file__).parents[1] / "seeonce" / "demo" / "recording"
 _warn = logging.getLogger("seeonce.sources").warning
 
 
@@ -158,10 +161,6 @@ def _named(listings: Sequence[RecordingListing]) -> str:
     return ", ".join(listing.id for listing in listings[:_NUM_NAMED]) + more
 
 
-_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
 def parse_since(text: str, now: datetime | None = None) -> datetime:
     """Read ``2d``, ``12h``, ``30m``, ``1w``, or a date or time in ISO 8601 (local unless it says).
 
@@ -185,9 +184,6 @@ def is_since(captured_at: str, since: datetime) -> bool:
     except ValueError:
         return False
     return (made if made.tzinfo else made.replace(tzinfo=UTC)) >= since
-
-
-_DEMO = Path(__file__).parents[1] / "seeonce" / "demo" / "recording"
 
 
 def known_recordings(

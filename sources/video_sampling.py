@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _FAR = 1 << 62  # later than any picture
+_NOTE = "chosen pictures, format 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,6 @@ def small_luma(picture: "VideoFrame") -> Luma:
 def difference(one: Luma, other: Luma) -> float:
     """Give the mean absolute difference of two small pictures, 0 to 1."""
     return float(np.abs(one - other).mean() / 255)
-
-
-_NOTE = "chosen pictures, format 2"
 
 
 Selection = tuple[tuple[Chosen, ...], tuple[str, ...]]
