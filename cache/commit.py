@@ -67,7 +67,7 @@ def no_fault(_: CommitStep) -> None:
 class StagedEntry:
     """An entry that lies complete and verified under ``tmp/``, neither durable nor visible yet.
 
-    Its files stay open: the error of a write that the system postponed is told by the fsync of the
+    Its files stay open: the error of a write that the system postponed is reported by the fsync of the
     descriptor that wrote, not surely by that of one opened later. Closing ``opened`` removes what was
     not renamed away.
     """

@@ -1,4 +1,4 @@
-"""The collection of what nobody needs: ``seeonce store gc``.
+"""Garbage collection: ``seeonce store gc``.
 
 An entry goes when no manifest names it, nobody used it for 24 hours, and no lease is active from that
 time. No lock keeps others away, so each entry is first renamed into ``trash/`` and everything is looked
@@ -63,12 +63,12 @@ class CollectStep(StrEnum):
 
 OnStep = Callable[[CollectStep], None]
 OnProgress = Callable[[int, int], None]
-"""Is told how much is done, and how much there is."""
+"""Receives how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a collection removed, or would remove. ``num_kept`` came to be needed before they were gone."""
+    """What a collection removed, or would remove. ``num_kept`` were needed again before they were gone."""
 
     num_entries: int
     num_bytes: int
@@ -183,7 +183,7 @@ def _remove_entries(
     remaining, num_done = iter(found), 0
     with Folder.open(store / FRAMES) as frames, new_batch(store) as batch:
         while part := list(islice(remaining, _AT_ONCE)):
-            # What came to be needed since it was found is not even moved: nobody should miss it meanwhile.
+            # What is needed again since it was found is not even moved: nobody should miss it meanwhile.
             references.refresh()
             part = [entry for entry in part if references.is_garbage(entry.key, _used_s(store, entry.key))]
             taken: list[StoredEntry] = []

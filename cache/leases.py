@@ -1,4 +1,4 @@
-"""Leases: how a running encode, describe or verify-cache holds a collection off.
+"""Leases: how a running encode, describe or verify-cache keeps garbage collection from its entries.
 
 Every doubt counts as an active lease: a file that cannot be read, a start in the future, an expired lease
 whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock dated days

@@ -38,7 +38,7 @@ def default_model(recording_id: str) -> str:
 def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:
     """Return the folder of ``model``, a local path or a hub id with an optional ``@revision``.
 
-    ``announce`` is told the size before anything is downloaded.
+    ``announce`` receives the size before anything is downloaded.
 
     Raises:
         CheckpointError: there is no such folder, and no such model on the hub or no way to it.

@@ -124,8 +124,8 @@ class Seconds:
 class EncodeResult:
     """What pass one did: the manifest that it leaves, and how it went.
 
-    ``stopped`` says why it ended early, when the store became as large as it may be. ``left_out`` names what
-    lies beside the frames and is none.
+    ``stopped`` says why it ended early, when the store became as large as it may be. ``left_out`` names
+    other files beside the frames.
     """
 
     manifest: Manifest

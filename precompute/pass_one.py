@@ -1,8 +1,9 @@
-"""Pass one from names to a manifest: find the checkpoint and the recording, tell the cost, encode."""
+"""Pass one from names to a manifest: find the checkpoint and the recording, report the cost, encode."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from cache.manifest import (
     RecordingInfo,
     list_manifests,
     manifest_path,
+    matching_recording,
     read_manifest,
     write_manifest,
 )
@@ -39,7 +41,15 @@ from precompute.encode import EncodeResult, Progress, encode_recording, new_pict
 from sources.folder import KIND as LIST
 from sources.folder import is_image_path, open_list, reopen_list
 from sources.near_duplicates import NearDuplicates, require_distance
-from sources.recording import DEFAULT_EVERY_S, DEFAULT_LOOK_S, Frame, FrameChoice, Looked, Recording
+from sources.recording import (
+    DEFAULT_EVERY_S,
+    DEFAULT_SCAN_EVERY_S,
+    Frame,
+    FrameChoice,
+    OnScan,
+    Recording,
+    resolve,
+)
 from sources.recordings import (
     is_since,
     latest_recording,
@@ -78,13 +88,13 @@ class EncodeOptions:
 
 
 class Listener(Protocol):
-    """Who is told how pass one goes."""
+    """What pass one reports to."""
 
     def say(self, line: str) -> None:
         """Take one line for the user."""
 
-    def looked(self, num_s: float, length_s: float) -> None:
-        """Take note of how far the look for pictures that differ is, in seconds of the recording."""
+    def scan_progress(self, num_s: float, length_s: float) -> None:
+        """Take note of how far a video was scanned for pictures that differ, in seconds of the recording."""
 
     def progress(self, progress: Progress) -> None:
         """Take note of a finished frame."""
@@ -195,7 +205,7 @@ def _with_pixels_of(
     max_pixels = next(sizes, spec.preprocessing.max_pixels)
     if max_pixels >= spec.preprocessing.max_pixels:
         return spec
-    say(f"As before: --max-pixels {max_pixels}; give another to change that.")
+    say(f"Using --max-pixels {max_pixels} as before; pass another value to change it.")
     return with_max_pixels(spec, max_pixels)
 
 
@@ -232,7 +242,7 @@ def _encode(
         [frame for frame in frames if near is None or frame.index not in near.likely], spec, store, index
     )
     if others:
-        _tell_cost(others, name, spec, store, index, limit, listener.say)
+        _report_cost(others, name, spec, store, index, limit, listener.say)
     else:
         listener.say(f"{name}: all {len(frames)} frames are encoded already; nothing to do.")
     result = encode_recording(recording, spec, store, index, load, listener.progress, thumbnails, limit, near)
@@ -241,7 +251,7 @@ def _encode(
     return result
 
 
-def _tell_cost(
+def _report_cost(
     others: Sequence[Frame],
     name: str,
     spec: EncoderSpec,
@@ -304,7 +314,7 @@ def frame_choice(
     options: EncodeOptions,
     earlier: RecordingInfo | None = None,
     notes: PendingNotes | None = None,
-    looked: Looked | None = None,
+    on_scan: OnScan | None = None,
 ) -> FrameChoice:
     """Return the frames that are asked for, of a video as they were chosen before where nothing is said.
 
@@ -316,8 +326,8 @@ def frame_choice(
         every_s = earlier.every_s if every_s is None else every_s
         scene_change = earlier.scene_change if scene_change is None else scene_change
     if every_s is None:
-        every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_LOOK_S
-    return FrameChoice(every_s, options.limit, scene_change, notes, looked)
+        every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_SCAN_EVERY_S
+    return FrameChoice(every_s, options.limit, scene_change, notes, on_scan)
 
 
 def open_named(
@@ -334,17 +344,17 @@ def open_named(
         return open_list(options.images, limit=choice.limit)
     path, earlier, is_id = _named(known, options.recording)
     if earlier is None:
-        return open_recording(path, frame_choice(options, None, notes, listener.looked))
+        return open_recording(path, frame_choice(options, None, notes, listener.scan_progress))
     info = earlier.recording
     if is_id and options.limit is None:
         options = replace(options, limit=info.limit)
-    choice = frame_choice(options, info, notes, listener.looked)
+    choice = frame_choice(options, info, notes, listener.scan_progress)
     if info.kind == LIST:
         if not earlier.complete:
             raise InputError(f"{info.id} was interrupted, and its list is not known: pipe it in again")
         return _list_again(read_manifest(earlier.path), choice)
     if words := _as_before(options, choice, frame_choice(options)):
-        listener.say(f"As before: {words}; give another to change that.")
+        listener.say(f"Using {words} as before; pass another value to change it.")
     return open_recording(path, choice)
 
 
@@ -354,9 +364,10 @@ def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRe
         return selector, None, False
     if selector == "latest" and known and latest_recording(os.environ) is None:
         selector = known[0].recording.id
-    is_name = selector not in ("latest", "") and not os.path.lexists(selector)
-    if is_name and (earlier := _earlier(known, selector)) is not None:
-        return earlier.recording.path, earlier, True
+    if selector not in ("latest", "") and not os.path.lexists(selector):
+        earlier = _earlier(known, selector)
+        if earlier is not None and earlier.recording.path != printable(resolve(Path(selector))):
+            return earlier.recording.path, earlier, True
     path = locate(selector, os.environ)
     place = printable(path)
     return str(path), next((ref for ref in known if ref.recording.path == place), None), False
@@ -406,12 +417,12 @@ def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
 
 
 def _earlier(known: Sequence[ManifestRef], selector: str) -> ManifestRef | None:
-    """Return the newest manifest whose recording's id is, or alone begins with, ``selector``."""
-    refs = {ref.recording.id: ref for ref in reversed(known) if ref.recording.kind != "demo"}
-    if selector in refs:
-        return refs[selector]
-    fits = [ref for id_, ref in refs.items() if id_.startswith(selector)]
-    return fits[0] if len(fits) == 1 else None
+    """Return the newest manifest of the only recording that ``selector`` means."""
+    refs = [ref for ref in known if ref.recording.kind != "demo"]
+    with suppress(InputError):  # of several that fit, sources may list one
+        found = matching_recording(selector, (ref.recording for ref in refs))
+        return next((ref for ref in refs if ref.recording.id == found), None)
+    return None
 
 
 def write_result(store: Store, result: EncodeResult, say: Callable[[str], None]) -> None:

@@ -122,7 +122,7 @@ def _captured_s(document: dict[str, object], name: str) -> float | None:
 
 
 def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
-    """List the bundles; one that cannot be read is told to ``say``, and the rest goes on."""
+    """List the bundles; ``say`` receives a line for one that cannot be read, and the rest goes on."""
     for bundle in _bundles(environ, say):
         try:
             yield _listing(bundle)
@@ -136,7 +136,7 @@ def holds(path: Path) -> bool:
 
 
 def listing(path: Path) -> RecordingListing | None:
-    """Describe a bundle; None when it is none or cannot be read."""
+    """Describe a bundle; None when it is not one or cannot be read."""
     try:
         return _listing(path)
     except InputError:

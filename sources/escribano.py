@@ -146,7 +146,7 @@ def split_place(path: str) -> Place:
     """Take apart the path of a recording in a database.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     match = _PLACE.fullmatch(path)
     if match is None:

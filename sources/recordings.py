@@ -46,7 +46,7 @@ def open_recording(
 def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
     """List what lies at the sources' own places and directly under SEEONCE_RECORDINGS, newest first.
 
-    That folder itself counts when it is a recording. What a source cannot read is told to `say`.
+    That folder itself counts when it is a recording. What a source cannot read is reported to `say`.
 
     Raises:
         InputError: SEEONCE_RECORDINGS names what is no folder, or one that cannot be listed.
@@ -191,7 +191,7 @@ def known_recordings(
 ) -> list[RecordingListing]:
     """Return every recording that sources list or the store names, newest first.
 
-    ``since`` leaves out what is older (``sources.recordings``). What cannot be read is told to ``say``.
+    ``since`` leaves out what is older (``sources.recordings``). What cannot be read is reported to ``say``.
 
     Raises:
         InputError: SEEONCE_RECORDINGS cannot be listed, or ``since`` is no time.

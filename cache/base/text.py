@@ -1,4 +1,4 @@
-"""Sizes and times as people read and write them."""
+"""Sizes, ages and paths as users write them, and text made safe to print."""
 
 import os
 import re

@@ -66,11 +66,11 @@ def collection_text(found: Collection) -> str:
         f"{found.num_thumbnails:,} thumbnails, {found.num_files:,} other files."
     ]
     if found.num_kept:
-        lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
+        lines.append(f"{found.num_kept:,} entries were needed again and were kept.")
     for lease in found.leases:
         is_known = 0 < lease.since_s <= time.time()
         since = f"since {time_text(lease.since_s)}" if is_known else "since nobody knows when"
-        lines.append(f"held off by: {lease.purpose}, {since}")
+        lines.append(f"blocked by: {lease.purpose}, {since}")
     return "\n".join(lines)
 
 
