@@ -48,7 +48,6 @@ from sources.recording import (
     FrameChoice,
     OnScan,
     Recording,
-    resolve,
 )
 from sources.recordings import (
     is_since,
@@ -364,10 +363,9 @@ def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRe
         return selector, None, False
     if selector == "latest" and known and latest_recording(os.environ) is None:
         selector = known[0].recording.id
-    if selector not in ("latest", "") and not os.path.lexists(selector):
-        earlier = _earlier(known, selector)
-        if earlier is not None and earlier.recording.path != printable(resolve(Path(selector))):
-            return earlier.recording.path, earlier, True
+    is_name = selector not in ("latest", "") and not os.path.lexists(selector)
+    if is_name and (earlier := _earlier(known, selector)) is not None:
+        return earlier.recording.path, earlier, True
     path = locate(selector, os.environ)
     place = printable(path)
     return str(path), next((ref for ref in known if ref.recording.path == place), None), False
@@ -417,12 +415,14 @@ def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
 
 
 def _earlier(known: Sequence[ManifestRef], selector: str) -> ManifestRef | None:
-    """Return the newest manifest of the only recording that ``selector`` means."""
+    """Return the newest manifest of the only recording whose id is, or begins with, ``selector``."""
     refs = [ref for ref in known if ref.recording.kind != "demo"]
+    found = None
     with suppress(InputError):  # of several that fit, sources may list one
         found = matching_recording(selector, (ref.recording for ref in refs))
-        return next((ref for ref in refs if ref.recording.id == found), None)
-    return None
+    if found is None or not found.startswith(selector):  # a newer recording may have that name: sources say
+        return None
+    return next(ref for ref in refs if ref.recording.id == found)
 
 
 def write_result(store: Store, result: EncodeResult, say: Callable[[str], None]) -> None:
