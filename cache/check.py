@@ -83,7 +83,7 @@ def check_store(
     """
     report = CheckReport(read_data=read_data)
     for key, recording_id in _check_manifests(store, report.problems).items():
-        if in_subset(key, subset) and not store.is_there(key):
+        if in_subset(key, subset) and not store.exists(key):
             why = why_quarantined(store.path, key) or "there is no such entry, nor in quarantine"
             report.problems.append(Problem("missing", key.hex, f"named by {recording_id}; {why}"))
     entries = [entry for entry in stored_entries(store.path) if in_subset(entry.key, subset)]
@@ -152,7 +152,7 @@ def _check_entries(
         key, problem = entry.key.hex, None
         try:
             reason = store.check(entry.key, payload=report.read_data)
-            if reason and store.is_there(entry.key):  # else it went since it was listed
+            if reason and store.exists(entry.key):  # else it went since it was listed
                 problem = Problem("damaged", key, reason)
         except StoreError as error:  # the others may be readable
             problem = Problem("unreadable", key, str(error))
@@ -201,7 +201,7 @@ why it cannot be. Raises ``LimitReachedError`` at the limit of the store."""
 class RepairReport:
     """What was done: entries moved to quarantine, entries encoded again, and what is left to the user."""
 
-    num_put_away: int = 0
+    num_quarantined: int = 0
     num_encoded: int = 0
     remaining: list[Problem] = field(default_factory=list)
     interrupted: bool = False
@@ -239,7 +239,7 @@ def _quarantine_damaged(store: Store, report: RepairReport, read_data: bool, on_
         raise KeyboardInterrupt
     for problem in found.problems:
         if problem.kind == "damaged":
-            report.num_put_away += store.quarantine_damaged(EntryKey.from_hex(problem.what))
+            report.num_quarantined += store.quarantine_damaged(EntryKey.from_hex(problem.what))
         elif problem.kind in ("manifest", "unreadable"):
             report.remaining.append(problem)
 
@@ -253,13 +253,13 @@ def _encode_missing(
 ) -> None:
     full = False
     for ref in list_manifests(store.home, lambda _: None):  # the check has named what cannot be read
-        if all(map(store.is_there, ref.keys)):
+        if all(map(store.exists, ref.keys)):
             continue
         try:
             manifest = read_manifest(ref.path)
         except StoreError:  # forgotten meanwhile, or named by the check
             continue
-        missing = {frame.key: frame for frame in manifest.frames if not store.is_there(frame.key)}
+        missing = {frame.key: frame for frame in manifest.frames if not store.exists(frame.key)}
         say(f"{manifest.recording.id}: {len(missing)} of {len(manifest.frames)} frames have no entry")
         failures: list[tuple[FrameEntry, str]] = []
         try:

@@ -36,6 +36,10 @@ from cache.layout import FRAMES, TMP, group_name, make_group, now
 from cache.reading import SLICE_BYTES, read_info
 from cache.trash import tmp_name
 
+_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+# Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
+_MAX_RACES = 8
+
 
 class CommitStep(StrEnum):
     """The points of a commit at which a fault can be injected."""
@@ -63,7 +67,7 @@ def no_fault(_: CommitStep) -> None:
 class StagedEntry:
     """An entry that lies complete and verified under ``tmp/``, neither durable nor visible yet.
 
-    Its files stay open: the error of a write that the system postponed is told by the fsync of the
+    Its files stay open: the error of a write that the system postponed is reported by the fsync of the
     descriptor that wrote, not surely by that of one opened later. Closing ``opened`` removes what was
     not renamed away.
     """
@@ -157,11 +161,6 @@ def _not_kept(key: EntryKey, reason: str) -> StoreError:
     return StoreError(f"the disk did not keep entry {key} as written: {reason}; check the disk")
 
 
-_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
-# Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
-_MAX_RACES = 8
-
-
 class CommitBatch:
     """Entries on their way into a store; to be used in ``with``, by one thread.
 
@@ -169,13 +168,13 @@ class CommitBatch:
     were added before can still be committed; after one of ``commit`` none is acknowledged.
     """
 
-    __slots__ = ("_durability", "_home", "_is_right", "_on_step", "_staged", "_tmp")
+    __slots__ = ("_durability", "_home", "_is_intact", "_on_step", "_staged", "_tmp")
 
     def __init__(
-        self, home: Home, durability: Durability, on_step: OnStep, is_right: Callable[[EntryKey], bool]
+        self, home: Home, durability: Durability, on_step: OnStep, is_intact: Callable[[EntryKey], bool]
     ) -> None:
-        """``is_right`` reads an entry, puts it away when it is damaged, and says whether it was right."""
-        self._home, self._durability, self._on_step, self._is_right = home, durability, on_step, is_right
+        """``is_intact`` reads an entry, quarantines it when it is damaged, and says whether it was intact."""
+        self._home, self._durability, self._on_step, self._is_intact = home, durability, on_step, is_intact
         self._tmp: Folder | None = None
         self._staged: list[StagedEntry] = []
 
@@ -268,7 +267,7 @@ class CommitBatch:
             except OSError as error:
                 if error.errno not in _OCCUPIED or races == _MAX_RACES:
                     raise
-            if self._is_right(staged.key):
+            if self._is_intact(staged.key):
                 with suppress(FileNotFoundError):  # removed again: the place is free, ours goes there
                     return _sync_entry(group, staged.key, self._durability)
         return None  # pragma: no cover - the last race raises

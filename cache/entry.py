@@ -29,6 +29,13 @@ STORED_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
 }
 MAX_ENTRY_BYTES = 4 << 30
+METADATA_NAME = "zarr.json"
+CHUNK_NAME = "c.0.0.0"
+CHECKSUM_BYTES = 4
+MAX_METADATA_BYTES = 256 << 10
+ENTRY_FORMAT = 1
+_ZARR_TYPES = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
+_OURS = frozenset({"seeonce"})
 
 
 class DamagedError(StoreError):
@@ -160,14 +167,6 @@ class EntryInfo:
         return self.shape[1]
 
 
-METADATA_NAME = "zarr.json"
-CHUNK_NAME = "c.0.0.0"
-CHECKSUM_BYTES = 4
-MAX_METADATA_BYTES = 256 << 10
-ENTRY_FORMAT = 1
-
-_ZARR_TYPES = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
-_OURS = frozenset({"seeonce"})
 _ATTRIBUTES = frozenset(field.name for field in fields(EntryInfo) if field.name != "shape") | {
     "format", "layers", "encoder_id", SEAL_FIELD,
 }  # fmt: skip

@@ -5,17 +5,15 @@ used them for a day.
 """
 
 import math
-import os
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.base.errors import InputError, NotEncodedError, StoreError
+from cache.base.errors import NotEncodedError, StoreError
 from cache.base.files import Folder
 from cache.base.home import Home
-from cache.base.text import user_path
 from cache.gc import References, collect
 from cache.layout import RECORDINGS, names_in, stored_entries
 from cache.manifest import (
@@ -24,6 +22,7 @@ from cache.manifest import (
     StoredRecording,
     list_manifests,
     manifest_names,
+    matching_recording,
     stored_recordings,
 )
 from cache.pixel_index import PixelIndex
@@ -56,22 +55,14 @@ def find_recording_id(home: Home, selector: str) -> str:
     A manifest that cannot be read has an id too: that of its folder.
 
     Raises:
-        NotEncodedError: there is none.
+        NotEncodedError: no recording fits.
         InputError: several fit.
     """
-    infos = {ref.recording.id: ref.recording for ref in list_manifests(home, lambda _: None)}
-    ids = sorted({*infos, *(name for name in names_in(home.store / RECORDINGS) if not name.startswith("."))})
-    path = os.path.realpath(user_path(selector)) if selector else ""
-    for fits in (
-        [id_ for id_ in ids if id_ == selector],
-        [id_ for id_, info in infos.items() if os.path.realpath(info.path) == path],
-        [id_ for id_, info in infos.items() if info.name == selector],
-        [id_ for id_ in ids if selector and id_.startswith(selector)],
-    ):
-        if len(fits) > 1:
-            raise InputError(f"{selector!r} fits several recordings: give one of {', '.join(fits[:6])}.")
-        if fits:
-            return fits[0]
+    folders = [name for name in names_in(home.store / RECORDINGS) if not name.startswith(".")]
+    refs = list_manifests(home, lambda _: None)
+    found = matching_recording(selector, (ref.recording for ref in refs), unreadable=folders)
+    if found is not None:
+        return found
     raise NotEncodedError(f"{selector!r} is not in the store: see what there is with seeonce store ls.")
 
 
@@ -97,7 +88,7 @@ def forget(store: Store, recording_id: str, *, purge: bool = False) -> tuple[For
         num_manifests = _remove_manifests(store, folder)
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename or folder}: {error.strerror}") from error
-    num_left = sum(map(store.is_there, named.keys))
+    num_left = sum(map(store.exists, named.keys))
     return Forgotten(recording_id, num_manifests, num_left=num_left, num_files=num_files), named
 
 
@@ -115,7 +106,7 @@ def purge_entries(store: Store, found: Forgotten, named: ManifestNames) -> Forgo
         found,
         num_entries=collected.num_entries,
         num_bytes=collected.num_bytes,
-        num_left=sum(map(store.is_there, named.keys)),
+        num_left=sum(map(store.exists, named.keys)),
         num_thumbnails=sum(map(Thumbnails(store.home).remove, named.pixels - needed.pixels)),
         num_quarantined=len(copies),
     )

@@ -1,6 +1,6 @@
-"""The collection of what nobody needs: ``seeonce store gc``.
+"""Garbage collection: ``seeonce store gc``.
 
-An entry goes when no manifest names it, nobody used it for 24 hours, and no lease is alive from that
+An entry goes when no manifest names it, nobody used it for 24 hours, and no lease is active from that
 time. No lock keeps others away, so each entry is first renamed into ``trash/`` and everything is looked
 at again there. A process that relies on an entry does the opposite: it touches it, or writes the manifest
 that names it, and then looks whether the entry is in its place. One of the two sees the other: the
@@ -39,7 +39,7 @@ from cache.layout import (
     names_in,
     stored_entries,
 )
-from cache.leases import Lease, dead_leases, living_leases
+from cache.leases import Lease, active_leases, expired_leases
 from cache.manifest import ManifestNames, manifest_files, manifest_names
 from cache.quarantine import old_quarantined, remove_quarantined
 from cache.store import Store
@@ -63,12 +63,12 @@ class CollectStep(StrEnum):
 
 OnStep = Callable[[CollectStep], None]
 OnProgress = Callable[[int, int], None]
-"""Is told how much is done, and how much there is."""
+"""Receives how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a collection removed, or would remove. ``num_kept`` came to be needed before they were gone."""
+    """What a collection removed, or would remove. ``num_kept`` were needed again before they were gone."""
 
     num_entries: int
     num_bytes: int
@@ -103,7 +103,7 @@ class References:
             StoreError: a manifest cannot be read, so nobody knows what it names.
         """
         # Leases first: a process whose lease has just ended has written its manifest before that.
-        leases = living_leases(self._home.store)
+        leases = active_leases(self._home.store)
         self.before_s = min([time.time(), *(lease.since_s for lease in leases)]) - GRACE_S
         if self._only is not None and not leases:
             self.before_s = math.inf
@@ -156,20 +156,20 @@ def collect(
         references = References(store.home, only=only)
         entries = list(stored_entries(store.path))
         found = [entry for entry in entries if references.is_garbage(entry.key, entry.used_s)]
-        leases = tuple(living_leases(store.path))
+        leases = tuple(active_leases(store.path))
         removed = found
         if not dry_run:
             on_step(CollectStep.planned)
             removed = list(_remove_entries(store.path, found, references, on_step, on_progress))
             if only is None:
-                _date_future_to_now(store.home, entries, references.names)
+                _clamp_future_times(store.home, entries, references.names)
         others = _remove_others(store, references, dry_run) if only is None else {}
     except OSError as error:
         raise StoreError(f"the collection stopped: {error}; check the disk and its permissions") from error
     return Collection(
         num_entries=len(removed),
         num_bytes=sum(entry.num_bytes for entry in removed),
-        num_kept=sum(store.is_there(key) for key in {e.key for e in found} - {e.key for e in removed}),
+        num_kept=sum(store.exists(key) for key in {e.key for e in found} - {e.key for e in removed}),
         leases=leases,
         dry_run=dry_run,
         **others,
@@ -183,7 +183,7 @@ def _remove_entries(
     remaining, num_done = iter(found), 0
     with Folder.open(store / FRAMES) as frames, new_batch(store) as batch:
         while part := list(islice(remaining, _AT_ONCE)):
-            # What came to be needed since it was found is not even moved: nobody should miss it meanwhile.
+            # What is needed again since it was found is not even moved: nobody should miss it meanwhile.
             references.refresh()
             part = [entry for entry in part if references.is_garbage(entry.key, _used_s(store, entry.key))]
             taken: list[StoredEntry] = []
@@ -239,7 +239,7 @@ def _restore(batch: Folder, frames: Folder, keys: list[EntryKey]) -> None:
         raise failure
 
 
-def _date_future_to_now(home: Home, entries: Iterable[StoredEntry], needed: ManifestNames) -> None:
+def _clamp_future_times(home: Home, entries: Iterable[StoredEntry], needed: ManifestNames) -> None:
     """Set the times of entries and thumbnails that lie in the future to now; best effort."""
     paths = [entry_folder(home.store, entry.key) for entry in entries if entry.key not in needed.keys]
     paths += [
@@ -259,7 +259,7 @@ def _remove_others(store: Store, references: References, dry_run: bool) -> dict[
     path, thumbnails = store.path, Thumbnails(store.home)
     unfinished, batches = leftovers(path / TMP), leftovers(path / TRASH)
     quarantined = old_quarantined(path, QUARANTINE_S)
-    files = [*_unfinished_files(path), *(Path(LEASES, name) for name in dead_leases(path))]
+    files = [*_unfinished_files(path), *(Path(LEASES, name) for name in expired_leases(path))]
     if not dry_run:
         sweep_tmp(path)
         for name in quarantined:

@@ -16,6 +16,11 @@ from cache.base.errors import StoreError
 DIGEST_BYTES = 32
 _MANY_BYTES = 1 << 20
 _HEX = frozenset("0123456789abcdef")
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+_ENCODER = "seeonce 2026-11 encoder id, format 1"
+_PIXELS = "seeonce 2026-11 pixel digest, format 1"
+_WEIGHTS = "seeonce 2026-11 weights digest, format 1"
+_ENTRY = "seeonce 2026-11 entry key, format 1"
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
 Field = str | int | float | bool | bytes | tuple["Field", ...]
@@ -132,11 +137,6 @@ class FieldHasher:
         self._hasher.update(tag + struct.pack("<Q", len(payload)) + payload)
 
 
-COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
-
-_ENCODER = "seeonce 2026-11 encoder id, format 1"
-
-
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How pixels become patches, resolved: no default is left to a library.
@@ -235,11 +235,6 @@ def _hashed(value: Any) -> Any:
     if isinstance(value, Preprocessing):
         return tuple(getattr(value, field.name) for field in fields(value))
     return value.raw if isinstance(value, Digest) else value
-
-
-_PIXELS = "seeonce 2026-11 pixel digest, format 1"
-_WEIGHTS = "seeonce 2026-11 weights digest, format 1"
-_ENTRY = "seeonce 2026-11 entry key, format 1"
 
 
 def pixel_digest(pixels: NDArray[np.uint8]) -> PixelDigest:

@@ -18,13 +18,12 @@ from cache.key import EntryKey
 STORE_FORMAT = 1
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 STORE_FILE = "store.json"
-FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
-TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
-
 _GROUPS = tuple(f"{number:02x}" for number in range(256))
 _GROUP_FILE = "zarr.json"
 _GROUP = canonical({"attributes": {}, "node_type": "group", "zarr_format": 3})
 _MAX_STORE_FILE_BYTES = 64 << 10
+FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
+TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
 
 
 def time_text(posix_s: float) -> str:

@@ -1,6 +1,6 @@
-"""Leases: how a running encode, describe or verify-cache holds a collection off.
+"""Leases: how a running encode, describe or verify-cache keeps garbage collection from its entries.
 
-Every doubt counts as a living lease: a file that cannot be read, a start in the future, an expired lease
+Every doubt counts as an active lease: a file that cannot be read, a start in the future, an expired lease
 whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock dated days
 ahead would count for ever, so it counts no longer than its process.
 """
@@ -28,17 +28,18 @@ from cache.trash import is_alive, tmp_name
 LEASE_S = 900
 RENEW_S = 60
 DOUBT_S = 24 * 3600  # for so long a lease counts that is expired, but may not be dead
-SUFFIX = ".json"
 
 _MAX_BYTES = 64 << 10
 _FIELDS = frozenset({"expires_at", SEAL_FIELD, "pid", "purpose", "since"})
+KEPT = 20
+_SUFFIX = ".json"
 
 _log = logging.getLogger("seeonce.cache")
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A living lease. ``since_s`` is its start in POSIX seconds, minus infinity when that is unknown."""
+    """An active lease. ``since_s`` is its start in POSIX seconds, minus infinity when that is unknown."""
 
     name: str
     purpose: str
@@ -54,7 +55,7 @@ def held_lease(store: Store, purpose: str, renew_s: float = RENEW_S) -> Iterator
     if not store.writable:
         yield
         return
-    name, since_s, ended = tmp_name() + SUFFIX, time.time(), threading.Event()
+    name, since_s, ended = tmp_name() + _SUFFIX, time.time(), threading.Event()
     _write_lease(store.path, name, purpose, since_s)
 
     def renew() -> None:
@@ -94,24 +95,24 @@ def _write_lease(store: Path, name: str, purpose: str, since_s: float) -> None:
         _log.warning("cannot write a lease in %s: %s", store / LEASES, error.strerror)
 
 
-def living_leases(store: Path, now_s: float | None = None) -> list[Lease]:
+def active_leases(store: Path, now_s: float | None = None) -> list[Lease]:
     """Return the leases that count, the oldest first."""
     now_s = time.time() if now_s is None else now_s
-    found = [_living(store, name, now_s) for name in names_in(store / LEASES) if _is_lease(name)]
+    found = [_active(store, name, now_s) for name in names_in(store / LEASES) if _is_lease(name)]
     return sorted((lease for lease in found if lease is not None), key=lambda lease: lease.since_s)
 
 
-def dead_leases(store: Path) -> list[str]:
+def expired_leases(store: Path) -> list[str]:
     """Return the names of what nobody needs in ``leases/``: files that stopped to count a day ago."""
     oldest = time.time() - DOUBT_S - LEASE_S
-    alive = {lease.name for lease in living_leases(store)}
+    active = {lease.name for lease in active_leases(store)}
     with suppress(FileNotFoundError), Folder.open(store / LEASES) as leases:
-        names = [name for name in leases.names() if name not in alive]
+        names = [name for name in leases.names() if name not in active]
         return [name for name in names if leases.modified_s(name) < oldest]
     return []
 
 
-def _living(store: Path, name: str, now_s: float) -> Lease | None:
+def _active(store: Path, name: str, now_s: float) -> Lease | None:
     modified_s = now_s
     try:
         with Folder.open(store / LEASES) as leases:
@@ -131,15 +132,11 @@ def _living(store: Path, name: str, now_s: float) -> Lease | None:
 
 
 def _is_lease(name: str) -> bool:
-    return name.endswith(SUFFIX) and not name.startswith(".")
+    return name.endswith(_SUFFIX) and not name.startswith(".")
 
 
 def _seconds(text: str) -> float:
     return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC).timestamp()
-
-
-KEPT = 20
-_SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,7 @@ def entries_in_use(store: Store, kind: str, manifest: Manifest) -> Iterator[None
         try:
             yield
         finally:
-            num_hits = sum(map(store.is_there, keys))
+            num_hits = sum(map(store.exists, keys))
             record_use(store, kind, recording, num_hits, len(keys) - num_hits, 0)
 
 

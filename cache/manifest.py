@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +18,19 @@ from cache.base.canonical_json import (
     seal,
     unseal,
 )
-from cache.base.errors import StoreError, disk_error
+from cache.base.errors import InputError, StoreError, disk_error
 from cache.base.files import Durability, Folder
 from cache.base.home import Home
+from cache.base.text import user_path
 from cache.entry import num_merged_tokens
 from cache.key import EncoderId, EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.layout import RECORDINGS, names_in
+
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+MAX_MANIFEST_BYTES = 512 << 20
+_MAX_ID_BYTES = 200
+_TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +192,6 @@ class ManifestNames:
         return type(self)(self.keys | other.keys, self.pixels | other.pixels, self.places | other.places)
 
 
-MANIFEST_FILE = "manifest.json"
-MANIFEST_FORMAT = 1
-MAX_MANIFEST_BYTES = 512 << 20
-_MAX_ID_BYTES = 200
-_TRIES = 4
-
 _log = logging.getLogger("seeonce.cache")
 
 
@@ -265,7 +266,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def list_manifests(home: Home, on_problem: Callable[[str], None] = _log.warning) -> list[ManifestRef]:
-    """Return all manifests, newest first. One that cannot be read is told to ``on_problem``."""
+    """Return all manifests, newest first. ``on_problem`` receives a line for each that cannot be read."""
     refs = []
     for path in manifest_files(home):
         try:
@@ -304,6 +305,34 @@ def stored_recordings(home: Home) -> list[StoredRecording]:
         for id_, refs in by_id.items()
     ]
     return sorted(found, key=lambda recording: (recording.used_s, recording.id))
+
+
+def matching_recording(
+    selector: str, recordings: Iterable[RecordingInfo], unreadable: Iterable[str] = ()
+) -> str | None:
+    """Return the id that ``selector`` means: an id, a path, a name or the start of an id, in this order.
+
+    ``unreadable`` are ids of which nothing else is known. None when nothing fits.
+
+    Raises:
+        InputError: several fit.
+    """
+    infos = {info.id: info for info in recordings}
+    ids = sorted({*infos, *unreadable})
+    path = os.path.realpath(user_path(selector)) if selector and "\0" not in selector else ""
+    for fits in (
+        [id_ for id_ in ids if id_ == selector],
+        [id_ for id_, info in infos.items() if os.path.realpath(info.path) == path],
+        [id_ for id_, info in infos.items() if info.name == selector],
+        [id_ for id_ in ids if selector and id_.startswith(selector)],
+    ):
+        if len(fits) > 1:
+            raise InputError(
+                f"{selector!r} fits several recordings: give one of {', '.join(sorted(fits)[:6])}."
+            )
+        if fits:
+            return fits[0]
+    return None
 
 
 def manifest_names(path: Path) -> ManifestNames:

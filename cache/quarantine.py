@@ -1,4 +1,4 @@
-"""Where damaged entries go: out of every reader's way, kept for who wants to know why."""
+"""Quarantine: damaged entries are moved here, with a note that says why, and kept for 30 days."""
 
 import logging
 import secrets

@@ -19,6 +19,10 @@ from cache.manifest import ManifestRef, list_manifests
 from cache.quarantine import quarantined
 from cache.store import Store
 
+VARIABLE = "SEEONCE_STORE_MAX"
+_METADATA_BYTES = 2048  # of one entry, about
+_NUM_NAMED = 3
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderStats:
@@ -115,11 +119,6 @@ def _by_encoder(
 def _label(encoder: EncoderSpec) -> str:
     tower = f"{encoder.architecture} {encoder.depth}x{encoder.hidden_size} {encoder.compute_dtype}"
     return f"{tower}, at most {encoder.preprocessing.max_pixels:,} pixels"
-
-
-VARIABLE = "SEEONCE_STORE_MAX"
-_METADATA_BYTES = 2048  # of one entry, about
-_NUM_NAMED = 3
 
 
 class LimitReachedError(StoreError):

@@ -99,7 +99,7 @@ class Store:
         Raises:
             StoreError: the disk refuses for a reason that is not the entry's.
         """
-        return self._hit(key, lambda entry: read_info(entry, key))
+        return self._read_and_touch(key, lambda entry: read_info(entry, key))
 
     def peek(self, key: EntryKey) -> EntryInfo | None:
         """Return what ``entry_info`` does, for counting: no use is remembered, nothing is moved."""
@@ -122,7 +122,7 @@ class Store:
             info = read_info(entry, key)
             return Features(read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size)
 
-        return self._hit(key, checked)
+        return self._read_and_touch(key, checked)
 
     def check(self, key: EntryKey, *, payload: bool = True) -> str | None:
         """Check every byte of an entry, by BLAKE3 as well; say what is wrong, None when all is right.
@@ -201,9 +201,9 @@ class Store:
         except OSError:  # another process sweeps, or the disk refuses: it is only rubbish
             return 0
 
-    def is_there(self, key: EntryKey) -> bool:
+    def exists(self, key: EntryKey) -> bool:
         """Say whether there is an entry of that name, right or wrong: one look, nothing is opened."""
-        return self._lies_there(key, None)
+        return self._is_in_place(key, None)
 
     def touch(self, key: EntryKey) -> None:
         """Remember that an entry will be used, as a hit does; nothing is opened. Best effort."""
@@ -212,8 +212,8 @@ class Store:
             if self.writable and time.time() - os.lstat(path).st_mtime > TOUCH_AFTER_S:
                 os.utime(path, follow_symlinks=False)
 
-    def _hit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
-        """Visit an entry that is wanted: remember its use, and put it away when it is damaged."""
+    def _read_and_touch(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
+        """Read an entry that is wanted, touch it, and move it to quarantine when it is damaged."""
 
         def used(entry: Folder) -> tuple[Result, bool]:
             result = work(entry)
@@ -222,7 +222,7 @@ class Store:
             # First the touch, then a look whether the entry is in its place still. A collection first
             # moves it away, then looks for a touch: whoever comes second sees the other. The look is
             # taken always: a folder that is being removed seems to have been touched just now.
-            return result, self._lies_there(key, entry.identity())
+            return result, self._is_in_place(key, entry.identity())
 
         try:
             for _ in range(_TRIES):
@@ -239,7 +239,7 @@ class Store:
                 _log.warning("entry %s is damaged: %s", key, damage)
             return None
 
-    def _lies_there(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
+    def _is_in_place(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
         try:
             found = os.lstat(f"{self._frames}/{group_name(key)}/{key.hex}")
         except OSError:

@@ -1,7 +1,7 @@
 """Small pictures of frames for reports, since the frames themselves may be gone: ``thumbs/<pixel digest>``.
 
 They are a convenience: one that is missing or damaged is no thumbnail, and one that cannot be written is
-told in ``problem``, no error.
+reported in ``problem``, no error.
 """
 
 import io

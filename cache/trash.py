@@ -23,6 +23,8 @@ from cache.layout import TMP, TRASH
 LEFTOVER_AGE_S = 24 * 3600
 
 _NAME = re.compile(r"(\d{1,10})\.([0-9a-f]{16})\.[0-9a-f]{16}(\.json)?")
+GONE = ".gone"
+_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 def tmp_name() -> str:
@@ -64,10 +66,6 @@ def is_alive(name: str) -> bool:
     except PermissionError:
         return True
     return True
-
-
-GONE = ".gone"
-_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 @contextmanager

@@ -14,6 +14,8 @@ DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
 DEMO = "demo"
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?$")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
+_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def default_model(recording_id: str) -> str:
 def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:
     """Return the folder of ``model``, a local path or a hub id with an optional ``@revision``.
 
-    ``announce`` is told the size before anything is downloaded.
+    ``announce`` receives the size before anything is downloaded.
 
     Raises:
         CheckpointError: there is no such folder, and no such model on the hub or no way to it.
@@ -94,10 +96,6 @@ def _download(repo: str, revision: str | None, announce: Callable[[str], None]) 
             "the network, or give a local folder with --model PATH or SEEONCE_MODEL."
         ) from error
     return CheckpointFolder(path, repo, path.name)
-
-
-_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader
-_LENGTH_BYTES = 8
 
 
 def require_weights(folder: Path) -> None:

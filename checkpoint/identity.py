@@ -27,6 +27,10 @@ from checkpoint.loading import load_model, readable_folder
 
 ENCODER_EPOCH = 1
 """Raised when our own encoding code changes results, so that older entries are no longer hits."""
+_PATTERNS = (
+    "*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.py", "*chat_templates/*",
+)  # fmt: skip
+_CONTEXT = "seeonce 2026-11 files that answer, version 1"
 
 
 def find_encoder(
@@ -217,12 +221,6 @@ def _preprocessing(processor: Any) -> Preprocessing:
         image_std=tuple(float(value) for value in processor.image_std),
         resample="bicubic",
     )
-
-
-_PATTERNS = (
-    "*.json", "*.jinja", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.py", "*chat_templates/*",
-)  # fmt: skip
-_CONTEXT = "seeonce 2026-11 files that answer, version 1"
 
 
 def model_id(folder: CheckpointFolder, index: PixelIndex) -> str:

@@ -1,7 +1,7 @@
 """Pass one: every frame of a recording that the store lacks goes through the encoder once.
 
     Frame -> (reading threads: decode) -> (threads: digest, thumbnail, patches) -> Prepared
-          -> (encoder: the next frame begins before the last is taken over) -> Features
+          -> (encoder: the next frame begins before the last is finished) -> Features
           -> (writer thread) -> entry in the store
 
 Memory does not grow with the recording: a few frames and a few features are under way at any time.
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cache.base.errors import InputError
 from cache.entry import EntryInfo, Features, Provenance, bytes_per_token, num_merged_tokens
@@ -42,50 +42,42 @@ if TYPE_CHECKING:
 # picture three times (decoded, resized, cut): 25 MB at 1920x1080. What waits for the encoder is held once.
 _MAX_WORKERS = 16
 _PREPARED_AHEAD = 4
-_TOLD = 0.01  # of the time: what took less is not told
+_MIN_SHARE_SHOWN = 0.01  # of the time
 _IN_FLIGHT = 2  # pictures on the device: one computes while the one before it is copied to the host
 _DURABLE_BY_THEN = timedelta(hours=1)
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
-Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
-class Prefetch(Generic[Item, Read, Result]):
-    """Items in order with the futures of what is made of them, at most ``max_pending`` of them under way.
+def prefetch(
+    items: Iterable[Item],
+    readers: ThreadPoolExecutor,
+    read: Callable[[Item], Read],
+    workers: ThreadPoolExecutor,
+    work: Callable[[Item, Read], Made],
+    max_pending: int,
+) -> "Iterator[tuple[Item, Future[Made]]]":
+    """Yield items in order, each with the future of its work; an error of its work is raised by that.
 
-    Each item is read in ``readers``, in order as far as these are one, and ``work`` makes something of what
-    was read in ``workers``.
+    At most ``max_pending`` are under way. Each is read in ``readers``, in order when that is one thread, and
+    ``work`` makes something of what was read in ``workers``.
     """
+    remaining = iter(items)
+    waiting: deque[tuple[Item, Future[Made]]] = deque()
 
-    def __init__(
-        self,
-        readers: ThreadPoolExecutor,
-        read: Callable[[Item], Read],
-        workers: ThreadPoolExecutor,
-        work: Callable[[Item, Read], Result],
-        items: Iterable[Item],
-        max_pending: int,
-    ) -> None:
-        """Nothing is submitted before the first item is asked for."""
-        self._readers, self._read, self._workers, self._work = readers, read, workers, work
-        self._items, self._max_pending = iter(items), max_pending
-        self._waiting: deque[tuple[Item, Future[Result]]] = deque()
+    def made(item: Item, read: "Future[Read]") -> Made:
+        return work(item, read.result())
 
-    def __iter__(self) -> Iterator[tuple[Item, "Future[Result]"]]:
-        """Yield each item; an error of its work is raised by its future."""
-        self._submit(self._max_pending)
-        while self._waiting:
-            yield self._waiting.popleft()
-            self._submit(1)
+    def submit(num_items: int) -> None:
+        for item in islice(remaining, num_items):
+            waiting.append((item, workers.submit(made, item, readers.submit(read, item))))
 
-    def _submit(self, num_items: int) -> None:
-        for item in islice(self._items, num_items):
-            read = self._readers.submit(self._read, item)
-            self._waiting.append((item, self._workers.submit(self._made, item, read)))
-
-    def _made(self, item: Item, read: "Future[Read]") -> Result:
-        return self._work(item, read.result())
+    submit(max_pending)
+    while waiting:
+        yield waiting.popleft()
+        submit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +115,7 @@ class Seconds:
         waits = [
             f", {what}: {took_s / self.total:.0%}"
             for what, took_s in shares.items()
-            if took_s > _TOLD * self.total
+            if took_s > _MIN_SHARE_SHOWN * self.total
         ]
         return (f"encoder {self.encoder / self.total:.0%}" + "".join(waits)).replace("%", " %")
 
@@ -132,8 +124,8 @@ class Seconds:
 class EncodeResult:
     """What pass one did: the manifest that it leaves, and how it went.
 
-    ``stopped`` says why it ended early, when the store became as large as it may be. ``left_out`` names what
-    lies beside the frames and is none.
+    ``stopped`` says why it ended early, when the store became as large as it may be. ``left_out`` names
+    other files beside the frames.
     """
 
     manifest: Manifest
@@ -151,14 +143,14 @@ _Decoded = tuple[FileStamp, "Image.Image"]
 class Prepared:
     """A frame whose pixels are known: a hit, or a miss with the patches that are to be encoded.
 
-    ``look`` is its perceptual hash, where near duplicates are looked for.
+    ``phash`` is its perceptual hash, where near duplicates are looked for.
     """
 
     frame: Frame
     known: KnownPixels
     hit: EntryInfo | None
     patches: Patches | None
-    look: int | None = None
+    phash: int | None = None
 
 
 def not_encoded(frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex) -> list[Frame]:
@@ -253,7 +245,7 @@ class _Run:
     ) -> None:
         self._limit = limit
         self._near = near
-        self._kept: tuple[FrameEntry, int] | None = None  # the last with an entry of its own, and its look
+        self._kept: tuple[FrameEntry, int] | None = None  # the last with an entry of its own, and its phash
         self._num_near = 0
         self._spec, self._store, self._index = spec, store, index
         self._thumbnails = thumbnails
@@ -263,12 +255,13 @@ class _Run:
         self.seconds, self._started_s = Seconds(), 0.0
         self._num_frames, self._on_progress = num_frames, on_progress
         self._num_hits = self._num_new = self._num_bytes = 0
-        self._encoded: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
+        # Of each picture met so far: grid_thw, and how many merged tokens it makes.
+        self._sizes: dict[PixelDigest, tuple[tuple[int, int, int], int]] = {}
         self._frames: list[FrameEntry] = []
         # Pictures whose entries are not acknowledged yet, each with how many frames show it.
         self._waiting: Counter[PixelDigest] = Counter()
         self._num_waiting = 0
-        self._young_hits: set[EntryKey] = set()
+        self._recent_hits: set[EntryKey] = set()
         self.skipped: list[SkippedFrame] = []
         self.complete = False
 
@@ -282,26 +275,33 @@ class _Run:
                 ThreadPoolExecutor(num_workers) as workers,
             ):
                 max_pending = num_workers + _PREPARED_AHEAD
-                prefetch = Prefetch(
-                    readers, self._read, workers, self._prepare, recording.frames(), max_pending
+                likely_near = frozenset[int]() if self._near is None else self._near.likely
+                # A likely near duplicate is decoded only if the picture it looks like cannot be read.
+                frames = prefetch(
+                    recording.frames(),
+                    readers,
+                    lambda frame: None if frame.index in likely_near else self._read(frame),
+                    workers,
+                    lambda frame, read: None if read is None else self._prepare(frame, read),
+                    max_pending,
                 )
                 try:
-                    for frame, prepared in prefetch:
+                    for frame, prepared in frames:
                         self._wait_for(prepared, writer)
-                        self._take(frame, prepared, writer)
-                        self._settle(writer)
+                        self._add_frame(frame, prepared, writer)
+                        self._count_acknowledged(writer)
                         self._on_progress(self.progress())
                 except BaseException as error:
                     for pool in (readers, workers):
                         pool.shutdown(wait=False, cancel_futures=True)
                     if isinstance(error, KeyboardInterrupt | LimitReachedError):
-                        self._take_over(writer)  # the device computes it in any case
+                        self._finish_all(writer)  # the device computes it in any case
                     raise
-                self._take_over(writer)
-                taken_over_s = time.perf_counter()
-            self.seconds.writer += time.perf_counter() - taken_over_s
+                self._finish_all(writer)
+                finished_s = time.perf_counter()
+            self.seconds.writer += time.perf_counter() - finished_s
         finally:
-            self._settle(writer)
+            self._count_acknowledged(writer)
             if self._encoder is not None:
                 self.seconds.total = time.perf_counter() - self._started_s
         self._on_progress(self.progress())
@@ -324,36 +324,27 @@ class _Run:
         Raises:
             StoreError: the disk refuses.
         """
-        self._store.make_durable(self._young_hits)
+        self._store.make_durable(self._recent_hits)
         return [frame for frame in self._frames if frame.pixels not in self._waiting]
 
-    def _settle(self, writer: EntryWriter) -> None:
-        """Take note of what the writer acknowledged meanwhile."""
+    def _count_acknowledged(self, writer: EntryWriter) -> None:
         for pixels, num_bytes in writer.acknowledged():
             self._num_waiting -= self._waiting.pop(pixels)
             self._num_new += 1
             self._num_bytes += num_bytes
 
-    def _read(self, frame: Frame) -> "Prepared | _Decoded | None":
-        """Decode a frame unless it is a known hit; None if it needs none when its neighbour can be read."""
-        if self._near is not None and frame.index in self._near.likely:
-            return None
-        return self._decoded(frame)
-
-    def _decoded(self, frame: Frame) -> "Prepared | _Decoded":
-        look = None if self._near is None else self._near.known(frame)
+    def _read(self, frame: Frame) -> "Prepared | _Decoded":
+        """Decode a frame unless it is a known hit."""
+        phash = None if self._near is None else self._near.known(frame)
         known = self._index.get(frame.stamp)
-        if known is not None and (self._near is None or look is not None):
+        if known is not None and (self._near is None or phash is not None):
             hit = self._entry(known)
             if hit is not None:
-                return Prepared(frame, known, hit, None, look)
+                return Prepared(frame, known, hit, None, phash)
         stamp = frame.stamp.current()
         return stamp, frame.read()
 
-    def _prepare(self, frame: Frame, read: "Prepared | _Decoded | None") -> Prepared | None:
-        return None if read is None else self._prepared(frame, read)
-
-    def _prepared(self, frame: Frame, read: "Prepared | _Decoded") -> Prepared:
+    def _prepare(self, frame: Frame, read: "Prepared | _Decoded") -> Prepared:
         """Work out a frame's key and, when it is no hit, what the encoder needs."""
         if isinstance(read, Prepared):
             return read
@@ -362,34 +353,34 @@ class _Run:
         self._index.put_many([(stamp, known)])
         if self._thumbnails is not None and not self._thumbnails.has(known.pixels):
             self._thumbnails.write(known.pixels, image)
-        look = None if self._near is None else self._near.of(frame, known.pixels, image)
+        phash = None if self._near is None else self._near.of(frame, known.pixels, image)
         hit = self._entry(known)
-        is_new = hit is None and known.pixels not in self._encoded
+        is_new = hit is None and known.pixels not in self._sizes
         patches = cut_into_patches(image, self._spec.preprocessing) if is_new else None
-        return Prepared(frame, known, hit, patches, look)
+        return Prepared(frame, known, hit, patches, phash)
 
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
 
-    def _take(self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
-        """Book a frame: skipped, near the last one, a hit, a repeat within this run, or encoded now."""
+    def _add_frame(self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
+        """Add a frame: skipped, near the last one, a hit, a repeat within this run, or encoded now."""
         try:
-            booked = self._near_the_last(frame, prepared) or self._on_its_own(frame, prepared, writer)
-            self._frames.append(booked)
-            if booked.pixels in self._waiting:
-                self._waiting[booked.pixels] += 1
+            entry = self._near_duplicate(frame, prepared) or self._hit_or_encode(frame, prepared, writer)
+            self._frames.append(entry)
+            if entry.pixels in self._waiting:
+                self._waiting[entry.pixels] += 1
                 self._num_waiting += 1
         except InputError as error:
             self.skipped.append(SkippedFrame(frame.index, frame.timestamp_s, frame.source, str(error)))
 
-    def _near_the_last(self, frame: Frame, prepared: "Future[Prepared | None]") -> FrameEntry | None:
-        """Give a frame the entry of the last one that was kept, if it looks so."""
+    def _near_duplicate(self, frame: Frame, prepared: "Future[Prepared | None]") -> FrameEntry | None:
+        """Give a frame the entry of the last one that was kept, if it looks much the same."""
         if self._near is None or self._kept is None:
             return None
         ready = prepared.result()
-        look = self._near.known(frame) if ready is None else ready.look
-        kept, kept_look = self._kept
-        if look is None or not self._near.near(look, kept_look):
+        phash = self._near.known(frame) if ready is None else ready.phash
+        kept, kept_phash = self._kept
+        if phash is None or not self._near.near(phash, kept_phash):
             return None
         self._num_near += 1
         return replace(
@@ -400,25 +391,25 @@ class _Run:
             neighbour=kept.index,
         )
 
-    def _on_its_own(
+    def _hit_or_encode(
         self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter
     ) -> FrameEntry:
-        ready = prepared.result() or self._prepared(frame, self._decoded(frame))
-        booked = self._booked(ready, writer)
-        self._kept = None if ready.look is None else (booked, ready.look)
-        return booked
+        ready = prepared.result() or self._prepare(frame, self._read(frame))
+        entry = self._frame_entry(ready, writer)
+        self._kept = None if ready.phash is None else (entry, ready.phash)
+        return entry
 
-    def _booked(self, ready: Prepared, writer: EntryWriter) -> FrameEntry:
+    def _frame_entry(self, ready: Prepared, writer: EntryWriter) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
-        if ready.patches is not None and pixels not in self._encoded:
+        if ready.patches is not None and pixels not in self._sizes:
             self._encode(pixels, ready.patches, writer)
         else:
             self._num_hits += 1
         if ready.hit is not None:
-            if _young(ready.hit):
-                self._young_hits.add(ready.hit.key)
-            self._encoded[pixels] = (ready.hit.grid_thw, ready.hit.num_tokens)
-        grid_thw, num_tokens = self._encoded[pixels]
+            if _maybe_not_durable(ready.hit):
+                self._recent_hits.add(ready.hit.key)
+            self._sizes[pixels] = (ready.hit.grid_thw, ready.hit.num_tokens)
+        grid_thw, num_tokens = self._sizes[pixels]
         return FrameEntry(
             index=frame.index,
             timestamp_s=frame.timestamp_s,
@@ -432,7 +423,7 @@ class _Run:
         )
 
     def _encode(self, pixels: PixelDigest, patches: Patches, writer: EntryWriter) -> None:
-        """Begin to encode a picture, and take over the one before it while the device computes."""
+        """Begin to encode a picture, and finish the one before it while the device computes."""
         if self._encoder is None:
             self._encoder = self._load_encoder()
             self._started_s = time.perf_counter()
@@ -440,25 +431,25 @@ class _Run:
         if self._limit is not None:
             self._limit.take(tokens * bytes_per_token(self._spec))
         self._waiting[pixels] = 0  # before the writer can acknowledge it
-        self._encoded[pixels] = (patches.grid_thw, tokens)
+        self._sizes[pixels] = (patches.grid_thw, tokens)
         with self._timed("encoder"):
             self._in_flight.append((pixels, self._encoder.start(patches), self._encoder.provenance))
         while len(self._in_flight) >= _IN_FLIGHT:
-            self._take_over_one(writer)
+            self._finish_oldest(writer)
 
     def _wait_for(self, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
-        """Wait for a frame to be prepared; meanwhile take over what the device computes."""
+        """Wait for a frame to be prepared; meanwhile finish what the device computes."""
         if prepared.done():
             return
-        self._take_over(writer)
+        self._finish_all(writer)
         with self._timed("pictures"):
             wait([prepared])
 
-    def _take_over(self, writer: EntryWriter) -> None:
+    def _finish_all(self, writer: EntryWriter) -> None:
         while self._in_flight:
-            self._take_over_one(writer)
+            self._finish_oldest(writer)
 
-    def _take_over_one(self, writer: EntryWriter) -> None:
+    def _finish_oldest(self, writer: EntryWriter) -> None:
         pixels, features_of, provenance = self._in_flight.popleft()
         with self._timed("encoder"):
             features = features_of()
@@ -477,7 +468,7 @@ class _Run:
                 setattr(self.seconds, what, getattr(self.seconds, what) + took_s)
 
 
-def _young(entry: EntryInfo) -> bool:
+def _maybe_not_durable(entry: EntryInfo) -> bool:
     """Say whether an entry was made so lately that its writer may not have made it durable yet."""
     try:
         created_at = datetime.fromisoformat(entry.created_at)

@@ -1,4 +1,4 @@
-"""Live encoding of frames that a manifest names: pass one's side of the verifier."""
+"""Live encoding of frames that a manifest names: pass one's side of the verifier and of store repair."""
 
 from collections.abc import Callable, Iterator
 

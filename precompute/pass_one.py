@@ -1,8 +1,9 @@
-"""Pass one from names to a manifest: find the checkpoint and the recording, tell the cost, encode."""
+"""Pass one from names to a manifest: find the checkpoint and the recording, report the cost, encode."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from cache.manifest import (
     RecordingInfo,
     list_manifests,
     manifest_path,
+    matching_recording,
     read_manifest,
     write_manifest,
 )
@@ -39,7 +41,14 @@ from precompute.encode import EncodeResult, Progress, encode_recording, new_pict
 from sources.folder import KIND as LIST
 from sources.folder import is_image_path, open_list, reopen_list
 from sources.near_duplicates import NearDuplicates, require_distance
-from sources.recording import DEFAULT_EVERY_S, DEFAULT_LOOK_S, Frame, FrameChoice, Looked, Recording
+from sources.recording import (
+    DEFAULT_EVERY_S,
+    DEFAULT_SCAN_EVERY_S,
+    Frame,
+    FrameChoice,
+    OnScan,
+    Recording,
+)
 from sources.recordings import (
     is_since,
     latest_recording,
@@ -78,13 +87,13 @@ class EncodeOptions:
 
 
 class Listener(Protocol):
-    """Who is told how pass one goes."""
+    """What pass one reports to."""
 
     def say(self, line: str) -> None:
         """Take one line for the user."""
 
-    def looked(self, num_s: float, length_s: float) -> None:
-        """Take note of how far the look for pictures that differ is, in seconds of the recording."""
+    def scan_progress(self, num_s: float, length_s: float) -> None:
+        """Take note of how far a video was scanned for pictures that differ, in seconds of the recording."""
 
     def progress(self, progress: Progress) -> None:
         """Take note of a finished frame."""
@@ -195,7 +204,7 @@ def _with_pixels_of(
     max_pixels = next(sizes, spec.preprocessing.max_pixels)
     if max_pixels >= spec.preprocessing.max_pixels:
         return spec
-    say(f"As before: --max-pixels {max_pixels}; give another to change that.")
+    say(f"Using --max-pixels {max_pixels} as before; pass another value to change it.")
     return with_max_pixels(spec, max_pixels)
 
 
@@ -232,7 +241,7 @@ def _encode(
         [frame for frame in frames if near is None or frame.index not in near.likely], spec, store, index
     )
     if others:
-        _tell_cost(others, name, spec, store, index, limit, listener.say)
+        _report_cost(others, name, spec, store, index, limit, listener.say)
     else:
         listener.say(f"{name}: all {len(frames)} frames are encoded already; nothing to do.")
     result = encode_recording(recording, spec, store, index, load, listener.progress, thumbnails, limit, near)
@@ -241,7 +250,7 @@ def _encode(
     return result
 
 
-def _tell_cost(
+def _report_cost(
     others: Sequence[Frame],
     name: str,
     spec: EncoderSpec,
@@ -304,7 +313,7 @@ def frame_choice(
     options: EncodeOptions,
     earlier: RecordingInfo | None = None,
     notes: PendingNotes | None = None,
-    looked: Looked | None = None,
+    on_scan: OnScan | None = None,
 ) -> FrameChoice:
     """Return the frames that are asked for, of a video as they were chosen before where nothing is said.
 
@@ -316,8 +325,8 @@ def frame_choice(
         every_s = earlier.every_s if every_s is None else every_s
         scene_change = earlier.scene_change if scene_change is None else scene_change
     if every_s is None:
-        every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_LOOK_S
-    return FrameChoice(every_s, options.limit, scene_change, notes, looked)
+        every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_SCAN_EVERY_S
+    return FrameChoice(every_s, options.limit, scene_change, notes, on_scan)
 
 
 def open_named(
@@ -334,17 +343,17 @@ def open_named(
         return open_list(options.images, limit=choice.limit)
     path, earlier, is_id = _named(known, options.recording)
     if earlier is None:
-        return open_recording(path, frame_choice(options, None, notes, listener.looked))
+        return open_recording(path, frame_choice(options, None, notes, listener.scan_progress))
     info = earlier.recording
     if is_id and options.limit is None:
         options = replace(options, limit=info.limit)
-    choice = frame_choice(options, info, notes, listener.looked)
+    choice = frame_choice(options, info, notes, listener.scan_progress)
     if info.kind == LIST:
         if not earlier.complete:
             raise InputError(f"{info.id} was interrupted, and its list is not known: pipe it in again")
         return _list_again(read_manifest(earlier.path), choice)
     if words := _as_before(options, choice, frame_choice(options)):
-        listener.say(f"As before: {words}; give another to change that.")
+        listener.say(f"Using {words} as before; pass another value to change it.")
     return open_recording(path, choice)
 
 
@@ -406,12 +415,14 @@ def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
 
 
 def _earlier(known: Sequence[ManifestRef], selector: str) -> ManifestRef | None:
-    """Return the newest manifest whose recording's id is, or alone begins with, ``selector``."""
-    refs = {ref.recording.id: ref for ref in reversed(known) if ref.recording.kind != "demo"}
-    if selector in refs:
-        return refs[selector]
-    fits = [ref for id_, ref in refs.items() if id_.startswith(selector)]
-    return fits[0] if len(fits) == 1 else None
+    """Return the newest manifest of the only recording whose id is, or begins with, ``selector``."""
+    refs = [ref for ref in known if ref.recording.kind != "demo"]
+    found = None
+    with suppress(InputError):  # of several that fit, sources may list one
+        found = matching_recording(selector, (ref.recording for ref in refs))
+    if found is None or not found.startswith(selector):  # a newer recording may have that name: sources say
+        return None
+    return next(ref for ref in refs if ref.recording.id == found)
 
 
 def write_result(store: Store, result: EncodeResult, say: Callable[[str], None]) -> None:
@@ -474,9 +485,9 @@ def _require_entries(store: Store, manifest: Manifest) -> None:
 
     A collection that took one of them a moment before puts it back when it sees the manifest.
     """
-    gone = taken = {frame.key for frame in manifest.frames if not store.is_there(frame.key)}
+    gone = taken = {frame.key for frame in manifest.frames if not store.exists(frame.key)}
     until_s = time.monotonic() + _PUT_BACK_S
-    while gone := {key for key in gone if not store.is_there(key)}:
+    while gone := {key for key in gone if not store.exists(key)}:
         if time.monotonic() > until_s:
             raise StoreError(
                 f"{len(gone)} entries of {manifest.recording.id} were removed while it was encoded: "

@@ -22,6 +22,13 @@ _INSTANT_VIDEO = "content/output.mp4"  # the meta file of an instant recording d
 _MAX_BYTES = 16_000_000  # a real one has kilobytes
 _UNIX_SINCE_S = 1_000_000_000.0  # Cap has written start_time in Unix seconds, and from the recording's start
 _UNIX_UNTIL_S = 100_000_000_000.0
+KIND = "cap"
+SUFFIX = ".cap"
+# Cap keeps its recordings in its application data, of which there is one folder a release channel.
+_PLACES = (
+    "Library/Application Support/so.cap.desktop/recordings",
+    "Library/Application Support/so.cap.desktop.dev/recordings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +121,8 @@ def _captured_s(document: dict[str, object], name: str) -> float | None:
     return moment_of(name)
 
 
-KIND = "cap"
-SUFFIX = ".cap"
-
-# Cap keeps its recordings in its application data, of which there is one folder a release channel.
-_PLACES = (
-    "Library/Application Support/so.cap.desktop/recordings",
-    "Library/Application Support/so.cap.desktop.dev/recordings",
-)
-
-
 def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
-    """List the bundles; one that cannot be read is told to ``say``, and the rest goes on."""
+    """List the bundles; ``say`` receives a line for one that cannot be read, and the rest goes on."""
     for bundle in _bundles(environ, say):
         try:
             yield _listing(bundle)
@@ -139,7 +136,7 @@ def holds(path: Path) -> bool:
 
 
 def listing(path: Path) -> RecordingListing | None:
-    """Describe a bundle; None when it is none or cannot be read."""
+    """Describe a bundle; None when it is not one or cannot be read."""
     try:
         return _listing(path)
     except InputError:

@@ -30,6 +30,13 @@ _BESIDE_OTHERS = frozenset(
     b"ftyp pdin moov moof mfra mdat imda free skip meta meco styp sidx ssix prft emsg uuid wide udta".split()
 )
 _UNKNOWN = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+_CLOCK_SET_SINCE_S = 315_532_800.0  # 1980: a recorder without a clock writes 1904 or 1970
+_CLOCK_SET_UNTIL_S = 100_000_000_000.0
+_HEADER_ALONE = {"probesize": "32", "analyzeduration": "0"}  # no look at packets for a frame rate
+# What lists other files (ffconcat, HLS, DASH) is no video of a screen, whatever it is called. The file itself
+# decides by its content, and another of these containers under a wrong name is read.
+_ITSELF_ALONE = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts,flv"}
+_MAX_FAILURES = 16  # errors without a packet between them; then the file has ended, whatever it says
 
 
 def read_movie_header(path: Path) -> tuple[float | None, Fraction | None] | None:
@@ -102,15 +109,6 @@ def _parse(content: bytes) -> tuple[float | None, Fraction | None] | None:
     made_s = float(made - _UNIX_EPOCH_S if made >= _UNIX_EPOCH_S else made)
     known = scale > 0 and length > 0 and length not in _UNKNOWN
     return made_s if made else None, Fraction(length, scale) if known else None
-
-
-_CLOCK_SET_SINCE_S = 315_532_800.0  # 1980: a recorder without a clock writes 1904 or 1970
-_CLOCK_SET_UNTIL_S = 100_000_000_000.0
-_HEADER_ALONE = {"probesize": "32", "analyzeduration": "0"}  # no look at packets for a frame rate
-# What lists other files (ffconcat, HLS, DASH) is no video of a screen, whatever it is called. The file itself
-# decides by its content, and another of these containers under a wrong name is read.
-_ITSELF_ALONE = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts,flv"}
-_MAX_FAILURES = 16  # errors without a packet between them; then the file has ended, whatever it says
 
 
 @dataclass(frozen=True, slots=True)

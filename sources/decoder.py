@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.Image import Transpose
 
+_MAX_DECODER_THREADS = 8  # each holds a picture
+
 
 def _turn(picture: "VideoFrame") -> "Transpose | None":
     """Give what makes the picture upright by its display matrix; None when nothing need be done.
@@ -46,9 +48,6 @@ def _turn(picture: "VideoFrame") -> "Transpose | None":
         (0, 1, 1, 0): Transpose.TRANSPOSE,
         (0, -1, -1, 0): Transpose.TRANSVERSE,
     }.get((a, b, c, d))
-
-
-_MAX_DECODER_THREADS = 8  # each holds a picture
 
 
 class Player:

@@ -36,6 +36,8 @@ from sources.video import MomentPictures, open_moments, open_video
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _TEMPORARY = ("/tmp", "/var/tmp", "/var/folders")  # noqa: S108 - looked under, never written
 _MOUNTED = ("/Volumes", "/media", "/mnt", "/run/media")
+KIND = "escribano"
+_PLACE = re.compile(rf"(?P<database>.+)#(?P<kind>{RECORDING}|{DAY})=(?P<id>[^/#]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,6 @@ class UsersFolders:
         return os.path.realpath(path) if follow else place
 
 
-KIND = "escribano"
-
-_PLACE = re.compile(rf"(?P<database>.+)#(?P<kind>{RECORDING}|{DAY})=(?P<id>[^/#]+)")
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """A recording in a database: ``kind`` is ``recording`` or ``day``."""
@@ -149,7 +146,7 @@ def split_place(path: str) -> Place:
     """Take apart the path of a recording in a database.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     match = _PLACE.fullmatch(path)
     if match is None:

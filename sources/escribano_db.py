@@ -21,6 +21,11 @@ BUSY_TIMEOUT_S = 5.0
 
 # An early plan of Escribano's called the image column source_path.
 IMAGE_COLUMNS = ("image_path", "source_path")
+MAX_LENGTH_S = 30 * 86_400.0  # nothing is recorded for longer in one go
+_NO_RECORDING = "__recorder__"  # named by the recorder's rows where one is required: their days are listed
+_SLACK = 1.5  # of a recording's length: durations are rounded, videos are cut
+_QUARTER_S = 900  # every time zone in use is a multiple of a quarter of an hour from UTC
+_NUMBER = "typeof({0}.timestamp) IN ('integer', 'real')"
 
 
 class Shape:
@@ -145,14 +150,7 @@ def is_database_name(path: Path) -> bool:
 RECORDING, DAY = "recording", "day"
 OBSERVATION, FRAME = "observation", "frame"
 
-MAX_LENGTH_S = 30 * 86_400.0  # nothing is recorded for longer in one go
 MIN_UNIX_S, MAX_UNIX_S = 315_532_800.0, 4_102_444_800.0  # 1980 to 2100; milliseconds lie beyond
-_NO_RECORDING = (
-    "__recorder__"  # what the recorder's rows refer to where one is required: their days are listed
-)
-_SLACK = 1.5  # of a recording's length: durations are rounded, videos are cut
-_QUARTER_S = 900  # every time zone in use is a multiple of a quarter of an hour from UTC
-_NUMBER = "typeof({0}.timestamp) IN ('integer', 'real')"
 
 
 @dataclass(frozen=True, slots=True)

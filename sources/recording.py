@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_SLUG_LENGTH = 48
+DEFAULT_EVERY_S = 10.0  # of a video, a frame every so many seconds
+DEFAULT_SCAN_EVERY_S = 1.0  # of a video, where a frame is taken when it differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +115,12 @@ def iso_utc(posix_s: float) -> str:
     return datetime.fromtimestamp(posix_s, UTC).isoformat(timespec="milliseconds")
 
 
-DEFAULT_EVERY_S = 10.0  # of a video, a frame every so many seconds
-DEFAULT_LOOK_S = 1.0  # of a video, a look every so many seconds, where a frame is taken when it differs
-
 Say = Callable[[str], None]
 """Takes one line about what cannot be read, while the rest goes on."""
 
 
-Looked = Callable[[float, float], None]
-"""Takes how many seconds of a recording's videos were looked at, and how long they are as far as known."""
+OnScan = Callable[[float, float], None]
+"""Takes how many seconds of a recording's videos were scanned, and how long they are as far as known."""
 
 
 class Notes(Protocol):
@@ -140,7 +139,7 @@ class FrameChoice:
 
     Of a video what is on the screen every ``every_s`` seconds, with ``scene_change`` of these only those
     that differ so much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given.
-    What had to be decoded for it is remembered in ``notes``, and how far that is told to ``looked``.
+    What had to be decoded for it is remembered in ``notes``, and ``on_scan`` receives how far that is.
     ``only``, if given, are the sources of frames that a video's choice was, whatever chose them.
     """
 
@@ -148,14 +147,14 @@ class FrameChoice:
     limit: int | None = None
     scene_change: float | None = None
     notes: Notes | None = field(default=None, compare=False)
-    looked: Looked | None = field(default=None, compare=False)
+    on_scan: OnScan | None = field(default=None, compare=False)
     only: frozenset[str] | None = None
 
     def require_sound(self) -> None:
         """Refuse numbers that choose nothing.
 
         Raises:
-            InputError: a step or a limit that is none.
+            InputError: a number is out of range.
         """
         if not (math.isfinite(self.every_s) and self.every_s > 0):
             raise InputError(

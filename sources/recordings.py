@@ -20,6 +20,9 @@ from sources.recording import Encoding, FrameChoice, Recording, RecordingListing
 SOURCES: tuple[Source, ...] = (escribano, video, cap, folder)
 
 _NUM_NAMED = 5  # recordings that an error message names
+_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DEMO = Path(__file__).parents[1] / "seeonce" / "demo" / "recording"
 _warn = logging.getLogger("seeonce.sources").warning
 
 
@@ -43,7 +46,7 @@ def open_recording(
 def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
     """List what lies at the sources' own places and directly under SEEONCE_RECORDINGS, newest first.
 
-    That folder itself counts when it is a recording. What a source cannot read is told to `say`.
+    That folder itself counts when it is a recording. What a source cannot read is reported to `say`.
 
     Raises:
         InputError: SEEONCE_RECORDINGS names what is no folder, or one that cannot be listed.
@@ -158,10 +161,6 @@ def _named(listings: Sequence[RecordingListing]) -> str:
     return ", ".join(listing.id for listing in listings[:_NUM_NAMED]) + more
 
 
-_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
 def parse_since(text: str, now: datetime | None = None) -> datetime:
     """Read ``2d``, ``12h``, ``30m``, ``1w``, or a date or time in ISO 8601 (local unless it says).
 
@@ -187,15 +186,12 @@ def is_since(captured_at: str, since: datetime) -> bool:
     return (made if made.tzinfo else made.replace(tzinfo=UTC)) >= since
 
 
-_DEMO = Path(__file__).parents[1] / "seeonce" / "demo" / "recording"
-
-
 def known_recordings(
     home: Home, environ: Mapping[str, str], say: Say, since: str | None = None
 ) -> list[RecordingListing]:
     """Return every recording that sources list or the store names, newest first.
 
-    ``since`` leaves out what is older (``sources.recordings``). What cannot be read is told to ``say``.
+    ``since`` leaves out what is older (``sources.recordings``). What cannot be read is reported to ``say``.
 
     Raises:
         InputError: SEEONCE_RECORDINGS cannot be listed, or ``since`` is no time.

@@ -19,13 +19,14 @@ from cache.pixel_index import FileStamp
 from sources.container import read_header
 from sources.decoder import Decoder, Player
 from sources.picture_times import Keyframe, Pick, PictureTimes
-from sources.recording import FrameChoice, Looked
+from sources.recording import FrameChoice, OnScan
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
 
 _FAR = 1 << 62  # later than any picture
+_NOTE = "chosen pictures, format 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,6 @@ def difference(one: Luma, other: Luma) -> float:
     return float(np.abs(one - other).mean() / 255)
 
 
-_NOTE = "chosen pictures, format 2"
-
-
 Selection = tuple[tuple[Chosen, ...], tuple[str, ...]]
 """The chosen pictures in order, and what is missing of their videos."""
 
@@ -176,7 +174,7 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     timeline = Timeline(tracks, choice)
     pictures = iter(timeline)
     if choice.scene_change is not None:
-        pictures = _told(pictures, tracks, choice.looked) if choice.looked else pictures
+        pictures = _reported(pictures, tracks, choice.on_scan) if choice.on_scan else pictures
         pictures = changes(
             pictures, lambda one: player.look(tracks[one.track].decoder, one.pick), choice.scene_change
         )
@@ -186,13 +184,13 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     return chosen, tuple(timeline.remarks)
 
 
-def _told(pictures: Iterator[Chosen], tracks: Sequence[Track], looked: Looked) -> Iterator[Chosen]:
-    """Tell how far the look at pictures is, each time when the next one is asked for."""
+def _reported(pictures: Iterator[Chosen], tracks: Sequence[Track], on_scan: OnScan) -> Iterator[Chosen]:
+    """Report how far the scan is, each time when the next one is asked for."""
     length_s = float(sum(read_header(Path(track.stamp.path)).length_s or 0 for track in tracks))
     for picture in pictures:
         yield picture
-        looked(picture.timestamp_s, length_s)
-    looked(length_s, length_s)
+        on_scan(picture.timestamp_s, length_s)
+    on_scan(length_s, length_s)
 
 
 def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:

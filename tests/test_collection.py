@@ -69,7 +69,7 @@ def test_a_dry_run_counts_the_same_and_removes_nothing(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     key = old_entry(store)
     planned = collect(store, dry_run=True)
-    assert store.is_there(key)
+    assert store.exists(key)
     done = collect(store)
     assert (planned.num_entries, planned.num_bytes) == (done.num_entries, done.num_bytes)
 
@@ -79,7 +79,7 @@ def test_an_entry_that_a_manifest_names_stays_however_old(tmp_path: Path) -> Non
     keys = [old_entry(store, number) for number in range(4)]
     write_manifest(store.home, manifest(3))
     assert counts(collect(store)) == (1, 0)
-    assert [store.is_there(key) for key in keys] == [True, True, True, False]
+    assert [store.exists(key) for key in keys] == [True, True, True, False]
 
 
 def test_an_entry_that_was_hit_within_a_day_stays(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_an_entry_from_the_future_goes_a_day_after_it_was_first_seen(
     monkeypatch.setattr("time.time", lambda: later_s)
     os.utime(entry_folder(store, keys[2]), (later_s, later_s))  # a hit meanwhile
     assert counts(collect(store)) == (1, 0)
-    assert [store.is_there(key) for key in keys] == [True, False, True]
+    assert [store.exists(key) for key in keys] == [True, False, True]
 
 
 def test_a_thumbnail_from_the_future_goes_a_day_after_it_was_first_seen(
@@ -130,7 +130,7 @@ def test_nothing_is_collected_while_a_manifest_cannot_be_read(tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StoreError, match=r"manifest .* expected"):
         collect(store)
-    assert store.is_there(key)
+    assert store.exists(key)
 
 
 def test_nothing_is_collected_when_the_manifests_are_gone(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_nothing_is_collected_when_the_manifests_are_gone(tmp_path: Path) -> Non
     (store.path / "recordings").rmdir()
     with pytest.raises(StoreError, match="nothing is collected"):
         collect(store)
-    assert store.is_there(key)
+    assert store.exists(key)
 
 
 def test_a_manifest_that_becomes_unreadable_brings_back_what_was_taken(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_manifest_that_becomes_unreadable_brings_back_what_was_taken(tmp_path:
     bad = store.path / "recordings" / "r" / "e"
 
     def spoil() -> None:
-        assert not store.is_there(key)
+        assert not store.exists(key)
         bad.mkdir(parents=True)
         (bad / "manifest.json").write_bytes(b"{}")
 
@@ -179,11 +179,11 @@ def test_a_manifest_written_during_a_collection_is_heeded_or_its_writer_sees(
 
     def finish_an_encode() -> None:
         write_manifest(store.home, manifest(1))
-        seen.append(store.is_there(key))
+        seen.append(store.exists(key))
 
     collect(store, on_step=at(step, finish_an_encode))
-    assert store.is_there(key) or seen == [False]
-    assert store.is_there(key) == (step is not CollectStep.judged)
+    assert store.exists(key) or seen == [False]
+    assert store.exists(key) == (step is not CollectStep.judged)
 
 
 @pytest.mark.parametrize("step", list(CollectStep)[:3])
@@ -192,7 +192,7 @@ def test_a_hit_during_a_collection_saves_the_entry_or_is_a_miss(tmp_path: Path, 
     key = old_entry(store)
     hits: list[bool] = []
     collect(store, on_step=at(step, lambda: hits.append(store.has(key))))
-    assert store.is_there(key) == hits[0] == (step is CollectStep.planned)
+    assert store.exists(key) == hits[0] == (step is CollectStep.planned)
 
 
 def test_a_reader_who_touches_an_entry_that_was_just_taken_has_a_miss(
@@ -220,7 +220,7 @@ def test_a_reader_who_touches_just_before_the_look_gets_the_entry_back(
 
     def reader_who_has_opened_it() -> None:
         os.utime(next((store.path / "trash").glob(f"*/{key.hex}")))  # through the folder that he holds open
-        hits.append(store.is_there(key))
+        hits.append(store.exists(key))
 
     found = collect(store, on_step=at(CollectStep.moved, reader_who_has_opened_it))
     assert (counts(found), hits) == ((0, 1), [False])
@@ -242,7 +242,7 @@ def test_two_collections_at_once_remove_it_once(tmp_path: Path, step: CollectSte
     inner: list[Collection] = []
     outer = collect(store, on_step=at(step, lambda: inner.append(collect(store))))
     assert outer.num_entries + inner[0].num_entries == 3
-    assert not any(store.is_there(key) for key in keys)
+    assert not any(store.exists(key) for key in keys)
 
 
 def test_while_a_lease_is_held_nothing_goes_that_was_used_since_or_the_day_before(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_while_a_lease_is_held_nothing_goes_that_was_used_since_or_the_day_befor
         age(store, keys[0], GRACE_S - 60)
         found = collect(store)
         assert [lease.purpose for lease in found.leases] == ["encode demo"]
-    assert [store.is_there(key) for key in keys] == [True, False]
+    assert [store.exists(key) for key in keys] == [True, False]
 
 
 def test_a_lease_of_days_keeps_what_was_used_when_it_began(
@@ -266,7 +266,7 @@ def test_a_lease_of_days_keeps_what_was_used_when_it_began(
         monkeypatch.setattr("cache.leases.DOUBT_S", 10 * GRACE_S)
         assert counts(collect(store)) == (0, 0)
     assert counts(collect(store)) == (1, 0)
-    assert not store.is_there(key)
+    assert not store.exists(key)
 
 
 def test_a_lease_taken_during_a_collection_is_heeded(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_entries_to_be_forgotten_go_at_once_and_no_others(tmp_path: Path) -> Non
     keys = [write(store, number) for number in range(3)]
     write_manifest(store.home, manifest(1))
     assert collect(store, only=frozenset(keys[:2])).num_entries == 1
-    assert [store.is_there(key) for key in keys] == [True, False, True]
+    assert [store.exists(key) for key in keys] == [True, False, True]
 
 
 def test_what_a_killed_collection_had_taken_is_judged_again(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_what_a_killed_collection_had_taken_is_judged_again(tmp_path: Path) -> N
     os.utime(batch, (1, 1))
     write_manifest(store.home, manifest(1))
     assert collect(store).num_trash == 1
-    assert [store.is_there(key) for key in keys] == [True, False]
+    assert [store.exists(key) for key in keys] == [True, False]
     assert not batch.exists()
 
 

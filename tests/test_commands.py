@@ -79,6 +79,15 @@ def test_encode_says_what_it_did(run: Run, images: Path, plain: Path) -> None:
     assert "writes at most" in ended.err
 
 
+def test_encode_tells_repeated_pictures_from_entries_that_were_there(
+    run: Run, encoded: Store, plain: Path, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "the same pictures elsewhere")
+    shutil.copy(folder / "000_0.0s.png", folder / "003_30.0s.png")
+    ended = run("seeonce encode", folder, "--model", plain)
+    assert "4 of 4 frames in 3 entries, 3 already there, 0 new (0 kB), 1 repeated, 0 skipped" in ended.out
+
+
 def test_a_second_encode_says_that_there_is_nothing_to_do(
     run: Run, encoded: Store, images: Path, plain: Path
 ) -> None:
@@ -186,7 +195,7 @@ def test_a_recording_keeps_its_size_of_frames_and_its_model_until_another_is_giv
     first = run("seeonce encode --json --max-pixels 2048", images, "--model", plain)
     again = run("seeonce encode --json", images)
     assert (again.json["encoder_id"], again.json["num_new"]) == (first.json["encoder_id"], 0)
-    assert "As before: --max-pixels 2048" in again.err
+    assert "Using --max-pixels 2048 as before;" in again.err
     assert run("seeonce describe --max-tokens 2 --prompt x", images).code == 0
     assert run("verify-cache --level embeddings", images).code == 0
     other = run("seeonce encode --json --max-pixels 1000000", images)

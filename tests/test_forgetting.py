@@ -42,7 +42,7 @@ def purged(store: Store, recording_id: str) -> Forgotten:
 
 
 def there(store: Store, numbers: range) -> list[int]:
-    return [number for number in numbers if store.is_there(frame(number).key)]
+    return [number for number in numbers if store.exists(frame(number).key)]
 
 
 def test_forgetting_removes_the_manifest_alone(tmp_path: Path) -> None:

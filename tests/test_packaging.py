@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,29 @@ def test_below_seeonce_imports_run_one_way_too(package: str) -> None:
                 assert set(taken) <= BELOW_SEEONCE[package] | {package}, (
                     f"{module.relative_to(ROOT)}: {named}"
                 )
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
+    imports = {name: _modules_named(path, set(modules)) - {name} for name, path in modules.items()}
+    assert imports["seeonce.api"] > {"cache.store", "seeonce.runs.describe"}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def _modules_named(path: Path, modules: set[str]) -> set[str]:
+    """Return those of ``modules`` that a file imports, at its top or inside a function."""
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            named |= (below & modules) or {node.module}
+    return named & modules
 
 
 def test_the_passes_never_import_each_other_and_the_store_is_a_leaf() -> None:

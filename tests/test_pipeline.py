@@ -1,4 +1,4 @@
-"""Pass one keeps its encoder busy: the next picture begins before the last one is taken over."""
+"""Pass one keeps its encoder busy: the next picture begins before the last one is finished."""
 
 import threading
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class AtOnce:
 
 
 class Noting(StandIn):
-    """Notes when pictures begin and when they are taken over, and in which thread."""
+    """Notes when pictures begin and when they are finished, and in which thread."""
 
     def __init__(self, spec: Any) -> None:
         super().__init__(spec, frame_s=0.0)

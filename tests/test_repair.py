@@ -1,4 +1,4 @@
-"""Repair: damaged entries are put away, and what is missing is encoded again when its frames exist."""
+"""Repair: damaged entries go to quarantine, and what is missing is encoded again when its frames exist."""
 
 import shutil
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def filled(tmp_path: Path) -> Store:
 
 def test_a_sound_store_is_left_as_it_is(tmp_path: Path) -> None:
     report = repair(filled(tmp_path), read_data=True)
-    assert (report.num_put_away, report.num_encoded, report.remaining) == (0, 0, [])
+    assert (report.num_quarantined, report.num_encoded, report.remaining) == (0, 0, [])
 
 
 def test_damaged_and_missing_entries_are_encoded_again(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_damaged_and_missing_entries_are_encoded_again(tmp_path: Path) -> None:
     flip_bit(entry_files(store, frame(1).key)[1], 40)
     shutil.rmtree(entry_folder(store, frame(2).key))
     report = repair(store, read_data=True)
-    assert (report.num_put_away, report.num_encoded, report.remaining) == (2, 3, [])
+    assert (report.num_quarantined, report.num_encoded, report.remaining) == (2, 3, [])
     assert [store.check(frame(number).key) for number in range(4)] == [None] * 4
     assert len(list((store.path / "quarantine").glob("*.reason.json"))) == 2
 
@@ -129,7 +129,7 @@ def test_repair_stops_at_the_limit_of_the_store(tmp_path: Path, monkeypatch: pyt
     assert "or raise SEEONCE_STORE_MAX" in stopped
 
 
-def test_a_limit_that_is_no_size_is_refused_before_anything_is_put_away(
+def test_a_limit_that_is_no_size_is_refused_before_anything_is_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = filled(tmp_path)
@@ -192,6 +192,6 @@ def test_the_command_says_why_frames_cannot_be_encoded(
     assert ended.code == 3
     assert "000_0.0s.png is another picture now" in ended.out
     assert "001_10.0s.png is gone or cannot be read" in ended.out
-    assert ended.out.endswith("0 damaged entries put away, 1 encoded again, 2 problems remain.\n")
+    assert ended.out.endswith("0 damaged entries moved to quarantine, 1 encoded again, 2 problems remain.\n")
     shutil.rmtree(tmp_path / "monday")
     assert "monday is gone or cannot be read" in run("seeonce store repair --model", plain).out

@@ -53,7 +53,7 @@ def test_gc_says_what_it_would_remove_and_then_removes_it(run: Run, store: Store
 
 def test_gc_names_the_lease_that_holds_it_off(run: Run, store: Store) -> None:
     with held_lease(store, "encode monday"):
-        assert "held off by: encode monday, since 20" in run("seeonce store gc --dry-run").out
+        assert "blocked by: encode monday, since 20" in run("seeonce store gc --dry-run").out
         assert run("seeonce store gc --json").json["leases"][0]["purpose"] == "encode monday"
 
 

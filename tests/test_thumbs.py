@@ -30,7 +30,7 @@ class Lines:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def looked(self, num_s: float, length_s: float) -> None:
+    def scan_progress(self, num_s: float, length_s: float) -> None:
         pass
 
     def progress(self, progress: Progress) -> None:

@@ -27,7 +27,7 @@ def test_entries_in_use_are_kept_when_their_manifest_goes(tmp_path: Path) -> Non
     with entries_in_use(store, "describe", manifest(3)):
         manifest_path(store.home, "a-recording", SPEC.encoder_id).unlink()
         assert collect(store).num_entries == 0
-    assert all(store.is_there(frame(number).key) for number in range(3))
+    assert all(store.exists(frame(number).key) for number in range(3))
 
 
 def test_a_use_is_the_last_use_of_its_recording(tmp_path: Path) -> None:

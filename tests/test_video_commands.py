@@ -71,13 +71,13 @@ def test_scene_changes_are_encoded_once_found_by_id_and_not_decoded_again(
     run: Run, home: Path, changing: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run("seeonce encode", changing, "--model", plain, "--scene-change", 0.01)
-    assert (first.code, "look: 100%" in first.err, "/6" in first.err) == (0, True, True)
+    assert (first.code, "scan: 100%" in first.err, "/6" in first.err) == (0, True, True)
     manifest = _manifest(home)
     assert [frame.timestamp_s for frame in manifest.frames] == [0, 2, 4]
     assert (manifest.recording.scene_change, manifest.recording.every_s) == (0.01, 1.0)
     _forbid_decoding(monkeypatch)
     again = run("seeonce encode", manifest.recording.id, "--model", plain)
-    assert (again.code, "look:" in again.err) == (0, False)
+    assert (again.code, "scan:" in again.err) == (0, False)
     assert _manifest(home).frames == manifest.frames
 
 
@@ -96,7 +96,7 @@ def test_a_video_is_encoded_again_as_it_was_by_path_and_by_id(
     for selector in (changing, first.recording.id):
         again = run("seeonce encode", selector, "--model", plain)
         assert (
-            f"As before: {'--every 1' if '--every' in options else '--every 1 --scene-change 0.01'}"
+            f"Using {'--every 1' if '--every' in options else '--every 1 --scene-change 0.01'} as before;"
             in again.err
         )
         assert _manifest(home).frames == first.frames

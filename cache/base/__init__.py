@@ -1,1 +1,1 @@
-"""What everything stands on: errors, where home is, files, paths and sizes as users write them."""
+"""Errors, the home folder, files, JSON, SQLite, and sizes and paths as users write them."""

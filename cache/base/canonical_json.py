@@ -182,7 +182,7 @@ class JsonObject:
         return value if isinstance(value, str) else self._wrong(name, "a string", value)
 
     def integer(self, name: str) -> int:
-        """Return an integer of at most 64 bits; true and false are none."""
+        """Return an integer of at most 64 bits; true and false are not integers."""
         value = self.raw(name)
         return value if _is_integer(value) else self._wrong(name, "an integer", value)
 

@@ -13,6 +13,9 @@ from pathlib import Path
 EXIT_ERROR = 1
 EXIT_PARTLY = 3
 EXIT_INTERRUPTED = 130
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
 
 
 class SeeonceError(Exception):
@@ -45,11 +48,6 @@ class CannotCheckError(SeeonceError):
 
 class StalePictureError(SeeonceError):
     """A frame's picture is no longer the one that was encoded; the user encodes again."""
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
-_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
 
 
 def disk_error(place: Path, what: str, error: Exception) -> StoreError:

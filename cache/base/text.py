@@ -1,4 +1,4 @@
-"""Sizes and times as people read and write them."""
+"""Sizes, ages and paths as users write them, and text made safe to print."""
 
 import os
 import re
@@ -10,6 +10,12 @@ _UNITS = {"": 1, "B": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 _AGE_S = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _AGE = re.compile(r"(\d{1,9}(?:\.\d+)?)([hdw])", re.IGNORECASE)
+STANDARD_OUTPUT = Path("-")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Controls but tab and newline; marks and overrides of direction; lone surrogates; invisible separators.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def megabytes(num_bytes: int) -> str:
@@ -46,9 +52,6 @@ def parse_age_s(text: str, what: str) -> float:
     return float(match[1]) * _AGE_S[match[2].lower()]
 
 
-STANDARD_OUTPUT = Path("-")
-
-
 def user_path(text: str | Path) -> Path:
     """Return the path, ``~`` being the user's home; that of a user who is not there stays as it is."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 (Path.expanduser raises RuntimeError there)
@@ -65,18 +68,9 @@ def output_path(path: Path, option: str) -> Path:
     return user_path(path)
 
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
 def printable(path: Path | str) -> str:
     """Give a path as one line of valid Unicode: what no terminal or JSON file takes is escaped."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(path))
-
-
-# Controls but tab and newline; marks and overrides of direction; lone surrogates; invisible separators.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def visible(text: str) -> str:

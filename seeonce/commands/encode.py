@@ -103,11 +103,16 @@ def _summary(result: EncodeResult) -> str:
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     state = "stopped at the limit of the store" if result.stopped else state
     bound = f" Time: {result.seconds}." if result.seconds.total else ""
+    num_there = max(
+        0, num_entries - progress.num_new
+    )  # on Ctrl-C an entry may be new and its frame not added
+    num_repeated = sum(frame.neighbour is None for frame in manifest.frames) - num_entries
+    repeated = f"{num_repeated} repeated, " if num_repeated else ""
     near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
     return (
         f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
-        f"entries, {progress.num_hits} already there, {progress.num_new} new "
-        f"({megabytes(progress.num_bytes)}), {near}{progress.num_skipped} skipped; {state}.{bound}"
+        f"entries, {num_there} already there, {progress.num_new} new "
+        f"({megabytes(progress.num_bytes)}), {repeated}{near}{progress.num_skipped} skipped; {state}.{bound}"
     )
 
 

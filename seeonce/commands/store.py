@@ -66,11 +66,11 @@ def collection_text(found: Collection) -> str:
         f"{found.num_thumbnails:,} thumbnails, {found.num_files:,} other files."
     ]
     if found.num_kept:
-        lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
+        lines.append(f"{found.num_kept:,} entries were needed again and were kept.")
     for lease in found.leases:
         is_known = 0 < lease.since_s <= time.time()
         since = f"since {time_text(lease.since_s)}" if is_known else "since nobody knows when"
-        lines.append(f"held off by: {lease.purpose}, {since}")
+        lines.append(f"blocked by: {lease.purpose}, {since}")
     return "\n".join(lines)
 
 
@@ -120,7 +120,9 @@ def check_text(found: CheckReport) -> str:
 def repair_text(found: RepairReport) -> str:
     """Say what was repaired, a line for each problem that remains."""
     lines = [f"{problem.kind:<8} {problem.what}: {problem.reason}" for problem in found.remaining]
-    done = f"{found.num_put_away:,} damaged entries put away, {found.num_encoded:,} encoded again"
+    done = (
+        f"{found.num_quarantined:,} damaged entries moved to quarantine, {found.num_encoded:,} encoded again"
+    )
     end = "; interrupted, the same command goes on" if found.interrupted else ""
     return "\n".join([*lines, f"{done}, {len(found.remaining):,} problems remain{end}."])
 
@@ -352,7 +354,9 @@ def repair_command(
     with Terminal() as terminal:
         show = partial(terminal.show, "check", "B")
         found = repair(opened, encode_missing, read_data=read_data, on_progress=show, say=say)
-    typer.echo(json.dumps(asdict(found)) if as_json else repair_text(found))
+    document = asdict(found)
+    document = {"num_put_away": document.pop("num_quarantined"), **document}  # the name that scripts know
+    typer.echo(json.dumps(document) if as_json else repair_text(found))
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if found.remaining:

@@ -57,9 +57,9 @@ class Terminal:
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(num_done - self._bar.n)
 
-    def looked(self, num_s: float, length_s: float) -> None:
-        """Show the look for pictures that differ, in seconds of the recording."""
-        self.show("look", "s", round(num_s), round(length_s))
+    def scan_progress(self, num_s: float, length_s: float) -> None:
+        """Show how far a video was scanned for pictures that differ, in seconds of the recording."""
+        self.show("scan", "s", round(num_s), round(length_s))
 
     def progress(self, progress: Progress) -> None:
         """Show pass one: frames, hits, new ones, bytes written."""

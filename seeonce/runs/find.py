@@ -9,7 +9,7 @@ from pathlib import Path
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import visible
-from cache.leases import living_leases
+from cache.leases import active_leases
 from infer.sampling import Sampling
 from seeonce.runs.lock import is_held
 from seeonce.runs.prompts import ImagePosition, Showing
@@ -403,7 +403,7 @@ def remove_runs(home: Home, recording_id: str) -> int:
     A run whose ``run.json`` cannot be read is kept: nobody knows whose it is. So is one that is not ended
     while some command holds a lease: it may be that one's.
     """
-    busy, num_removed = bool(living_leases(home.store)), 0
+    busy, num_removed = bool(active_leases(home.store)), 0
     for path in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:
         fields = info_fields(path)
         recording, status = fields.get("recording"), fields.get("status")

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from cache.base.errors import InputError, NotEncodedError
 from cache.base.home import Home
-from cache.base.text import user_path
 from cache.key import EncoderSpec
-from cache.manifest import Manifest, ManifestRef, list_manifests, read_manifest
+from cache.manifest import Manifest, ManifestRef, list_manifests, matching_recording, read_manifest
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import find_encoder, model_of
@@ -57,7 +56,7 @@ def select(
 def find_recording(home: Home, selector: str) -> list[ManifestRef]:
     """Return all manifests of one recording, newest first.
 
-    ``selector`` is ``latest``, an id, the start of one, a name or a path. ``latest`` is
+    ``selector`` is ``latest``, an id, a path, a name or the start of an id. ``latest`` is
     the newest that sources know, else the newest in the store.
 
     Raises:
@@ -74,18 +73,9 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
         selector = newest
     if not selector:
         raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
-    path = os.path.realpath(user_path(selector))
-    for fits in (
-        [ref for ref in refs if ref.recording.id == selector],
-        [ref for ref in refs if os.path.realpath(ref.recording.path) == path],
-        [ref for ref in refs if ref.recording.name == selector],
-        [ref for ref in refs if ref.recording.id.startswith(selector)],
-    ):
-        ids = sorted({ref.recording.id for ref in fits})
-        if len(ids) > 1:
-            raise InputError(f"{selector!r} fits several recordings: give one of {', '.join(ids[:6])}.")
-        if fits:
-            return fits
+    found = matching_recording(selector, (ref.recording for ref in refs))
+    if found is not None:
+        return [ref for ref in refs if ref.recording.id == found]
     raise NotEncodedError(
         f"{selector!r} is not encoded: run seeonce encode {shlex.quote(selector)}, or see what there is with "
         "seeonce recordings."
