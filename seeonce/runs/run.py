@@ -5,20 +5,20 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 
 from cache.base.canonical_json import JsonObject, JsonValue, parse
 from cache.base.errors import InputError, StoreError, disk_error
 from cache.base.text import output_path
 from infer.limits import BatchLimits
-from infer.request import Candidate, TokenLogprob, Usage
+from infer.request import TokenLogprob, Usage
 from infer.sampling import Sampling
 from seeonce.runs.lock import lock_file
 from seeonce.runs.parse import Description
-from seeonce.runs.prompts import ImagePosition, Showing
+from seeonce.runs.prompts import Showing
 
 INFO_NAME = "run.json"
 RESULTS_NAME = "results.jsonl"
@@ -54,11 +54,8 @@ class Result:
         """The fields of the description line, or of a JSON answer that has the same."""
         if not isinstance(self.parsed, dict):
             return self.parsed if isinstance(self.parsed, Description) else None
-        found = JsonObject(self.parsed, "parsed")
         try:
-            return Description(
-                found.text("description"), found.text("activity"), found.texts("apps"), found.texts("topics")
-            )
+            return JsonObject(self.parsed, "parsed").record(Description)
         except StoreError:
             return None
 
@@ -94,7 +91,7 @@ class RunInfo:
     and that no process holds was killed (``seeonce.runs.lock``).
     """
 
-    id: str
+    id: str = ""
     recording: str = ""
     encoder_id: str = ""
     model: str = ""
@@ -140,15 +137,7 @@ def logprobs_from_json(found: JsonObject, name: str) -> tuple[TokenLogprob, ...]
     """
     if not found.has(name) or found.raw(name) is None:
         return None
-    return tuple(map(_logprob, found.children(name)))
-
-
-def _logprob(found: JsonObject) -> TokenLogprob:
-    top = (
-        Candidate(one.integer("token"), one.text("text"), one.number("logprob"))
-        for one in found.children("top")
-    )
-    return TokenLogprob(found.integer("token"), found.text("text"), found.number("logprob"), tuple(top))
+    return tuple(one.record(TokenLogprob) for one in found.children(name))
 
 
 _MAX_INFO_BYTES = 16 << 20
@@ -162,22 +151,32 @@ def read_info(run: Path) -> RunInfo:
     """
     path = run / INFO_NAME
     try:
-        return _info(parse(path.read_bytes(), str(path)))
-    except (InputError, ValueError) as error:  # settings that nothing could have been asked with
+        return _grouped(parse(path.read_bytes(), str(path)), str(path)).record(RunInfo)
+    except InputError as error:  # settings that nothing could have been asked with
         raise StoreError(f"{path}: {error}") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
 
 
-def info_fields(run: Path) -> dict[str, object]:
-    """Return what run.json says, whatever version wrote it; nothing where it cannot be read."""
+def readable_info(run: Path) -> RunInfo:
+    """Read run.json as far as it goes, whatever version wrote it; all else has its default."""
+    found: object = None
     with suppress(OSError, ValueError, RecursionError):
         path = run / INFO_NAME
         if path.stat().st_size <= _MAX_INFO_BYTES:
             found = json.loads(path.read_bytes())
-            if isinstance(found, dict):
-                return found
-    return {}
+    known = JsonObject(found if isinstance(found, dict) else {}, INFO_NAME)
+    return replace(_grouped(known, INFO_NAME).record(RunInfo, partly=True), id=run.name)
+
+
+def _grouped(found: JsonObject, what: str) -> JsonObject:
+    """Return run.json with its settings in groups; older runs have them beside all else."""
+
+    def of(cls: Any) -> dict[str, object]:
+        return {field.name: found.raw(field.name) for field in fields(cls) if found.has(field.name)}
+
+    groups = (("sampling", Sampling), ("limits", BatchLimits), ("showing", Showing))
+    return JsonObject(of(RunInfo) | {name: of(cls) for name, cls in groups if not found.has(name)}, what)
 
 
 def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = False) -> tuple[Result, ...]:
@@ -212,7 +211,6 @@ def _with_logprobs(result: Result, found: JsonObject) -> Result:
 
 
 def _result(found: JsonObject) -> Result:
-    usage = found.child("usage")
     return Result(
         recording=found.text("recording"),
         frame=found.integer("frame"),
@@ -223,94 +221,10 @@ def _result(found: JsonObject) -> Result:
         prompt=found.text("prompt"),
         text=found.text("text"),
         finish_reason=found.text("finish_reason"),
-        usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+        usage=found.child("usage").record(Usage),
         parsed=cast(JsonValue, found.raw("parsed")),
         error=found.text_or_none("error"),
         group=found.integers("group") if found.has("group") else (),
-    )
-
-
-def _info(found: JsonObject) -> RunInfo:
-    versions = found.raw("versions")
-    if not isinstance(versions, dict):
-        raise StoreError("run.json: versions should be an object")
-    return RunInfo(
-        id=found.text("id"),
-        recording=found.text("recording"),
-        encoder_id=found.text("encoder_id"),
-        model=found.text("model"),
-        model_path=found.text("model_path"),
-        revision=found.text("revision"),
-        prompts=found.texts("prompts"),
-        sampling=_sampling(_settings(found, "sampling")),
-        limits=_limits(_settings(found, "limits")),
-        showing=_showing(_settings(found, "showing")),
-        compute_dtype=found.text("compute_dtype"),
-        versions={str(name): str(version) for name, version in versions.items()},
-        started_at=found.text("started_at"),
-        ended_at=found.text_or_none("ended_at"),
-        status=found.text("status"),
-        totals=_totals(found.child("totals")),
-        name=found.text("name"),
-        prompt_names=found.texts("prompt_names"),
-        plan_id=found.text("plan_id"),
-        model_id=found.text("model_id"),
-        fresh=found.flag("fresh"),
-    )
-
-
-def _settings(found: JsonObject, name: str) -> JsonObject:
-    """Return a group of settings; runs made before they were grouped have them beside all else."""
-    return found.child(name) if found.has(name) else found
-
-
-def _sampling(found: JsonObject) -> Sampling:
-    return Sampling(
-        temperature=found.number("temperature"),
-        top_p=found.number("top_p"),
-        seed=found.integer("seed"),
-        max_tokens=found.integer("max_tokens"),
-        top_k=found.integer("top_k"),
-        min_p=found.number("min_p"),
-        repetition_penalty=found.number("repetition_penalty"),
-        repetition_window=found.integer("repetition_window"),
-        stop=found.texts("stop"),
-        logprobs=found.integer_or_none("logprobs"),
-        schema=found.text_or_none("schema"),
-    )
-
-
-def _limits(found: JsonObject) -> BatchLimits:
-    return BatchLimits(
-        max_num_seqs=found.integer("max_num_seqs"),
-        prefill_batch_size=found.integer("prefill_batch_size"),
-        prefill_step_size=found.integer("prefill_step_size"),
-        kv_memory_bytes=found.integer_or_none("kv_memory_bytes"),
-        share_prefixes=found.flag("share_prefixes"),
-    )
-
-
-def _showing(found: JsonObject) -> Showing:
-    return Showing(
-        frames_per_prompt=found.integer("frames_per_prompt"),
-        stride=found.integer_or_none("stride"),
-        image_position=ImagePosition(found.text("image_position")),
-        system=found.text_or_none("system"),
-    )
-
-
-def _totals(found: JsonObject) -> Totals:
-    return Totals(
-        num_results=found.integer("num_results"),
-        num_errors=found.integer("num_errors"),
-        num_parsed=found.integer("num_parsed"),
-        num_known=found.integer("num_known"),
-        num_repeated=found.integer("num_repeated"),
-        prompt_tokens=found.integer("prompt_tokens"),
-        completion_tokens=found.integer("completion_tokens"),
-        num_images=found.integer("num_images"),
-        num_images_again=found.integer("num_images_again"),
-        seconds=found.number("seconds"),
     )
 
 
