@@ -1,8 +1,8 @@
-"""Which runs there are, which of them RUN means, and what each came to."""
+"""Which runs there are, and which of them RUN means."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.base.errors import InputError
@@ -10,116 +10,16 @@ from cache.base.home import Home
 from cache.base.text import visible
 from cache.leases import living_leases
 from seeonce.runs.lock import is_held
-from seeonce.runs.run import (
-    INFO_NAME,
-    RESULTS_NAME,
-    Result,
-    RunInfo,
-    as_asked,
-    read_results,
-    readable_info,
-)
+from seeonce.runs.results import read_results
+from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result, Run, RunInfo, prompt_order, readable_info
 
 RECORDED = "recorded"
 """The id of what was said before any run: what Escribano recorded of the frames."""
-
-Request = tuple[str, tuple[int, ...]]
-"""A prompt's id, and the frames that were shown together."""
 
 _RUNS_NAMED = 5
 
 EXPERIMENT_SEPARATOR = " / "
 """Stands in a run's name between the experiment and what tells the run from its others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run read back: its run.json as far as it goes, its answers by frame and then as they were asked.
-
-    ``state`` is "done", "running", "interrupted", "failed", or "unknown" when there is no run.json.
-    """
-
-    info: RunInfo
-    answers: tuple[Result, ...] = ()
-    state: str = "unknown"
-
-    @property
-    def label(self) -> str:
-        """Its name, or its id when it has none."""
-        return self.info.name or self.info.id
-
-    @property
-    def answered_prompts(self) -> list[str]:
-        """The prompts that have answers, in the order in which they were asked."""
-        answered = dict.fromkeys(answer.prompt for answer in self.answers)
-        return [prompt for prompt in dict.fromkeys([*self.info.prompts, *answered]) if prompt in answered]
-
-    @property
-    def num_errors(self) -> int:
-        """How many answers are none."""
-        return sum(answer.error is not None for answer in self.answers)
-
-    @property
-    def num_parsed(self) -> int:
-        """How many answers have the form that was asked for."""
-        schema = self.info.sampling.schema
-        return sum(
-            answer.error is None if schema else answer.description is not None for answer in self.answers
-        )
-
-    @property
-    def parse_rate(self) -> float | None:
-        """The share of answers in the form that was asked for; ``None`` when none was."""
-        asked = self.info.sampling.schema or any("description:" in prompt for prompt in self.info.prompts)
-        return self.num_parsed / len(self.answers) if self.answers and (asked or self.num_parsed) else None
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames it has answers about."""
-        return len({(answer.recording, answer.frame) for answer in self.answers})
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of its prompts, those of images among them."""
-        counted = sum(answer.usage.prompt_tokens for answer in requests(self.answers))
-        return self.info.totals.prompt_tokens or counted
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens of its answers."""
-        counted = sum(answer.usage.completion_tokens for answer in requests(self.answers))
-        return self.info.totals.completion_tokens or counted
-
-    def as_dict(self) -> dict[str, object]:
-        """Return what ``runs --json`` says of it."""
-        info = self.info
-        return {
-            "id": info.id,
-            "name": info.name,
-            "recording": info.recording,
-            "encoder_id": info.encoder_id,
-            "model": info.model,
-            "prompts": info.prompts,
-            "prompt_names": info.prompt_names,
-            "plan_id": info.plan_id,
-            "started_at": info.started_at,
-            "state": self.state,
-            "seconds": info.totals.seconds,
-            "num_frames": self.num_frames,
-            "num_answers": len(self.answers),
-            "num_errors": self.num_errors,
-            "num_parsed": self.num_parsed,
-            "num_known": info.totals.num_known,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "manner": {
-                "schema": info.sampling.schema or "",
-                "system": info.showing.system or "",
-                "frames_per_prompt": info.showing.frames_per_prompt,
-                "stride": info.showing.stride,
-                "image_position": info.showing.image_position,
-            },
-        }
 
 
 def list_runs(home: Home) -> list[Run]:
@@ -196,7 +96,7 @@ def select_runs(home: Home, selector: str, say: Callable[[str], None]) -> list[R
 
 
 def load_run(folder: Path, say: Callable[[str], None]) -> Run:
-    """Read a run; what of its answers is torn is told to ``say`` and left out."""
+    """Read a run; lines that cannot be read are named to ``say`` and left out."""
     answers: tuple[Result, ...] = ()
     if (folder / RESULTS_NAME).is_file():
         answers = read_results(folder, say)
@@ -205,9 +105,9 @@ def load_run(folder: Path, say: Callable[[str], None]) -> Run:
         info = replace(info, recording=answers[0].recording)
     if not info.prompts:
         info = replace(info, prompts=tuple(dict.fromkeys(answer.prompt for answer in answers)))
-    asked = as_asked(info.prompts)
+    order = prompt_order(info.prompts)
     # Not as they came, which depends on their lengths: RUN:2 must be the second prompt, always.
-    in_order = sorted(answers, key=lambda answer: (answer.frame, asked(answer)))
+    in_order = sorted(answers, key=lambda answer: (answer.frame, order(answer)))
     return Run(info, tuple(in_order), _state(folder, info.status))
 
 
@@ -286,20 +186,6 @@ def _only_prompt(run: Run, wanted: str) -> Run:
     return replace(run, answers=tuple(answer for answer in run.answers if answer.prompt == fits[0]))
 
 
-def request_of(answer: Result) -> Request:
-    """Return what names the request that an answer came from, within its run."""
-    return answer.prompt_id, answer.group or (answer.frame,)
-
-
-def requests(answers: Iterable[Result]) -> Iterator[Result]:
-    """Yield one line of each request: those of the frames that it showed together all say its tokens."""
-    seen: set[Request] = set()
-    for answer in answers:
-        if request_of(answer) not in seen:
-            yield answer
-        seen.add(request_of(answer))
-
-
 def _state(folder: Path, status: str) -> str:
     """Return how a run stands; one that says "running" and that no process writes was killed."""
     return "interrupted" if status == "running" and not is_held(folder) else status
@@ -308,8 +194,8 @@ def _state(folder: Path, status: str) -> str:
 def remove_runs(home: Home, recording_id: str) -> int:
     """Remove every run that asked about this recording; return how many there were.
 
-    A run whose ``run.json`` cannot be read is kept: nobody knows whose it is. So is one that is not ended
-    while some command holds a lease: it may be that one's.
+    A run whose ``run.json`` cannot be read is kept, since its recording is not known. So is a run
+    that has not ended while a command holds a lease: that command may be writing it.
     """
     busy, num_removed = bool(living_leases(home.store)), 0
     for path in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:

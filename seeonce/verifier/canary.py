@@ -1,20 +1,28 @@
-"""Whether batching is right here, tried with the demo checkpoint where nobody has tried it."""
+"""Whether batching is right here, tried with the demo checkpoint, once for each device and versions."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from cache.base.home import Home
+from cache.base.listener import Listener
 from infer import canary
 from infer.limits import BatchLimits
+from seeonce.runs.describe import DescribeResult, Session, describe
+from seeonce.runs.options import DescribeOptions
+from seeonce.runs.recording import Selected
 
 
-def sound_limits(home: Home, limits: BatchLimits, say: Callable[[str], None]) -> BatchLimits:
-    """Return ``limits``, or slower ones under which answers are right here; try it out where nobody has.
+def describe_soundly(
+    session: Session, selected: Selected, options: DescribeOptions, listener: Listener
+) -> DescribeResult:
+    """Describe under the limits of ``options``, or slower ones under which answers are right here.
+
+    They are tried with the demo checkpoint first where that was not done for this device and these versions.
 
     Raises:
-        CheckpointError: answers are wrong either way.
+        CheckpointError: answers are wrong either way, or the model does not load.
     """
-    return canary.sound_limits(home, limits, lambda tried: try_demo(tried), say)
+    limits = canary.sound_limits(session.home, options.limits, lambda tried: try_demo(tried), listener.say)
+    return describe(session, selected, replace(options, limits=limits), listener)
 
 
 def try_demo(limits: BatchLimits) -> str | None:
