@@ -1,1 +1,1 @@
-"""A Qwen3-VL checkpoint: where it is, what it is, and the identity of its encoder. Used by both passes."""
+"""A checkpoint: where it is, of which family, and the identity of its encoder. Used by both passes."""

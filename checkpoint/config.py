@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.base.errors import CheckpointError
+from checkpoint.families import FAMILIES
+from checkpoint.family import Family, LayerState
 from checkpoint.folder import tensor_shapes
-
-SUPPORTED = ("qwen3_vl", "qwen3_vl_moe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,16 @@ class VisionShape:
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """Sizes of the language model, for KV cache and context length."""
+    """What each layer of the language model keeps of a row, and the context length."""
 
-    num_layers: int
+    layers: tuple[LayerState, ...]
     hidden_size: int
-    num_kv_heads: int
-    head_dim: int
     max_context: int
+
+    @property
+    def num_layers(self) -> int:
+        """How many decoder layers there are."""
+        return len(self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +56,23 @@ class SpecialTokens:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """What config.json says of a supported checkpoint. A dense one has no experts (0, of size 0).
+    """What config.json says of a supported checkpoint.
 
     ``mlx_vlm_json`` is the whole configuration in the words that mlx-vlm reads; ``rewritten`` tells
     whether it differs from the file.
     """
 
-    architecture: str
+    family: Family
     vision: VisionShape
     text: TextShape
     tokens: SpecialTokens
-    num_experts: int
-    expert_size: int
     mlx_vlm_json: str
     rewritten: bool
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture, as config.json and mlx-vlm have it."""
+        return self.family.architecture
 
 
 def read_config(folder: Path) -> CheckpointConfig:
@@ -77,22 +83,20 @@ def read_config(folder: Path) -> CheckpointConfig:
     """
     found = _read_json(folder / "config.json")
     architecture = found.get("model_type")
-    if architecture not in SUPPORTED:
+    family = FAMILIES.get(architecture) if isinstance(architecture, str) else None
+    if family is None:
+        titles = [supported.title for supported in FAMILIES.values()]
         raise CheckpointError(
-            f"{folder.name} is a {architecture!r} checkpoint; supported are Qwen3-VL and Qwen3-VL-MoE "
-            f"({', '.join(SUPPORTED)}). Give another with --model."
+            f"{folder.name} is a {architecture!r} checkpoint; supported are {', '.join(titles[:-1])} and "
+            f"{titles[-1]} ({', '.join(FAMILIES)}). Give another with --model."
         )
     try:
-        config = _in_mlx_vlm_words(found, folder)
-        text = config["text_config"]
-        is_moe = architecture == "qwen3_vl_moe"
+        config = _in_mlx_vlm_words(found, folder, family)
         return CheckpointConfig(
-            architecture=architecture,
+            family=family,
             vision=_vision_shape(config["vision_config"]),
-            text=_text_shape(text),
+            text=_text_shape(config["text_config"], family),
             tokens=_special_tokens(config, folder),
-            num_experts=int(text["num_experts"]) if is_moe else 0,
-            expert_size=int(text["moe_intermediate_size"]) if is_moe else 0,
             mlx_vlm_json=json.dumps(config),
             rewritten=config != found,
         )
@@ -117,34 +121,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def _in_mlx_vlm_words(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _in_mlx_vlm_words(found: dict[str, Any], folder: Path, family: Family) -> dict[str, Any]:
     """Say a transformers configuration as mlx-vlm 0.7.10 reads it.
 
-    transformers 5 writes ``vision_config.model_type`` as ``qwen3_vl_vision``, which mlx-vlm refuses,
-    ``rope_parameters`` instead of ``rope_theta`` and ``rope_scaling``, which mlx-vlm requires,
-    ``num_local_experts`` for ``num_experts``, and a ``tie_word_embeddings`` in ``text_config`` that
-    means nothing beside the outer one.
+    transformers 5 writes ``vision_config.model_type`` as ``qwen3_vl_vision``, which mlx-vlm refuses, and a
+    ``tie_word_embeddings`` in ``text_config`` that means nothing beside the outer one.
     """
-    architecture = found["model_type"]
-    text = dict(found["text_config"])
-    vision = dict(found["vision_config"])
-    if vision.get("model_type", architecture) in (f"{architecture}_vision", architecture):
-        vision["model_type"] = architecture
-    rope = text.get("rope_parameters")
-    if isinstance(rope, dict):
-        text.setdefault("rope_theta", rope.get("rope_theta"))
-        if not text.get("rope_scaling"):
-            text["rope_scaling"] = {name: rope[name] for name in rope if name != "rope_theta"}
+    text, vision = dict(found["text_config"]), dict(found["vision_config"])
+    if vision.get("model_type", family.architecture) in (
+        f"{family.architecture}_vision",
+        family.architecture,
+    ):
+        vision["model_type"] = family.architecture
     tied = found.get("tie_word_embeddings")
     if tied is not None and text.get("tie_word_embeddings", not tied) != tied:
         names = tensor_shapes(folder)
         text["tie_word_embeddings"] = not any("lm_head." in name for name in names) if names else tied
-    if architecture == "qwen3_vl_moe":
-        if "num_local_experts" in text:
-            text.setdefault("num_experts", text["num_local_experts"])
-        text.setdefault("mlp_only_layers", [])
-        text.setdefault("decoder_sparse_step", 1)
-    return found | {"text_config": text, "vision_config": vision}
+    config = found | {"text_config": text, "vision_config": vision}
+    family.say_as_mlx_vlm(config)
+    return config
 
 
 def _vision_shape(vision: dict[str, Any]) -> VisionShape:
@@ -161,13 +156,10 @@ def _vision_shape(vision: dict[str, Any]) -> VisionShape:
     )
 
 
-def _text_shape(text: dict[str, Any]) -> TextShape:
-    num_heads = int(text["num_attention_heads"])
+def _text_shape(text: dict[str, Any], family: Family) -> TextShape:
     return TextShape(
-        num_layers=int(text["num_hidden_layers"]),
+        layers=family.layers(text),
         hidden_size=int(text["hidden_size"]),
-        num_kv_heads=int(text.get("num_key_value_heads") or num_heads),
-        head_dim=int(text["head_dim"]),
         max_context=int(text["max_position_embeddings"]),
     )
 

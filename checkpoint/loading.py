@@ -3,6 +3,7 @@
 Imports MLX and mlx-vlm inside its functions: that takes seconds.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from typing import Any
 from cache.base.errors import CheckpointError
 from checkpoint.backend import import_mlx
 from checkpoint.config import CheckpointConfig
+from checkpoint.families import FAMILIES
 from checkpoint.folder import CheckpointFolder, require_weights
+
+_FLOAT32 = tuple(name for family in FAMILIES.values() for name in family.float32_weights)
 
 
 def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
@@ -26,7 +30,8 @@ def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
 
     require_weights(folder.path)
     try:
-        with readable_folder(folder, config) as path, _experts_of_any_transformers(config):
+        text = json.loads(config.mlx_vlm_json)["text_config"]
+        with readable_folder(folder, config) as path, config.family.loading(text):
             return load_mlx_vlm_model(path, lazy=True)
     except (ValueError, RuntimeError, KeyError, FileNotFoundError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -39,6 +44,8 @@ def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
 def cast(module: Any, dtype: str) -> None:
     """Cast the floating-point parameters of ``module`` to ``dtype``, in place; packed weights stay.
 
+    So do those few that a checkpoint has in float32 beside all others in half of it, as mlx-vlm reads them.
+
     Raises:
         CheckpointError: it has experts that MLX cannot compute in ``dtype`` here.
     """
@@ -48,7 +55,15 @@ def cast(module: Any, dtype: str) -> None:
             f"MLX computes a mixture of experts in float32 alone on a CPU, not in {dtype}: encode and "
             "describe with SEEONCE_DTYPE=float32, or take quantised weights."
         )
-    module.set_dtype(getattr(mx, dtype))
+    from mlx.utils import tree_map_with_path
+
+    wanted = getattr(mx, dtype)
+
+    def one(name: str, value: Any) -> Any:
+        stays = value.dtype == mx.float32 and f".{name}".endswith(_FLOAT32)
+        return value.astype(wanted) if mx.issubdtype(value.dtype, mx.floating) and not stays else value
+
+    module.update(tree_map_with_path(one, module.parameters()))
 
 
 def _has_unpacked_experts(module: Any) -> bool:
@@ -72,45 +87,3 @@ def readable_folder(folder: CheckpointFolder, config: CheckpointConfig) -> Itera
                 (shadow / file.name).symlink_to(file.resolve())
         (shadow / "config.json").write_text(config.mlx_vlm_json, encoding="utf-8")
         yield shadow
-
-
-@contextmanager
-def _experts_of_any_transformers(config: CheckpointConfig) -> Iterator[None]:
-    """Let mlx-vlm's ``sanitize`` see fused experts as it expects them, whoever wrote them.
-
-    It takes ``gate_up_proj`` as the published checkpoints have it, (experts, hidden, 2 * intermediate);
-    transformers 5 writes (experts, 2 * intermediate, hidden), and ``down_proj`` transposed likewise.
-    """
-    if config.num_experts == 0:
-        yield
-        return
-    from mlx_vlm.models.qwen3_vl_moe import Model
-
-    original = Model.sanitize
-
-    def sanitize(model: Any, weights: dict[str, Any]) -> Any:
-        return original(model, _experts_turned(weights, config))
-
-    Model.sanitize = sanitize
-    try:
-        yield
-    finally:
-        Model.sanitize = original
-
-
-def _experts_turned(weights: dict[str, Any], config: CheckpointConfig) -> dict[str, Any]:
-    hidden, intermediate = config.text.hidden_size, config.expert_size
-    turned = {  # a square one tells nothing, but then the other of the two is not square
-        "gate_up_proj": (config.num_experts, 2 * intermediate, hidden),
-        "down_proj": (config.num_experts, hidden, intermediate),
-    }
-
-    def is_turned(stem: str) -> bool:
-        return all(
-            f"{stem}.{kind}" in weights and tuple(weights[f"{stem}.{kind}"].shape) == shape
-            for kind, shape in turned.items()
-        )
-
-    stems = {name.rpartition(".")[0] for name in weights if name.endswith(".experts.down_proj")}
-    to_turn = {f"{stem}.{kind}" for stem in stems if is_turned(stem) for kind in turned}
-    return {name: value.transpose(0, 2, 1) if name in to_turn else value for name, value in weights.items()}

@@ -37,12 +37,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What computes here, by name and version."""
+    """What computes here, by name and version, and layers of another kind than attention, by name."""
 
     versions: tuple[str, ...]
     device: str
     dtype: str
     engine_epoch: int = ENGINE_EPOCH
+    layers: str = ""
 
     def __str__(self) -> str:
         return f"{', '.join(self.versions)} on {self.device}"
@@ -65,7 +66,9 @@ def one_by_one(limits: BatchLimits) -> BatchLimits:
     return replace(limits, prefill_batch_size=1, prefill_step_size=_UNCHUNKED, share_prefixes=False)
 
 
-def sound_limits(home: Home, limits: BatchLimits, trial: Trial, say: Callable[[str], None]) -> BatchLimits:
+def sound_limits(
+    home: Home, limits: BatchLimits, trial: Trial, say: Callable[[str], None], layers: str = ""
+) -> BatchLimits:
     """Return ``limits``, or slower ones under which answers are right here; try it out where nobody has.
 
     Raises:
@@ -73,7 +76,7 @@ def sound_limits(home: Home, limits: BatchLimits, trial: Trial, say: Callable[[s
     """
     if not home.path.is_dir():
         return limits  # nothing is encoded, and nowhere could be noted what was found
-    here = combination()
+    here = replace(combination(), layers=layers)
     verdict = remembered(home, here)
     if verdict is None:
         say(f"First run with {here}: a short trial against live encoding.")
@@ -126,7 +129,8 @@ def remember(home: Home, here: Combination, verdict: Verdict) -> None:
 
 
 def _words(here: Combination) -> str:
-    return f"{here}, {here.dtype or 'default dtype'}, engine {here.engine_epoch}"
+    words = f"{here}, {here.dtype or 'default dtype'}, engine {here.engine_epoch}"
+    return f"{words}, {here.layers}" if here.layers else words
 
 
 def _read(path: Path) -> list[dict[str, str]]:

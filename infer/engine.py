@@ -22,7 +22,7 @@ from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch, LanguageModel, PromptInputs
 from infer.prefill import Prefill
-from infer.request import Answer, Request, Usage, failed, without_reasoning
+from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
 from infer.scheduler import Schedule
 from infer.schema import Guide
@@ -139,14 +139,16 @@ class Engine:
         return Guide(self.tokenizer.backend, self.tokenizer.stop_ids)
 
     def answer_of(self, sequence: Sequence, finish_reason: str) -> Answer:
-        """Return the answer of a sequence that has ended: its text, without reasoning and stop string."""
+        """Return the answer of a sequence that has ended, without stop string, its reasoning apart."""
         sampling, tokens = sequence.request.sampling, tuple(sequence.tokens)
         whole = self.tokenizer.decode(tokens)
         kept: str | None = before_stop(whole, sampling.stop)
+        reasoning = ""
         if kept != whole:
             finish_reason = "stop"
         if sampling.schema is None and kept is not None:  # under a schema an answer cannot reason
-            kept = without_reasoning(kept, opened=self.tokenizer.opens_think)
+            opened = self.tokenizer.opens_think(sequence.request.thinking)
+            reasoning, kept = split_reasoning(kept, opened=opened)
         error = None
         if kept is None:
             error = (
@@ -157,7 +159,7 @@ class Engine:
         processor = sequence.processor
         logprobs = None if processor is None else processor.logprobs(len(tokens), self.tokenizer.decode)
         usage = Usage(len(sequence.prompt.ids), len(tokens))
-        return Answer(kept or "", finish_reason, usage, logprobs, error, tokens)
+        return Answer(kept or "", finish_reason, usage, logprobs, error, tokens, reasoning)
 
 
 class _Loop:
@@ -176,7 +178,8 @@ class _Loop:
         self._engine, self._model, self._source = engine, model, source
         self._limits, self._hooks_of = limits, hooks_of
         max_bytes = limits.kv_memory_bytes or default_kv_bytes(model.weight_bytes)
-        self._memory = KVMemory(max_bytes, model.kv_token_bytes, model.config.text.max_context)
+        max_context = model.config.text.max_context
+        self._memory = KVMemory(max_bytes, model.kv_token_bytes, max_context, model.row_bytes)
         self._decoding = DecodeBatch(model.model, stop_ids)
         self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
@@ -195,7 +198,9 @@ class _Loop:
     def _arriving(self, requests: Iterator[Request]) -> Iterator[Sequence]:
         """Tokenise requests, and let through those that can be answered at all."""
         for request in requests:
-            prompt = self._engine.tokenizer.encode(request.segments, request.system)
+            prompt = self._engine.tokenizer.encode(
+                request.segments, request.system, thinking=request.thinking
+            )
             sequence = Sequence(request, prompt)
             problem = self._memory.problem(sequence)
             if problem is None:
@@ -275,9 +280,9 @@ class _Loop:
         """Keep what others share of the prefilled rows, and let these decode."""
         for index, sequence in enumerate(prefill.sequences):
             if sequence.num_kept:
-                kept = prefill.row_kv(index, sequence.num_kept)
-                num_bytes = self._memory.prefix_bytes(sequence.num_kept)
-                prefix = SharedPrefix(sequence.prompt, kept, num_bytes)
+                kept, num_tokens = prefill.kept[index], sequence.num_kept
+                num_bytes = self._memory.prefix_bytes(num_tokens)
+                prefix = SharedPrefix(sequence.prompt, kept, num_tokens, num_bytes)
                 schedule.prefixes.put(sequence.keys, prefix)
             sequence.prefix = None  # its row has a copy
         self._decoding.join(prefill.sequences, prefill.rope_deltas, prefill.logits, prefill.cache)

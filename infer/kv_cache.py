@@ -1,12 +1,15 @@
-"""The KV cache of one layer for several rows, left-padded, some of which may begin with a shared prefix.
+"""What the layers keep of several rows, left-padded, some of which may begin with a shared prefix.
 
-Counts and paddings are plain integers here, so that no step waits for the device to learn them. Speaks as
-mlx-vlm expects of a batch cache: attention calls ``update_and_fetch`` and ``make_mask``; its
-``GenerationBatch`` calls ``filter``, ``extend`` and ``state``.
+Attention keeps keys and values (``RowsKVCache``), a gated delta net a state of fixed size
+(``RowsRecurrentState``). Counts and paddings are plain integers here, so that no step waits for the device to
+learn them. Both speak as mlx-vlm expects of a batch cache: its ``GenerationBatch`` calls ``filter``,
+``extend`` and ``state``; attention calls ``update_and_fetch``, a delta net ``update_window`` and
+``update_recurrent``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -168,21 +171,134 @@ def _placed(row: KVRow, left: int, capacity: int) -> KVRow:
     return KVRow(mx.pad(row.keys, width), mx.pad(row.values, width))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RecurrentRow:
+    """The state of one gated delta net after the first ``num_tokens`` of one row.
+
+    ``window`` ``(1, kernel - 1, channels)`` are the last inputs of its convolution; ``recurrent`` is float32
+    ``(1, num_value_heads, value_dim, key_dim)``.
+    """
+
+    window: mx.array
+    recurrent: mx.array
+    num_tokens: int
+
+    def first(self, num_tokens: int) -> "RecurrentRow":
+        """Return the state after so many tokens, which must be all: it cannot be cut back."""
+        if num_tokens != self.num_tokens:
+            raise RuntimeError(
+                f"a recurrent state after {self.num_tokens} tokens is not one after {num_tokens}"
+            )
+        return self
+
+
+class RowsRecurrentState:
+    """The states of one gated delta net, a row each. Padding leaves them as they are.
+
+    Columns are those of the ``RowsKVCache`` beside it: a row's new tokens begin at column ``starts[i]``.
+    """
+
+    lengths = None  # mlx-vlm asks for them where rows are padded on the right
+
+    def __init__(self, paddings: Sequence[int], used: int = 0, starts: Sequence[int] = ()) -> None:
+        """Begin at column ``used``, with the states that ``put_prefixes`` gives, or none."""
+        self._paddings, self._used, self._starts = list(paddings), used, list(starts)
+        self.window: mx.array | None = None
+        self.recurrent: mx.array | None = None
+
+    def put_prefixes(self, prefixes: Sequence[RecurrentRow | None], num_columns: int) -> None:  # noqa: ARG002
+        """Begin each row with the state after its prefix."""
+        like = next(prefix for prefix in prefixes if prefix is not None)
+        nothing = RecurrentRow(mx.zeros_like(like.window), mx.zeros_like(like.recurrent), 0)
+        self.window = mx.concatenate([(prefix or nothing).window for prefix in prefixes])
+        self.recurrent = mx.concatenate([(prefix or nothing).recurrent for prefix in prefixes])
+
+    def row(self, index: int, num_tokens: int) -> RecurrentRow:
+        """Return a copy of a row's state, at the moment when it has seen so many tokens."""
+        seen = self._used - self._paddings[index]
+        window, recurrent = self._held()
+        at = slice(index, index + 1)
+        return RecurrentRow(mx.contiguous(window[at]), mx.contiguous(recurrent[at]), seen).first(num_tokens)
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """What must be evaluated before rows leave or join."""
+        return () if self.window is None or self.recurrent is None else (self.window, self.recurrent)
+
+    def __getitem__(self, index: int) -> mx.array | None:
+        """Return the window, 0, or the recurrent state, 1, as mlx-vlm counts them."""
+        return (self.window, self.recurrent)[index]
+
+    def make_mask(self, num_columns: int) -> mx.array | None:
+        """Return which of the next columns are real tokens, ``(batch, columns)``, or ``None`` for all."""
+        paddings = self._next_paddings(num_columns)
+        return mx.arange(num_columns)[None] >= mx.array(paddings)[:, None] if any(paddings) else None
+
+    def update_window(self, index: int, inputs: mx.array, width: int, lengths: None = None) -> None:  # noqa: ARG002
+        """Keep the last ``width`` of ``inputs``, ``(batch, width + columns, channels)``, window first.
+
+        Where padding lies between a row's window and its first token, the window is moved to that token, in
+        ``inputs`` itself: the convolution, which mlx-vlm computes next, must not see zeros in its place.
+        """
+        paddings = self._next_paddings(inputs.shape[1] - width)
+        if any(paddings):
+            at, begin = mx.arange(inputs.shape[1])[None], mx.array(paddings)[:, None]
+            is_window = (at >= begin) & (at < begin + width)
+            inputs[:] = mx.take_along_axis(inputs, mx.where(is_window, at - begin, at)[:, :, None], axis=1)
+        self.window = mx.contiguous(inputs[:, -width:])
+
+    def update_recurrent(
+        self,
+        index: int,  # noqa: ARG002
+        num_columns: int,
+        update: Callable[[mx.array | None, None], Any],
+    ) -> tuple[mx.array, mx.array]:
+        """Take ``update``'s new state; return its output and that state."""
+        output, self.recurrent = update(self.recurrent, None)[:2]
+        self._used += num_columns
+        return output, self.recurrent
+
+    def filter(self, indices: mx.array) -> None:
+        """Keep some rows."""
+        window, recurrent = self._held()
+        self.window, self.recurrent = window[indices], recurrent[indices]
+        self._paddings = self._starts = []
+
+    def extend(self, other: "RowsRecurrentState") -> None:
+        """Add the rows of ``other``."""
+        (window, recurrent), (other_window, other_recurrent) = self._held(), other._held()
+        self.window = mx.concatenate([window, other_window])
+        self.recurrent = mx.concatenate([recurrent, other_recurrent])
+        self._paddings = self._starts = []
+
+    def _next_paddings(self, num_columns: int) -> list[int]:
+        """Return how many of the next columns are padding, row by row."""
+        return [min(max(start - self._used, 0), num_columns) for start in self._starts]
+
+    def _held(self) -> tuple[mx.array, mx.array]:
+        if self.window is None or self.recurrent is None:
+            raise RuntimeError("nothing is in this recurrent state yet")
+        return self.window, self.recurrent
+
+
+LayerRow = KVRow | RecurrentRow
+RowsState = RowsKVCache | RowsRecurrentState
 Keys = tuple[EntryKey, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedPrefix:
-    """The first tokens of a prompt with their keys and values, one ``KVRow`` a layer."""
+    """The first ``num_tokens`` of a prompt, which goes on after them, with what each layer keeps of them."""
 
     prompt: PromptTokens
-    rows: tuple[KVRow, ...]
+    rows: tuple[LayerRow, ...]
+    num_tokens: int
     num_bytes: int
 
     @property
-    def num_tokens(self) -> int:
-        """How many tokens are kept; the prompt they were taken from goes on after them."""
-        return int(self.rows[0].keys.shape[2])
+    def is_whole(self) -> bool:
+        """Whether it is of use only as a whole, for a recurrent state cannot be cut back."""
+        return any(isinstance(row, RecurrentRow) for row in self.rows)
 
 
 def num_common(one: PromptTokens, other: PromptTokens) -> int:
@@ -236,6 +352,8 @@ class PrefixPool:
         common = num_common(prefix.prompt, prompt)
         count = min(common, prefix.num_tokens, len(prompt.ids) - 1)
         if not common or count <= prompt.images[0].start:
+            return None
+        if prefix.is_whole and count < prefix.num_tokens:
             return None
         return prefix, count
 

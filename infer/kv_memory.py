@@ -1,7 +1,8 @@
-"""How much memory KV caches may take, and what a batch of sequences takes of it.
+"""How much memory KV caches and recurrent states may take, and what a batch of sequences takes of it.
 
 A batch is one array a layer, as wide as its longest row, so what counts is rows times columns; every
-sequence is counted as if it used all of its ``max_tokens``.
+sequence is counted as if it used all of its ``max_tokens``. Recurrent states are of one size, however long
+the row.
 """
 
 import os
@@ -28,12 +29,14 @@ class InFlight:
 class KVMemory:
     """A bound in bytes; ``token_bytes`` are keys and values of one token, all layers.
 
-    ``max_context`` is the model's: an answer ends there, whatever its ``max_tokens``.
+    ``max_context`` is the model's: an answer ends there, whatever its ``max_tokens``. ``row_bytes`` are the
+    recurrent states of one row, all layers.
     """
 
     max_bytes: int
     token_bytes: int
     max_context: int
+    row_bytes: int = 0
 
     def size(self, sequence: Sequence) -> tuple[int, int]:
         """Return the tokens of a sequence's prompt, and how many may follow."""
@@ -63,11 +66,11 @@ class KVMemory:
             return 0
         columns = max([now.num_columns, *(prompt for prompt, _ in new)])
         to_come = max([now.num_to_come, *(max_tokens for _, max_tokens in new)])
-        return (now.num_rows + len(new)) * rounded_up(columns + to_come) * self.token_bytes
+        return (now.num_rows + len(new)) * (rounded_up(columns + to_come) * self.token_bytes + self.row_bytes)
 
     def prefix_bytes(self, num_tokens: int) -> int:
-        """Return what a kept prefix takes."""
-        return num_tokens * self.token_bytes
+        """Return what a kept prefix takes; of no tokens nothing is kept."""
+        return num_tokens * self.token_bytes + self.row_bytes if num_tokens else 0
 
 
 def default_kv_bytes(weight_bytes: int) -> int:

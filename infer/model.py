@@ -6,13 +6,14 @@ as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and pr
 (``prefill``); decoding is mlx-vlm's.
 
 Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
-position_ids, position_embeddings)`` and ask a cache for ``update_and_fetch`` and ``offset`` alone;
-``GenerationBatch`` decodes with ``rope_deltas`` of each row, one step ahead of what it hands out, and asks
-a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's ``process_last_token`` sees
-each row alone.
+position_ids, position_embeddings)``; those of attention ask a cache for ``update_and_fetch`` and ``offset``
+alone, gated delta nets for ``[0]``, ``lengths``, ``update_window``, before their convolution, and
+``update_recurrent``; ``GenerationBatch`` decodes with ``rope_deltas`` of each row, one step ahead of what it
+hands out, and asks a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's
+``process_last_token`` sees each row alone.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +30,10 @@ from numpy.typing import NDArray
 from cache.base.errors import StoreError
 from cache.entry import Features
 from checkpoint.config import CheckpointConfig
+from checkpoint.family import LayerState
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
-from infer.kv_cache import RowsKVCache
+from infer.kv_cache import RowsState
 from infer.sequence import Sequence
 from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
 
@@ -39,27 +41,35 @@ FeaturesOf = Callable[[int], Features]
 
 
 class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
-    """Qwen3-VL's decoder with sequence-aligned DeepStack, as ``GenerationBatch`` calls a model.
+    """A decoder with sequence-aligned DeepStack, as ``GenerationBatch`` calls a model.
 
-    Exposes no ``language_model``: with it, decoding would go past this class.
+    ``recurrent`` tells of each layer whether it is a gated delta net; the others are attention. Exposes no
+    ``language_model``: with it, decoding would go past this class.
     """
 
-    def __init__(self, language_model: Any) -> None:
-        """Wrap mlx-vlm's ``LanguageModel``."""
+    def __init__(self, language_model: Any, layers: Iterable[LayerState]) -> None:
+        """Wrap mlx-vlm's ``LanguageModel``, whose decoder has ``layers``."""
         super().__init__()
+        self.recurrent = tuple(layer.is_recurrent for layer in layers)
+        self.attention = self.recurrent.index(False)
         self.decoder = language_model.model
         self.lm_head = None if language_model.args.tie_word_embeddings else language_model.lm_head
 
     @property
     def layers(self) -> list[Any]:
-        """The decoder layers, each of which has a KV cache."""
+        """The decoder layers, each of which has a KV cache or a recurrent state."""
         return list(self.decoder.layers)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether any layer has a recurrent state."""
+        return any(self.recurrent)
 
     def __call__(
         self, inputs: mx.array, *, cache: list[Any], rope_deltas: mx.array | None = None
     ) -> LanguageModelOutput:
         """Decode one token ``(batch, 1)`` of each row; return logits ``(batch, 1, vocab)``."""
-        position_ids = _decode_positions(cache[0].row_lengths, rope_deltas, inputs.shape)
+        position_ids = _decode_positions(cache[self.attention].row_lengths, rope_deltas, inputs.shape)
         h = self.hidden(self.decoder.embed_tokens(inputs), cache, position_ids)
         return LanguageModelOutput(logits=self.logits(h))
 
@@ -78,15 +88,20 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         With ``only_last`` the last position's state alone is returned, ``(batch, 1, hidden)``.
         """
         rotation = self._rotation(h, position_ids)
-        mask = create_attention_mask(h, cache[0])
+        causal = create_attention_mask(h, cache[self.attention])
+        real = cache[self.recurrent.index(True)].make_mask(h.shape[1]) if self.is_recurrent else None
         added = () if deepstack is None else _layers_of(deepstack)
         last = len(cache) - 1
         for index, (layer, layer_cache) in enumerate(zip(self.decoder.layers, cache, strict=True)):
+            is_recurrent = self.recurrent[index]
             if index == last and only_last and h.shape[1] > 1:
-                h = self._last_position(layer, h, layer_cache, position_ids)
                 added = tuple(one[:, -1:] for one in added)
+                if is_recurrent:
+                    h = layer(h, real, layer_cache, position_ids, rotation)[:, -1:]
+                else:
+                    h = self._last_position(layer, h, layer_cache, position_ids)
             else:
-                h = layer(h, mask, layer_cache, position_ids, rotation)
+                h = layer(h, real if is_recurrent else causal, layer_cache, position_ids, rotation)
             if index < len(added):
                 h = h + added[index]
         return h
@@ -99,7 +114,7 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         return output
 
     def _rotation(self, h: mx.array, position_ids: mx.array) -> Any:
-        rotary = self.decoder.layers[0].self_attn.rotary_emb
+        rotary = self.decoder.layers[self.attention].self_attn.rotary_emb
         return None if rotary.fused_apply else rotary(h, position_ids)
 
     def logits(self, h: mx.array) -> mx.array:
@@ -160,7 +175,7 @@ class LanguageModel:
         language_model = load_model(folder, config).language_model
         cast(language_model, dtype)
         mx.eval(language_model.parameters())
-        self.model = DenseDeepstackModel(language_model)
+        self.model = DenseDeepstackModel(language_model, config.text.layers)
         embedded = self._embed((0,))
         self._dtype, self._hidden = embedded.dtype, embedded.shape[-1]
 
@@ -183,8 +198,14 @@ class LanguageModel:
     @property
     def kv_token_bytes(self) -> int:
         """Bytes of the keys and values of one token, all layers."""
-        text = self.config.text
-        return 2 * text.num_layers * text.num_kv_heads * text.head_dim * self._dtype.size
+        return sum(layer.num_per_token for layer in self.config.text.layers) * self._dtype.size
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the recurrent states of one row, all layers."""
+        layers = self.config.text.layers
+        num_window = sum(layer.num_window for layer in layers)
+        return num_window * self._dtype.size + sum(layer.num_recurrent for layer in layers) * 4
 
     def inputs(self, prompt: PromptTokens, features_of: FeaturesOf, num_shared: int = 0) -> PromptInputs:
         """Put features between the embeddings of a prompt's text, leaving out its first ``num_shared``.
@@ -256,7 +277,7 @@ class DecodeBatch:
         rows: list[Sequence],
         rope_deltas: list[int],
         logits: mx.array,
-        cache: list[RowsKVCache],
+        cache: list[RowsState],
     ) -> None:
         """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
         if any(row.processor for row in rows):
@@ -295,7 +316,7 @@ class DecodeBatch:
     @property
     def num_columns(self) -> int:
         """Columns of the KV cache that are in use: as many as the longest row has tokens, or more."""
-        return int(self._batch.prompt_cache[0].used) if len(self._batch) else 0
+        return int(self._batch.prompt_cache[self._model.attention].used) if len(self._batch) else 0
 
     def remove(self, uids: Collection[int]) -> None:
         """Take out rows that are to end before their time, all at once; the others go on as they were."""

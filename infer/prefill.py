@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import mlx.core as mx
 import numpy as np
 
-from infer.kv_cache import KVRow, RowsKVCache
+from infer.kv_cache import KVRow, LayerRow, RowsKVCache, RowsRecurrentState, RowsState
 from infer.model import DenseDeepstackModel, PromptInputs
 from infer.sequence import Sequence
 
@@ -18,6 +18,7 @@ class Prefill:
     ) -> None:
         """Lay prompts side by side and copy their prefixes; ``inputs`` are those of the tokens after them."""
         self.sequences, self._inputs = sequences, inputs
+        self.kept: dict[int, tuple[LayerRow, ...]] = {}
         self._model, self._chunk = model, chunk
         self._width = max(each.num_tokens for each in inputs)
         self._starts = [self._width - each.num_tokens for each in inputs]
@@ -25,6 +26,7 @@ class Prefill:
         self._logits: mx.array | None = None
         total = max(map(self._num_tokens, range(len(sequences))))
         self.cache = [self._layer_cache(layer, total) for layer in range(len(model.layers))]
+        self._ends = [self._end_of_kept(index) for index in range(len(sequences))]
 
     @property
     def is_done(self) -> bool:
@@ -44,8 +46,13 @@ class Prefill:
         return [each.rope_delta for each in self._inputs]
 
     def step(self) -> None:
-        """Prefill the next chunk."""
-        begin, end = self._done, min(self._done + self._chunk, self._width)
+        """Prefill the next chunk; then ``kept`` has what others share of the rows that have come so far.
+
+        It is copied at the end of the prompt, or, where a layer has a recurrent state, at the very token
+        where what is shared ends: there a chunk ends, too.
+        """
+        begin = self._done
+        end = min(begin + self._chunk, self._width, *(column for column in self._ends if column > begin))
         h = self._model.hidden(
             _columns([each.inputs_embeds for each in self._inputs], self._starts, begin, end),
             self.cache,
@@ -58,24 +65,38 @@ class Prefill:
             self._logits = self._model.logits(h)[:, -1]
         # Each chunk is computed now: else the graph of a long prompt holds all its activations at once.
         mx.async_eval([cache.state for cache in self.cache])  # type: ignore[no-untyped-call]
+        for index, sequence in enumerate(self.sequences):
+            if sequence.num_kept and self._ends[index] == end:
+                self.kept[index] = self._first_tokens(index, sequence.num_kept)
 
-    def row_kv(self, index: int, num_tokens: int) -> tuple[KVRow, ...]:
-        """Return copies of the keys and values of a row's first tokens, layer by layer."""
+    def _first_tokens(self, index: int, num_tokens: int) -> tuple[LayerRow, ...]:
+        """Return copies of what each layer keeps of a row's first tokens."""
         kept = tuple(cache.row(index, num_tokens) for cache in self.cache)
-        mx.eval([[row.keys, row.values] for row in kept])  # a lazy copy would hold the whole batch
+        copies = [
+            (row.keys, row.values) if isinstance(row, KVRow) else (row.window, row.recurrent) for row in kept
+        ]
+        mx.eval(copies)  # a lazy copy would hold the whole batch
         return kept
 
-    def _layer_cache(self, layer: int, total: int) -> RowsKVCache:
+    def _end_of_kept(self, index: int) -> int:
+        """Return the column after which a row's first tokens are copied."""
+        sequence = self.sequences[index]
+        if not sequence.num_kept or not self._model.is_recurrent:
+            return self._width
+        return self._starts[index] + sequence.num_kept - sequence.num_shared
+
+    def _layer_cache(self, layer: int, total: int) -> RowsState:
         paddings = [total - self._num_tokens(index) for index in range(len(self.sequences))]
         used = total - self._width
         starts = [used + start for start in self._starts]
-        cache = RowsKVCache(paddings, used, starts)
         prefixes = [
             each.prefix.rows[layer].first(each.num_shared) if each.prefix is not None else None
             for each in self.sequences
         ]
+        kind = RowsRecurrentState if self._model.recurrent[layer] else RowsKVCache
+        cache: RowsState = kind(paddings, used, starts)
         if any(prefix is not None for prefix in prefixes):
-            cache.put_prefixes(prefixes, total + 1)
+            cache.put_prefixes(prefixes, total + 1)  # type: ignore[arg-type]  # a layer's rows are of its kind
         return cache
 
     def _num_tokens(self, index: int) -> int:

@@ -29,6 +29,7 @@ class Request:
     """One question: a user turn of texts and images, after a system text. ``id`` is the caller's own.
 
     ``numbered`` tells that its frames are shown under their numbers, and each is to be answered for.
+    ``thinking`` lets the model reason before it answers, where its template has a switch for that.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     system: str | None = None
     numbered: bool = False
+    thinking: bool = False
 
     @property
     def frames(self) -> tuple[FrameEntry, ...]:
@@ -84,7 +86,8 @@ class Answer:
 
     ``text`` is without reasoning and ends before a stop string. ``finish_reason`` is "stop", "length",
     "error", or the word with which a watch ended it, such as "repetition". ``logprobs`` are those of all
-    ``tokens``, ``None`` when nobody asked. An answer of an earlier run has no ``tokens``.
+    ``tokens``, ``None`` when nobody asked. An answer of an earlier run has no ``tokens``. ``reasoning`` is
+    what the model thought before its text, "" when it did not.
     """
 
     text: str
@@ -93,6 +96,7 @@ class Answer:
     logprobs: tuple[TokenLogprob, ...] | None = None
     error: str | None = None
     tokens: tuple[int, ...] = ()
+    reasoning: str = ""
 
 
 def failed(problem: str, num_prompt_tokens: int = 0) -> Answer:
@@ -100,13 +104,13 @@ def failed(problem: str, num_prompt_tokens: int = 0) -> Answer:
     return Answer("", "error", Usage(num_prompt_tokens, 0), error=problem)
 
 
-def without_reasoning(text: str, *, opened: bool) -> str | None:
-    """Leave out a leading ``<think>…</think>``; ``opened`` tells that the prompt itself opened the block.
+def split_reasoning(text: str, *, opened: bool) -> tuple[str, str | None]:
+    """Split a leading ``<think>…</think>`` from the answer.
 
-    Reasoning that never ends is no answer: ``None``.
+    ``opened`` tells that the prompt opened the block. Reasoning that never ends is no answer: ``None``.
     """
     answer = text.strip()
     if not opened and not answer.startswith("<think>"):
-        return answer
-    _, ended, after = answer.partition("</think>")
-    return after.strip() if ended else None
+        return "", answer
+    reasoning, ended, after = answer.removeprefix("<think>").partition("</think>")
+    return reasoning.strip(), after.strip() if ended else None

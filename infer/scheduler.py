@@ -15,6 +15,7 @@ from infer.kv_cache import Keys, PrefixPool, SharedPrefix, num_common
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
 from infer.sequence import Sequence
+from infer.tokenizer import PromptTokens
 
 LOOK_AHEAD = 64
 
@@ -129,21 +130,43 @@ class Schedule:
         return True
 
     def _followers(self, leader: Sequence) -> tuple[int, int]:
-        """Return how many waiting sequences share a beginning with ``leader``, and the longest of these."""
+        """Return how many waiting sequences start from what is kept of ``leader``, and how much that is."""
         if not self._limits.share_prefixes:
             return 0, 0
         others = [s for s in self._waiting if s is not leader and s.keys == leader.keys]
-        common = [count for other in others if (count := num_common(leader.prompt, other.prompt))]
-        return len(common), max(common, default=0)
+        common = [
+            (count, len(other.prompt.ids) - 1)
+            for other in others
+            if (count := num_common(leader.prompt, other.prompt))
+        ]
+        if not self._memory.row_bytes:
+            return len(common), max((count for count, _ in common), default=0)
+        return _most_saved(leader.prompt, [min(count, most) for count, most in common])
 
     def _fits(self, batch: _Batch, sequence: Sequence, num_kept: int) -> bool:
-        kept = num_kept + sum(other.num_kept for other in batch.sequences)
+        kept = [num_kept, *(other.num_kept for other in batch.sequences)]
         sizes = [self._memory.size(each) for each in (*batch.sequences, sequence)]
         needed = self._memory.batch_bytes(batch.now, sizes)
-        needed += self._memory.prefix_bytes(kept) + self.prefixes.num_bytes
+        needed += sum(map(self._memory.prefix_bytes, kept)) + self.prefixes.num_bytes
         return needed <= self._memory.max_bytes
 
     def _make_room(self, sequence: Sequence) -> None:
         """Drop kept prefixes until a sequence fits that is alone."""
         alone = self._memory.batch_bytes(InFlight(), [self._memory.size(sequence)])
         self.prefixes.shrink(self._memory.max_bytes - alone)
+
+
+def _most_saved(prompt: PromptTokens, common: list[int]) -> tuple[int, int]:
+    """Return how many followers there are, and the one length that all share; each shares ``common`` of it.
+
+    A recurrent state cannot be cut back, so whoever shares less has no use of it. The length is that
+    which saves the most images, and of those the most tokens.
+    """
+    ends = [span.start + span.num_tokens for span in prompt.images]
+    best, saved = (0, 0), (0, 0)
+    for length in sorted({length for length in common if length > prompt.images[0].start}):
+        num = sum(count >= length for count in common)
+        saves = (num * sum(end <= length for end in ends), num * length)
+        if saves > saved:
+            best, saved = (num, length), saves
+    return best

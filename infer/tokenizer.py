@@ -107,8 +107,9 @@ class ChatTokenizer:
         if not self._tokenizer.chat_template:
             raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
         self._folder = folder
-        self._tokens = config.tokens
-        self._known: dict[tuple[str | None, tuple[str | None, ...]], tuple[tuple[int, ...], ...]] = {}
+        self._opens_think: dict[bool, bool] = {}
+        self._tokens, self._switch = config.tokens, config.family.thinking_switch
+        self._known: dict[tuple[str | None, bool, tuple[str | None, ...]], tuple[tuple[int, ...], ...]] = {}
         self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
         if not self._special_pattern.fullmatch(self._image_token):
             raise CheckpointError(
@@ -122,18 +123,23 @@ class ChatTokenizer:
         own = self._tokenizer.eos_token_id
         return frozenset([*self._tokens.eos, *([own] if own is not None else [])])
 
-    @cached_property
-    def opens_think(self) -> bool:
-        """Whether the template itself opens a ``<think>`` block that the answer then closes."""
-        return self._render([], None).rstrip().endswith("<think>")
+    def opens_think(self, thinking: bool) -> bool:
+        """Tell whether the template itself opens a ``<think>`` block that the answer then closes."""
+        if thinking not in self._opens_think:
+            self._opens_think[thinking] = self._render([], None, thinking).rstrip().endswith("<think>")
+        return self._opens_think[thinking]
 
     @property
     def backend(self) -> Any:
         """The transformers tokenizer itself, for those who constrain what it decodes."""
         return self._tokenizer
 
-    def encode(self, segments: Iterable[Segment], system: str | None = None) -> PromptTokens:
+    def encode(
+        self, segments: Iterable[Segment], system: str | None = None, *, thinking: bool = False
+    ) -> PromptTokens:
         """Return the ids of a user turn made of ``segments``, after a system text, ready for the answer.
+
+        ``thinking`` lets the answer begin with reasoning, in families whose template has a switch for that.
 
         Raises:
             CheckpointError: the chat template takes no such turn.
@@ -141,7 +147,7 @@ class ChatTokenizer:
         segments = tuple(segments)
         frames = [segment.frame for segment in segments if isinstance(segment, Image)]
         texts = tuple(segment.text if isinstance(segment, Text) else None for segment in segments)
-        around = self._around_images(texts, system)
+        around = self._around_images(texts, system, thinking)
         ids = list(around[0])
         images: list[ImageSpan] = []
         for frame, following in zip(frames, around[1:], strict=True):
@@ -158,18 +164,18 @@ class ChatTokenizer:
         return text
 
     def _around_images(
-        self, texts: tuple[str | None, ...], system: str | None
+        self, texts: tuple[str | None, ...], system: str | None, thinking: bool
     ) -> tuple[tuple[int, ...], ...]:
         """Return the ids before, between and after the images; ``None`` among ``texts`` is an image.
 
         Kept for the next frame: a prompt is asked of every frame, and only the images differ.
         """
-        known = (system, texts)
+        known = (system, thinking, texts)
         if known not in self._known:
             if len(self._known) >= _KEPT_PROMPTS:
                 self._known.clear()
             parts: list[list[int]] = [[]]
-            for special, text in self._pieces(texts, system):
+            for special, text in self._pieces(texts, system, thinking):
                 if special == self._image_token:
                     parts.append([])
                 else:
@@ -178,7 +184,9 @@ class ChatTokenizer:
             self._known[known] = tuple(map(tuple, parts))
         return self._known[known]
 
-    def _pieces(self, texts: tuple[str | None, ...], system: str | None) -> list[tuple[str, str]]:
+    def _pieces(
+        self, texts: tuple[str | None, ...], system: str | None, thinking: bool
+    ) -> list[tuple[str, str]]:
         """Split the rendered turn into (special token, text that follows it).
 
         User text is rendered as a nonce that no template knows, so only the template's own special
@@ -192,15 +200,19 @@ class ChatTokenizer:
         instead = None if system is None else uuid.uuid4().hex
         if instead is not None and system is not None:
             nonces[instead] = system
-        parts = self._special_pattern.split(self._render(content, instead))
+        parts = self._special_pattern.split(self._render(content, instead, thinking))
         texts_between = [_put_back(text, nonces) for text in parts[0::2]]
         return list(zip(["", *parts[1::2]], texts_between, strict=True))
 
-    def _render(self, content: list[dict[str, str]], system: str | None) -> str:
+    def _render(self, content: list[dict[str, str]], system: str | None, thinking: bool) -> str:
+        switch = {} if self._switch is None else {self._switch: thinking}
         before = [] if system is None else [{"role": "system", "content": system}]
         try:
             rendered: str = self._tokenizer.apply_chat_template(
-                [*before, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [*before, {"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **switch,
             )
         except TemplateError as error:
             raise CheckpointError(

@@ -70,7 +70,7 @@ class Asked:
 
     def prompt(self, request: Request) -> PromptTokens:
         """Return the tokens of a request's prompt."""
-        return self.tokenizer.encode(request.segments, request.system)
+        return self.tokenizer.encode(request.segments, request.system, thinking=request.thinking)
 
     def questions(self, num_questions: int, frames: list[FrameEntry] | None = None) -> list[Request]:
         """Ask questions of several lengths about every frame, frame by frame."""

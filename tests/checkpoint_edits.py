@@ -30,8 +30,15 @@ def as_transformers_5(path: Path) -> Path:
     text, vision = config["text_config"], config["vision_config"]
     vision["model_type"] = f"{config['model_type']}_vision"
     vision["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "axial"}
-    text["rope_parameters"] = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
     text["tie_word_embeddings"] = not config["tie_word_embeddings"]
+    if "full_attention_interval" in text:  # then every layer's kind is named, and what is the default not
+        interval, number = text.pop("full_attention_interval"), text["num_hidden_layers"]
+        kinds = (["linear_attention"] * (interval - 1) + ["full_attention"]) * number
+        text["layer_types"] = kinds[:number]
+        del vision["deepstack_visual_indexes"]
+        (path / "config.json").write_text(json.dumps(config))
+        return path
+    text["rope_parameters"] = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
     if "num_experts" in text:
         text["num_local_experts"] = text.pop("num_experts")
         text["router_aux_loss_coef"] = 0.001

@@ -75,6 +75,18 @@ def moe(checkpoint_of: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="session")
+def qwen3_5(checkpoint_of: MakeCheckpoint) -> Path:
+    """No DeepStack, gated delta nets, and a switch for thinking."""
+    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"))
+
+
+@pytest.fixture(scope="session")
+def qwen3_5_moe(checkpoint_of: MakeCheckpoint) -> Path:
+    """A mixture of experts of the same family."""
+    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", moe=True))
+
+
+@pytest.fixture(scope="session")
 def text_4bit(checkpoint_of: MakeCheckpoint) -> Path:
     """The vision tower of ``plain`` with another, quantised language model."""
     return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_bits=4))
@@ -102,6 +114,7 @@ def mlx_layout(checkpoint_of: MakeCheckpoint) -> Path:
 def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
     monkeypatch.setattr(canary, "try_demo", lambda limits: None)
+    monkeypatch.setattr(canary, "try_random", lambda limits: None)
 
 
 @pytest.fixture

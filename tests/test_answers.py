@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer.request import without_reasoning
+from infer.request import split_reasoning
 from seeonce.runs.parse import Description, parse_description
 
 LINE = "description: A terminal | activity: coding | apps: [terminal, browser] | topics: [deploy]"
@@ -55,5 +55,5 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         ("a < b", False, "a < b"),
     ],
 )
-def test_reasoning_is_left_out(text: str, opened: bool, want: str | None) -> None:
-    assert without_reasoning(text, opened=opened) == want
+def test_reasoning_is_no_part_of_the_text(text: str, opened: bool, want: str | None) -> None:
+    assert split_reasoning(text, opened=opened)[1] == want

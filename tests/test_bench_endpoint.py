@@ -121,7 +121,7 @@ def test_a_server_that_takes_one_request_at_a_time_is_said_to(encoded: Encoded, 
 
     def answer(body: object) -> tuple[int, bytes]:
         with one_at_a_time:
-            time.sleep(0.1)
+            time.sleep(0.5)  # far more than all else, on a busy machine too
             return _says("yes")
 
     with _server(answer) as endpoint:

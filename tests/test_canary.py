@@ -21,9 +21,11 @@ from infer.canary import (
     remembered,
     sound_limits,
 )
+from infer.kv_cache import RowsRecurrentState
 from infer.limits import BatchLimits
 from infer.model import DenseDeepstackModel
 from seeonce.verifier.canary import try_demo as real_trial
+from seeonce.verifier.canary import try_random as real_trial_of_delta_nets
 
 ASKED = BatchLimits(16, 8, 512, kv_memory_bytes=10**9)
 NEW = Combination(("mlx 9.9", "mlx-vlm 9.9"), "a machine", "")
@@ -86,7 +88,7 @@ def test_a_trial_that_breaks_has_failed(here: Home) -> None:
     assert "TypeError: got an unexpected keyword argument" in said[1]
 
 
-@pytest.mark.parametrize("changed", ["versions", "device", "dtype", "engine_epoch"])
+@pytest.mark.parametrize("changed", ["versions", "device", "dtype", "engine_epoch", "layers"])
 def test_each_part_of_a_combination_counts(here: Home, changed: str) -> None:
     remember(here, NEW, Verdict.batched)
     other = {
@@ -94,8 +96,9 @@ def test_each_part_of_a_combination_counts(here: Home, changed: str) -> None:
         "device": "another",
         "dtype": "bfloat16",
         "engine_epoch": 99,
+        "layers": "gated delta nets",
     }
-    parts = {name: getattr(NEW, name) for name in ("versions", "device", "dtype", "engine_epoch")}
+    parts = {name: getattr(NEW, name) for name in other}
     assert remembered(here, NEW) is Verdict.batched
     assert remembered(here, Combination(**parts | {changed: other[changed]})) is None
 
@@ -121,6 +124,28 @@ def test_looking_it_up_loads_no_mlx() -> None:
 def test_the_trial_passes_here() -> None:
     assert real_trial(canary.BATCHED_TRIAL) is None
     assert real_trial(one_by_one(canary.BATCHED_TRIAL)) is None
+
+
+def test_the_trial_of_gated_delta_nets_passes_here_and_fails_when_padding_gets_into_their_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert real_trial_of_delta_nets(canary.BATCHED_TRIAL) is None
+    assert real_trial_of_delta_nets(one_by_one(canary.BATCHED_TRIAL)) is None
+    monkeypatch.setattr(RowsRecurrentState, "make_mask", lambda self, num_columns: None)
+    assert "differs" in str(real_trial_of_delta_nets(canary.BATCHED_TRIAL))
+
+
+def test_a_model_with_gated_delta_nets_is_tried_as_such(
+    run: Run, home: Path, qwen3_5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of(tmp_path / "images")
+    assert run("seeonce encode", images, "--model", qwen3_5).code == 0
+    tried = Tried()
+    monkeypatch.setattr("seeonce.verifier.canary.try_random", tried)
+    for _ in range(2):
+        assert run("seeonce describe --max-tokens 3", images, "--model", qwen3_5).code == 0
+    assert len(tried.limits) == 1
+    assert "gated delta nets" in (home / "canary.json").read_text()
 
 
 def test_the_trial_fails_when_deepstack_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from cache.key import EncoderSpec
 from cache.pixel_index import PixelIndex
 from checkpoint import identity
 from checkpoint.config import read_config
+from checkpoint.family import LayerState
 from checkpoint.folder import DEFAULT_MODEL, default_model, find_folder, tensor_shapes
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from checkpoint.loading import cast, load_model
@@ -98,7 +99,7 @@ def test_shapes_are_read(plain: Path) -> None:
     assert not config.rewritten
 
 
-@pytest.mark.parametrize("name", ["plain", "moe"])
+@pytest.mark.parametrize("name", ["plain", "moe", "qwen3_5", "qwen3_5_moe"])
 def test_what_transformers_5_writes_loads_as_the_same_model(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -109,7 +110,7 @@ def test_what_transformers_5_writes_loads_as_the_same_model(
     assert all(bool(mx.array_equal(got[key], want[key])) for key in want)
 
 
-@pytest.mark.parametrize("name", ["plain", "moe"])
+@pytest.mark.parametrize("name", ["plain", "moe", "qwen3_5", "qwen3_5_moe"])
 def test_what_transformers_5_writes_has_the_same_encoder(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -117,6 +118,54 @@ def test_what_transformers_5_writes_has_the_same_encoder(
     five = as_transformers_5(copy_of(path, tmp_path / "five"))
     assert read_config(five).rewritten
     assert _id(five, tmp_path) == _id(path, tmp_path)
+
+
+def test_layers_of_qwen3_5_keep_a_state_of_fixed_size_but_every_fourth(qwen3_5: Path) -> None:
+    config = read_config(qwen3_5)
+    assert [layer.is_recurrent for layer in config.text.layers] == [True, True, True, False]
+    # of one row: 3 inputs of 256 channels, 4 heads of 32 x 32; of one token: 2 heads of keys and values
+    assert config.text.layers[0] == LayerState(num_window=3 * 256, num_recurrent=4 * 32 * 32)
+    assert config.text.layers[3] == LayerState(num_per_token=2 * 2 * 16)
+    assert config.vision.deepstack_visual_indexes == ()
+
+
+@pytest.mark.parametrize(
+    "kinds", [["linear_attention"] * 4, ["full_attention"] + ["linear_attention"] * 3, []]
+)
+def test_attention_at_other_layers_than_mlx_vlm_has_it_is_refused(
+    kinds: list[str], qwen3_5: Path, tmp_path: Path
+) -> None:
+    odd = edit(
+        copy_of(qwen3_5, tmp_path / "m"), "config.json", lambda c: c["text_config"].update(layer_types=kinds)
+    )
+    with pytest.raises(CheckpointError, match=r"lacks or garbles a field of qwen3_5 .*attention"):
+        read_config(odd)
+
+
+def test_both_layouts_of_qwen3_5_and_its_4_bit_text_have_one_encoder(
+    qwen3_5: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
+) -> None:
+    others = (Tiny(layout="mlx"), Tiny(text_bits=4))
+    for other in others:
+        path = checkpoint_of(replace(other, max_pixels=MAX_PIXELS, family="qwen3_5"))
+        assert _id(path, tmp_path) == _id(qwen3_5, tmp_path)
+    spec = _spec(qwen3_5, tmp_path)
+    assert (spec.architecture, spec.num_layers) == ("qwen3_5", 1)
+
+
+def test_weights_that_a_checkpoint_keeps_in_float32_stay_so_beside_others(
+    checkpoint_of: MakeCheckpoint, tmp_path: Path
+) -> None:
+    tiny = Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", dtype="bfloat16")
+    path, names = copy_of(checkpoint_of(tiny), tmp_path / "m"), (".A_log", "linear_attn.norm.weight")
+    weights: Any = mx.load(str(path / "model.safetensors"))
+    kept = {name: value.astype(mx.float32) for name, value in weights.items() if name.endswith(names)}
+    mx.save_safetensors(str(path / "model.safetensors"), weights | kept, {"format": "mlx"})
+    model = load_model(find_folder(str(path), print), read_config(path)).language_model
+    cast(model, "bfloat16")
+    flat: Any = tree_flatten(model.parameters())
+    dtypes = {(name.endswith(names), value.dtype) for name, value in flat}
+    assert dtypes == {(True, mx.float32), (False, mx.bfloat16)}
 
 
 def test_a_vision_config_of_another_kind_is_not_renamed(plain: Path, tmp_path: Path) -> None:

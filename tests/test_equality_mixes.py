@@ -31,6 +31,11 @@ TINY = {
     "text4": Tiny(max_pixels=MAX_PIXELS, text_bits=4),
     "moe": Tiny(max_pixels=MAX_PIXELS, moe=True),
     "bfloat16": Tiny(max_pixels=MAX_PIXELS, dtype="bfloat16"),
+    "qwen3_5": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"),
+    "qwen3_5 text4": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", text_bits=4),
+    "qwen3_5 moe": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", moe=True),
+    "qwen3_5 tied": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", tied=True),
+    "qwen3_5 bfloat16": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", dtype="bfloat16"),
 }
 
 
@@ -81,7 +86,8 @@ class Pool:
         requests = [replace(r, sampling=Sampling(max_tokens=rng.randint(1, MAX_TOKENS))) for r in requests]
         ended = {r.id: rng.randint(1, MAX_TOKENS) for r in requests if rng.random() < 0.2}
         longest = max(len(self.asked.prompt(request).ids) for request in requests) + MAX_TOKENS
-        row_bytes = -(-longest // 256) * 256 * self.asked.engine.model.kv_token_bytes
+        model = self.asked.engine.model
+        row_bytes = -(-longest // 256) * 256 * model.kv_token_bytes + model.row_bytes
         limits = BatchLimits(
             max_num_seqs=rng.randint(1, 16),
             prefill_batch_size=rng.randint(1, 8),
@@ -115,6 +121,10 @@ def _seeds(name: str, always: range, campaign: range) -> list[object]:
         *_seeds("plain", ALWAYS, CAMPAIGN),
         *_seeds("text4", range(1), range(1, 30)),
         *_seeds("moe", range(1), range(1, 30)),
+        *_seeds("qwen3_5", ALWAYS, CAMPAIGN),
+        *_seeds("qwen3_5 text4", range(1), range(1, 30)),
+        *_seeds("qwen3_5 moe", range(1), range(1, 30)),
+        *_seeds("qwen3_5 tied", range(1), range(1, 30)),
     ],
 )
 def test_a_random_mix_gives_the_tokens_of_one_at_a_time_live(
@@ -135,7 +145,10 @@ def test_a_random_mix_gives_the_tokens_of_one_at_a_time_live(
         assert first.logprob == pytest.approx(mix.live[request.id].logprobs[0], abs=1e-3)
 
 
-@pytest.mark.parametrize(("name", "seed"), _seeds("bfloat16", range(1), range(1, 12)))
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [*_seeds("bfloat16", range(1), range(1, 12)), *_seeds("qwen3_5 bfloat16", range(1), range(1, 12))],
+)
 def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(pools: Checkpoints, name: str, seed: int) -> None:
     pool = pools(name)
     mix = pool.mix(random.Random(seed), most=8)

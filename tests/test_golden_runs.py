@@ -36,6 +36,7 @@ def test_an_old_run_is_listed_reported_scored_and_exported(run: Run, flat: Path,
     assert (listed["id"], listed["num_answers"], listed["state"]) == (flat.name, 3, "done")
     assert listed["manner"] == {
         "schema": "", "system": "", "frames_per_prompt": 1, "stride": None, "image_position": "before",
+        "thinking": False,
     }  # fmt: skip
     assert run("seeonce report latest -o", tmp_path / "report.html").code == 0
     assert run("seeonce export latest --to csv --output", tmp_path / "table.csv").code == 0

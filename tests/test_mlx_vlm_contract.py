@@ -10,6 +10,7 @@ from mlx_vlm.generate.ar import GenerationBatch
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
+from checkpoint.config import read_config
 from infer.kv_cache import RowsKVCache
 from infer.model import DenseDeepstackModel
 from infer.tokenizer import ImageSpan, mrope_positions
@@ -18,6 +19,11 @@ from infer.tokenizer import ImageSpan, mrope_positions
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
     return Live(write_checkpoint(tmp_path_factory.mktemp("checkpoint"), Tiny(max_pixels=65536)))
+
+
+def _wrapped(live: Live) -> DenseDeepstackModel:
+    config = read_config(Path(live.model.model_path))
+    return DenseDeepstackModel(live.model.language_model, config.text.layers)
 
 
 class SpyCache:
@@ -60,7 +66,7 @@ def _decoding(model: Counting, tokens: list[int], max_tokens: int = 4) -> Genera
 
 
 def test_attention_asks_a_cache_for_its_update_and_no_more(live: Live) -> None:
-    model = DenseDeepstackModel(live.model.language_model)
+    model = _wrapped(live)
     caches = [SpyCache() for _ in model.layers]
     model(mx.array([[1]]), cache=caches)
     assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "bits"}
@@ -92,7 +98,7 @@ def test_rows_that_join_bring_their_next_token_and_rope_deltas() -> None:
 
 
 def test_the_adapter_hides_what_would_lead_mlx_vlm_past_it(live: Live) -> None:
-    model = DenseDeepstackModel(live.model.language_model)
+    model = _wrapped(live)
     assert not hasattr(model, "language_model")
     assert not hasattr(model, "fused_greedy_decode")
     assert len(model.layers) == len(live.model.language_model.layers)

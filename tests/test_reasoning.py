@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoint_edits import copy_of
 from conftest import Ended, Run
 from screens import folder_of
 
+from checkpoint.config import read_config
+from checkpoint.folder import find_folder
+from infer.request import Text
 from infer.tokenizer import ChatTokenizer
 
 
@@ -66,3 +70,46 @@ def test_a_run_of_empty_answers_does_not_end_well(
     ended = _describe(run, thinking)
     assert ended.code == 1
     assert ended.err.splitlines()[-1].startswith("error: All answers are empty")
+
+
+def _encoded(run: Run, model: Path, images: Path) -> Path:
+    assert run("seeonce encode", folder_of(images), "--model", model).code == 0
+    return model
+
+
+def _lines(ended: Ended) -> list[dict[str, Any]]:
+    text = (Path(ended.json["path"]) / "results.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_template_with_a_switch_is_asked_not_to_think_unless_thinking_is_asked_for(qwen3_5: Path) -> None:
+    folder = find_folder(str(qwen3_5), print)
+    tokenizer = ChatTokenizer(folder, read_config(folder.path))
+    silent, thinks = (tokenizer.encode((Text("What?"),), thinking=thinking).ids for thinking in (False, True))
+    assert tokenizer.decode(silent).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert tokenizer.decode(thinks).endswith("assistant\n<think>\n")
+    assert (tokenizer.opens_think(False), tokenizer.opens_think(True)) == (False, True)
+
+
+def test_thinking_keeps_the_reasoning_apart_and_known_with_the_answer(
+    run: Run, qwen3_5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _encoded(run, qwen3_5, tmp_path / "images")
+    _says(monkeypatch, "hm</think> a mail")
+    first = _lines(_describe(run, qwen3_5, "--thinking"))
+    assert {(line["text"], line["reasoning"]) for line in first} == {("a mail", "hm")}
+    again = _describe(run, qwen3_5, "--thinking", "--prompt", "More?")
+    assert again.json["totals"]["num_known"] == len(first)
+    assert {(line["text"], line["reasoning"]) for line in _lines(again)} == {("a mail", "hm")}
+    _says(monkeypatch, "a mail")
+    silent = _describe(run, qwen3_5)
+    assert silent.json["totals"]["num_known"] == 0
+    assert all("reasoning" not in line for line in _lines(silent))
+
+
+def test_thinking_is_refused_in_one_line_where_it_cannot_be(
+    run: Run, thinking: Path, qwen3_5: Path, tmp_path: Path
+) -> None:
+    assert "has no switch for --thinking" in _describe(run, thinking, "--thinking").error
+    _encoded(run, qwen3_5, tmp_path / "images5")
+    assert "--schema" in _describe(run, qwen3_5, "--thinking", "--schema", "description").error

@@ -19,6 +19,8 @@ CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),
     "vision8": Tiny(max_pixels=MAX_PIXELS, vision_bits=8),
     "mlx": Tiny(max_pixels=MAX_PIXELS, layout="mlx"),
+    "qwen3_5": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"),
+    "qwen3_5 moe": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5", moe=True),
 }
 
 

@@ -24,6 +24,7 @@ CHECKPOINTS = {
     "vision8": Tiny(max_pixels=MAX_PIXELS, vision_bits=8),
     "mlx": Tiny(max_pixels=MAX_PIXELS, layout="mlx"),
     "bfloat16": Tiny(max_pixels=MAX_PIXELS, dtype="bfloat16"),
+    "qwen3_5": Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"),
 }
 ALWAYS = [("plain", "float32")]
 CAMPAIGN = [(name, dtype) for name in CHECKPOINTS for dtype in ("float32", "bfloat16")]
@@ -56,7 +57,8 @@ def test_every_control_is_caught(
     assert run("seeonce encode", images, "--model", checkpoint).code == 0
     ended = run(f"verify-cache --controls --sample all --json --level {level}", images, "--model", checkpoint)
     results = ended.json["controls"]
-    assert [result["name"] for result in results if not (result["applied"] and result["caught"])] == []
+    missing = ["DeepStack zeroed", "DeepStack layers swapped"] if name == "qwen3_5" else []
+    assert [result["name"] for result in results if not (result["applied"] and result["caught"])] == missing
     assert (ended.code, len(results)) == (0, len(FAULTS) + 2)
     by = {result["name"]: result["caught_by"] for result in results}
     assert by["one bit flipped in a payload"] == ["bytes"]

@@ -1,4 +1,4 @@
-"""Writes small random Qwen3-VL checkpoints, so that no test needs a download, a network or a GPU.
+"""Writes small random checkpoints of each family, so that no test needs a download, a network or a GPU.
 
 Weights are drawn large enough that DeepStack and every image token sway the logits: a path that
 drops or swaps features gives other tokens, not the same ones by luck.
@@ -12,7 +12,8 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn
 from mlx.utils import tree_flatten, tree_map_with_path
-from mlx_vlm.models import qwen3_vl, qwen3_vl_moe
+from mlx_vlm.models import qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
+from mlx_vlm.models.qwen3_5.qwen3_5 import NORM_WEIGHT_SUFFIXES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -35,12 +36,22 @@ CHAT_TEMPLATE = (
     "{% elif c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+THINK = ("<think>", "</think>")
+QWEN3_5_TEMPLATE = CHAT_TEMPLATE.replace(
+    "<|im_start|>assistant\n{% endif %}",
+    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}{% endif %}",
+)
+PACKAGES = {
+    "qwen3_vl": qwen3_vl, "qwen3_vl_moe": qwen3_vl_moe, "qwen3_5": qwen3_5, "qwen3_5_moe": qwen3_5_moe
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Tiny:
     """What to write. The defaults give about 0.8 M float32 weights in Hugging Face's layout."""
 
+    family: Literal["qwen3_vl", "qwen3_5"] = "qwen3_vl"
     moe: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     layout: Literal["huggingface", "mlx"] = "huggingface"
@@ -55,43 +66,48 @@ class Tiny:
     tied: bool = False
     seed: int = 0
 
+    @property
+    def architecture(self) -> str:
+        return self.family + "_moe" * self.moe
+
 
 def write_checkpoint(path: Path, tiny: Tiny | None = None) -> Path:
     """Write a random checkpoint into the folder ``path`` and return it."""
     tiny = tiny or Tiny()
     path.mkdir(parents=True, exist_ok=True)
-    ids = _write_tokenizer(path)
+    ids = _write_tokenizer(path, QWEN3_5_TEMPLATE if tiny.family == "qwen3_5" else CHAT_TEMPLATE)
     config = _config(tiny, ids)
     model = _random_model(tiny, config)
     weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     if tiny.layout == "huggingface" and tiny.text_bits is None and tiny.vision_bits is None:
         weights = dict(_to_huggingface(name, value, tiny) for name, value in weights.items())
-        weights = _fuse_experts(weights) if tiny.moe else weights
+        weights = _fuse_experts(weights, tiny) if tiny.moe else weights
     mx.save_safetensors(str(path / "model.safetensors"), weights, {"format": "mlx"})
     (path / "config.json").write_text(json.dumps(config))
     (path / "preprocessor_config.json").write_text(json.dumps(_preprocessor(tiny)))
     return path
 
 
-def _write_tokenizer(path: Path) -> dict[str, int]:
+def _write_tokenizer(path: Path, template: str) -> dict[str, int]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(list(SPECIALS))
+    bpe.add_tokens(list(THINK) if template == QWEN3_5_TEMPLATE else [])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(path)
     return {special: tokenizer.convert_tokens_to_ids(special) for special in SPECIALS}
 
 
 def _config(tiny: Tiny, ids: dict[str, int]) -> dict[str, Any]:
-    kind = "qwen3_vl_moe" if tiny.moe else "qwen3_vl"
+    kind = tiny.architecture
     text: dict[str, Any] = {
         "model_type": f"{kind}_text",
-        "vocab_size": 256 + len(SPECIALS),
+        "vocab_size": 256 + len(SPECIALS) + len(THINK) * (tiny.family == "qwen3_5"),
         "hidden_size": tiny.hidden,
         "intermediate_size": 160,
         "num_hidden_layers": tiny.text_layers,
@@ -112,6 +128,8 @@ def _config(tiny: Tiny, ids: dict[str, int]) -> dict[str, Any]:
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
         }
+    if tiny.family == "qwen3_5":
+        text |= _hybrid(tiny)
     config: dict[str, Any] = {
         "model_type": kind,
         "text_config": text,
@@ -127,7 +145,7 @@ def _config(tiny: Tiny, ids: dict[str, int]) -> dict[str, Any]:
             "temporal_patch_size": 2,
             "in_channels": 3,
             "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [0, 1, 2],
+            "deepstack_visual_indexes": [0, 1, 2] if tiny.family == "qwen3_vl" else [],
         },
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
@@ -142,8 +160,28 @@ def _config(tiny: Tiny, ids: dict[str, int]) -> dict[str, Any]:
     return config
 
 
+def _hybrid(tiny: Tiny) -> dict[str, Any]:
+    """Return what Qwen3.5 has beside it: three gated delta nets to one layer of attention."""
+    return {
+        "full_attention_interval": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e7,
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+            "partial_rotary_factor": 0.5,
+        },
+        **({"shared_expert_intermediate_size": 64} if tiny.moe else {}),
+    }
+
+
 def _random_model(tiny: Tiny, config: dict[str, Any]) -> Any:
-    package = qwen3_vl_moe if tiny.moe else qwen3_vl
+    package: Any = PACKAGES[tiny.architecture]
     parsed = package.ModelConfig.from_dict(
         json.loads(
             json.dumps(
@@ -155,6 +193,8 @@ def _random_model(tiny: Tiny, config: dict[str, Any]) -> Any:
     model: Any = package.Model(parsed)
 
     def draw(name: str, value: mx.array) -> mx.array:
+        if name.endswith("A_log"):  # some heads of a delta net forget within a few tokens, some hardly at all
+            return mx.linspace(-5, 0, value.size)
         if value.ndim < 2:
             return value
         return mx.random.normal(value.shape) * (0.35 if "vision_tower" in name else 0.25)
@@ -175,21 +215,26 @@ def _quantizable(name: str, module: Any) -> bool:
 def _to_huggingface(name: str, value: mx.array, tiny: Tiny) -> tuple[str, mx.array]:
     if name.endswith("patch_embed.proj.weight"):
         value = value.transpose(0, 4, 1, 2, 3)
+    if tiny.family == "qwen3_5":
+        if name.endswith("conv1d.weight"):
+            value = value.moveaxis(2, 1)
+        if name.endswith(NORM_WEIGHT_SUFFIXES) and value.ndim == 1:
+            value = value - 1
     if name.startswith("vision_tower."):
         return name.replace("vision_tower.", "model.visual.", 1), mx.contiguous(value)
     name = name.replace("language_model.model.", "model.language_model.", 1)
     return name.replace("language_model.lm_head", "lm_head"), mx.contiguous(value)
 
 
-def _fuse_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Name experts as transformers does: fused gate and up, input before output dimensions."""
+def _fuse_experts(weights: dict[str, mx.array], tiny: Tiny) -> dict[str, mx.array]:
+    """Name experts as transformers does: fused gate and up; Qwen3-VL has input before output dimensions."""
     fused = {n: v for n, v in weights.items() if ".switch_mlp." not in n}
     for name in [n for n in weights if n.endswith("switch_mlp.gate_proj.weight")]:
         stem = name.removesuffix("switch_mlp.gate_proj.weight")
         gate, up, down = (weights[f"{stem}switch_mlp.{p}_proj.weight"] for p in ("gate", "up", "down"))
-        both = mx.concatenate([gate.transpose(0, 2, 1), up.transpose(0, 2, 1)], axis=-1)
-        fused[f"{stem}experts.gate_up_proj"] = mx.contiguous(both)
-        fused[f"{stem}experts.down_proj"] = mx.contiguous(down.transpose(0, 2, 1))
+        for kind, value in (("gate_up_proj", mx.concatenate([gate, up], axis=1)), ("down_proj", down)):
+            turned = value.transpose(0, 2, 1) if tiny.family == "qwen3_vl" else value
+            fused[f"{stem}experts.{kind}"] = mx.contiguous(turned)
     return fused
 
 

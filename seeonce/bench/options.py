@@ -11,6 +11,10 @@ class Dims(StrEnum):
     qwen3_vl_2b = "qwen3-vl-2b"
     qwen3_vl_4b = "qwen3-vl-4b"
     qwen3_vl_8b = "qwen3-vl-8b"
+    qwen3_5_0_8b = "qwen3.5-0.8b"
+    qwen3_5_2b = "qwen3.5-2b"
+    qwen3_5_4b = "qwen3.5-4b"
+    qwen3_5_9b = "qwen3.5-9b"
 
 
 class Workload(StrEnum):

@@ -1,9 +1,10 @@
-"""Random weights with the dimensions of published Qwen3-VL checkpoints, or small ones for a CPU."""
+"""Random weights with the dimensions of published checkpoints, or small ones for a CPU."""
 
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from cache.base.errors import InputError
 from seeonce.bench.options import Dims
 from seeonce.demo.checkpoint_files import SPECIAL_TOKENS, configuration, train_tokenizer, write_settings
+from seeonce.demo.random_qwen3_5 import delta_nets
 
 Transformer = tuple[int, int, int, int]
 """Depth, width, feed-forward width and heads."""
@@ -19,20 +21,34 @@ Transformer = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The dimensions of one checkpoint. Source: the config.json of Qwen/Qwen3-VL-*-Instruct."""
+    """The dimensions of one checkpoint. Source: the config.json of Qwen/Qwen3-VL-*-Instruct, Qwen/Qwen3.5-*.
+
+    With ``num_delta_heads``, those of keys and of values in its gated delta nets, it is a Qwen3.5.
+    """
 
     text: Transformer
     vision: Transformer
-    deepstack: tuple[int, int, int]
+    deepstack: tuple[int, ...] = ()
     num_kv_heads: int = 8
     head_dim: int = 128
     vocabulary: int = 151_936
     tied: bool = True
     mrope_section: tuple[int, int, int] = (24, 20, 20)
     dtype: str = "bfloat16"
+    num_delta_heads: tuple[int, int] | None = None
+
+
+def _qwen3_5(
+    text: Transformer, vision: Transformer, num_kv_heads: int, num_value_heads: int, *, tied: bool = True
+) -> Shape:
+    return Shape(
+        text, vision, (), num_kv_heads, head_dim=256, vocabulary=248_320, tied=tied,
+        mrope_section=(11, 11, 10), num_delta_heads=(16, num_value_heads),
+    )  # fmt: skip
 
 
 _TOWER = (24, 1024, 4096, 16)
+_LARGE_TOWER = (27, 1152, 4304, 16)
 SHAPES = {
     Dims.small: Shape(
         (6, 384, 1152, 6), (6, 256, 1024, 4), (1, 2, 3), 2, 64, 768, mrope_section=(12, 10, 10),
@@ -40,7 +56,11 @@ SHAPES = {
     ),
     Dims.qwen3_vl_2b: Shape((28, 2048, 6144, 16), _TOWER, (5, 11, 17)),
     Dims.qwen3_vl_4b: Shape((36, 2560, 9728, 32), _TOWER, (5, 11, 17)),
-    Dims.qwen3_vl_8b: Shape((36, 4096, 12288, 32), (27, 1152, 4304, 16), (8, 16, 24), tied=False),
+    Dims.qwen3_vl_8b: Shape((36, 4096, 12288, 32), _LARGE_TOWER, (8, 16, 24), tied=False),
+    Dims.qwen3_5_0_8b: _qwen3_5((24, 1024, 3584, 8), (12, 768, 3072, 12), 2, 16),
+    Dims.qwen3_5_2b: _qwen3_5((24, 2048, 6144, 8), _TOWER, 2, 16),
+    Dims.qwen3_5_4b: _qwen3_5((32, 2560, 9216, 16), _TOWER, 4, 32),
+    Dims.qwen3_5_9b: _qwen3_5((32, 4096, 12288, 16), _LARGE_TOWER, 4, 32, tied=False),
 }  # fmt: skip
 _NUM_POSITIONS = 2304
 
@@ -77,7 +97,11 @@ def write_checkpoint(folder: Path, dims: Dims) -> Path:
 
 
 def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
-    rope = {"mrope_section": list(shape.mrope_section), "rope_type": "default", "mrope_interleaved": True}
+    rope: dict[str, Any] = {
+        "mrope_section": list(shape.mrope_section),
+        "rope_type": "default",
+        "mrope_interleaved": True,
+    }
     text = config["text_config"] | {
         "num_hidden_layers": shape.text[0],
         "hidden_size": shape.text[1],
@@ -92,7 +116,15 @@ def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": shape.tied,
         "dtype": shape.dtype,
     }
+    architecture = config["model_type"]
+    if shape.num_delta_heads is not None:
+        architecture = "qwen3_5"
+        text |= delta_nets(*shape.num_delta_heads) | {
+            "model_type": "qwen3_5_text",
+            "rope_parameters": {**rope, "rope_theta": 1e7, "partial_rotary_factor": 0.25},
+        }
     vision = config["vision_config"] | {
+        "model_type": architecture,
         "depth": shape.vision[0],
         "hidden_size": shape.vision[1],
         "intermediate_size": shape.vision[2],
@@ -103,8 +135,12 @@ def _config(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
         "dtype": shape.dtype,
     }
     return config | {
-        "text_config": text, "vision_config": vision, "tie_word_embeddings": shape.tied, "dtype": shape.dtype
-    }  # fmt: skip
+        "model_type": architecture,
+        "text_config": text,
+        "vision_config": vision,
+        "tie_word_embeddings": shape.tied,
+        "dtype": shape.dtype,
+    }
 
 
 def _allow_large_pictures(path: Path) -> None:
@@ -123,9 +159,9 @@ def _plain_words(tokenizer: Tokenizer) -> list[int]:
 def _parameters(config: dict[str, Any]) -> dict[str, Any]:
     """Return mlx-vlm's parameters by name, none of them evaluated."""
     from mlx.utils import tree_flatten
-    from mlx_vlm.models import qwen3_vl
 
-    model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(config))
+    package = import_module(f"mlx_vlm.models.{config['model_type']}")
+    model = package.Model(package.ModelConfig.from_dict(json.loads(json.dumps(config))))
     return dict(tree_flatten(model.parameters()))
 
 
@@ -146,6 +182,11 @@ def _random_weights(
 
     dtype = getattr(mx, shape.dtype)
     for number, (name, value) in enumerate(parameters.items()):
+        if name.endswith(
+            ".A_log"
+        ):  # some heads of a delta net forget within a few tokens, some hardly at all
+            yield name, mx.linspace(-5, 0, value.size)
+            continue
         if value.ndim < 2:
             yield name, value.astype(dtype)
             continue

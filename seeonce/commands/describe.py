@@ -66,6 +66,9 @@ def describe_command(
     schema: Annotated[
         str | None, typer.Option(help="A file of JSON Schema that answers follow; or description, the line.")
     ] = None,
+    thinking: Annotated[
+        bool, typer.Option("--thinking", help="Let the model reason first; kept apart (Qwen3.5).")
+    ] = False,
     logprobs: Annotated[
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
     ] = None,
@@ -121,7 +124,9 @@ def describe_command(
         ),
         name=name,
         fresh=fresh,
-        showing=Showing(frames_per_prompt, stride, image_position, read_system(system, system_file)),
+        showing=Showing(
+            frames_per_prompt, stride, image_position, read_system(system, system_file), thinking
+        ),
     )
     if resume_run is not None:
         _only_with_resume(context)

@@ -112,6 +112,7 @@ def answer_to_json(answer: Answer) -> str:
         "finish_reason": answer.finish_reason,
         "usage": asdict(answer.usage),
         "logprobs": None if answer.logprobs is None else [asdict(one) for one in answer.logprobs],
+        **({"reasoning": answer.reasoning} if answer.reasoning else {}),
     }
     return canonical(document).decode("ascii")
 
@@ -123,12 +124,12 @@ def answer_from_json(text: str) -> Answer | None:
     """
     try:
         found = parse(text.encode(), "a kept answer")
-        usage = found.child("usage")
         answer = Answer(
             found.text("text"),
             found.text("finish_reason"),
-            Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+            found.child("usage").record(Usage),
             logprobs_from_json(found, "logprobs"),
+            reasoning=found.text("reasoning") if found.has("reasoning") else "",
         )
     except StoreError:
         return None

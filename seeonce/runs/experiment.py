@@ -92,7 +92,7 @@ def _names(questions: tuple[Question, ...]) -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-_ASKING_KEYS = ("schema", "system", "frames_per_prompt", "stride", "image_position")
+_ASKING_KEYS = ("schema", "system", "frames_per_prompt", "stride", "image_position", "thinking")
 _KEYS = ("name", "recordings", "models", "prompts", "sampling", "repetitions", *_ASKING_KEYS)
 _PROMPT_KEYS = ("text", "file", *_ASKING_KEYS)
 _WHOLE_KEYS = ("seed", "max_tokens", "top_k", "repetition_window")
@@ -200,6 +200,10 @@ class _Reader:
             showing = replace(showing, image_position=position)
         if "system" in table:
             showing = replace(showing, system=self._system(table["system"], f"{where}system"))
+        if "thinking" in table:
+            if not isinstance(table["thinking"], bool):
+                raise self._wrong(f"{where}thinking", "true or false", table["thinking"])
+            showing = replace(showing, thinking=table["thinking"])
         if "schema" in table:
             schema = self._schema(table["schema"], f"{where}schema")
         return schema, showing

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from blake3 import blake3
 
 from cache.base.canonical_json import JsonValue, canonical
+from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
@@ -13,6 +14,7 @@ from checkpoint.backend import installed_version
 from checkpoint.identity import model_id
 from infer.canary import combination
 from infer.request import Image, Request, Segment
+from infer.sampling import Sampling
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import Prompt
 from seeonce.runs.recording import Selected
@@ -62,7 +64,13 @@ class Plan:
 
 
 def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
-    """Return what ``describe`` would ask; loads no model."""
+    """Return what ``describe`` would ask; loads no model.
+
+    Raises:
+        InputError: the model is to think, and cannot.
+    """
+    if options.showing.thinking:
+        _check_thinking(selected, options.sampling)
     manifest = selected.manifest
     with PixelIndex(home) as index:
         digest = model_id(selected.folder, index)
@@ -85,6 +93,7 @@ def make_plan(
                     options.sampling,
                     showing.system,
                     numbered=showing.frames_per_prompt > 1,
+                    thinking=showing.thinking,
                 )
             )
     digests = tuple(request_digest(request, answerer) for request in requests)
@@ -107,8 +116,19 @@ def request_digest(request: Request, answerer: Answerer) -> str:
         "sampling": asdict(sampling),  # every field, those that come later too
         "system": request.system,
         "segments": [_segment(segment) for segment in request.segments],
+        **({"thinking": True} if request.thinking else {}),
     }
     return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
+
+
+def _check_thinking(selected: Selected, sampling: Sampling) -> None:
+    family = selected.config.family
+    if family.thinking_switch is None:
+        raise InputError(
+            f"{family.title} has no switch for --thinking: leave it out, or give another --model."
+        )
+    if sampling.schema is not None:
+        raise InputError("--thinking and --schema were both given: under a schema an answer cannot reason.")
 
 
 def _place(frame: FrameEntry) -> JsonValue:

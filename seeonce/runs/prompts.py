@@ -136,13 +136,15 @@ class ImagePosition(StrEnum):
 class Showing:
     """How frames are shown: how many together, how far from one group to the next, under what words.
 
-    ``stride`` ``None`` is ``frames_per_prompt``: no overlap, no gap.
+    ``stride`` ``None`` is ``frames_per_prompt``: no overlap, no gap. ``thinking`` lets the model reason
+    before it answers.
     """
 
     frames_per_prompt: int = 1
     stride: int | None = None
     image_position: ImagePosition = ImagePosition.before
     system: str | None = None
+    thinking: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("--frames-per-prompt", self.frames_per_prompt), ("--stride", self.stride)):

@@ -41,6 +41,7 @@ def results_of(request: Request, prompt: Prompt, answer: Answer, recording: str)
                 error=error,
                 group=tuple(each.index for each in frames),
                 logprobs=answer.logprobs,
+                reasoning=answer.reasoning,
             )
         )
     return results
@@ -145,6 +146,7 @@ def _result(found: JsonObject) -> Result:
         parsed=cast(JsonValue, found.raw("parsed")),
         error=found.text_or_none("error"),
         group=found.integers("group") if found.has("group") else (),
+        reasoning=found.text("reasoning") if found.has("reasoning") else "",
     )
 
 

@@ -26,10 +26,10 @@ RESULTS_NAME = "results.jsonl"
 class Result:
     """One line of results.jsonl: what one prompt said of one frame. ``frame`` is zero-based.
 
-    ``group`` are the frames that the same request showed, in order; ``usage`` and ``logprobs`` are the whole
-    request's, and stand on each line of its group. ``logprobs`` are those of every token that was decoded, a
-    stop string's too; ``None`` without ``--logprobs``. ``parsed`` is the description line taken apart, or the
-    JSON value when a schema was asked for.
+    ``group`` are the frames that the same request showed, in order; ``usage``, ``logprobs`` and ``reasoning``
+    are the whole request's, and stand on each line of its group. ``logprobs`` are those of every token that
+    was decoded, a stop string's too; ``None`` without ``--logprobs``. ``parsed`` is the description line as
+    its fields, or the JSON value when a schema was asked for. A line without ``reasoning`` has no such field.
     """
 
     recording: str
@@ -46,6 +46,7 @@ class Result:
     error: str | None
     group: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
 
     @property
     def description(self) -> Description | None:
@@ -128,6 +129,8 @@ class RunInfo:
             parts.append(f"stride {showing.stride}")
         if showing.image_position != Showing().image_position:
             parts.append(f"images {showing.image_position}")
+        if showing.thinking:
+            parts.append("thinking")
         usual = Sampling()
         for name in _NUMBERS:
             value = getattr(sampling, name)
@@ -254,6 +257,7 @@ class Run:
                 "frames_per_prompt": info.showing.frames_per_prompt,
                 "stride": info.showing.stride,
                 "image_position": info.showing.image_position,
+                "thinking": info.showing.thinking,
             },
         }
 
@@ -312,10 +316,13 @@ def readable_info(run: Path) -> RunInfo:
 
 
 def _grouped(found: JsonObject, what: str) -> JsonObject:
-    """Return run.json with its settings in groups; older runs have them beside all else."""
+    """Return run.json with settings in groups: older runs have them beside all else, and no ``thinking``."""
 
     def of(cls: Any) -> dict[str, object]:
         return {field.name: found.raw(field.name) for field in fields(cls) if found.has(field.name)}
 
     groups = (("sampling", Sampling), ("limits", BatchLimits), ("showing", Showing))
-    return JsonObject(of(RunInfo) | {name: of(cls) for name, cls in groups if not found.has(name)}, what)
+    known = {name: of(cls) for name, cls in groups} | of(RunInfo)
+    if isinstance(showing := known["showing"], dict):
+        known["showing"] = {"thinking": False} | showing
+    return JsonObject(known, what)

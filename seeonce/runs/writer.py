@@ -193,7 +193,10 @@ class RunWriter:
 
 def line_of(result: Result) -> bytes:
     """Return a result as its line of results.jsonl: one line to every reader, and always valid UTF-8."""
-    text = json.dumps(asdict(result), ensure_ascii=False)
+    fields = asdict(result)
+    if not result.reasoning:
+        del fields["reasoning"]
+    text = json.dumps(fields, ensure_ascii=False)
     for separator, escaped in _SEPARATORS.items():
         text = text.replace(separator, escaped)
     return _utf8(text + "\n")

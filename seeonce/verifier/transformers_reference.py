@@ -6,6 +6,7 @@ compared is the computation. torch is an extra.
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,7 +101,8 @@ def _encoder(
         grid = np.asarray(inputs["image_grid_thw"])
         with torch.no_grad():
             found = model(torch.from_numpy(np.asarray(inputs["pixel_values"])), torch.from_numpy(grid))
-        layers = np.stack([layer.numpy() for layer in (found.pooler_output, *found.deepstack_features)])
+        deepstack = getattr(found, "deepstack_features", None) or ()
+        layers = np.stack([layer.numpy() for layer in (found.pooler_output, *deepstack)])
         array = np.ascontiguousarray(layers, STORED_DTYPES["float32"])
         time, height, width = (int(size) for size in grid[0])
         return Features(array, "float32", (time, height, width), spec.preprocessing.merge_size)
@@ -119,25 +121,25 @@ def _import_torch() -> Any:
     return torch
 
 
+_CLASSES = {
+    "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoe", "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5Moe",
+}  # fmt: skip
+
+
 def _model(config: CheckpointConfig) -> Any:
     found = json.loads(config.mlx_vlm_json)["vision_config"]
+    name = config.architecture
     try:
-        if config.architecture == "qwen3_vl_moe":
-            from transformers.models.qwen3_vl_moe import configuration_qwen3_vl_moe as configuration
-            from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as modeling
-
-            names = ("Qwen3VLMoeVisionConfig", "Qwen3VLMoeVisionModel")
-        else:
-            from transformers.models.qwen3_vl import configuration_qwen3_vl as configuration
-            from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
-
-            names = ("Qwen3VLVisionConfig", "Qwen3VLVisionModel")
+        configuration = import_module(f"transformers.models.{name}.configuration_{name}")
+        modeling = import_module(f"transformers.models.{name}.modeling_{name}")
     except ImportError as error:
         raise CannotCheckError(
-            f"This transformers has no Qwen3-VL in PyTorch ({error}): upgrade it."
+            f"This transformers has no {config.family.title} in PyTorch ({error}): upgrade it."
         ) from error
+    stem = _CLASSES[name]
     settings = {name: value for name, value in found.items() if name != "model_type"}
-    return getattr(modeling, names[1])(getattr(configuration, names[0])(**settings)).float()
+    vision_config = getattr(configuration, f"{stem}VisionConfig")(**settings)
+    return getattr(modeling, f"{stem}VisionModel")(vision_config).float()
 
 
 def _weights(folder: CheckpointFolder, config: CheckpointConfig) -> dict[str, Any]:
