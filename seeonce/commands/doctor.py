@@ -1,4 +1,4 @@
-"""``seeonce doctor``: what is installed and found here, and what to do where something is wrong."""
+"""``seeonce doctor``: what is installed and found here, and what to do where something is amiss."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Finding:
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what is here, and what to do where it is wrong.
+    """Say what is here, and what to do where it is amiss.
 
     What it prints belongs into a bug report; it names no private paths. Exit 1 when something is broken.
 

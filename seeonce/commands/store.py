@@ -66,7 +66,7 @@ def collection_text(found: Collection) -> str:
         f"{found.num_thumbnails:,} thumbnails, {found.num_files:,} other files."
     ]
     if found.num_kept:
-        lines.append(f"{found.num_kept:,} entries are needed again and stay.")
+        lines.append(f"{found.num_kept:,} entries came to be needed meanwhile and stay.")
     for lease in found.leases:
         is_known = 0 < lease.since_s <= time.time()
         since = f"since {time_text(lease.since_s)}" if is_known else "since nobody knows when"
