@@ -1,7 +1,6 @@
 """The Python API: pass one, pass two and the verifier, each as one function."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cache.base.errors import NotEncodedError, SeeonceError
@@ -14,14 +13,14 @@ from precompute.encode import EncodeResult
 from precompute.pass_one import EncodeOptions
 from precompute.pass_one import encode as pass_one
 from seeonce.commands.terminal import Terminal
+from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeResult, Session
-from seeonce.runs.describe import describe as pass_two
-from seeonce.runs.known import AnswerCache
 from seeonce.runs.notebook import AnswerTable, read_table
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Prompt, Showing, collect_prompts
 from seeonce.runs.recording import find_recording, select
-from seeonce.verifier.canary import sound_limits
+from seeonce.runs.writer import opened
+from seeonce.verifier.canary import describe_soundly
 from seeonce.verifier.report import Level, Report
 from seeonce.verifier.verify import VerifyOptions
 from seeonce.verifier.verify import verify as check_store
@@ -61,10 +60,9 @@ def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:
 def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResult:
     """Ask every prompt of every encoded frame; results lie in the run's folder. Raises ``SeeonceError``."""
     home = home or Home.locate()
-    with Terminal() as terminal, AnswerCache(home) as known:
-        select(home, options.recording, options.model, terminal.say)  # refuses before a trial
-        limits = sound_limits(home, options, terminal.say)
-        return pass_two(Session(home, known), replace(options, limits=limits), terminal)
+    with Terminal() as terminal, AnswerCache(home) as known, opened(options.output) as output:
+        selected = select(home, options.recording, options.model, terminal.say)
+        return describe_soundly(Session(home, known, output), selected, options, terminal)
 
 
 def ask(recording: str, *prompts: str, model: str | None = None, home: Home | None = None) -> AnswerTable:

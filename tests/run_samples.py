@@ -5,9 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from infer.request import Usage
-from seeonce.runs.find import Run
 from seeonce.runs.parse import parse_description
-from seeonce.runs.run import Result, RunInfo, Totals
+from seeonce.runs.run import Result, Run, RunInfo, Totals
 
 
 def answer(

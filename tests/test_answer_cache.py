@@ -21,15 +21,17 @@ from cache.pixel_index import PixelIndex
 from checkpoint import identity as answering
 from checkpoint.folder import find_folder
 from checkpoint.identity import model_id
-from infer.request import Answer, Image, Text, Usage
+from infer.request import Answer, Image, Request, Text, Usage
 from infer.sampling import Sampling
-from seeonce.runs.known import AnswerCache, answer_from_json, answer_to_json
-from seeonce.runs.plan import Answering, make_plan, request_digest
+from seeonce.runs.answer_cache import AnswerCache, answer_from_json, answer_to_json
+from seeonce.runs.options import DescribeOptions
+from seeonce.runs.plan import Answerer, make_plan, request_digest
 from seeonce.runs.prompts import ImagePosition, Prompt, Showing
 
 ANSWER = Answer("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
 DIGEST = "a" * 64
-ANSWERING = Answering("m" * 64, "float32", "here", Sampling(0.5, 0.9, 1, 64))
+ANSWERER = Answerer("m" * 64, "float32", "here")
+REQUEST = Request(0, Prompt("What?").segments(frame(0)), Sampling(0.5, 0.9, 1, 64))
 
 
 @pytest.fixture
@@ -121,10 +123,10 @@ def test_the_memory_is_bounded_and_lets_go_of_what_was_used_longest_ago(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.mkdir()
-    monkeypatch.setattr("seeonce.runs.known._PRUNE_EVERY", 1)
+    monkeypatch.setattr("seeonce.runs.answer_cache._PRUNE_EVERY", 1)
     cache = AnswerCache(Home(home), max_answers=10)
     for number in range(30):
-        monkeypatch.setattr("seeonce.runs.known._now", lambda number=number: number)
+        monkeypatch.setattr("seeonce.runs.answer_cache._now", lambda number=number: number)
         cache.keep(f"{number:064}", ANSWER, "monday")
         cache.find(f"{0:064}")
     kept = [number for number in range(30) if cache.find(f"{number:064}")]
@@ -170,21 +172,20 @@ def test_several_threads_and_connections_share_the_memory(caches: list[AnswerCac
 
 def _changes() -> list[Any]:
     return [
-        dataclasses.replace(ANSWERING, model_id="n" * 64),
-        dataclasses.replace(ANSWERING, compute_dtype="bfloat16"),
-        dataclasses.replace(ANSWERING, computed_by="there"),
-        dataclasses.replace(ANSWERING, sampling=Sampling(0.6, 0.9, 1, 64)),
-        dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.8, 1, 64)),
-        dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.9, 2, 64)),
-        dataclasses.replace(ANSWERING, sampling=Sampling(0.5, 0.9, 1, 65)),
-        dataclasses.replace(ANSWERING, showing=Showing(system="Be brief.")),
+        (REQUEST, dataclasses.replace(ANSWERER, model_id="n" * 64)),
+        (REQUEST, dataclasses.replace(ANSWERER, compute_dtype="bfloat16")),
+        (REQUEST, dataclasses.replace(ANSWERER, computed_by="there")),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.6, 0.9, 1, 64)), ANSWERER),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.8, 1, 64)), ANSWERER),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.9, 2, 64)), ANSWERER),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.9, 1, 65)), ANSWERER),
+        (dataclasses.replace(REQUEST, system="Be brief."), ANSWERER),
     ]
 
 
-@pytest.mark.parametrize("changed", _changes())
-def test_whatever_an_answer_depends_on_makes_another_question(changed: Answering) -> None:
-    segments = Prompt("What?").segments(frame(0))
-    assert request_digest(segments, changed) != request_digest(segments, ANSWERING)
+@pytest.mark.parametrize(("request_", "answerer"), _changes())
+def test_whatever_an_answer_depends_on_makes_another_question(request_: Request, answerer: Answerer) -> None:
+    assert request_digest(request_, answerer) != request_digest(REQUEST, ANSWERER)
 
 
 def test_texts_and_frames_in_another_order_or_division_are_another_question() -> None:
@@ -195,14 +196,15 @@ def test_texts_and_frames_in_another_order_or_division_are_another_question() ->
         (one, Text("Wh"), Text("at?")), (Text("What?"), one), (Text(key), Text("What?")),
         (one, Text('"],["image","' + key)), (one, Text("What?"), Text("")),
     ]  # fmt: skip
-    assert len({request_digest(segments, ANSWERING) for segments in asked}) == len(asked)
+    requests = [dataclasses.replace(REQUEST, segments=segments) for segments in asked]
+    assert len({request_digest(request, ANSWERER) for request in requests}) == len(asked)
 
 
 def test_how_frames_are_shown_makes_another_question() -> None:
     showings = (Showing(), Showing(2), Showing(image_position=ImagePosition.after), Showing(3))
     plans = [
         make_plan(
-            [frame(0), frame(1)], [Prompt("At {timestamp}?")], dataclasses.replace(ANSWERING, showing=showing)
+            [frame(0), frame(1)], DescribeOptions((Prompt("At {timestamp}?"),), showing=showing), ANSWERER
         )
         for showing in showings
     ]
@@ -212,15 +214,14 @@ def test_how_frames_are_shown_makes_another_question() -> None:
 
 def test_the_same_picture_elsewhere_is_the_same_question() -> None:
     here, there = frame(0), dataclasses.replace(frame(7, picture=0), source="elsewhere.png")
-    plan = make_plan([here, there], [Prompt("What?")], ANSWERING)
+    plan = make_plan([here, there], DescribeOptions((Prompt("What?"),)), ANSWERER)
     assert plan.digests[0] == plan.digests[1]
 
 
 def test_greedy_answers_do_not_depend_on_the_seed() -> None:
-    segments = Prompt("What?").segments(frame(0))
     samplings = (Sampling(0, 1, 0), Sampling(0, 0.5, 9))
-    greedy = [dataclasses.replace(ANSWERING, sampling=sampling) for sampling in samplings]
-    assert request_digest(segments, greedy[0]) == request_digest(segments, greedy[1])
+    greedy = [dataclasses.replace(REQUEST, sampling=sampling) for sampling in samplings]
+    assert request_digest(greedy[0], ANSWERER) == request_digest(greedy[1], ANSWERER)
 
 
 # --- as typed
@@ -333,13 +334,12 @@ def test_what_is_no_answer_is_not_taken_for_one() -> None:
 
 
 def test_every_field_of_sampling_is_part_of_the_question() -> None:
-    segments = Prompt("What?").segments(frame(0))
     for field in dataclasses.fields(Sampling):
-        value = getattr(ANSWERING.sampling, field.name)
-        changed = dataclasses.replace(ANSWERING.sampling)
+        value = getattr(REQUEST.sampling, field.name)
+        changed = dataclasses.replace(REQUEST.sampling)
         object.__setattr__(changed, field.name, not value if isinstance(value, bool) else f"{value}?")
-        other = dataclasses.replace(ANSWERING, sampling=changed)
-        assert request_digest(segments, other) != request_digest(segments, ANSWERING), field.name
+        other = dataclasses.replace(REQUEST, sampling=changed)
+        assert request_digest(other, ANSWERER) != request_digest(REQUEST, ANSWERER), field.name
 
 
 @pytest.mark.parametrize(

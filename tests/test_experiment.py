@@ -33,7 +33,7 @@ def _file(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_least_experiment_is_one_greedy_run_named_after_the_file(tmp_path: Path) -> None:
-    (cell,) = read_experiment(_file(tmp_path, LEAST)).cells()
+    (cell,) = read_experiment(_file(tmp_path, LEAST)).runs()
     assert (cell.name, cell.recording, cell.model, cell.sampling.temperature) == ("try", "demo", None, 0)
     assert (cell.prompt_names, cell.prompts[0].text) == (("apps",), "Which?")
 
@@ -41,7 +41,7 @@ def test_the_least_experiment_is_one_greedy_run_named_after_the_file(tmp_path: P
 def test_the_matrix_has_every_combination_and_greedy_ones_once(tmp_path: Path) -> None:
     text = 'name = "n"\nrepetitions = 2\nmodels = ["m1", "m2"]\n' + LEAST.replace('["demo"]', '["a", "b"]')
     text += "[sampling.cold]\nmax_tokens = 7\n[sampling.warm]\ntemperature = 1\nseed = 5\n"
-    cells = list(read_experiment(_file(tmp_path, text)).cells())
+    cells = list(read_experiment(_file(tmp_path, text)).runs())
     assert len(cells) == 2 * 2 * (1 + 2)
     assert len({cell.name for cell in cells}) == len(cells)
     assert [cell.name for cell in cells[:2]] == ["n / a / m1 / cold / 1", "n / a / m1 / warm / 1"]
@@ -52,14 +52,14 @@ def test_a_setting_may_name_all_that_describe_takes_of_sampling(tmp_path: Path) 
     text = (
         "[sampling]\ntop_k = 5\nmin_p = 0.1\nrepetition_penalty = 1.2\nrepetition_window = 8\nstop = ['.']\n"
     )
-    (cell,) = read_experiment(_file(tmp_path, LEAST + text)).cells()
+    (cell,) = read_experiment(_file(tmp_path, LEAST + text)).runs()
     found = cell.sampling
     assert (found.top_k, found.min_p, found.repetition_penalty) == (5, 0.1, 1.2)
     assert (found.repetition_window, found.stop) == (8, (".",))
 
 
 def test_a_line_break_may_end_an_answer(tmp_path: Path) -> None:
-    (cell,) = read_experiment(_file(tmp_path, LEAST + '[sampling]\nstop = ["\\n", "."]\n')).cells()
+    (cell,) = read_experiment(_file(tmp_path, LEAST + '[sampling]\nstop = ["\\n", "."]\n')).runs()
     assert cell.sampling.stop == ("\n", ".")
 
 
@@ -69,14 +69,14 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
         _file(
             tmp_path, '\ufeffrecordings = ["demo"]\nsystem = { file = "marked.txt" }\n[prompts]\na = "A?"\n'
         )
-    ).cells()
+    ).runs()
     assert cell.showing.system == "Which?"
 
 
 def test_a_prompt_file_lies_beside_the_experiment(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("A long\nquestion?\n")
     text = 'recordings = ["demo"]\n[prompts]\nlong = { file = "long.txt" }\n'
-    (cell,) = read_experiment(_file(tmp_path, text)).cells()
+    (cell,) = read_experiment(_file(tmp_path, text)).runs()
     assert cell.prompts[0].text == "A long\nquestion?"
 
 

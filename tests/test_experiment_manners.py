@@ -43,7 +43,7 @@ def _read(file: Write, text: str) -> Experiment:
 
 def test_what_is_said_at_the_top_holds_for_every_prompt(file: Write) -> None:
     top = 'schema = "busy.json"\nsystem = { file = "brief.txt" }\nframes_per_prompt = 4\nstride = 2\n'
-    (cell,) = _read(file, top + 'image_position = "after"\n' + LEAST + 'b = { text = "B?" }\n').cells()
+    (cell,) = _read(file, top + 'image_position = "after"\n' + LEAST + 'b = { text = "B?" }\n').runs()
     assert json.loads(cell.sampling.schema or "")["required"] == ["busy"]
     assert cell.showing == Showing(4, 2, ImagePosition.after, "Be brief.")
     assert (cell.name, cell.prompt_names) == ("try", ("apps", "b"))
@@ -55,7 +55,7 @@ def test_a_prompt_may_be_asked_in_its_own_way_or_in_none(file: Write) -> None:
         'line = { text = "Line?", system = false, schema = "description" }\n'
         'terse2 = { text = "Else?", system = "One word." }\n'
     )
-    cells = list(_read(file, 'system = "Be kind."\n' + text).cells())
+    cells = list(_read(file, 'system = "Be kind."\n' + text).runs())
     assert [(cell.name, cell.showing.system, cell.sampling.schema) for cell in cells] == [
         ("try", "Be kind.", None),
         ("try / terse, terse2", "One word.", None),
@@ -65,13 +65,13 @@ def test_a_prompt_may_be_asked_in_its_own_way_or_in_none(file: Write) -> None:
 
 def test_a_stride_belongs_to_its_number_of_frames(file: Write) -> None:
     text = "frames_per_prompt = 4\nstride = 2\n" + LEAST + 'one = { text = "One?", frames_per_prompt = 1 }\n'
-    four, one = _read(file, text).cells()
+    four, one = _read(file, text).runs()
     assert (four.showing.stride, one.showing.stride) == (2, None)
 
 
 def test_many_prompts_of_one_manner_make_a_short_name(file: Write) -> None:
     text = "".join(f'p{number} = {{ text = "{number}?", schema = "description" }}\n' for number in range(9))
-    assert [cell.name for cell in _read(file, LEAST + text).cells()] == ["try", "try / p0, p1, p2 and 6 more"]
+    assert [cell.name for cell in _read(file, LEAST + text).runs()] == ["try", "try / p0, p1, p2 and 6 more"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ VALUES = (
 def _refusal(path: Path) -> str:
     """Return why an experiment is refused; empty when it is taken."""
     try:
-        list(read_experiment(path).cells())
+        list(read_experiment(path).runs())
     except InputError as error:
         return str(error)
     return ""

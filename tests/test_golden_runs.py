@@ -12,7 +12,7 @@ from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.runs.options import options_of
 from seeonce.runs.prompts import Showing
-from seeonce.runs.run import read_info
+from seeonce.runs.run import read_info, readable_info
 
 FLAT = Path(__file__).parent / "golden_runs" / "flat"
 
@@ -56,3 +56,13 @@ def test_settings_that_nothing_could_be_asked_with_are_one_line(flat: Path) -> N
         (flat / "run.json").write_text(json.dumps(fields | {name: value}))
         with pytest.raises(StoreError, match=r"run\.json"):
             read_info(flat)
+
+
+def test_a_setting_that_cannot_be_read_costs_no_other(flat: Path) -> None:
+    fields = json.loads((flat / "run.json").read_text())
+    (flat / "run.json").write_text(json.dumps(fields | {"temperature": "warm", "top_k": 5, "stride": 3}))
+    info = readable_info(flat)
+    assert (info.sampling.temperature, info.sampling.top_k, info.showing.stride) == (0.0, 5, 3)
+    assert info.totals.num_results == 49
+    with pytest.raises(StoreError, match="temperature"):
+        read_info(flat)

@@ -14,8 +14,8 @@ from screens import noise
 
 from cache.thumbnails import shrink
 from infer.sampling import Sampling
-from seeonce.runs.find import Run
 from seeonce.runs.report.report import render_report
+from seeonce.runs.run import Run
 from seeonce.runs.score import Expected
 from seeonce.runs.sheet import make_sheet
 

@@ -14,7 +14,7 @@ from screens import folder_of, python
 
 from cache.base.errors import InputError
 from seeonce.runs.lock import RunLock
-from seeonce.runs.run import OutputFile
+from seeonce.runs.writer import OutputFile
 
 SEEONCE = "from seeonce.__main__ import main; main()"
 SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 12 --max-num-seqs 4 --fresh"

@@ -10,7 +10,11 @@ from test_results_commands import FIRST, write_run
 
 from infer.sampling import Sampling
 from seeonce.runs.prompts import Showing
-from seeonce.runs.settings import in_words
+from seeonce.runs.run import RunInfo
+
+
+def in_words(sampling: Sampling, showing: Showing) -> str:
+    return RunInfo("a-run", sampling=sampling, showing=showing).settings_in_words
 
 
 def _schema(text: str) -> str:

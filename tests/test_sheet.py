@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from run_samples import answer, run_of
 
-from seeonce.runs.find import requests
-from seeonce.runs.run import Result
+from seeonce.runs.run import Result, one_per_request
 from seeonce.runs.sheet import make_sheet
 
 
@@ -20,7 +19,7 @@ def _together(*answers: Result) -> tuple[Result, ...]:
 
 def test_the_tokens_of_a_request_count_once_however_many_frames_it_showed() -> None:
     answers = [*_together(answer(0, "a"), answer(1, "b")), *_together(answer(1, "c"), answer(2, "d"))]
-    assert [one.text for one in requests(answers)] == ["a", "c"]
+    assert [one.text for one in one_per_request(answers)] == ["a", "c"]
     (column,) = make_sheet([run_of(answers)]).columns
     assert column.answer_tokens == 40
 

@@ -14,6 +14,7 @@ from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.base.errors import InputError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.entry import Features, Provenance
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, write_manifest
 from cache.store import Durability, Store
@@ -25,7 +26,7 @@ from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
 from precompute.patches import value_table
 from seeonce.verifier.reference import LiveReference, Picture
-from seeonce.verifier.report import Level, Report, Silent, terminal_lines
+from seeonce.verifier.report import Level, Report, terminal_lines
 from seeonce.verifier.verify import VerifyOptions, verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")
@@ -62,7 +63,7 @@ class Recorded:
             str(self.images), level, sample, str(self.checkpoint), tolerance=tolerance,
             logprob_tolerance=logprob_tolerance, limits=limits or BatchLimits(),
         )  # fmt: skip
-        return verify(Home(self.home), options, Silent())
+        return verify(Home(self.home), options, Listener())
 
     def manifest(self) -> Manifest:
         """Return the one manifest."""
@@ -244,7 +245,7 @@ def test_another_encoder_in_the_live_side_is_objected_to(
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
     monkeypatch.setattr(live, "LiveFrames", other_limits)
-    assert not verify(Home(recorded.home), options, Silent()).equal
+    assert not verify(Home(recorded.home), options, Listener()).equal
 
 
 def test_a_damaged_entry_is_reported_again_and_stays_where_it_is(recorded: Recorded, tmp_path: Path) -> None:

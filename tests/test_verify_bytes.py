@@ -8,14 +8,15 @@ import pytest
 from store_samples import entry_files, entry_folder, flip_bit, manifest, new_store, write
 
 from cache.base.errors import CannotCheckError
+from cache.base.listener import Listener
 from cache.key import EntryKey
 from cache.manifest import write_manifest
 from cache.store import Store
 from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
-from seeonce.verifier.report import Check, Silent
+from seeonce.verifier.report import Check
 
 
-class Heard(Silent):
+class Heard(Listener):
     """A listener that can interrupt."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:

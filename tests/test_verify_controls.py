@@ -11,10 +11,11 @@ from tiny_checkpoint import Tiny
 
 from cache.base.errors import EXIT_INTERRUPTED, InputError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from seeonce.verifier import controls
 from seeonce.verifier.faults import FAULTS, Fault
 from seeonce.verifier.levels import VerifyOptions
-from seeonce.verifier.report import Listener, Report
+from seeonce.verifier.report import Report
 
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),

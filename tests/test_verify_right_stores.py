@@ -9,9 +9,10 @@ from live_mlx_vlm import draw_noise, encode_folder
 from tiny_checkpoint import Tiny
 
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.manifest import write_manifest
 from infer.limits import BatchLimits
-from seeonce.verifier.report import Level, Silent
+from seeonce.verifier.report import Level
 from seeonce.verifier.verify import VerifyOptions, verify
 
 CHECKPOINTS = {
@@ -47,7 +48,7 @@ def test_a_right_store_passes_twenty_times_of_twenty(
     for seed in range(20):
         limits = _limits(random.Random(f"{name} {seed}"))
         options = VerifyOptions(str(images), Level.outputs, "4", str(checkpoint), seed=seed, limits=limits)
-        report = verify(Home(tmp_path / "home"), options, Silent())
+        report = verify(Home(tmp_path / "home"), options, Listener())
         problems = [problem for check in report.checks for problem in check.problems]
         figures = report.checks[2].logprobs
         assert figures is not None

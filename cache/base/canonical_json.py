@@ -3,14 +3,16 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from functools import cache
 from math import isfinite
-from typing import Any, NoReturn, TypeGuard, TypeVar, Union, get_type_hints
+from typing import Any, NoReturn, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from blake3 import blake3
 
-from cache.base.errors import StoreError
+from cache.base.errors import SeeonceError, StoreError
 
 JsonValue = Union[None, bool, int, float, str, Sequence["JsonValue"], Mapping[str, "JsonValue"]]  # noqa: UP007
 
@@ -145,18 +147,28 @@ class JsonObject:
             raise StoreError(f"{what}: expected an object, got {type(value).__name__}")
         self._fields: dict[str, object] = value
 
-    def record(self, cls: Callable[..., Record], *, exactly: bool = False) -> Record:
-        """Return a dataclass, each field read as its type says; ``exactly``: with no other fields.
+    def record(self, cls: Callable[..., Record], *, exactly: bool = False, partly: bool = False) -> Record:
+        """Return a dataclass, each field read as its type says.
 
-        Digests are read from their digits. A field whose default is None may be left out.
+        Digests are read from their digits. A field whose default is None may be left out. ``exactly``
+        refuses other fields; ``partly`` gives a field that is missing or wrong its default.
         """
-        readers = _readers(cls)
+        readers = _readers(cls, partly)
         if exactly:
             self.only(frozenset(readers))
         try:
+            if partly:
+                return cls(**self._readable(readers))
             return cls(**{name: read(self, name) for name, read in readers.items()})
         except ValueError as error:
             raise StoreError(f"{self._what}: {error}") from None
+
+    def _readable(self, readers: "dict[str, Callable[[JsonObject, str], object]]") -> dict[str, object]:
+        values = {}
+        for name, read in readers.items():
+            with suppress(SeeonceError, ValueError):
+                values[name] = read(self, name)
+        return values
 
     def only(self, names: frozenset[str]) -> "JsonObject":
         """Demand exactly these fields."""
@@ -230,6 +242,11 @@ class JsonObject:
             return tuple(value)
         return self._wrong(name, "a list of strings", value)
 
+    def text_by_name(self, name: str) -> dict[str, str]:
+        """Return a nested object whose values are strings."""
+        found = self.child(name)
+        return {name: found.text(name) for name in found._fields}
+
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return a list of numbers as floats."""
         value = self.raw(name)
@@ -263,21 +280,24 @@ _READERS: dict[Any, Callable[[JsonObject, str], object]] = {
     int: JsonObject.integer,
     float: JsonObject.number,
     bool: JsonObject.flag,
+    str | None: JsonObject.text_or_none,
     int | None: JsonObject.integer_or_none,
     float | None: JsonObject.number_or_none,
     tuple[int, int, int]: JsonObject.triple,
     tuple[int, ...]: JsonObject.integers,
     tuple[float, ...]: JsonObject.numbers,
+    tuple[str, ...]: JsonObject.texts,
+    dict[str, str]: JsonObject.text_by_name,
 }
 
 
 @cache
-def _readers(cls: Any) -> dict[str, Callable[[JsonObject, str], object]]:
+def _readers(cls: Any, partly: bool) -> dict[str, Callable[[JsonObject, str], object]]:
     types = get_type_hints(cls)
-    return {field.name: _reader(types[field.name], field.default is None) for field in fields(cls)}
+    return {field.name: _reader(types[field.name], field.default is None, partly) for field in fields(cls)}
 
 
-def _reader(of: Any, may_be_left_out: bool) -> Callable[[JsonObject, str], object]:
+def _reader(of: Any, may_be_left_out: bool, partly: bool) -> Callable[[JsonObject, str], object]:
     if of in _READERS:
         read = _READERS[of]
         if not may_be_left_out:
@@ -285,4 +305,9 @@ def _reader(of: Any, may_be_left_out: bool) -> Callable[[JsonObject, str], objec
         return lambda document, name: read(document, name) if document.has(name) else None
     if hasattr(of, "from_hex"):
         return lambda document, name: of.from_hex(document.text(name))
-    return lambda document, name: document.child(name).record(of, exactly=True)
+    if isinstance(of, type) and issubclass(of, StrEnum):
+        return lambda document, name: of(document.text(name))
+    if get_origin(of) is tuple:
+        item = get_args(of)[0]
+        return lambda document, name: tuple(child.record(item) for child in document.children(name))
+    return lambda document, name: document.child(name).record(of, exactly=not partly, partly=partly)

@@ -32,7 +32,7 @@ class LiveModel:
         mx.eval(self._model.parameters())
 
     def one_by_one(self, asks: Sequence[Ask], max_tokens: int) -> list[str]:
-        """Answer one request after the other with ``stream_generate``, greedily, each image encoded anew."""
+        """Answer one request after the other with ``stream_generate``, greedily, each image encoded again."""
         return ["".join(step.text for step in self._steps(ask, max_tokens)) for ask in asks]
 
     def first_token(self, ask: Ask) -> tuple[int, Any]:

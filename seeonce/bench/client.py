@@ -102,7 +102,7 @@ async def _reply(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str,
         num_tries += 1
         wait_s: float | None = _FIRST_WAIT_S * 2 ** (num_tries - 1)
         try:
-            async with asyncio.timeout(endpoint.timeout_s):  # httpx's own begins anew at each byte
+            async with asyncio.timeout(endpoint.timeout_s):  # httpx's own starts again at each byte
                 response, content = await _post(client, endpoint.chat_url, body)
             if response.is_success:
                 return Reply(_text(content), time.perf_counter() - started, num_tries)

@@ -65,7 +65,7 @@ class _Side:
 
     @property
     def texts(self) -> list[str]:
-        """The text of each request, empty where there is none."""
+        """The text of each request, empty where the answer has no text."""
         return [reply.text for reply in self.replies]
 
 

@@ -1,7 +1,7 @@
 """Speed of the store beside bare file operations: ``python -m seeonce.bench.store [--json]``.
 
-The figures need a machine that does nothing else: the checks of a write run in a second thread, and a busy
-second core is none.
+The figures need a machine that does nothing else: the checks of a write run in a second thread, and need a
+free second core.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.entry import Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest
 from cache.stats import store_stats
@@ -25,7 +26,6 @@ from cache.store import Durability, Store
 from seeonce.bench.measure import Clock, Measured
 from seeonce.bench.report import Row, Table
 from seeonce.verifier.byte_check import check_store_bytes
-from seeonce.verifier.report import Silent
 
 _PREPROCESSING = Preprocessing(
     processor_class="Qwen3VLProcessor",
@@ -133,7 +133,7 @@ class StoreBench:
         def in_turn(forget: Callable[[], None]) -> list[Measured[object]]:
             def verify() -> None:
                 forget()
-                check_store_bytes(store, Silent())  # a bar would be measured too
+                check_store_bytes(store, Listener())  # a bar would be measured too
 
             def read() -> None:
                 forget()

@@ -14,7 +14,7 @@ import seeonce.demo
 from cache.base.errors import InputError
 from checkpoint.folder import DEMO
 from seeonce.runs.compare import Place
-from seeonce.runs.find import Run
+from seeonce.runs.run import Run
 from seeonce.runs.score import Expected, check_truth, read_truth, truth_for
 from seeonce.runs.sheet import Sheet, make_sheet
 
@@ -54,7 +54,7 @@ def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[Place, Expected]
         try:
             rows = read_truth(beside)
             check_truth(beside, rows, replace(sheet, rows=tuple(frames)))
-        except InputError as error:  # nobody has asked for it: it may be something else
+        except InputError as error:  # it was found, not asked for: it may be something else
             warn(f"{error} The truth is not looked at.")
             continue
         for column, known in zip(sheet.columns, found, strict=True):
@@ -70,7 +70,7 @@ def _beside(recording: str, source: str) -> Path | None:
 
 
 def terminal_width() -> int:
-    """Return how many columns the terminal has; 110 where there is none."""
+    """Return how many columns the terminal has; 110 without a terminal."""
     return shutil.get_terminal_size((110, 24)).columns
 
 

@@ -10,8 +10,8 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from seeonce.commands.arguments import RUN, AsJson, terminal_width, warn
 from seeonce.runs.compare import Answers, Said, compare
-from seeonce.runs.find import RECORDED, Run, select_run
-from seeonce.runs.settings import unusual
+from seeonce.runs.find import RECORDED, select_run
+from seeonce.runs.run import Run
 from seeonce.runs.table import comparison_text
 
 
@@ -43,7 +43,7 @@ def compare_command(
 
 
 def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers, Answers]]:
-    """Pair prompts of equal text; when none are, and each run has one prompt, those two."""
+    """Pair prompts of equal text; without any, and with one prompt in each run, those two."""
     mine, yours = first.answered_prompts, second.answered_prompts
     shared = [prompt for prompt in mine if prompt in yours]
     if len(mine) == len(yours) == 1:
@@ -63,8 +63,8 @@ def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers
 
 def _named(name: str, run: Run, other: Run) -> str:
     """Name one side by its run, and by what it was asked with that the other was not."""
-    common = unusual(other.info.sampling, other.info.showing)
-    own = [part for part in unusual(run.info.sampling, run.info.showing) if part not in common]
+    common = other.info.unusual_settings()
+    own = [part for part in run.info.unusual_settings() if part not in common]
     return f"{name} ({'; '.join(own)})" if own else name
 
 

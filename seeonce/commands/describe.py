@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,16 +14,18 @@ from cache.base.text import parse_size
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import terminal_width
-from seeonce.commands.score import judge
+from seeonce.commands.score import truth_lines
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import DescribeResult, Session, describe, resume
-from seeonce.runs.known import AnswerCache
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.describe import DescribeResult, Session, resume
+from seeonce.runs.find import load_run
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST, select
-from seeonce.runs.run import OutputFile, Totals, as_asked
+from seeonce.runs.run import Totals, prompt_order
 from seeonce.runs.table import answer_table, counted
-from seeonce.verifier.canary import sound_limits
+from seeonce.runs.writer import opened
+from seeonce.verifier.canary import describe_soundly
 
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
@@ -130,7 +131,7 @@ def describe_command(
     if resume_run is not None:
         _only_with_resume(context)
     home = Home.locate()
-    with AnswerCache(home) as known, _opened(output) as file:
+    with AnswerCache(home) as known, opened(output) as file:
         session = Session(home, known, file)
         if resume_run is not None:
             code = _resume(session, resume_run, as_json=as_json)
@@ -157,31 +158,30 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
 
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
     with Terminal() as terminal:
-        select(session.home, options.recording, options.model, terminal.say)  # refuses before a trial
-        limits = sound_limits(session.home, options, terminal.say)
-        done = describe(session, replace(options, limits=limits), terminal)
-    return _print(done, terminal, as_json=as_json)
+        selected = select(session.home, options.recording, options.model, terminal.say)
+        done = describe_soundly(session, selected, options, terminal)
+    return _print(done, as_json=as_json)
 
 
 def _resume(session: Session, selector: str, *, as_json: bool) -> int:
     with Terminal() as terminal:
         done = resume(session, selector, terminal)
-    return _print(done, terminal, as_json=as_json)
+    return _print(done, as_json=as_json)
 
 
-def _print(done: DescribeResult, terminal: Terminal, *, as_json: bool) -> int:
+def _print(done: DescribeResult, *, as_json: bool) -> int:
     """Print how a run ended; return the exit code."""
-    code = _exit_code(done)
-    if code == 0 and terminal.results and not any(result.text for result in terminal.results):
+    code, run = _exit_code(done), load_run(done.path, lambda _: None)
+    if code == 0 and run.answers and not any(answer.text for answer in run.answers):
         typer.echo("error: All answers are empty: look at the prompt, --stop and the model.", err=True)
         code = EXIT_ERROR
     if as_json:
         typer.echo(json.dumps(asdict(done.info) | {"path": str(done.path)}))
         return code
     if not done.was_done:
-        answers = sorted(terminal.results, key=as_asked(done.info.prompts))
+        answers = sorted(run.answers, key=prompt_order(done.info.prompts))
         typer.echo(answer_table(answers, terminal_width()))
-    typer.echo("\n".join([_summary(done), *judge(done.info.recording, terminal.results)]))
+    typer.echo("\n".join([_summary(done), *truth_lines(run)]))
     return code
 
 
@@ -200,10 +200,6 @@ def _only_with_resume(context: typer.Context) -> None:
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _opened(output: Path | None) -> AbstractContextManager[OutputFile | None]:
-    return nullcontext() if output is None else OutputFile(output)
 
 
 def _summary(done: DescribeResult) -> str:

@@ -16,8 +16,8 @@ from cache.base.text import STANDARD_OUTPUT, printable
 from seeonce.commands.arguments import warn
 from seeonce.runs.export.escribano import ExportPlan, RowChange, export, target_of
 from seeonce.runs.export.files import as_csv, as_parquet
-from seeonce.runs.find import Run, select_run
-from seeonce.runs.run import Result
+from seeonce.runs.find import select_run
+from seeonce.runs.run import Result, Run
 from seeonce.runs.table import counted
 
 _LINES_SHOWN = 20

@@ -9,7 +9,8 @@ from cache.base.errors import InputError
 from cache.base.files import write_private
 from cache.base.home import Home
 from seeonce.commands.arguments import RUN, TRUTH, sheet_of, truths_of, warn
-from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, Run, select_runs
+from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, select_runs
+from seeonce.runs.run import Run
 from seeonce.runs.table import counted
 
 
@@ -71,6 +72,6 @@ def _chosen(home: Home, selectors: list[str]) -> list[Run]:
 
 
 def _title(runs: list[Run]) -> str:
-    """Return the experiment, or the name, that all runs have; empty when there is none."""
+    """Return the experiment, or the name, that all runs have; else an empty text."""
     names = {run.info.name.partition(EXPERIMENT_SEPARATOR)[0] for run in runs if run.info.id != RECORDED}
     return names.pop() if len(names) == 1 else ""

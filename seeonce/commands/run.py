@@ -1,7 +1,7 @@
 """``seeonce run``: an experiment file, the runs that it lacks, and a summary."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,26 +13,24 @@ from cache.base.home import Home
 from cache.base.text import visible
 from precompute.pass_one import EncodeOptions, encode
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.describe import Session, describe
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.describe import Session
 from seeonce.runs.experiment import read_experiment
-from seeonce.runs.find import Run, finished_run, load_run, running_run
-from seeonce.runs.known import AnswerCache
+from seeonce.runs.find import finished_run, load_run, running_run
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import plan
-from seeonce.runs.recording import LATEST, newest_recording, select
-from seeonce.runs.run import RunInfo
+from seeonce.runs.recording import LATEST, Selected, newest_recording, select
+from seeonce.runs.run import Run, RunInfo
 from seeonce.runs.table import counted
-from seeonce.verifier.canary import sound_limits
-
-Say = Callable[[str], None]
+from seeonce.verifier.canary import describe_soundly
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class RunOutcome:
     """One run of the matrix.
 
-    ``was_there`` tells that an earlier call made it, ``is_elsewhere`` that another process is at it now,
-    ``error`` why there is none.
+    ``was_there`` tells that an earlier call made it, ``is_elsewhere`` that another process is making it now,
+    ``error`` why it failed.
     """
 
     run: Run
@@ -64,90 +62,88 @@ def run_command(
     Example: seeonce run experiment.toml
     """
     home = Home.locate()
-    options = list(_pinned(home, read_experiment(experiment).cells()))
-    done: list[Cell] = []
+    options = list(_pinned(home, read_experiment(experiment).runs()))
+    done: list[RunOutcome] = []
     with AnswerCache(home) as known:
         session = Session(home, known)  # a model is loaded once for all of its runs that follow one another
-        for number, cell in enumerate(options, 1):
+        for number, each in enumerate(options, 1):
             try:
-                done.append(_run(session, replace(cell, fresh=fresh)))
+                done.append(_run(session, replace(each, fresh=fresh)))
             except SeeonceError as error:  # costs no other run
                 if len(options) == 1:
                     raise
-                done.append(_failed(cell, error))
+                done.append(_failed(each, error))
             typer.echo(_line(done[-1], f"[{number}/{len(options)}]"), err=True)
             if done[-1].interrupted:
                 break
-    typer.echo(json.dumps([cell.as_dict() for cell in done]) if as_json else _summary(done, len(options)))
+    typer.echo(json.dumps([each.as_dict() for each in done]) if as_json else _summary(done, len(options)))
     raise typer.Exit(_exit_code(done))
 
 
-def _pinned(home: Home, cells: Iterable[DescribeOptions]) -> Iterator[DescribeOptions]:
-    """Say which recording ``latest`` is, once: one that comes meanwhile is not asked about in its place."""
+def _pinned(home: Home, wanted: Iterable[DescribeOptions]) -> Iterator[DescribeOptions]:
+    """Say which recording ``latest`` is, once: one that comes while it runs does not take its place."""
     newest: str | None = None
-    for options in cells:
+    for options in wanted:
         if options.recording == LATEST:
             newest = newest or newest_recording(home)
         yield replace(options, recording=newest) if options.recording == LATEST and newest else options
 
 
-def _run(session: Session, options: DescribeOptions) -> Cell:
+def _run(session: Session, options: DescribeOptions) -> RunOutcome:
     try:
         return _run_or_found(session, options)
     except KeyboardInterrupt:  # before the run began, or as it was closed
         return _not_begun(options, "interrupted")
 
 
-def _not_begun(options: DescribeOptions, state: str, error: str | None = None) -> Cell:
+def _not_begun(options: DescribeOptions, state: str, error: str | None = None) -> RunOutcome:
     run = Run(RunInfo("", options.recording, name=options.name), state=state)
-    return Cell(run, interrupted=state == "interrupted", error=error)
+    return RunOutcome(run, interrupted=state == "interrupted", error=error)
 
 
-def _failed(options: DescribeOptions, error: SeeonceError) -> Cell:
+def _failed(options: DescribeOptions, error: SeeonceError) -> RunOutcome:
     return _not_begun(options, "failed", " ".join(str(error).split()))
 
 
-def _run_or_found(session: Session, options: DescribeOptions) -> Cell:
+def _run_or_found(session: Session, options: DescribeOptions) -> RunOutcome:
     home = session.home
     with Terminal() as terminal:
-        if not _encoded(home, options, terminal.say):
+        selected = _encoded(home, options, terminal)
+        if selected is None:
             return _not_begun(options, "interrupted")
-        selected = select(home, options.recording, options.model, terminal.say)
         plan_id = plan(home, selected, options).id
         if not options.fresh:
             there = finished_run(home, options.name, plan_id)
             if there is not None:
-                return Cell(there, was_there=True)
+                return RunOutcome(there, was_there=True)
             elsewhere = running_run(home, options.name, plan_id)
             if elsewhere is not None:
-                return Cell(elsewhere, is_elsewhere=True)
-        limits = sound_limits(home, options, terminal.say)
-        options = replace(options, limits=limits)
-        ended = describe(session, options, terminal)
-    return Cell(load_run(ended.path, lambda _: None), interrupted=ended.interrupted)
+                return RunOutcome(elsewhere, is_elsewhere=True)
+        ended = describe_soundly(session, selected, options, terminal)
+    return RunOutcome(load_run(ended.path, lambda _: None), interrupted=ended.interrupted)
 
 
-def _encoded(home: Home, options: DescribeOptions, say: Say) -> bool:
-    """Encode a recording that is not; tell whether it is now."""
+def _encoded(home: Home, options: DescribeOptions, terminal: Terminal) -> Selected | None:
+    """Select a recording, encoded first if it is not; ``None`` when that was interrupted."""
     try:
-        select(home, options.recording, options.model, say)
+        return select(home, options.recording, options.model, terminal.say)
     except NotEncodedError:
-        with Terminal() as terminal:
-            return not encode(home, EncodeOptions(options.recording, options.model), terminal).interrupted
-    return True
+        if encode(home, EncodeOptions(options.recording, options.model), terminal).interrupted:
+            return None
+    return select(home, options.recording, options.model, terminal.say)
 
 
-def _line(cell: Cell, number: str) -> str:
-    run, name = cell.run, " ".join(visible(cell.run.info.name).split())
-    if cell.error is not None:
-        return f"error: {name}: {cell.error}"
+def _line(outcome: RunOutcome, number: str) -> str:
+    run, name = outcome.run, " ".join(visible(outcome.run.info.name).split())
+    if outcome.error is not None:
+        return f"error: {name}: {outcome.error}"
     id_, seconds, answers = run.info.id, run.info.totals.seconds, counted(len(run.answers), "answer")
     if not id_:
         return f"{number} {name}: interrupted before it began"
-    if cell.is_elsewhere:
+    if outcome.is_elsewhere:
         return f"{number} {name}: goes on in another process ({id_})"
     errors = f", {counted(run.num_errors, 'error')}" if run.num_errors else ""
-    if cell.was_there:
+    if outcome.was_there:
         return f"{number} {name}: there already, {answers}{errors} ({id_})"
     num_known = run.info.totals.num_known
     known = f", {num_known} known from earlier runs" if num_known else ""
@@ -155,12 +151,12 @@ def _line(cell: Cell, number: str) -> str:
     return f"{number} {name}: {answers} {how} ({id_})"
 
 
-def _summary(done: list[Cell], num_cells: int) -> str:
-    fresh = [cell.run for cell in done if cell.run.info.id and not (cell.was_there or cell.is_elsewhere)]
-    left = num_cells - sum(cell.run.state == "done" for cell in done)
+def _summary(done: list[RunOutcome], num_runs: int) -> str:
+    fresh = [each.run for each in done if each.run.info.id and not (each.was_there or each.is_elsewhere)]
+    left = num_runs - sum(each.run.state == "done" for each in done)
     seconds = sum(run.info.totals.seconds for run in fresh)
     lines = [
-        f"{sum(cell.was_there for cell in done)} of {num_cells} runs were there, {len(fresh)} made: "
+        f"{sum(each.was_there for each in done)} of {num_runs} runs were there, {len(fresh)} made: "
         f"{counted(sum(len(run.answers) for run in fresh), 'answer')}, "
         f"{sum(run.info.totals.num_known for run in fresh)} of them known, "
         f"{counted(sum(run.num_errors for run in fresh), 'error')}, {seconds:.1f} s."
@@ -168,14 +164,14 @@ def _summary(done: list[Cell], num_cells: int) -> str:
     if left:
         lines.append(f"{left} {'run is' if left == 1 else 'runs are'} left: run the same command to go on.")
     else:
-        lines.append("Side by side: seeonce report " + " ".join(cell.run.info.id for cell in done))
+        lines.append("Side by side: seeonce report " + " ".join(each.run.info.id for each in done))
     return "\n".join(lines)
 
 
-def _exit_code(done: list[Cell]) -> int:
-    if any(cell.interrupted for cell in done):
+def _exit_code(done: list[RunOutcome]) -> int:
+    if any(each.interrupted for each in done):
         return EXIT_INTERRUPTED
-    if all(cell.error is not None for cell in done):
+    if all(each.error is not None for each in done):
         return EXIT_ERROR
-    partly = (cell.error is not None or cell.is_elsewhere or cell.run.num_errors for cell in done)
+    partly = (each.error is not None or each.is_elsewhere or each.run.num_errors for each in done)
     return EXIT_PARTLY if any(partly) else 0

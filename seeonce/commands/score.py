@@ -1,7 +1,6 @@
 """``seeonce score``: answers against the truth."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,8 @@ import typer
 from cache.base.errors import InputError
 from cache.base.home import Home
 from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, terminal_width, truths_of, warn
-from seeonce.runs.find import Run, select_run
-from seeonce.runs.run import Result, RunInfo
+from seeonce.runs.find import select_run
+from seeonce.runs.run import Run
 from seeonce.runs.score import score_column
 from seeonce.runs.sheet import Sheet, make_sheet
 from seeonce.runs.table import score_text, short
@@ -46,9 +45,9 @@ def _no_truth(truth: Path | None, sheet: Sheet) -> str:
     return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
 
 
-def judge(recording_id: str, results: Sequence[Result]) -> list[str]:
-    """Say how many answers are true, a line a prompt, where that is known without being told."""
-    sheet = make_sheet([Run(RunInfo("", recording_id), tuple(results))])
+def truth_lines(run: Run) -> list[str]:
+    """Say how many answers of a run are true, a line a prompt, where the truth lies beside the recording."""
+    sheet = make_sheet([run])
     scores = [
         score_column(sheet, number, known) for number, known in enumerate(truths_of(sheet, None)) if known
     ]

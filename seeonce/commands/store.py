@@ -23,8 +23,8 @@ from cache.manifest import FrameEntry, Manifest, StoredRecording, stored_recordi
 from cache.stats import StoreLimit, StoreStats, store_stats
 from cache.store import Store
 from seeonce.commands.terminal import Terminal
+from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import remove_runs
-from seeonce.runs.known import AnswerCache
 
 _RUNS_SHOWN = 5
 

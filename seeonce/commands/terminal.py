@@ -5,19 +5,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cache.base.listener import Listener
 from cache.base.text import megabytes
 from precompute.encode import Progress
-from seeonce.runs.run import Result
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-class Terminal:
-    """Shows how work goes; use as a context manager. ``results`` are the answers of pass two, for a table."""
+class Terminal(Listener):
+    """Shows how work goes; use as a context manager."""
 
     def __init__(self) -> None:
-        self.results: list[Result] = []
         self._bar: tqdm[None] | None = None
         self._shown = ""  # what the bar is about, if it was drawn when the first of it was done
         self._progress: Progress | None = None
@@ -34,23 +33,18 @@ class Terminal:
             self._end()
         typer.echo(line, err=True)
 
-    def begin(self, num_results: int, what: str = "describe", unit: str = "answer") -> None:
-        """Draw a bar over so many results."""
+    def begin(self, num_all: int, what: str, unit: str) -> None:
+        """Draw a bar over so many."""
         self._end()
-        self._bar = _bar(num_results, unit, what)
+        self._bar = _bar(num_all, unit, what)
 
     def advance(self, num_done: int = 1) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.update(num_done)
 
-    def result(self, result: Result) -> None:
-        """Keep an answer for the table, and move the bar."""
-        self.results.append(result)
-        self.advance()
-
     def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
-        """Move the bar of some work, drawn with the first of it: what is done at once has none."""
+        """Move the bar of some work, drawn with the first of it: what is done at once has no bar."""
         if self._bar is None or self._shown != what:
             self._end()
             self._bar, self._shown = _bar(num_all, unit, what), what

@@ -5,50 +5,30 @@ Opens no image and evaluates no vision weight.
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.layout import now
 from cache.leases import entries_in_use
 from cache.store import Store
 from infer.request import Answer, Request
+from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import select_run
-from seeonce.runs.known import AnswerCache
 from seeonce.runs.lock import RunLock
 from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
-from seeonce.runs.plan import Plan, checkpoint_digest, plan
+from seeonce.runs.plan import Plan, plan
 from seeonce.runs.recording import Selected, select
-from seeonce.runs.results import results_of
-from seeonce.runs.run import (
-    OutputFile,
-    Result,
-    RunInfo,
-    RunWriter,
-    Totals,
-    new_run_id,
-    read_info,
-    read_results,
-)
+from seeonce.runs.results import read_results, results_of
+from seeonce.runs.run import RequestKey, Result, RunInfo, Totals, read_info, request_of
+from seeonce.runs.writer import OutputFile, RunWriter, new_run_id
 
 if TYPE_CHECKING:
     from infer.engine import Engine, EngineStats
-
-
-class Listener(Protocol):
-    """Who is told how pass two goes."""
-
-    def say(self, line: str) -> None:
-        """Take one line for the user."""
-
-    def begin(self, num_results: int) -> None:
-        """Learn how many results there will be."""
-
-    def result(self, result: Result) -> None:
-        """Take note of a finished answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +68,21 @@ class Session:
         return self._engine
 
 
-def describe(session: Session, options: DescribeOptions, listener: Listener) -> DescribeResult:
-    """Ask every prompt of every encoded frame of a recording, and write a run.
+def describe(
+    session: Session, selected: Selected, options: DescribeOptions, listener: Listener
+) -> DescribeResult:
+    """Ask every prompt of every frame of the recording that was selected, and write a run.
 
     Raises:
-        NotEncodedError: the recording is not encoded by this model's vision tower.
-        CheckpointError: the model is missing or not supported.
-        InputError: ``options.output`` cannot be written.
+        CheckpointError: the model does not load.
     """
     home = session.home
-    selected = select(home, options.recording, options.model, listener.say)
     if line := selected.manifest.skipped_line():
         listener.say(line)
     asked = plan(home, selected, options)
-    digest = checkpoint_digest(home, selected)
-    info = run_info(new_run_id(home.runs), selected, options, asked.id, digest)
-    with ExitStack() as stack:
-        output = session.output
-        if output is None and options.output is not None:
-            output = stack.enter_context(OutputFile(options.output))
-        stack.enter_context(RunLock(home.runs / info.id))
-        return _Run(session, selected, info, asked, listener, output).go({}, asked.requests)
+    info = run_info(new_run_id(home.runs), selected, options, asked.id, asked.model_id)
+    with RunLock(home.runs / info.id):
+        return _Run(session, selected, info, asked, listener).go({}, asked.requests)
 
 
 def resume(session: Session, selector: str, listener: Listener) -> DescribeResult:
@@ -128,22 +102,22 @@ def resume(session: Session, selector: str, listener: Listener) -> DescribeResul
         info = read_info(path)
         selected = select(home, info.recording, info.model_path, listener.say, encoder_id=info.encoder_id)
         asked = plan(home, selected, options_of(info))
-        _check_same(home, info, selected, asked)
+        _check_same(info, selected, asked)
         there = answered(read_results(path, lambda _: None, logprobs=True), asked)
         left = [request for request in asked.requests if request.id not in there]
         was_done = not left and info.status == "done"
         if was_done and session.output is None:
             return DescribeResult(info, path, interrupted=False, was_done=True)
-        done = _Run(session, selected, info, asked, listener, session.output).go(there, left)
+        done = _Run(session, selected, info, asked, listener).go(there, left)
         return replace(done, was_done=was_done)
 
 
 def answered(results: Iterable[Result], asked: Plan) -> dict[int, list[Result]]:
     """Return the lines of each request that is answered whole, by its id; an error is no answer."""
-    found: dict[tuple[str, tuple[int, ...]], dict[int, Result]] = {}
+    found: dict[RequestKey, dict[int, Result]] = {}
     for line in results:
         if line.error is None:
-            found.setdefault((line.prompt_id, line.group), {})[line.frame] = line
+            found.setdefault(request_of(line), {})[line.frame] = line
     whole = {}
     for request in asked.requests:
         group = tuple(frame.index for frame in request.frames)
@@ -163,11 +137,10 @@ class _Run:
         info: RunInfo,
         asked: Plan,
         listener: Listener,
-        output: OutputFile | None,
     ) -> None:
         self._session, self._selected, self._asked = session, selected, asked
         self._info = replace(info, status="running", ended_at=None)
-        self._listener, self._output = listener, output
+        self._listener = listener
         # What was known, repeated and prefilled before a run went on still counts; what its lines say is
         # counted again.
         self._before, self._totals = info.totals, _only_uncounted(info.totals)
@@ -178,8 +151,9 @@ class _Run:
         store = Store.open(self._session.home, create=False)
         in_use = entries_in_use(store, "describe", self._selected.manifest)
         kept = [((number, index), line) for number in there for index, line in enumerate(there[number])]
-        with in_use, RunWriter(path, self._info, self._output, kept) as writer:
-            self._listener.begin(len(kept) + sum(len(request.frames) for request in left))
+        with in_use, RunWriter(path, self._info, self._session.output, kept) as writer:
+            num_left = sum(len(request.frames) for request in left)
+            self._listener.begin(len(kept) + num_left, "describe", "answer")
             for lines in there.values():
                 self._count(lines)
             try:
@@ -249,8 +223,7 @@ class _Run:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
         )
-        for line in lines:
-            self._listener.result(line)
+        self._listener.advance(len(lines))
 
     def _prefilled(self, stats: "EngineStats") -> None:
         self._add(num_images=stats.num_images, num_images_again=stats.num_images_again)
@@ -277,12 +250,12 @@ def _only_uncounted(totals: Totals) -> Totals:
     )
 
 
-def _check_same(home: Home, info: RunInfo, selected: Selected, asked: Plan) -> None:
+def _check_same(info: RunInfo, selected: Selected, asked: Plan) -> None:
     """Raise ``InputError`` when the answers to come would be others than those of a whole run."""
     if asked.id == info.plan_id:
         return
     here = versions()
-    if checkpoint_digest(home, selected) != info.model_id:
+    if asked.model_id != info.model_id:
         why = f"{info.model_path} has other files now"
     elif selected.manifest.encoder.encoder_id.hex != info.encoder_id:
         why = f"{info.recording} is no longer encoded as it was"

@@ -39,7 +39,7 @@ class Experiment:
     repetitions: int
     asked_as: tuple[str | None, Showing] = (None, Showing())
 
-    def cells(self) -> Iterator[DescribeOptions]:
+    def runs(self) -> Iterator[DescribeOptions]:
         """Yield the options of every run; greedy ones once, as a repetition would say the same."""
         for recording in self.recordings:
             for model in self.models:

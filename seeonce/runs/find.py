@@ -1,131 +1,25 @@
-"""Which runs there are, which of them RUN means, and what each came to."""
+"""Which runs there are, and which of them RUN means."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import visible
 from cache.leases import active_leases
-from infer.sampling import Sampling
 from seeonce.runs.lock import is_held
-from seeonce.runs.prompts import ImagePosition, Showing
-from seeonce.runs.run import (
-    INFO_NAME,
-    RESULTS_NAME,
-    Result,
-    RunInfo,
-    Totals,
-    as_asked,
-    info_fields,
-    read_results,
-)
+from seeonce.runs.results import read_results
+from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result, Run, RunInfo, prompt_order, readable_info
 
 RECORDED = "recorded"
 """The id of what was said before any run: what Escribano recorded of the frames."""
 
-Request = tuple[str, tuple[int, ...]]
-"""A prompt's id, and the frames that were shown together."""
-
-_MOST = 1 << 63
 _RUNS_NAMED = 5
 
 EXPERIMENT_SEPARATOR = " / "
 """Stands in a run's name between the experiment and what tells the run from its others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run read back: its run.json as far as it goes, its answers by frame and then as they were asked.
-
-    ``state`` is "done", "running", "interrupted", "failed", or "unknown" when there is no run.json.
-    """
-
-    info: RunInfo
-    answers: tuple[Result, ...] = ()
-    state: str = "unknown"
-
-    @property
-    def label(self) -> str:
-        """Its name, or its id when it has none."""
-        return self.info.name or self.info.id
-
-    @property
-    def answered_prompts(self) -> list[str]:
-        """The prompts that have answers, in the order in which they were asked."""
-        answered = dict.fromkeys(answer.prompt for answer in self.answers)
-        return [prompt for prompt in dict.fromkeys([*self.info.prompts, *answered]) if prompt in answered]
-
-    @property
-    def num_errors(self) -> int:
-        """How many answers are none."""
-        return sum(answer.error is not None for answer in self.answers)
-
-    @property
-    def num_parsed(self) -> int:
-        """How many answers have the form that was asked for."""
-        schema = self.info.sampling.schema
-        return sum(
-            answer.error is None if schema else answer.description is not None for answer in self.answers
-        )
-
-    @property
-    def parse_rate(self) -> float | None:
-        """The share of answers in the form that was asked for; ``None`` when none was."""
-        asked = self.info.sampling.schema or any("description:" in prompt for prompt in self.info.prompts)
-        return self.num_parsed / len(self.answers) if self.answers and (asked or self.num_parsed) else None
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames it has answers about."""
-        return len({(answer.recording, answer.frame) for answer in self.answers})
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of its prompts, those of images among them."""
-        counted = sum(answer.usage.prompt_tokens for answer in requests(self.answers))
-        return self.info.totals.prompt_tokens or counted
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens of its answers."""
-        counted = sum(answer.usage.completion_tokens for answer in requests(self.answers))
-        return self.info.totals.completion_tokens or counted
-
-    def as_dict(self) -> dict[str, object]:
-        """Return what ``runs --json`` says of it."""
-        info = self.info
-        return {
-            "id": info.id,
-            "name": info.name,
-            "recording": info.recording,
-            "encoder_id": info.encoder_id,
-            "model": info.model,
-            "prompts": info.prompts,
-            "prompt_names": info.prompt_names,
-            "plan_id": info.plan_id,
-            "started_at": info.started_at,
-            "state": self.state,
-            "seconds": info.totals.seconds,
-            "num_frames": self.num_frames,
-            "num_answers": len(self.answers),
-            "num_errors": self.num_errors,
-            "num_parsed": self.num_parsed,
-            "num_known": info.totals.num_known,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "manner": {
-                "schema": info.sampling.schema or "",
-                "system": info.showing.system or "",
-                "frames_per_prompt": info.showing.frames_per_prompt,
-                "stride": info.showing.stride,
-                "image_position": info.showing.image_position,
-                "thinking": info.showing.thinking,
-            },
-        }
 
 
 def list_runs(home: Home) -> list[Run]:
@@ -141,33 +35,27 @@ def finished_run(home: Home, name: str, plan_id: str) -> Run | None:
     A request that failed may fare better the next time. An answer that leaves a frame out, or was cut before
     its schema was fulfilled, is an error, too, but it is the answer: asking again gives the same.
     """
-    for folder, fields in _of_plan(home, name, plan_id, "done"):
+    for folder in _of_plan(home, name, plan_id, "done"):
         run = load_run(folder, lambda _: None)
         failed = any(answer.error and answer.finish_reason == "error" for answer in run.answers)
-        if not failed and len(run.answers) == _total(fields):
+        if not failed and len(run.answers) == run.info.totals.num_results:
             return run
     return None
 
 
 def running_run(home: Home, name: str, plan_id: str) -> Run | None:
     """Return a run of a name that another process is making of a plan now."""
-    for folder, _ in _of_plan(home, name, plan_id, "running"):
+    for folder in _of_plan(home, name, plan_id, "running"):
         if is_held(folder):
             return load_run(folder, lambda _: None)
     return None
 
 
-def _of_plan(home: Home, name: str, plan_id: str, status: str) -> Iterator[tuple[Path, dict[str, object]]]:
-    """Yield folder and run.json of the runs that have a name, a plan and a status, newest first."""
-    for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
-        fields = info_fields(path.parent)
-        if (fields.get("name"), fields.get("plan_id"), fields.get("status")) == (name, plan_id, status):
-            yield path.parent, fields
-
-
-def _total(fields: dict[str, object]) -> int:
-    totals = fields.get("totals")
-    return int(_number(totals, "num_results")) if isinstance(totals, dict) else -1
+def _of_plan(home: Home, name: str, plan_id: str, status: str) -> Iterator[Path]:
+    """Yield the folders of the runs that have a name, a plan and a status, newest first."""
+    for folder, info in _infos(home):
+        if (info.name, info.plan_id, info.status) == (name, plan_id, status):
+            yield folder
 
 
 def select_run(home: Home, selector: str, say: Callable[[str], None]) -> Run:
@@ -193,11 +81,11 @@ def select_runs(home: Home, selector: str, say: Callable[[str], None]) -> list[R
     Raises:
         InputError: no run or prompt fits, or several do.
     """
-    named: dict[object, Path] = {}
+    named: dict[str, Path] = {}
     num_named = 0
-    for path, name in _names(home):
-        if selector and name == selector:
-            named.setdefault(info_fields(path).get("recording"), path)
+    for path, info in _infos(home):
+        if selector and info.name == selector:
+            named.setdefault(info.recording, path)
             num_named += 1
     if num_named > 1:
         taken = sorted(named.values())
@@ -208,15 +96,18 @@ def select_runs(home: Home, selector: str, say: Callable[[str], None]) -> list[R
 
 
 def load_run(folder: Path, say: Callable[[str], None]) -> Run:
-    """Read a run; what of its answers is torn is told to ``say`` and left out."""
+    """Read a run; lines that cannot be read are named to ``say`` and left out."""
     answers: tuple[Result, ...] = ()
     if (folder / RESULTS_NAME).is_file():
         answers = read_results(folder, say)
-    fields = info_fields(folder)
-    info = _info(folder, fields, answers)
-    asked = as_asked(info.prompts)
+    info = readable_info(folder)
+    if answers and not info.recording:
+        info = replace(info, recording=answers[0].recording)
+    if not info.prompts:
+        info = replace(info, prompts=tuple(dict.fromkeys(answer.prompt for answer in answers)))
+    order = prompt_order(info.prompts)
     # Not as they came, which depends on their lengths: RUN:2 must be the second prompt, always.
-    in_order = sorted(answers, key=lambda answer: (answer.frame, asked(answer)))
+    in_order = sorted(answers, key=lambda answer: (answer.frame, order(answer)))
     return Run(info, tuple(in_order), _state(folder, info.status))
 
 
@@ -240,7 +131,7 @@ def _folder(home: Home, selector: str, say: Callable[[str], None]) -> Path:
     try:
         return _by_id(home, selector)
     except InputError:
-        named = [path for path, name in _names(home) if name == selector and selector]
+        named = [path for path, info in _infos(home) if selector and info.name == selector]
         if named:
             if len(named) > 1:
                 say(f"{len(named)} runs are called {selector!r}: the newest, {_listed(named[:1])}.")
@@ -256,25 +147,24 @@ def _folder(home: Home, selector: str, say: Callable[[str], None]) -> Path:
 def _listed(folders: Sequence[Path]) -> str:
     """Name runs with their recordings; of many the first few."""
     named = [
-        f"{folder.name} about {visible(str(info_fields(folder).get('recording')))}"
-        for folder in folders[:_RUNS_NAMED]
+        f"{folder.name} about {visible(readable_info(folder).recording)}" for folder in folders[:_RUNS_NAMED]
     ]
     more = [f"{len(folders) - _RUNS_NAMED} more"] if len(folders) > _RUNS_NAMED else []
     return ", ".join(named + more)
 
 
-def _names(home: Home) -> Iterator[tuple[Path, object]]:
-    """Yield folder and name of every run, newest first."""
+def _infos(home: Home) -> Iterator[tuple[Path, RunInfo]]:
+    """Yield folder and run.json of every run, newest first."""
     for path in sorted(home.runs.glob(f"*/{INFO_NAME}"), reverse=True):
-        yield path.parent, info_fields(path.parent).get("name")
+        yield path.parent, readable_info(path.parent)
 
 
 def _of_experiment(home: Home, name: str) -> list[Path]:
     """Return the runs of an experiment in the order in which they were made, the newest of each name."""
     found: dict[str, Path] = {}
-    for path, called in _names(home):
-        if name and isinstance(called, str) and called.startswith(name + EXPERIMENT_SEPARATOR):
-            found.setdefault(called, path)
+    for path, info in _infos(home):
+        if name and info.name.startswith(name + EXPERIMENT_SEPARATOR):
+            found.setdefault(info.name, path)
     return sorted(found.values())
 
 
@@ -296,118 +186,22 @@ def _only_prompt(run: Run, wanted: str) -> Run:
     return replace(run, answers=tuple(answer for answer in run.answers if answer.prompt == fits[0]))
 
 
-def _info(folder: Path, fields: dict[str, object], answers: Sequence[Result]) -> RunInfo:
-    """Read run.json as far as it goes: texts are empty, numbers 0, settings as usual where it does not."""
-    totals = fields.get("totals")
-    totals = totals if isinstance(totals, dict) else {}
-    versions = fields.get("versions")
-    return RunInfo(
-        id=folder.name,
-        recording=_text(fields, "recording") or (answers[0].recording if answers else ""),
-        encoder_id=_text(fields, "encoder_id"),
-        model=_text(fields, "model"),
-        revision=_text(fields, "revision"),
-        prompts=_texts(fields, "prompts") or tuple(dict.fromkeys(answer.prompt for answer in answers)),
-        sampling=_sampling(_settings(fields, "sampling")),
-        showing=_showing(_settings(fields, "showing")),
-        compute_dtype=_text(fields, "compute_dtype"),
-        versions={str(name): str(version) for name, version in versions.items()}
-        if isinstance(versions, dict)
-        else {},
-        started_at=_text(fields, "started_at"),
-        status=_text(fields, "status") or "unknown",
-        totals=Totals(
-            num_known=int(_number(totals, "num_known")),
-            num_repeated=int(_number(totals, "num_repeated")),
-            prompt_tokens=int(_number(totals, "prompt_tokens")),
-            completion_tokens=int(_number(totals, "completion_tokens")),
-            seconds=_number(totals, "seconds"),
-        ),
-        name=_text(fields, "name"),
-        prompt_names=_texts(fields, "prompt_names"),
-        plan_id=_text(fields, "plan_id"),
-    )
-
-
-def request_of(answer: Result) -> Request:
-    """Return what names the request that an answer came from, within its run."""
-    return answer.prompt_id, answer.group or (answer.frame,)
-
-
-def requests(answers: Iterable[Result]) -> Iterator[Result]:
-    """Yield one line of each request: those of the frames that it showed together all say its tokens."""
-    seen: set[Request] = set()
-    for answer in answers:
-        if request_of(answer) not in seen:
-            yield answer
-        seen.add(request_of(answer))
-
-
-_WHOLE = ("seed", "max_tokens", "top_k", "repetition_window")
-_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
-
-
-def _sampling(fields: dict[str, object]) -> Sampling:
-    schema = _text(fields, "schema") or None
-    whole = {name: int(_number(fields, name)) for name in _WHOLE if name in fields}
-    numbers = {name: _number(fields, name) for name in _NUMBERS if name in fields}
-    try:
-        return Sampling(**whole, **numbers, stop=_texts(fields, "stop"), schema=schema)  # type: ignore[arg-type]
-    except InputError:
-        return Sampling(schema=schema)
-
-
-def _showing(fields: dict[str, object]) -> Showing:
-    usual = Showing()
-    with suppress(ValueError):
-        usual = replace(usual, image_position=ImagePosition(_text(fields, "image_position")))
-    usual = replace(usual, thinking=fields.get("thinking") is True)
-    with suppress(InputError):
-        usual = replace(usual, frames_per_prompt=int(_number(fields, "frames_per_prompt")) or 1)
-    with suppress(InputError):
-        usual = replace(usual, stride=int(_number(fields, "stride")) or None)
-    return replace(usual, system=_text(fields, "system") or None)
-
-
-def _settings(fields: dict[str, object], name: str) -> dict[str, object]:
-    """Return a group of settings; runs made before they were grouped have them beside all else."""
-    found = fields.get(name, fields)
-    return found if isinstance(found, dict) else {}
-
-
 def _state(folder: Path, status: str) -> str:
     """Return how a run stands; one that says "running" and that no process writes was killed."""
     return "interrupted" if status == "running" and not is_held(folder) else status
 
 
-def _text(fields: dict[str, object], name: str) -> str:
-    value = fields.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _texts(fields: dict[str, object], name: str) -> tuple[str, ...]:
-    value = fields.get(name)
-    return tuple(str(item) for item in value) if isinstance(value, list) else ()
-
-
-def _number(fields: dict[str, object], name: str) -> float:
-    value = fields.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST:
-        return float(value)
-    return 0.0
-
-
 def remove_runs(home: Home, recording_id: str) -> int:
     """Remove every run that asked about this recording; return how many there were.
 
-    A run whose ``run.json`` cannot be read is kept: nobody knows whose it is. So is one that is not ended
-    while some command holds a lease: it may be that one's.
+    A run whose ``run.json`` cannot be read is kept, since its recording is not known. So is a run
+    that has not ended while a command holds a lease: that command may be writing it.
     """
     busy, num_removed = bool(active_leases(home.store)), 0
     for path in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:
-        fields = info_fields(path)
-        recording, status = fields.get("recording"), fields.get("status")
-        if recording == recording_id and not path.is_symlink() and not (busy and status == "running"):
+        info = readable_info(path)
+        may_be_written = busy and info.status == "running"
+        if info.recording == recording_id and not path.is_symlink() and not may_be_written:
             shutil.rmtree(path, ignore_errors=True)
             num_removed += not path.exists()
     return num_removed

@@ -15,7 +15,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
-    """What one prompt said of one frame; the fields of a description are empty where there is none."""
+    """What one prompt said of one frame; an answer without a description has its fields empty."""
 
     recording: str
     frame: int

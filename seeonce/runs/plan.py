@@ -1,7 +1,7 @@
 """What a run asks: a request for each prompt and each group of frames, named by content."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 from blake3 import blake3
 
@@ -16,7 +16,7 @@ from infer.canary import combination
 from infer.request import Image, Request, Segment
 from infer.sampling import Sampling
 from seeonce.runs.options import DescribeOptions
-from seeonce.runs.prompts import Prompt, Showing
+from seeonce.runs.prompts import Prompt
 from seeonce.runs.recording import Selected
 
 _CONTEXT = "seeonce 2026-11 asks, version 1"
@@ -26,26 +26,25 @@ ANSWER_EPOCH = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
-    """Everything but the question that an answer depends on.
-
-    ``model_id`` is the digest of the checkpoint's files; ``computed_by`` names device and versions.
-    """
+class Answerer:
+    """What answers: the digest of the checkpoint's files, its compute type, the device and its versions."""
 
     model_id: str
     compute_dtype: str
     computed_by: str
-    sampling: Sampling
-    showing: Showing = field(default_factory=Showing)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The requests of a run, numbered from 0, and the digest of each: the same digest, the same answer."""
+    """The requests of a run, numbered from 0, and the digest of each: the same digest, the same answer.
+
+    ``model_id`` is the digest of the checkpoint's files.
+    """
 
     prompts: tuple[Prompt, ...]
     requests: tuple[Request, ...]
     digests: tuple[str, ...]
+    model_id: str
 
     @property
     def id(self) -> str:
@@ -73,55 +72,51 @@ def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
     if options.showing.thinking:
         _check_thinking(selected, options.sampling)
     manifest = selected.manifest
-    answering = Answering(
-        checkpoint_digest(home, selected),
-        manifest.encoder.compute_dtype,
-        computed_by(),
-        options.sampling,
-        options.showing,
-    )
-    return make_plan(manifest.frames, options.prompts, answering, manifest.recording.name)
+    with PixelIndex(home) as index:
+        digest = model_id(selected.folder, index)
+    answerer = Answerer(digest, manifest.encoder.compute_dtype, computed_by())
+    return make_plan(manifest.frames, options, answerer, manifest.recording.name)
 
 
 def make_plan(
-    frames: Sequence[FrameEntry], prompts: Sequence[Prompt], answering: Answering, recording: str = ""
+    frames: Sequence[FrameEntry], options: DescribeOptions, answerer: Answerer, recording: str = ""
 ) -> Plan:
     """Ask every prompt of every group of frames; ``{recording}`` stands for the name ``recording``."""
-    showing = answering.showing
+    showing = options.showing
     requests = list[Request]()
     for group in showing.groups(frames):
-        for prompt in prompts:
+        for prompt in options.prompts:
             requests.append(
                 Request(
                     len(requests),
                     showing.segments(prompt.text, group, recording),
-                    answering.sampling,
+                    options.sampling,
                     showing.system,
                     numbered=showing.frames_per_prompt > 1,
                     thinking=showing.thinking,
                 )
             )
-    digests = tuple(request_digest(request.segments, answering) for request in requests)
-    return Plan(tuple(prompts), tuple(requests), digests)
+    digests = tuple(request_digest(request, answerer) for request in requests)
+    return Plan(options.prompts, tuple(requests), digests, answerer.model_id)
 
 
-def request_digest(segments: Sequence[Segment], answering: Answering) -> str:
+def request_digest(request: Request, answerer: Answerer) -> str:
     """Return the digest, 64 hex digits, of a question and of everything else that its answer depends on.
 
     The frames count by their keys, in order: a key names pixels, preprocessing, vision weights and type.
     """
-    sampling = answering.sampling
-    if sampling.temperature == 0:  # then nothing is drawn, and the seed is of no consequence
+    sampling = request.sampling
+    if sampling.temperature == 0:  # then nothing is drawn, and the seed does not matter
         sampling = replace(sampling, top_p=1.0, top_k=0, min_p=0.0, seed=0)
     document: JsonValue = {
         "epoch": ANSWER_EPOCH,
-        "model": answering.model_id,
-        "compute_dtype": answering.compute_dtype,
-        "computed_by": answering.computed_by,
+        "model": answerer.model_id,
+        "compute_dtype": answerer.compute_dtype,
+        "computed_by": answerer.computed_by,
         "sampling": asdict(sampling),  # every field, those that come later too
-        "system": answering.showing.system,
-        "segments": [_segment(segment) for segment in segments],
-        **({"thinking": True} if answering.showing.thinking else {}),
+        "system": request.system,
+        "segments": [_segment(segment) for segment in request.segments],
+        **({"thinking": True} if request.thinking else {}),
     }
     return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
 
@@ -149,9 +144,3 @@ def computed_by() -> str:
     here = combination()
     texts = [f"{name} {installed_version(name)}" for name in ("transformers", "tokenizers")]
     return f"{here}, {here.dtype or 'default'}, engine {here.engine_epoch}, {', '.join(texts)}"
-
-
-def checkpoint_digest(home: Home, selected: Selected) -> str:
-    """Return the digest of the files of the checkpoint that answers."""
-    with PixelIndex(home) as index:
-        return model_id(selected.folder, index)

@@ -37,7 +37,7 @@ class Prompt:
 
 
 def collect_prompts(texts: list[str], files: list[Path]) -> tuple[Prompt, ...]:
-    """Return the prompts given as texts and as files, in that order; the default when there is none.
+    """Return the prompts given as texts and as files, in that order; the default without any.
 
     Raises:
         InputError: a prompt is empty, or a file is missing or not text.

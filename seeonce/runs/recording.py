@@ -35,7 +35,7 @@ def select(
     home: Home,
     recording: str,
     model: str | None,
-    announce: Callable[[str], None],
+    say: Callable[[str], None],
     encoder_id: str | None = None,
 ) -> Selected:
     """Find the manifest of ``recording`` that fits ``model``, or the one that it was encoded with.
@@ -49,7 +49,7 @@ def select(
     refs = find_recording(home, recording)
     refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
     name = model or model_of(home, refs[0].recording.id, refs[0].encoder_id)
-    folder, config, spec = find_encoder(home, name, announce)
+    folder, config, spec = find_encoder(home, name, say)
     return Selected(folder, config, manifest_for(refs, spec, name), name)
 
 
@@ -83,7 +83,7 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
 
 
 def newest_recording(home: Home) -> str | None:
-    """Return the id of the recording that ``latest`` means now; ``None`` when there is none at all."""
+    """Return the id of the recording that ``latest`` means now; ``None`` when there is no recording."""
     return newest_listed_id(os.environ) or next((ref.recording.id for ref in _manifests(home)), None)
 
 

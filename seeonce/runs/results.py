@@ -1,15 +1,19 @@
-"""An answer as the lines of results.jsonl: one for each frame that its request showed."""
+"""An answer as the lines of results.jsonl, one for each frame that it is about; and the lines read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import isfinite
+from pathlib import Path
+from typing import cast
 
-from cache.base.canonical_json import JsonValue
-from infer.request import Answer, Request
+from cache.base.canonical_json import JsonObject, JsonValue
+from cache.base.errors import StoreError
+from infer.request import Answer, Request, TokenLogprob, Usage
 from infer.schema import DESCRIPTION
 from seeonce.runs.parse import Description, parse_description
 from seeonce.runs.prompts import Prompt, split_by_frame
-from seeonce.runs.run import Result
+from seeonce.runs.run import RESULTS_NAME, Result
 
 
 def results_of(request: Request, prompt: Prompt, answer: Answer, recording: str) -> list[Result]:
@@ -94,3 +98,64 @@ def _left_out(number: int, answer: Answer) -> str:
         f"{answer.usage.completion_tokens} tokens and begins {said!r}. Show fewer frames together, or give "
         "more --max-tokens."
     )
+
+
+def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = False) -> tuple[Result, ...]:
+    """Read results.jsonl, in the order in which answers came; lines that are no result are named to ``say``.
+
+    Log-probabilities are most of a file that has them, and are read only when asked for. Fields of a newer
+    version are ignored, and lines written before frames were grouped have no group.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    path = run / RESULTS_NAME
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return ()  # killed before its first line
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found = JsonObject(json.loads(line), "the line")
+            result = _result(found)
+            results.append(_with_logprobs(result, found) if logprobs else result)
+        except (StoreError, ValueError, RecursionError) as error:
+            say(f"{path}, line {number}: not a result ({error}); it is left out")
+    return tuple(results)
+
+
+def _with_logprobs(result: Result, found: JsonObject) -> Result:
+    return replace(result, logprobs=logprobs_from_json(found, "logprobs"))
+
+
+def _result(found: JsonObject) -> Result:
+    return Result(
+        recording=found.text("recording"),
+        frame=found.integer("frame"),
+        timestamp_s=found.number("timestamp_s"),
+        source=found.text("source"),
+        key=found.text("key"),
+        prompt_id=found.text("prompt_id"),
+        prompt=found.text("prompt"),
+        text=found.text("text"),
+        finish_reason=found.text("finish_reason"),
+        usage=found.child("usage").record(Usage),
+        parsed=cast(JsonValue, found.raw("parsed")),
+        error=found.text_or_none("error"),
+        group=found.integers("group") if found.has("group") else (),
+        reasoning=found.text("reasoning") if found.has("reasoning") else "",
+    )
+
+
+def logprobs_from_json(found: JsonObject, name: str) -> tuple[TokenLogprob, ...] | None:
+    """Read log-probabilities; ``None`` for a field that is missing or null.
+
+    Raises:
+        StoreError: they are something else.
+    """
+    if not found.has(name) or found.raw(name) is None:
+        return None
+    return tuple(one.record(TokenLogprob) for one in found.children(name))

@@ -1,24 +1,22 @@
 """What one execution of pass two leaves: ``runs/<id>/run.json`` and ``results.jsonl``, as types."""
 
 import json
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import Any
+
+from blake3 import blake3
 
 from cache.base.canonical_json import JsonObject, JsonValue, parse
-from cache.base.errors import InputError, StoreError, disk_error
-from cache.base.text import output_path
+from cache.base.errors import InputError, StoreError
+from cache.base.text import visible
 from infer.limits import BatchLimits
-from infer.request import Candidate, TokenLogprob, Usage
+from infer.request import TokenLogprob, Usage
 from infer.sampling import Sampling
-from seeonce.runs.lock import lock_file
 from seeonce.runs.parse import Description
-from seeonce.runs.prompts import ImagePosition, Showing
+from seeonce.runs.prompts import Showing
 
 INFO_NAME = "run.json"
 RESULTS_NAME = "results.jsonl"
@@ -30,8 +28,8 @@ class Result:
 
     ``group`` are the frames that the same request showed, in order; ``usage``, ``logprobs`` and ``reasoning``
     are the whole request's, and stand on each line of its group. ``logprobs`` are those of every token that
-    was decoded, a stop string's too; ``None`` when nobody asked. ``parsed`` is the description line taken
-    apart, or the JSON value when a schema was asked for. A line without ``reasoning`` has no such field.
+    was decoded, a stop string's too; ``None`` without ``--logprobs``. ``parsed`` is the description line as
+    its fields, or the JSON value when a schema was asked for. A line without ``reasoning`` has no such field.
     """
 
     recording: str
@@ -55,11 +53,8 @@ class Result:
         """The fields of the description line, or of a JSON answer that has the same."""
         if not isinstance(self.parsed, dict):
             return self.parsed if isinstance(self.parsed, Description) else None
-        found = JsonObject(self.parsed, "parsed")
         try:
-            return Description(
-                found.text("description"), found.text("activity"), found.texts("apps"), found.texts("topics")
-            )
+            return JsonObject(self.parsed, "parsed").record(Description)
         except StoreError:
             return None
 
@@ -95,7 +90,7 @@ class RunInfo:
     and that no process holds was killed (``seeonce.runs.lock``).
     """
 
-    id: str
+    id: str = ""
     recording: str = ""
     encoder_id: str = ""
     model: str = ""
@@ -117,39 +112,178 @@ class RunInfo:
     model_id: str = ""
     fresh: bool = False
 
+    @property
+    def settings_in_words(self) -> str:
+        """What is not as usual in how it was asked; empty when all is."""
+        return "; ".join(self.unusual_settings())
 
-def as_asked(prompts: Sequence[str]) -> Callable[[Result], int]:
+    def unusual_settings(self) -> list[str]:
+        """Return each setting that is not as usual, in words: two ways of asking never have the same."""
+        sampling, showing = self.sampling, self.showing
+        parts = [f"schema {_schema(sampling.schema)}"] if sampling.schema else []
+        if showing.system:
+            parts.append(f"system {_short(showing.system)}")
+        if showing.frames_per_prompt > 1:
+            parts.append(f"{showing.frames_per_prompt} frames a prompt")
+        if showing.stride not in (None, showing.frames_per_prompt):
+            parts.append(f"stride {showing.stride}")
+        if showing.image_position != Showing().image_position:
+            parts.append(f"images {showing.image_position}")
+        if showing.thinking:
+            parts.append("thinking")
+        usual = Sampling()
+        for name in _NUMBERS:
+            value = getattr(sampling, name)
+            if value != getattr(usual, name):
+                parts.append(f"{name} {value}")
+        if sampling.stop:
+            parts.append(f"stop {_short(json.dumps(sampling.stop, ensure_ascii=False))}")
+        return parts
+
+
+_WIDTH = 40
+_NUMBERS = tuple(field.name for field in fields(Sampling) if field.name not in ("schema", "stop", "logprobs"))
+
+
+def _schema(schema: str) -> str:
+    """Name a JSON Schema by its title or its properties; any other text is shown as it is."""
+    try:
+        found = json.loads(schema)
+    except (ValueError, RecursionError):
+        return _short(schema)
+    named = found.get("title") or found.get("properties") if isinstance(found, dict) else None
+    if isinstance(named, dict):
+        named = ", ".join(named)
+    return f"{_cut(named)} ({_digest(schema)})" if isinstance(named, str) and named else _short(schema)
+
+
+def _short(text: str) -> str:
+    shown = _cut(text)
+    return shown if shown == text else f"{shown} ({_digest(text)})"
+
+
+def _cut(text: str) -> str:
+    shown = " ".join(visible(text[: 2 * _WIDTH]).split())
+    return shown if len(shown) <= _WIDTH else f"{shown[: _WIDTH - 1].rstrip()}…"
+
+
+def _digest(text: str) -> str:
+    return blake3(text.encode("utf-8", "replace")).hexdigest()[:6]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run read back: its run.json as far as it goes, its answers by frame and then as they were asked.
+
+    ``state`` is "done", "running", "interrupted", "failed", or "unknown" when there is no run.json.
+    """
+
+    info: RunInfo
+    answers: tuple[Result, ...] = ()
+    state: str = "unknown"
+
+    @property
+    def label(self) -> str:
+        """Its name, else its id."""
+        return self.info.name or self.info.id
+
+    @property
+    def answered_prompts(self) -> list[str]:
+        """The prompts that have answers, in the order in which they were asked."""
+        answered = dict.fromkeys(answer.prompt for answer in self.answers)
+        return [prompt for prompt in dict.fromkeys([*self.info.prompts, *answered]) if prompt in answered]
+
+    @property
+    def num_errors(self) -> int:
+        """How many answers are errors."""
+        return sum(answer.error is not None for answer in self.answers)
+
+    @property
+    def num_parsed(self) -> int:
+        """How many answers have the form that was asked for."""
+        schema = self.info.sampling.schema
+        return sum(
+            answer.error is None if schema else answer.description is not None for answer in self.answers
+        )
+
+    @property
+    def parse_rate(self) -> float | None:
+        """The share of answers in the form that was asked for; ``None`` without such a form."""
+        asked = self.info.sampling.schema or any("description:" in prompt for prompt in self.info.prompts)
+        return self.num_parsed / len(self.answers) if self.answers and (asked or self.num_parsed) else None
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames it has answers about."""
+        return len({(answer.recording, answer.frame) for answer in self.answers})
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompts, those of images among them."""
+        counted = sum(answer.usage.prompt_tokens for answer in one_per_request(self.answers))
+        return self.info.totals.prompt_tokens or counted
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of its answers."""
+        counted = sum(answer.usage.completion_tokens for answer in one_per_request(self.answers))
+        return self.info.totals.completion_tokens or counted
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what ``runs --json`` says of it."""
+        info = self.info
+        return {
+            "id": info.id,
+            "name": info.name,
+            "recording": info.recording,
+            "encoder_id": info.encoder_id,
+            "model": info.model,
+            "prompts": info.prompts,
+            "prompt_names": info.prompt_names,
+            "plan_id": info.plan_id,
+            "started_at": info.started_at,
+            "state": self.state,
+            "seconds": info.totals.seconds,
+            "num_frames": self.num_frames,
+            "num_answers": len(self.answers),
+            "num_errors": self.num_errors,
+            "num_parsed": self.num_parsed,
+            "num_known": info.totals.num_known,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "manner": {
+                "schema": info.sampling.schema or "",
+                "system": info.showing.system or "",
+                "frames_per_prompt": info.showing.frames_per_prompt,
+                "stride": info.showing.stride,
+                "image_position": info.showing.image_position,
+                "thinking": info.showing.thinking,
+            },
+        }
+
+
+def prompt_order(prompts: Sequence[str]) -> Callable[[Result], int]:
     """Return a key that sorts results by the order in which prompts were asked; those of others come last."""
     order = {prompt: number for number, prompt in enumerate(prompts)}
     return lambda result: order.get(result.prompt, len(order))
 
 
-def new_run_id(runs: Path) -> str:
-    """Return an id that no run in ``runs`` has: date, time, fraction of the second. Ids sort by time."""
-    while True:
-        at = datetime.now(UTC)
-        run_id = f"{at:%Y%m%d-%H%M%S}-{(at.microsecond << 16) // 1_000_000:04x}"
-        if not (runs / run_id).exists():
-            return run_id
+RequestKey = tuple[str, tuple[int, ...]]
+"""A prompt's id, and the frames that were shown together."""
 
 
-def logprobs_from_json(found: JsonObject, name: str) -> tuple[TokenLogprob, ...] | None:
-    """Read log-probabilities; a field that is missing or null has none.
-
-    Raises:
-        StoreError: they are something else.
-    """
-    if not found.has(name) or found.raw(name) is None:
-        return None
-    return tuple(map(_logprob, found.children(name)))
+def request_of(answer: Result) -> RequestKey:
+    """Return the key of the request that an answer came from, within its run."""
+    return answer.prompt_id, answer.group or (answer.frame,)
 
 
-def _logprob(found: JsonObject) -> TokenLogprob:
-    top = (
-        Candidate(one.integer("token"), one.text("text"), one.number("logprob"))
-        for one in found.children("top")
-    )
-    return TokenLogprob(found.integer("token"), found.text("text"), found.number("logprob"), tuple(top))
+def one_per_request(answers: Iterable[Result]) -> Iterator[Result]:
+    """Yield one line of each request: those of the frames that it showed together all say its tokens."""
+    seen: set[RequestKey] = set()
+    for answer in answers:
+        if request_of(answer) not in seen:
+            yield answer
+        seen.add(request_of(answer))
 
 
 _MAX_INFO_BYTES = 16 << 20
@@ -163,337 +297,32 @@ def read_info(run: Path) -> RunInfo:
     """
     path = run / INFO_NAME
     try:
-        return _info(parse(path.read_bytes(), str(path)))
-    except (InputError, ValueError) as error:  # settings that nothing could have been asked with
+        return _grouped(parse(path.read_bytes(), str(path)), str(path)).record(RunInfo)
+    except InputError as error:  # settings that nothing could have been asked with
         raise StoreError(f"{path}: {error}") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
 
 
-def info_fields(run: Path) -> dict[str, object]:
-    """Return what run.json says, whatever version wrote it; nothing where it cannot be read."""
+def readable_info(run: Path) -> RunInfo:
+    """Read run.json as far as it goes, whatever version wrote it; all else has its default."""
+    found: object = None
     with suppress(OSError, ValueError, RecursionError):
         path = run / INFO_NAME
         if path.stat().st_size <= _MAX_INFO_BYTES:
             found = json.loads(path.read_bytes())
-            if isinstance(found, dict):
-                return found
-    return {}
+    known = JsonObject(found if isinstance(found, dict) else {}, INFO_NAME)
+    return replace(_grouped(known, INFO_NAME).record(RunInfo, partly=True), id=run.name)
 
 
-def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = False) -> tuple[Result, ...]:
-    """Read results.jsonl, in the order in which the answers came; what is no result is told to ``say``.
+def _grouped(found: JsonObject, what: str) -> JsonObject:
+    """Return run.json with settings in groups: older runs have them beside all else, and no ``thinking``."""
 
-    Log-probabilities are most of a file that has them, and are read only when asked for. Fields of a newer
-    version are not looked at, and lines of before frames were grouped have no group.
+    def of(cls: Any) -> dict[str, object]:
+        return {field.name: found.raw(field.name) for field in fields(cls) if found.has(field.name)}
 
-    Raises:
-        StoreError: the file cannot be read.
-    """
-    path = run / RESULTS_NAME
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return ()  # killed before its first line
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}): is it a run?") from error
-    results = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found = JsonObject(json.loads(line), "the line")
-            result = _result(found)
-            results.append(_with_logprobs(result, found) if logprobs else result)
-        except (StoreError, ValueError, RecursionError) as error:
-            say(f"{path}, line {number}: not a result ({error}); it is left out")
-    return tuple(results)
-
-
-def _with_logprobs(result: Result, found: JsonObject) -> Result:
-    return replace(result, logprobs=logprobs_from_json(found, "logprobs"))
-
-
-def _result(found: JsonObject) -> Result:
-    usage = found.child("usage")
-    return Result(
-        recording=found.text("recording"),
-        frame=found.integer("frame"),
-        timestamp_s=found.number("timestamp_s"),
-        source=found.text("source"),
-        key=found.text("key"),
-        prompt_id=found.text("prompt_id"),
-        prompt=found.text("prompt"),
-        text=found.text("text"),
-        finish_reason=found.text("finish_reason"),
-        usage=Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
-        parsed=cast(JsonValue, found.raw("parsed")),
-        error=found.text_or_none("error"),
-        group=found.integers("group") if found.has("group") else (),
-        reasoning=found.text("reasoning") if found.has("reasoning") else "",
-    )
-
-
-def _info(found: JsonObject) -> RunInfo:
-    versions = found.raw("versions")
-    if not isinstance(versions, dict):
-        raise StoreError("run.json: versions should be an object")
-    return RunInfo(
-        id=found.text("id"),
-        recording=found.text("recording"),
-        encoder_id=found.text("encoder_id"),
-        model=found.text("model"),
-        model_path=found.text("model_path"),
-        revision=found.text("revision"),
-        prompts=found.texts("prompts"),
-        sampling=_sampling(_settings(found, "sampling")),
-        limits=_limits(_settings(found, "limits")),
-        showing=_showing(_settings(found, "showing")),
-        compute_dtype=found.text("compute_dtype"),
-        versions={str(name): str(version) for name, version in versions.items()},
-        started_at=found.text("started_at"),
-        ended_at=found.text_or_none("ended_at"),
-        status=found.text("status"),
-        totals=_totals(found.child("totals")),
-        name=found.text("name"),
-        prompt_names=found.texts("prompt_names"),
-        plan_id=found.text("plan_id"),
-        model_id=found.text("model_id"),
-        fresh=found.flag("fresh"),
-    )
-
-
-def _settings(found: JsonObject, name: str) -> JsonObject:
-    """Return a group of settings; runs made before they were grouped have them beside all else."""
-    return found.child(name) if found.has(name) else found
-
-
-def _sampling(found: JsonObject) -> Sampling:
-    return Sampling(
-        temperature=found.number("temperature"),
-        top_p=found.number("top_p"),
-        seed=found.integer("seed"),
-        max_tokens=found.integer("max_tokens"),
-        top_k=found.integer("top_k"),
-        min_p=found.number("min_p"),
-        repetition_penalty=found.number("repetition_penalty"),
-        repetition_window=found.integer("repetition_window"),
-        stop=found.texts("stop"),
-        logprobs=found.integer_or_none("logprobs"),
-        schema=found.text_or_none("schema"),
-    )
-
-
-def _limits(found: JsonObject) -> BatchLimits:
-    return BatchLimits(
-        max_num_seqs=found.integer("max_num_seqs"),
-        prefill_batch_size=found.integer("prefill_batch_size"),
-        prefill_step_size=found.integer("prefill_step_size"),
-        kv_memory_bytes=found.integer_or_none("kv_memory_bytes"),
-        share_prefixes=found.flag("share_prefixes"),
-    )
-
-
-def _showing(found: JsonObject) -> Showing:
-    return Showing(
-        frames_per_prompt=found.integer("frames_per_prompt"),
-        stride=found.integer_or_none("stride"),
-        image_position=ImagePosition(found.text("image_position")),
-        system=found.text_or_none("system"),
-        thinking=found.has("thinking") and found.flag("thinking"),
-    )
-
-
-def _totals(found: JsonObject) -> Totals:
-    return Totals(
-        num_results=found.integer("num_results"),
-        num_errors=found.integer("num_errors"),
-        num_parsed=found.integer("num_parsed"),
-        num_known=found.integer("num_known"),
-        num_repeated=found.integer("num_repeated"),
-        prompt_tokens=found.integer("prompt_tokens"),
-        completion_tokens=found.integer("completion_tokens"),
-        num_images=found.integer("num_images"),
-        num_images_again=found.integer("num_images_again"),
-        seconds=found.number("seconds"),
-    )
-
-
-# Line separators of Unicode, at which some readers split lines.
-_SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-
-
-Place = tuple[int, int]
-"""Where a line belongs when its run is done: the number of its request, that of its frame in the request."""
-
-
-class OutputFile:
-    """The user's own file of results: emptied when the first line comes, not before.
-
-    Several runs of one command may write to it, one after the other.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open the file and lock it.
-
-        Raises:
-            InputError: it cannot be written, or another run is writing it.
-        """
-        try:
-            given = output_path(path, "--output")
-            self._file = os.fdopen(os.open(given, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
-        except OSError as error:
-            raise InputError(
-                f"--output {path} cannot be written ({error.strerror}): give another file."
-            ) from error
-        self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)  # not a pipe or a terminal
-        self._to_empty = self._is_file
-        if self._is_file and not lock_file(self._file.fileno()):
-            self._file.close()
-            raise InputError(f"--output {path} is being written by another run: wait, or give another file.")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what could not be written was told when it was written
-            self._file.close()
-
-    def write(self, line: bytes) -> None:
-        """Append a line, at once. Raises ``OSError``."""
-        if self._to_empty:
-            self._file.truncate(0)  # only now: a run that fails before must not cost earlier results
-            self._to_empty = False
-        self._file.write(line)
-        self._file.flush()
-
-    def replace_last(self, lines: Iterable[bytes], num_bytes: int) -> None:
-        """Write the same lines in another order over the last ``num_bytes``. Raises ``OSError``."""
-        if self._is_file and num_bytes:
-            self._file.seek(-num_bytes, os.SEEK_CUR)
-            self._file.writelines(lines)
-            self._file.flush()
-
-
-class RunWriter:
-    """Writes one run; use as a context manager."""
-
-    def __init__(
-        self,
-        path: Path,
-        info: RunInfo,
-        output: OutputFile | None = None,
-        kept: Iterable[tuple[Place, Result]] = (),
-    ) -> None:
-        """Begin the run in the folder ``path``, whose lock the caller holds, with the lines ``kept``.
-
-        Raises:
-            StoreError: the home cannot be written.
-        """
-        self.path = path
-        self._output = output
-        self._lines: list[tuple[Place, int]] = []  # of each line its place and its bytes, as they came
-        with self._refusals():
-            self._file = self._started([(place, line_of(result)) for place, result in kept])
-        self.write_info(info)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what could not be written was told when it was written
-            self._file.close()
-
-    def write(self, result: Result, place: Place) -> None:
-        """Append a line, at once.
-
-        Raises:
-            StoreError: the disk is full or refuses.
-        """
-        line = line_of(result)
-        with self._refusals():
-            self._file.write(line)
-            self._file.flush()
-            self._lines.append((place, len(line)))
-            if self._output is not None:
-                self._output.write(line)
-
-    def put_in_order(self) -> None:
-        """Put the lines, which stand as their answers came, into the order in which they were asked.
-
-        Raises:
-            StoreError: the disk is full or refuses; the lines stay as they were.
-        """
-        if self._lines == sorted(self._lines):
-            return
-        spans = list[tuple[Place, int, int]]()
-        start = 0
-        for place, size in self._lines:
-            spans.append((place, start, size))
-            start += size
-        with self._refusals(), (self.path / RESULTS_NAME).open("rb") as file:
-
-            def lines() -> Iterator[bytes]:
-                for _, at, size in sorted(spans):
-                    file.seek(at)
-                    yield file.read(size)
-
-            fresh = self.path / f".{RESULTS_NAME}.new"
-            with _private(fresh) as ordered:
-                ordered.writelines(lines())
-            fresh.replace(self.path / RESULTS_NAME)
-            if self._output is not None:
-                self._output.replace_last(lines(), start)
-
-    def write_info(self, info: RunInfo) -> None:
-        """Replace run.json as a whole.
-
-        Raises:
-            StoreError: the disk is full or refuses.
-        """
-        fresh = self.path / f".{INFO_NAME}.new"
-        with self._refusals():
-            with _private(fresh) as file:
-                file.write(_utf8(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"))
-            fresh.replace(self.path / INFO_NAME)
-
-    def _started(self, kept: list[tuple[Place, bytes]]) -> IO[bytes]:
-        """Start the file with ``kept``: a reader sees the lines that were there before, or these."""
-        fresh = self.path / f".{RESULTS_NAME}.new"
-        file = _private(fresh)
-        for place, line in kept:
-            file.write(line)
-            self._lines.append((place, len(line)))
-        file.flush()
-        fresh.replace(self.path / RESULTS_NAME)
-        if self._output is not None:
-            for _, line in kept:
-                self._output.write(line)
-        return file
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            what = f"The run cannot be written to {self.path}; what was written stays"
-            raise disk_error(self.path, what, error) from error
-
-
-def line_of(result: Result) -> bytes:
-    """Return a result as its line of results.jsonl: one line to every reader, and always valid UTF-8."""
-    fields = asdict(result)
-    if not result.reasoning:
-        del fields["reasoning"]
-    text = json.dumps(fields, ensure_ascii=False)
-    for separator, escaped in _SEPARATORS.items():
-        text = text.replace(separator, escaped)
-    return _utf8(text + "\n")
-
-
-def _utf8(json_text: str) -> bytes:
-    # A file name that is no UTF-8 comes as lone surrogates: written as JSON's own escapes.
-    return json_text.encode("utf-8", "backslashreplace")
-
-
-def _private(path: Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    return os.fdopen(descriptor, "wb")
+    groups = (("sampling", Sampling), ("limits", BatchLimits), ("showing", Showing))
+    known = {name: of(cls) for name, cls in groups} | of(RunInfo)
+    if isinstance(showing := known["showing"], dict):
+        known["showing"] = {"thinking": False} | showing
+    return JsonObject(known, what)

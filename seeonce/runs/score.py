@@ -51,7 +51,7 @@ class ListScore:
 
     @property
     def recall(self) -> float | None:
-        """The share of true items that were named; ``None`` when there are none."""
+        """The share of true items that were named; ``None`` without any true item."""
         true = self.num_right + self.num_missed
         return self.num_right / true if true else None
 
@@ -149,7 +149,7 @@ def as_items(names: Sequence[str]) -> frozenset[str]:
 
 
 def _list_score(scored: Sequence[tuple[Place, Cell, Expected]], kind: str) -> ListScore | None:
-    """Count the items of a kind over all frames whose true items are known; ``None`` when none are."""
+    """Count the items of a kind over all frames whose true items are known; ``None`` without such a frame."""
     right = wrong = missed = num_known = 0
     for _, cell, expected in scored:
         wanted = expected.apps if kind == "apps" else expected.topics

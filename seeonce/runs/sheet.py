@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, Run, request_of, requests
+from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED
 from seeonce.runs.parse import Description
-from seeonce.runs.run import Result, as_asked
-from seeonce.runs.settings import in_words
+from seeonce.runs.run import Result, Run, one_per_request, prompt_order, request_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,14 @@ class Variant:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether nobody was asked: it is what was recorded."""
+        """Whether it is what was recorded, not an answer."""
         return self.runs[0].info.id == RECORDED
 
     @property
     def asked_with(self) -> str:
         """Its settings that are not as usual; empty when all are."""
         info = self.runs[0].info
-        return in_words(info.sampling, info.showing)
+        return info.settings_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     asked_before = Counter[object]()
     for run in runs:
         asked: dict[str, list[Result]] = {}
-        for answer in sorted(run.answers, key=as_asked(run.info.prompts)):
+        for answer in sorted(run.answers, key=prompt_order(run.info.prompts)):
             asked.setdefault(answer.prompt, []).append(answer)
         for prompt, answers in asked.items():
             way = (run.info.model, run.info.sampling, run.info.showing)
@@ -129,7 +128,9 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     for (number, variant), parts in sorted(found.items(), key=lambda item: item[0]):
         answer = parts[0][1][0]
         label = _letters(number) + (str(variant + 1) if num_asked > 1 else "")
-        tokens = sum(each.usage.completion_tokens for _, answers in parts for each in requests(answers))
+        tokens = sum(
+            each.usage.completion_tokens for _, answers in parts for each in one_per_request(answers)
+        )
         runs_of_it = tuple(run for run, _ in parts)
         for each in (each for _, answers in parts for each in _cells(answers, len(columns), cells)):
             first.setdefault((each.recording, each.frame), each)
@@ -224,7 +225,7 @@ class Savings:
 
 
 def savings_of(sheet: Sheet, num_tokens_of: Callable[[str], int]) -> Savings:
-    """Count encodings over all columns, from left to right; errors needed none."""
+    """Count encodings over all columns, from left to right; errors needed no encoding."""
     seen: set[str] = set()
     tokens: dict[str, int] = {}
     num_answers = num_tokens = 0

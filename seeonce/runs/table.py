@@ -8,10 +8,9 @@ from itertools import groupby
 
 from cache.base.text import visible
 from seeonce.runs.compare import AppCount, Comparison
-from seeonce.runs.find import Run
-from seeonce.runs.run import Result
+from seeonce.runs.prompts import clock
+from seeonce.runs.run import Result, Run
 from seeonce.runs.score import ListScore, PromptScore
-from seeonce.runs.settings import in_words
 
 _MAX_STRETCHES = 24
 
@@ -61,13 +60,6 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def clock(seconds: float) -> str:
-    """Return a time in a recording: 1:05, 2:03:09."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 _SHOWN_CHANGES = 5
 _SHOWN_MIX_UPS = 10
 
@@ -98,7 +90,7 @@ def _run_words(run: Run) -> str:
         short(info.name, 60),
         short(info.recording, 60),
         short(info.model.rstrip("/").rpartition("/")[2], 40),
-        in_words(info.sampling, info.showing),
+        info.settings_in_words,
         prompts + short(info.prompts[0] if info.prompts else "", 48),
     )
     return " · ".join(part for part in parts if part)
@@ -200,7 +192,7 @@ def _apps(counts: Sequence[AppCount]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    """Return a share in percent that says 100 % only when it is all, and 0 % only when it is none."""
+    """Return a share in percent that says 100 % only when it is all, and 0 % only when it is nothing."""
     if share is None:
         return "–"
     if 0 < share < 0.01 or 0.99 < share < 1:

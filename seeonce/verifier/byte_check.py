@@ -16,12 +16,13 @@ from typing import IO
 from blake3 import blake3
 
 from cache.base.errors import CannotCheckError, StoreError
+from cache.base.listener import Listener
 from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import EntryKey
 from cache.layout import FRAMES, group_name, now
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest
 from cache.store import Store
-from seeonce.verifier.report import Check, Listener
+from seeonce.verifier.report import Check
 
 _MAX_AGE_S = 24 * 3600
 _FORMAT = 1
@@ -46,7 +47,7 @@ def check_store_bytes(store: Store, listener: Listener) -> Check:
     """Check every entry and every manifest of the store, named or not.
 
     Raises:
-        CannotCheckError: there are none.
+        CannotCheckError: there are no entries.
     """
     problems: list[str] = []
     manifests = []

@@ -1,38 +1,36 @@
-"""Whether batching is right here, tried with small checkpoints where nobody has tried it."""
+"""Whether batching is right here, tried with small checkpoints, once for each device and versions."""
 
 import tempfile
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from cache.base.errors import SeeonceError
-from cache.base.home import Home
+from cache.base.listener import Listener
 from infer import canary
 from infer.limits import BatchLimits
+from seeonce.runs.describe import DescribeResult, Session, describe
 from seeonce.runs.options import DescribeOptions
-from seeonce.runs.recording import select
+from seeonce.runs.recording import Selected
 
 _RECURRENT = "gated delta nets"
 
 
-def sound_limits(home: Home, options: DescribeOptions, say: Callable[[str], None]) -> BatchLimits:
-    """Return limits under which answers are right here: those of ``options``, or slower ones.
+def describe_soundly(
+    session: Session, selected: Selected, options: DescribeOptions, listener: Listener
+) -> DescribeResult:
+    """Describe under the limits of ``options``, or slower ones under which answers are right here.
 
-    It is tried out where nobody has, with a decoder of the kind that is to answer.
+    They are tried first, with a decoder of the kind that is to answer, where that was not done for this
+    device and these versions.
 
     Raises:
-        CheckpointError: answers are wrong either way.
+        CheckpointError: answers are wrong either way, or the model does not load.
     """
-    if _has_recurrent_states(home, options, say):
-        return canary.sound_limits(home, options.limits, lambda limits: try_random(limits), say, _RECURRENT)
-    return canary.sound_limits(home, options.limits, lambda limits: try_demo(limits), say)
-
-
-def _has_recurrent_states(home: Home, options: DescribeOptions, say: Callable[[str], None]) -> bool:
-    try:
-        config = select(home, options.recording, options.model, say).config
-    except SeeonceError:
-        return False  # which is told by whoever asks
-    return any(layer.is_recurrent for layer in config.text.layers)
+    home, limits = session.home, options.limits
+    if any(layer.is_recurrent for layer in selected.config.text.layers):
+        limits = canary.sound_limits(home, limits, lambda tried: try_random(tried), listener.say, _RECURRENT)
+    else:
+        limits = canary.sound_limits(home, limits, lambda tried: try_demo(tried), listener.say)
+    return describe(session, selected, replace(options, limits=limits), listener)
 
 
 def try_demo(limits: BatchLimits) -> str | None:

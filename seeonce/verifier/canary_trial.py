@@ -28,7 +28,7 @@ _MAX_TOKENS = 16
 def run_trial(
     checkpoint: Path, pictures: list[Path], questions: list[str], limits: BatchLimits
 ) -> str | None:
-    """Say in which answer batched decoding under ``limits`` differs from live, ``None`` if in none."""
+    """Say in which answer batched decoding under ``limits`` differs from live, else ``None``."""
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
         return _run_trial(checkpoint, pictures, questions, limits, Home(Path(name)))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cache.base.errors import CannotCheckError, NotEncodedError, SeeonceError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.store import Store
 from checkpoint import backend
 from checkpoint.folder import CheckpointFolder
@@ -30,7 +31,7 @@ from seeonce.verifier.faults import (
     encoder_of,
 )
 from seeonce.verifier.levels import VerifyOptions, check_recording, sampled
-from seeonce.verifier.report import ControlResult, Level, Listener, Report, Silent
+from seeonce.verifier.report import ControlResult, Level, Report
 from seeonce.verifier.sample import Group
 
 _MAX_ENTRIES = 4
@@ -93,7 +94,7 @@ def _few_of(sample: list[Group]) -> list[Group]:
 
 def _check(copy: CopiedStore, checkpoint: Path, options: VerifyOptions) -> Report:
     model = None if options.level is Level.bytes else str(checkpoint)
-    return check_recording(copy.home, replace(options, model=model), Silent())
+    return check_recording(copy.home, replace(options, model=model), Listener())
 
 
 def _objections(copy: CopiedStore, checkpoint: Path, options: VerifyOptions) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from cache.base.errors import CannotCheckError, NotEncodedError, StalePictureError, StoreError
+from cache.base.listener import Listener
 from cache.entry import Features
 from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest
@@ -17,7 +18,7 @@ from seeonce.verifier.differences import (
     layer_figures,
     same_provenance,
 )
-from seeonce.verifier.report import Check, LayerFigures, Listener, Tolerances
+from seeonce.verifier.report import Check, LayerFigures, Tolerances
 from seeonce.verifier.sample import Group, confidence, confidence_words, entry_groups
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cache.base.errors import CannotCheckError, InputError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.entry import Features
 from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
@@ -15,7 +16,7 @@ from seeonce.runs.recording import Selected, find_recording, select
 from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
 from seeonce.verifier.differences import provenance_differences, tolerances
 from seeonce.verifier.embeddings import EmbeddingCheck
-from seeonce.verifier.report import Against, Check, Level, Listener, Report, Tolerances
+from seeonce.verifier.report import Against, Check, Level, Report, Tolerances
 from seeonce.verifier.sample import Group, draw, entry_groups, sample_size
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class VerifyOptions:
     the compute dtype; ``limits`` are pass two's, which answers are given under.
 
     Raises:
-        InputError: ``sample`` is neither a number nor ``all``, a tolerance is none, or the level does not
-            ask the reference ``against``.
+        InputError: ``sample`` is neither a number nor ``all``, a tolerance is not a number, or the level does
+            not ask the reference ``against``.
     """
 
     recording: str = "latest"

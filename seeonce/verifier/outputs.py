@@ -12,6 +12,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
+from cache.base.listener import Listener
 from cache.manifest import FrameEntry
 from cache.store import Store
 from infer.engine import Engine, EngineStats
@@ -27,7 +28,7 @@ from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import first_difference, logprob_distances, margin_at, trace_problem
 from seeonce.verifier.embeddings import EmbeddingCheck
 from seeonce.verifier.reference import LiveAnswer, LiveReference, Picture
-from seeonce.verifier.report import Check, Listener, LogprobFigures, Tolerances
+from seeonce.verifier.report import Check, LogprobFigures, Tolerances
 
 _MAX_TOKENS = 64
 _PAIR_PROMPT = Prompt("What is different between these two?")

@@ -113,7 +113,7 @@ class LiveReference:
     ) -> LiveAnswer:
         """Answer one prompt about some pictures, shown in their order, greedily, encoding them live.
 
-        With several chunks the prompt is prefilled by mlx-vlm in as many parts: the same but for rounding.
+        With several chunks the prompt is prefilled by mlx-vlm in as many parts: the same except for rounding.
         ``asked`` are the tokens to look at in place of the most likely ones, position by position.
         """
         inputs = self._inputs(pictures, prompt)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Protocol
 
 from cache.entry import Provenance
 
@@ -28,32 +27,6 @@ class Against(StrEnum):
 
     transformers = "transformers"
     mlx_vlm = "mlx-vlm"
-
-
-class Listener(Protocol):
-    """Shows the user how the check goes."""
-
-    def say(self, line: str) -> None:
-        """Take one line for the user."""
-
-    def begin(self, num_results: int, what: str = ..., unit: str = ...) -> None:
-        """Learn what comes next and how much of it."""
-
-    def advance(self, num_done: int = 1) -> None:
-        """Take note of what is done."""
-
-
-class Silent:
-    """A listener that shows nothing."""
-
-    def say(self, line: str) -> None:
-        """Drop a line."""
-
-    def begin(self, num_results: int, what: str = "", unit: str = "") -> None:
-        """Show no bar."""
-
-    def advance(self, num_done: int = 1) -> None:
-        """Move no bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +197,7 @@ _Json = dict[str, "_Json"] | list["_Json"] | tuple["_Json", ...] | str | int | f
 
 
 def as_json_text(report: Report) -> str:
-    """Return the report as JSON that every parser takes: Python's own NaN and Infinity are none."""
+    """Return the report as JSON that every parser takes: without Python's own NaN and Infinity."""
     return json.dumps(_finite(asdict(report)), allow_nan=False)
 
 

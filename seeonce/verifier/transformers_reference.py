@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.base.errors import CannotCheckError, StalePictureError
+from cache.base.listener import Listener
 from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec
 from cache.store import Store
@@ -22,7 +23,7 @@ from checkpoint.identity import image_processor
 from checkpoint.loading import load_model
 from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import as_float32, feature_differences, feature_problem, layer_figures
-from seeonce.verifier.report import Check, Listener, Tolerances
+from seeonce.verifier.report import Check, Tolerances
 from seeonce.verifier.sample import Group
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
 """verify-cache: holds the store against live encoding and says what was proved. The store is only read."""
 
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.leases import held_lease
 from cache.store import Store
 from seeonce.verifier.controls import with_controls
 from seeonce.verifier.levels import VerifyOptions, check_recording, check_store
-from seeonce.verifier.report import Listener, Report
+from seeonce.verifier.report import Report
 
 __all__ = ["VerifyOptions", "verify", "verify_store"]
 

@@ -19,9 +19,9 @@ from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import list_manifests
 from infer.request import Usage
-from seeonce.runs.find import RECORDED, Run
+from seeonce.runs.find import RECORDED
 from seeonce.runs.parse import Description
-from seeonce.runs.run import Result, RunInfo
+from seeonce.runs.run import Result, Run, RunInfo
 from sources.escribano import KIND, split_place
 from sources.escribano_db import RECORDING, Shape, reading, rows, words
 

@@ -67,7 +67,7 @@ class Pictures:
                 self._take(ref.path)
 
     def picture(self, key: str) -> bytes | None:
-        """Return the WebP thumbnail of the frame of a key; ``None`` when there is none."""
+        """Return the WebP thumbnail of the frame of a key; ``None`` where there is no thumbnail."""
         known = self._find(key)
         return None if known is None else self._thumbnails.read(known[0])
 

@@ -19,11 +19,12 @@ from markupsafe import Markup
 
 from cache.base.text import visible
 from seeonce.runs.compare import Place, normalised, word_similarity
-from seeonce.runs.find import Run
+from seeonce.runs.prompts import clock
 from seeonce.runs.report.pictures import DataUris, PictureOf
+from seeonce.runs.run import Run
 from seeonce.runs.score import Expected, PromptScore, file_name, is_true, score_column
 from seeonce.runs.sheet import Cell, Column, Row, Sheet, Variant, savings_of
-from seeonce.runs.table import clock, counted, list_score
+from seeonce.runs.table import counted, list_score
 
 _NUM_COLOURS = 8
 _MAX_CHOICES = 100
@@ -35,8 +36,8 @@ _HERE = Path(__file__).parent
 class ShownAnswer:
     """An answer as the page shows it, once for all variants of a prompt that gave it.
 
-    ``parts`` are named pieces of it: fields, or ``text`` for the whole. ``failure`` says why it is none, or
-    not a good one. ``is_true`` is ``None`` where the truth is not known.
+    ``parts`` are named pieces of it: fields, or ``text`` for the whole. ``failure`` says why there is no
+    answer, or no good one. ``is_true`` is ``None`` where the truth is not known.
     """
 
     columns: tuple[Column, ...]
@@ -77,7 +78,7 @@ class ShownRow:
 
     @property
     def failed(self) -> bool:
-        """Whether an answer is none, or not a good one."""
+        """Whether there is no answer, or no good one."""
         return any(answer.failure for answers in self.cells for answer in answers)
 
     @property
@@ -93,7 +94,7 @@ class ShownRow:
 
 @dataclass(frozen=True, slots=True)
 class ColumnTotals:
-    """The figures of one column; ``num_parsed`` is ``None`` when no form was asked for and none given."""
+    """The figures of one column; ``num_parsed`` is ``None`` when no form was asked for or given."""
 
     column: Column
     num_answers: int

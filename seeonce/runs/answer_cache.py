@@ -1,6 +1,6 @@
 """Answers by content: the same question to the same model about the same pictures is not decoded again.
 
-It is only a memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
+A corrupt file is replaced by an empty one; one that cannot be written is not used, silently.
 Errors are never kept.
 """
 
@@ -15,7 +15,7 @@ from cache.base.home import Home
 from cache.base.sqlite import Memory
 from cache.key import FieldHasher
 from infer.request import Answer, Usage
-from seeonce.runs.run import logprobs_from_json
+from seeonce.runs.results import logprobs_from_json
 
 MAX_ANSWERS = 500_000
 MAX_BYTES = 1 << 30
@@ -41,7 +41,7 @@ class AnswerCache(Memory):
         self._num_kept = 0
 
     def find(self, digest: str) -> Answer | None:
-        """Return the answer that was kept for a request; a row that is not what was written is none."""
+        """Return the answer that was kept for a request; a row that was changed is ignored."""
 
         def work(connection: sqlite3.Connection) -> Answer | None:
             query = "SELECT recording, reply, row_digest FROM answers WHERE ask = ?"
@@ -120,15 +120,14 @@ def answer_to_json(answer: Answer) -> str:
 def answer_from_json(text: str) -> Answer | None:
     """Read a kept answer; ``None`` when it is of another version.
 
-    An empty text is none either: reasoning that never ended was once kept as such.
+    An empty text is no answer either: earlier versions kept reasoning that never ended as one.
     """
     try:
         found = parse(text.encode(), "a kept answer")
-        usage = found.child("usage")
         answer = Answer(
             found.text("text"),
             found.text("finish_reason"),
-            Usage(usage.integer("prompt_tokens"), usage.integer("completion_tokens")),
+            found.child("usage").record(Usage),
             logprobs_from_json(found, "logprobs"),
             reasoning=found.text("reasoning") if found.has("reasoning") else "",
         )
