@@ -11,6 +11,8 @@ from cache.base.errors import CheckpointError
 from cache.base.text import user_path
 
 DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
+SMALL_MODEL = "mlx-community/Qwen3-VL-2B-Instruct-4bit"
+_SHORT_BYTES = 12e9  # of memory: 4 GB of weights and 3 GB for a frame of 1920x1080 leave too little of 8 GB
 DEMO = "demo"
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?$")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
@@ -31,8 +33,20 @@ class CheckpointFolder:
 
 
 def default_model(recording_id: str) -> str:
-    """Return SEEONCE_MODEL, else the bundled checkpoint for the demo recording, else a hub id."""
-    return os.environ.get("SEEONCE_MODEL") or (DEMO if recording_id == DEMO else DEFAULT_MODEL)
+    """Return SEEONCE_MODEL, else the bundled checkpoint for the demo recording, else a hub id.
+
+    That is Qwen3-VL of 4B in 4 bits, of 2B where this machine's memory is short.
+    """
+    if chosen := os.environ.get("SEEONCE_MODEL"):
+        return chosen
+    if recording_id == DEMO:
+        return DEMO
+    return SMALL_MODEL if memory_bytes() < _SHORT_BYTES else DEFAULT_MODEL
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:

@@ -5,10 +5,10 @@ sequence is counted as if it used all of its ``max_tokens``. Recurrent states ar
 the row.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
+from checkpoint.folder import memory_bytes
 from infer.kv_cache import rounded_up
 from infer.sequence import Sequence
 
@@ -83,4 +83,4 @@ def default_kv_bytes(weight_bytes: int) -> int:
     recommended = device.get("max_recommended_working_set_size") or device.get("total_memory")
     if recommended:
         return max(0, int((int(recommended) - weight_bytes) * _SHARE_OF_DEVICE))
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _SHARE_OF_HOST)
+    return int(memory_bytes() * _SHARE_OF_HOST)

@@ -29,7 +29,7 @@ from cache.stats import StoreLimit
 from cache.store import Durability, Store
 from cache.thumbnails import Thumbnails
 from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, CheckpointFolder, find_folder, memory_bytes
 from checkpoint.identity import (
     encoder_spec,
     lowest_vision_bits,
@@ -175,6 +175,11 @@ def encode(
     recording = open_named(known, options, notes, listener)
     earlier = [ref.encoder for ref in known if ref.recording.id == recording.info.id]
     model = options.model or model_of(home, recording.info.id, earlier[0].encoder_id if earlier else None)
+    if model in (DEFAULT_MODEL, SMALL_MODEL) and not earlier and not options.model:
+        listener.say(
+            f"{model} is the default with {memory_bytes() / 1e9:.0f} GB of memory; --model or SEEONCE_MODEL "
+            "names another."
+        )
     folder = find_folder(model, listener.say)
     config = read_config(folder.path)
     store = Store.open(home, durability=options.durability)

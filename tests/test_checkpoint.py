@@ -19,10 +19,11 @@ from cache.base.errors import CheckpointError, InputError
 from cache.base.home import Home
 from cache.key import EncoderSpec
 from cache.pixel_index import PixelIndex
+from checkpoint import folder as folder_module
 from checkpoint import identity
 from checkpoint.config import read_config
 from checkpoint.family import LayerState
-from checkpoint.folder import DEFAULT_MODEL, default_model, find_folder, tensor_shapes
+from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, default_model, find_folder, tensor_shapes
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from checkpoint.loading import cast, load_model
 
@@ -48,7 +49,10 @@ def _parameters(path: Path) -> dict[str, Any]:
 
 def test_the_default_model_is_the_users_else_the_demos_else_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEEONCE_MODEL", raising=False)
+    monkeypatch.setattr(folder_module, "memory_bytes", lambda: 16 * 10**9)
     assert (default_model("demo"), default_model("mine-1234")) == ("demo", DEFAULT_MODEL)
+    monkeypatch.setattr(folder_module, "memory_bytes", lambda: 8 * 10**9)
+    assert (default_model("demo"), default_model("mine-1234")) == ("demo", SMALL_MODEL)
     monkeypatch.setenv("SEEONCE_MODEL", "/models/mine")
     assert default_model("demo") == default_model("mine-1234") == "/models/mine"
 

@@ -160,6 +160,12 @@ def test_frames_that_an_older_rule_chose_are_still_verified_and_others_are_said(
     assert "1 of the 3 frames that were encoded before are others now" in ended.err
 
 
+def test_encode_says_which_model_is_the_default_and_why(run: Run, images: Path) -> None:
+    ended = run("seeonce encode", images)
+    assert "Qwen3-VL-4B-Instruct-4bit is the default with" in ended.err
+    assert "could not be downloaded" in ended.error
+
+
 def test_a_recording_with_no_readable_picture_is_an_error(run: Run, plain: Path, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "bad")
     for file in folder.iterdir():

@@ -19,7 +19,7 @@ from cache.base.text import megabytes
 from cache.stats import store_stats
 from checkpoint.backend import import_mlx, installed_version
 from checkpoint.blas import blas_in_front, computes_on_cpu
-from checkpoint.folder import DEFAULT_MODEL, DEMO, find_folder
+from checkpoint.folder import DEMO, default_model, find_folder
 from infer.canary import combination, remembered
 
 _OK, _NOTE, _BROKEN = "ok", "note", "broken"
@@ -138,7 +138,7 @@ def _store(home: Home) -> Iterator[Finding]:
 
 
 def _model() -> Finding:
-    chosen = os.environ.get("SEEONCE_MODEL") or DEFAULT_MODEL
+    chosen = default_model("")
     is_folder = chosen == DEMO or Path(chosen).expanduser().is_dir()
     name = Path(chosen).name if is_folder else _private(chosen)
     if is_folder:
