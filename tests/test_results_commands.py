@@ -179,6 +179,32 @@ def test_a_truth_is_asked_for_where_none_is_known(run: Run, two_runs: Path, tmp_
     assert "names no frame of monday" in run("seeonce score --truth", tmp_path / "truth.csv").error
 
 
+@pytest.mark.parametrize(
+    ("csv", "said"),
+    [
+        (
+            "frame,prompt,text\n0,Q?,mail\n0,R?,mail\n",
+            "no row about the prompt 'P?': its rows are about 'Q?', 'R?'",
+        ),
+        (
+            "frame,recording,text\n0,tuesday,a\n",
+            "no row about the recording 'monday': its rows are about 'tuesday'",
+        ),
+        ("frame,prompt,text\n9,P?,mail\n", "names no frame of monday"),
+        ("frame,text\n", "names no frame of monday"),
+    ],
+)
+def test_a_truth_about_nothing_that_was_asked_says_what_it_is_about(
+    csv: str, said: str, run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_run(home, FIRST, [answer(0, "a", "P?"), answer(0, "b", "Q2?")], prompts=["P?", "Q2?"])
+    truth = tmp_path / "truth.csv"
+    truth.write_text(csv)
+    assert said in run("seeonce score latest:1 --truth", truth).error
+    ended = run("seeonce report latest:1 --truth", truth, "-o", tmp_path / "r.html")
+    assert (ended.code, said in ended.err) == (0, True)
+
+
 def test_a_report_is_one_private_file(run: Run, two_runs: Path, tmp_path: Path) -> None:
     ended = run("seeonce report baseline latest -o", tmp_path / "report.html")
     assert "2 frames, 1 prompt," in ended.out

@@ -13,7 +13,7 @@ from cache.base.home import Home
 from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, terminal_width, truths_of, warn
 from seeonce.runs.find import Run, select_run
 from seeonce.runs.run import Result, RunInfo
-from seeonce.runs.score import score_column
+from seeonce.runs.score import read_truth, score_column, why_unused
 from seeonce.runs.sheet import Sheet, make_sheet
 from seeonce.runs.table import score_text, short
 
@@ -43,7 +43,7 @@ def score_command(
 def _no_truth(truth: Path | None, sheet: Sheet) -> str:
     if truth is None:
         return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
-    return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
+    return why_unused(truth, read_truth(truth), sheet)
 
 
 def judge(recording_id: str, results: Sequence[Result]) -> list[str]:
