@@ -152,6 +152,35 @@ def test_a_run_is_compared_with_what_escribano_said(
     assert "not encoded any more" in run("seeonce compare latest recorded").error
 
 
+def test_what_escribano_said_of_another_recording_is_asked_for_in_vain(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    noise(1).save(tmp_path / "a.png")
+    assert run("seeonce encode", tmp_path, "--model", plain).code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    for command in ("compare", "report"):
+        said = run(f"seeonce {command} latest recorded").error
+        assert "no recording of Escribano's (it is a folder): name another run instead of recorded" in said
+    assert "(it is a folder): use --to csv or --to parquet" in run("seeonce export --to escribano").error
+
+
+def test_runs_without_a_frame_in_common_are_not_compared(run: Run, two_runs: Path) -> None:
+    for number, answers in enumerate(
+        ([answer(0, "a", recording="tuesday")], [answer(7, "a")], [answer(0, "", error="no memory")], [])
+    ):
+        write_run(two_runs, f"20261121-12000{number}-cccc", answers, name=f"run-{number}")
+    for name, said in (
+        ("run-0", "baseline is about monday and run-0 about tuesday: they have no frame in common"),
+        ("run-1", "baseline and run-1 have no frame of monday in common"),
+        ("run-2", "run-2 has no answers but errors"),
+        ("run-3", "run-3 has no answers: see"),
+    ):
+        for command in ("compare", "compare --json"):
+            ended = run(f"seeonce {command} baseline {name}")
+            assert (ended.code, ended.out) == (1, "")
+            assert said in ended.error
+
+
 def test_scores_are_told_with_the_frames_that_were_mixed_up(run: Run, home: Path, tmp_path: Path) -> None:
     write_run(home, FIRST, [answer(0, "chat"), answer(1, "mail"), answer(2, "notes")])
     (tmp_path / "truth.csv").write_text("frame,text\n0,mail\n1,chat\n0002.png,notes\n")
