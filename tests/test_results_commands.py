@@ -361,7 +361,7 @@ def test_of_a_line_of_fields_and_a_recorded_sentence_the_description_is_shown_on
     assert {(one["left"], one["right"]) for one in found["changed_most"]} == {("a browser", "a mail")}
 
 
-@pytest.mark.parametrize("columns", [80, 110])
+@pytest.mark.parametrize("columns", [40, 60, 80, 110])
 def test_listings_comparisons_and_scores_fit_the_terminal(
     columns: int, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,7 +384,8 @@ def test_listings_comparisons_and_scores_fit_the_terminal(
     for command in ("runs", "recordings"):
         lines = run(f"seeonce {command}").out.splitlines()
         assert max(map(len, lines)) <= columns
-        assert lines[0].startswith("id ")
+        assert lines[0].split()[0] == "id"
+        assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d|\bUTC\b", " ".join(lines))
 
 
 def test_times_are_those_of_the_machines_zone_which_is_named(
