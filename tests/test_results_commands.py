@@ -424,3 +424,19 @@ def test_prompts_are_compared_in_the_order_in_which_they_were_asked(run: Run, ho
     found = run(f"seeonce compare --json {FIRST} {SECOND}").json
     assert [one["num_frames"] for one in found] == [1, 2]
     assert "name a run, too" in run("seeonce report recorded").error
+
+
+def test_frames_that_could_not_be_read_are_named_and_nothing_is_folded_across_them(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    for number in range(6):
+        noise(1).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    assert run("seeonce encode", tmp_path, "--model", plain).code == 3
+    ended = run("seeonce describe latest --max-tokens 2 --model", plain)
+    assert re.findall(r"^ +(\d\S*) ", ended.out, re.MULTILINE) == ["0-2", "4-5"]
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "have answers; 1 could not be read: 3<" in page
+    assert f"5 of 6 frames of <bdi>{run('seeonce recordings --json').json[0]['id']}</bdi>" in page
+    assert re.findall(r"frames \d+–\d+", page) == ["frames 0–2", "frames 4–5"]

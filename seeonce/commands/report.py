@@ -53,6 +53,7 @@ def report_command(
         pictures.num_tokens,
         truths,
         _title(chosen),
+        pictures.manifests,
     ).encode("utf-8")
     write_private(output, page)
     num_prompts = len({column.prompt for column in sheet.columns})

@@ -28,7 +28,10 @@ def answer_table(results: Sequence[Result], width: int) -> str:
 
 
 def _stretches(results: Sequence[Result], width: int) -> list[str]:
-    stretches = [list(group) for _, group in groupby(results, key=_text)]
+    # What follows without a gap, and says the same, is one line: a frame in between was not looked at.
+    number_of = {frame: number for number, frame in enumerate(dict.fromkeys(one.frame for one in results))}
+    alike = groupby(results, key=lambda one: (one.frame - number_of[one.frame], _text(one)))
+    stretches = [list(group) for _, group in alike]
     wide = max(6, *(len(clock(stretch[0].timestamp_s)) for stretch in stretches[:_MAX_STRETCHES]))
     lines = [line for stretch in stretches[:_MAX_STRETCHES] for line in _lines(stretch, wide, width)]
     hidden = sum(len(stretch) for stretch in stretches[_MAX_STRETCHES:])
