@@ -200,6 +200,8 @@ def test_the_demo_is_scored_without_a_file(run: Run, home: Path) -> None:
     write_run(home, FIRST, answers)
     (score,) = run("seeonce score --json").json
     assert (score["num_exact"], score["num_scored"], score["apps"]["num_missed"]) == (1, 2, 1)
+    write_run(home, SECOND, [answer(0, "mail", "Which?", recording="demo")])
+    assert "no row about the prompt 'Which?': its rows are about" in run("seeonce score").error
 
 
 def test_a_truth_is_asked_for_where_none_is_known(run: Run, two_runs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, terminal_width, truths_of, warn
+from seeonce.commands.arguments import (
+    RUN,
+    TRUTH,
+    AsJson,
+    sheet_of,
+    terminal_width,
+    truth_beside,
+    truths_of,
+    warn,
+)
 from seeonce.runs.find import Run, select_run
 from seeonce.runs.run import Result, RunInfo
 from seeonce.runs.score import read_truth, score_column, why_unused
@@ -41,9 +50,11 @@ def score_command(
 
 
 def _no_truth(truth: Path | None, sheet: Sheet) -> str:
-    if truth is None:
-        return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
-    return why_unused(truth, read_truth(truth), sheet)
+    first = sheet.rows[0]
+    file = truth or truth_beside(first.recording, first.source)
+    if file is None:
+        return f"The truth about {first.recording} is not known: give a CSV file with --truth."
+    return why_unused(file, read_truth(file), sheet)
 
 
 def judge(recording_id: str, results: Sequence[Result]) -> list[str]:

@@ -207,13 +207,12 @@ def _stretches(sheet: Sheet, truths: Sequence[Mapping[Place, Expected]]) -> Iter
 def _left_out(
     sheet: Sheet, manifests: Sequence[Manifest]
 ) -> Iterator[tuple[str, int, int, list[SkippedFrame]]]:
-    """Yield each recording with frames that have no answer: how many have one, of how many, which not read."""
+    """Yield recordings with frames that have no answer: how many have one, of how many, which are unread."""
     asked = {run.info.encoder_id for column in sheet.columns for run in column.runs}
-    own_rows = groupby(sheet.rows, lambda row: row.recording)
-    for recording, shown in ((recording, {row.frame for row in rows}) for recording, rows in own_rows):
-        own = [
-            one for one in manifests if one.recording.id == recording and one.encoder.encoder_id.hex in asked
-        ]
+    for recording, rows in groupby(sheet.rows, lambda row: row.recording):
+        shown = {row.frame for row in rows}
+        own = [one for one in manifests if one.recording.id == recording]
+        own = [one for one in own if one.encoder.encoder_id.hex in asked]
         num_frames = max((one.recording.num_frames for one in own), default=0)
         skipped = {frame.index: frame for one in own for frame in one.skipped if frame.index not in shown}
         if len(shown) < num_frames:
