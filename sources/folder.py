@@ -119,8 +119,7 @@ def _recording(
     untimed = [
         printable(Path(file.path).name) for file, time_s in zip(files, times, strict=True) if time_s is None
     ]
-    # One name decides nothing for the others, and a list has an order of its own.
-    is_timed = not untimed or (kind != KIND and len(known) >= max(2, len(untimed)))
+    is_timed = _are_timed(times, kind)
     remarks = (_untimed_words(untimed, len(files), is_timed=is_timed),) if untimed and known else ()
     if is_timed:
         files, times = _by_time(files, names, times)
@@ -145,6 +144,18 @@ def _recording(
     )
     length_s = frames[-1].timestamp_s - frames[0].timestamp_s if is_timed and frames else None
     return Recording(info, frames, remarks=remarks, length_s=length_s)
+
+
+def _are_timed(times: Sequence[float | None], kind: str) -> bool:
+    """Tell whether times go before the order: one name decides nothing, a list has an order of its own."""
+    num_untimed = times.count(None)
+    return not num_untimed or (kind != KIND and len(times) - num_untimed >= max(2, num_untimed))
+
+
+def has_times(kind: str, sources: Sequence[str]) -> bool:
+    """Tell whether the times of a recording's frames are those of their pictures, and not their indexes."""
+    names = [Path(source).stem for source in sources]
+    return kind not in ("folder", KIND, PICTURE) or _are_timed(_times_of_names(names)[0], kind)
 
 
 def _untimed_words(untimed: Sequence[str], num_files: int, *, is_timed: bool) -> str:

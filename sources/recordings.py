@@ -249,10 +249,11 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> Recordin
 
 
 def _length_s(refs: list[ManifestRef]) -> float | None:
-    """Return the time from the first frame that is encoded to the last."""
+    """Return the time from the first frame that is encoded to the last; None where nobody knows times."""
     with suppress(StoreError, IndexError):
         frames = read_manifest(refs[0].path).frames
-        return frames[-1].timestamp_s - frames[0].timestamp_s
+        if folder.has_times(refs[0].recording.kind, [frame.source for frame in frames]):
+            return frames[-1].timestamp_s - frames[0].timestamp_s
     return None
 
 

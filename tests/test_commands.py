@@ -604,3 +604,14 @@ def test_without_recordings_the_listing_says_how_to_get_one(run: Run, home: Path
 def test_store_stats_count_entries(run: Run, encoded: Store) -> None:
     assert run("seeonce store stats --json").json["num_entries"] == 3
     assert "3 named" in run("seeonce store stats").out
+
+
+@pytest.mark.parametrize(("names", "length_s"), [(("a", "b", "c"), None), (("0s", "1s", "2s"), 2.0)])
+def test_a_folder_whose_names_tell_no_time_has_no_length(
+    names: tuple[str, ...], length_s: float | None, run: Run, plain: Path, home: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(names):
+        noise(number).save(tmp_path / f"{name}.png")
+    assert run("seeonce encode", tmp_path, "--model", plain).code == 0
+    (listed,) = run("seeonce recordings --json").json
+    assert listed["length_s"] == length_s

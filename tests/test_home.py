@@ -51,7 +51,7 @@ def test_preparing_makes_it_private_and_marks_it_as_a_cache(tmp_path: Path) -> N
 
 def test_a_home_that_is_a_file_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "home").touch()
-    with pytest.raises(StoreError, match="set SEEONCE_HOME"):
+    with pytest.raises(StoreError, match="check its permissions, or set SEEONCE_HOME to a folder"):
         Home(tmp_path / "home").prepare()
 
 

@@ -84,6 +84,7 @@ def calls_until(step: CommitStep, folder: Path) -> int:
 def test_a_refusal_advises_what_helps_against_it(error: Exception, advice: str) -> None:
     said = str(disk_error(Path("/runs"), "The run cannot be written", error))
     assert advice in said
+    assert ("set SEEONCE_HOME to a folder that you can write to" in said) == ("permissions of" in said)
     assert ("free some space" in said) == ("space" in str(error) or "full" in str(error))
 
 

@@ -152,6 +152,35 @@ def test_a_run_is_compared_with_what_escribano_said(
     assert "not encoded any more" in run("seeonce compare latest recorded").error
 
 
+def test_what_escribano_said_of_another_recording_is_asked_for_in_vain(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    noise(1).save(tmp_path / "a.png")
+    assert run("seeonce encode", tmp_path, "--model", plain).code == 0
+    assert run("seeonce describe latest --max-tokens 2 --model", plain).code == 0
+    for command in ("compare", "report"):
+        said = run(f"seeonce {command} latest recorded").error
+        assert "no recording of Escribano's (it is a folder): name another run instead of recorded" in said
+    assert "(it is a folder): use --to csv or --to parquet" in run("seeonce export --to escribano").error
+
+
+def test_runs_without_a_frame_in_common_are_not_compared(run: Run, two_runs: Path) -> None:
+    for number, answers in enumerate(
+        ([answer(0, "a", recording="tuesday")], [answer(7, "a")], [answer(0, "", error="no memory")], [])
+    ):
+        write_run(two_runs, f"20261121-12000{number}-cccc", answers, name=f"run-{number}")
+    for name, said in (
+        ("run-0", "baseline is about monday and run-0 about tuesday: they have no frame in common"),
+        ("run-1", "baseline and run-1 have no frame of monday in common"),
+        ("run-2", "run-2 has no answers but errors"),
+        ("run-3", "run-3 has no answers: see"),
+    ):
+        for command in ("compare", "compare --json"):
+            ended = run(f"seeonce {command} baseline {name}")
+            assert (ended.code, ended.out) == (1, "")
+            assert said in ended.error
+
+
 def test_scores_are_told_with_the_frames_that_were_mixed_up(run: Run, home: Path, tmp_path: Path) -> None:
     write_run(home, FIRST, [answer(0, "chat"), answer(1, "mail"), answer(2, "notes")])
     (tmp_path / "truth.csv").write_text("frame,text\n0,mail\n1,chat\n0002.png,notes\n")
@@ -171,12 +200,40 @@ def test_the_demo_is_scored_without_a_file(run: Run, home: Path) -> None:
     write_run(home, FIRST, answers)
     (score,) = run("seeonce score --json").json
     assert (score["num_exact"], score["num_scored"], score["apps"]["num_missed"]) == (1, 2, 1)
+    write_run(home, SECOND, [answer(0, "mail", "Which?", recording="demo")])
+    assert "no row about the prompt 'Which?': its rows are about" in run("seeonce score").error
 
 
 def test_a_truth_is_asked_for_where_none_is_known(run: Run, two_runs: Path, tmp_path: Path) -> None:
     assert "give a CSV file with --truth" in run("seeonce score").error
     (tmp_path / "truth.csv").write_text("frame,text\n77,mail\n")
     assert "names no frame of monday" in run("seeonce score --truth", tmp_path / "truth.csv").error
+
+
+@pytest.mark.parametrize(
+    ("csv", "said"),
+    [
+        (
+            "frame,prompt,text\n0,Q?,mail\n0,R?,mail\n",
+            "no row about the prompt 'P?': its rows are about 'Q?', 'R?'",
+        ),
+        (
+            "frame,recording,text\n0,tuesday,a\n",
+            "no row about the recording 'monday': its rows are about 'tuesday'",
+        ),
+        ("frame,prompt,text\n9,P?,mail\n", "names no frame of monday"),
+        ("frame,text\n", "names no frame of monday"),
+    ],
+)
+def test_a_truth_about_nothing_that_was_asked_says_what_it_is_about(
+    csv: str, said: str, run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_run(home, FIRST, [answer(0, "a", "P?"), answer(0, "b", "Q2?")], prompts=["P?", "Q2?"])
+    truth = tmp_path / "truth.csv"
+    truth.write_text(csv)
+    assert said in run("seeonce score latest:1 --truth", truth).error
+    ended = run("seeonce report latest:1 --truth", truth, "-o", tmp_path / "r.html")
+    assert (ended.code, said in ended.err) == (0, True)
 
 
 def test_a_report_is_one_private_file(run: Run, two_runs: Path, tmp_path: Path) -> None:
@@ -306,7 +363,7 @@ def test_of_a_line_of_fields_and_a_recorded_sentence_the_description_is_shown_on
     assert {(one["left"], one["right"]) for one in found["changed_most"]} == {("a browser", "a mail")}
 
 
-@pytest.mark.parametrize("columns", [80, 110])
+@pytest.mark.parametrize("columns", [40, 60, 80, 110])
 def test_listings_comparisons_and_scores_fit_the_terminal(
     columns: int, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +386,8 @@ def test_listings_comparisons_and_scores_fit_the_terminal(
     for command in ("runs", "recordings"):
         lines = run(f"seeonce {command}").out.splitlines()
         assert max(map(len, lines)) <= columns
-        assert lines[0].startswith("id ")
+        assert lines[0].split()[0] == "id"
+        assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d|\bUTC\b", " ".join(lines))
 
 
 def test_times_are_those_of_the_machines_zone_which_is_named(
@@ -368,3 +426,19 @@ def test_prompts_are_compared_in_the_order_in_which_they_were_asked(run: Run, ho
     found = run(f"seeonce compare --json {FIRST} {SECOND}").json
     assert [one["num_frames"] for one in found] == [1, 2]
     assert "name a run, too" in run("seeonce report recorded").error
+
+
+def test_frames_that_could_not_be_read_are_named_and_nothing_is_folded_across_them(
+    run: Run, home: Path, plain: Path, tmp_path: Path
+) -> None:
+    for number in range(6):
+        noise(1).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    assert run("seeonce encode", tmp_path, "--model", plain).code == 3
+    ended = run("seeonce describe latest --max-tokens 2 --model", plain)
+    assert re.findall(r"^ +(\d\S*) ", ended.out, re.MULTILINE) == ["0-2", "4-5"]
+    assert run("seeonce report latest -o", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "have answers; 1 could not be read: 3<" in page
+    assert f"5 of 6 frames of <bdi>{run('seeonce recordings --json').json[0]['id']}</bdi>" in page
+    assert re.findall(r"frames \d+–\d+", page) == ["frames 0–2", "frames 4–5"]

@@ -6,7 +6,7 @@ import pytest
 from run_samples import answer, line, run_of
 
 from cache.base.errors import InputError
-from seeonce.runs.score import Expected, PromptScore, read_truth, score_column, truth_for
+from seeonce.runs.score import Expected, PromptScore, file_name, read_truth, score_column, truth_for
 from seeonce.runs.sheet import make_sheet
 
 CSV = """frame,description,activity,apps,topics
@@ -86,6 +86,11 @@ def test_a_row_about_one_prompt_says_nothing_about_others(tmp_path: Path) -> Non
         ("text\nmail\n", "expected a column 'frame'"),
         ("frame\n0\n", "at least one of"),
         ("", "an empty file"),
+        ("frame,text\n0,mail\n1,a\n0,chat\n", "line 4 is about the frame and prompt that line 2 is about"),
+        ("frame,prompt,text\n0,P?,mail\n00,P?,mail\n", "line 3 is about .* that line 2"),
+        ("frame,apps\n0,mail, chat\n", "line 2 has more fields than the heading: quote"),
+        ("frame;apps\n0;mail; chat\n", "line 2 has more fields than the heading: quote"),
+        ("frame,text\n0,mail\n,chat\n", "line 3 names no frame"),
     ],
 )
 def test_a_truth_that_cannot_be_used_is_refused(csv: str, said: str, tmp_path: Path) -> None:
@@ -103,3 +108,18 @@ def test_an_answer_without_fields_is_the_list_that_alone_is_known(tmp_path: Path
 def test_a_row_about_one_recording_says_nothing_about_others(tmp_path: Path) -> None:
     assert _score(tmp_path, "recording,frame,text\ntuesday,0,mail\n", "mail").num_scored == 0
     assert _score(tmp_path, "recording,frame,text\nmonday,0,mail\n,1,chat\n", "mail", "chat").num_exact == 2
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_truth_is_read_whatever_separates_its_columns(separator: str, tmp_path: Path) -> None:
+    lines = ["frame", "apps", "topics"], ["0", '"mail; chat"', ""], ["", "", ""], ["", "", ""]
+    csv = "\n".join(separator.join(fields) for fields in lines)
+    assert _score(tmp_path, csv, "chat, mail").num_exact == 1
+
+
+def test_a_row_about_one_prompt_goes_before_one_about_all_wherever_it_stands(tmp_path: Path) -> None:
+    assert _score(tmp_path, "frame,prompt,text\n0,What is it?,mail\n0,,chat\n", "mail").num_exact == 1
+
+
+def test_a_backslash_is_part_of_a_frames_name() -> None:
+    assert file_name("/frames/\\x1b[31mred.png") == "\\x1b[31mred.png"

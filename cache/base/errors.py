@@ -62,7 +62,8 @@ def disk_error(place: Path, what: str, error: Exception) -> StoreError:
     elif number == errno.EROFS:
         advice = "nothing can be written to that disk: use another, for the store by SEEONCE_HOME"
     elif number in _NOT_ALLOWED:
-        advice = f"check the permissions of {place}"
+        advice = f"check the permissions of {place}, or, for the store and runs, "
+        advice += "set SEEONCE_HOME to a folder that you can write to"
     elif number in _CANNOT_SYNC:
         advice = "its filesystem may not be able to make a folder durable: encode with --durability none, or "
         advice += "set SEEONCE_HOME to a disk of this machine"

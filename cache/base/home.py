@@ -67,8 +67,8 @@ class Home:
                     folder.write_once(_TAG_NAME, _TAG, Durability.none)
         except OSError as error:
             raise StoreError(
-                f"cannot use {self.path} as SEEONCE_HOME: {error.strerror}; "
-                "set SEEONCE_HOME to a folder that you can write to"
+                f"cannot use {self.path} as SEEONCE_HOME: {error.strerror}; check its permissions, or set "
+                "SEEONCE_HOME to a folder that you can write to"
             ) from error
         if created and sys.platform == "darwin":
             _leave_out_of_time_machine(self.path)

@@ -48,7 +48,7 @@ def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[Place, Expected]
     found: list[dict[Place, Expected]] = [{} for _ in sheet.columns]
     for recording, own in groupby(sheet.rows, lambda row: row.recording):
         frames = list(own)
-        beside = _beside(recording, frames[0].source)
+        beside = truth_beside(recording, frames[0].source)
         if beside is None:
             continue
         try:
@@ -62,7 +62,7 @@ def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[Place, Expected]
     return list(found)
 
 
-def _beside(recording: str, source: str) -> Path | None:
+def truth_beside(recording: str, source: str) -> Path | None:
     """Return the truth.csv beside a recording's pictures; the demo's is that of this installation."""
     folder = _DEMO_FOLDER if recording == DEMO else Path(source).parent
     path = folder / "truth.csv"

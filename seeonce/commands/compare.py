@@ -8,6 +8,7 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
+from cache.base.text import visible
 from seeonce.commands.arguments import RUN, AsJson, terminal_width, warn
 from seeonce.runs.compare import Answers, Said, compare
 from seeonce.runs.find import RECORDED, select_run
@@ -27,19 +28,41 @@ def compare_command(
     Example: seeonce compare latest recorded
     """
     home = Home.locate()
-    first = select_run(home, left, warn)
+    first = _answered(home, left)
     if right == RECORDED:
         from seeonce.runs.export.escribano import recorded_run
 
-        recorded = recorded_run(home, first.answers)
-        pairs = [(_side(_named(left, first, recorded), first), _side(right, recorded))]
+        second = recorded_run(home, first.answers)
+        pairs = [(_side(_named(left, first, second), first), _side(right, second))]
     else:
-        pairs = _pairs(left, first, right, select_run(home, right, warn))
+        second = _answered(home, right)
+        pairs = _pairs(left, first, right, second)
     found = [compare(*pair) for pair in pairs]
+    if not any(one.num_frames for one in found):
+        raise InputError(_nothing_common(left, first, right, second))
     if as_json:
         typer.echo(json.dumps([asdict(comparison) for comparison in found]))
     else:
         typer.echo("\n\n".join(comparison_text(one, terminal_width()) for one in found))
+
+
+def _answered(home: Home, name: str) -> Run:
+    run = select_run(home, name, warn)
+    if run.num_errors == len(run.answers):
+        raise InputError(f"{name} has no answers{' but errors' if run.answers else ''}: see seeonce runs.")
+    return run
+
+
+def _nothing_common(left: str, first: Run, right: str, second: Run) -> str:
+    """Say why two runs cannot be compared."""
+    mine, yours = ({answer.recording for answer in run.answers} for run in (first, second))
+    about = [visible(", ".join(sorted(recordings))) for recordings in (mine, yours)]
+    if mine & yours:
+        return f"{left} and {right} have no frame of {about[0]} in common that both answered."
+    return (
+        f"{left} is about {about[0]} and {right} about {about[1]}: they have no frame in common; name two "
+        "runs about one recording, see seeonce runs."
+    )
 
 
 def _pairs(left: str, first: Run, right: str, second: Run) -> list[tuple[Answers, Answers]]:

@@ -72,7 +72,7 @@ def export_command(
         raise InputError("--output is for csv and parquet; --to escribano writes to the recording's database")
     if not answers:
         raise InputError(f"{folder.name} has no answers: see its results.jsonl")
-    database, row_id = target_of(home, answers[0].recording)
+    database, row_id = target_of(home, answers[0].recording, "use --to csv or --to parquet")
     done = export(database, row_id, answers, overwrite=overwrite, dry_run=dry_run)
     shown = _as_json if as_json else _in_words
     typer.echo(shown(done, database, dry_run=dry_run))

@@ -11,6 +11,7 @@ from cache.base.home import Home
 from seeonce.commands.arguments import RUN, TRUTH, sheet_of, truths_of, warn
 from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, select_runs
 from seeonce.runs.run import Run
+from seeonce.runs.score import read_truth, why_unused
 from seeonce.runs.table import counted
 
 
@@ -43,13 +44,17 @@ def report_command(
     home = Home.locate()
     chosen = _chosen(home, runs)
     sheet = sheet_of(chosen)
+    truths = truths_of(sheet, truth)
+    if truth is not None and not any(truths):
+        warn(why_unused(truth, read_truth(truth), sheet))
     pictures = Pictures(home, {row.recording for row in sheet.rows})
     page = render_report(
         sheet,
         pictures.large_picture if large else pictures.picture,
         pictures.num_tokens,
-        truths_of(sheet, truth),
+        truths,
         _title(chosen),
+        pictures.manifests,
     ).encode("utf-8")
     write_private(output, page)
     num_prompts = len({column.prompt for column in sheet.columns})

@@ -9,10 +9,19 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from seeonce.commands.arguments import RUN, TRUTH, AsJson, sheet_of, terminal_width, truths_of, warn
+from seeonce.commands.arguments import (
+    RUN,
+    TRUTH,
+    AsJson,
+    sheet_of,
+    terminal_width,
+    truth_beside,
+    truths_of,
+    warn,
+)
 from seeonce.runs.find import select_run
 from seeonce.runs.run import Run
-from seeonce.runs.score import score_column
+from seeonce.runs.score import read_truth, score_column, why_unused
 from seeonce.runs.sheet import Sheet, make_sheet
 from seeonce.runs.table import score_text, short
 
@@ -40,9 +49,11 @@ def score_command(
 
 
 def _no_truth(truth: Path | None, sheet: Sheet) -> str:
-    if truth is None:
-        return f"The truth about {sheet.rows[0].recording} is not known: give a CSV file with --truth."
-    return f"--truth {truth} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
+    first = sheet.rows[0]
+    file = truth or truth_beside(first.recording, first.source)
+    if file is None:
+        return f"The truth about {first.recording} is not known: give a CSV file with --truth."
+    return why_unused(file, read_truth(file), sheet)
 
 
 def truth_lines(run: Run) -> list[str]:

@@ -4,11 +4,13 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.base.errors import InputError
+from cache.base.text import visible
 from seeonce.runs.compare import MATCH_ABOVE, Place, normalised, word_similarity
 from seeonce.runs.find import RECORDED
 from seeonce.runs.parse import Description
@@ -203,6 +205,7 @@ def _fit(cell: Cell, expected: Expected) -> float:
 _FIELDS = ("recording", "frame", "prompt", "text", "description", "activity", "apps", "topics")
 _WHAT = frozenset(_FIELDS) - {"recording", "frame", "prompt"}
 _MAX_BYTES = 64 << 20
+_NUM_NAMED = 3
 
 
 Truths = Mapping[tuple[str | None, str, str | None], Expected]
@@ -210,10 +213,11 @@ Truths = Mapping[tuple[str | None, str, str | None], Expected]
 
 
 def read_truth(path: Path) -> Truths:
-    """Read a CSV file with a heading.
+    """Read a CSV file with a heading, separated by commas, semicolons or tabs.
 
     Raises:
-        InputError: it cannot be read, lacks a column, or has one of unknown name.
+        InputError: it cannot be read, lacks a column or has one of unknown name; or a line names no frame,
+            has more fields than the heading, or is about what an earlier line is about.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -223,11 +227,35 @@ def read_truth(path: Path) -> Truths:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise InputError(f"--truth {path} cannot be read ({reason}): give a CSV file.") from error
     try:
-        reader = csv.DictReader(io.StringIO(text), strict=True)
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text), delimiter=separator, restkey="", strict=True)
         _check_heading(path, [name.strip().lower() for name in reader.fieldnames or ()])
-        return dict(_row({(k or "").strip().lower(): v for k, v in line.items()}) for line in reader)
+        return _rows(path, reader)
     except csv.Error as error:
         raise InputError(f"--truth {path} is no CSV: {error}.") from error
+
+
+def _rows(path: Path, reader: "csv.DictReader[str]") -> Truths:
+    rows: dict[tuple[str | None, str, str | None], Expected] = {}
+    line_of: dict[tuple[str | None, str, str | None], int] = {}
+    for line in reader:
+        if any(line.pop("", [])):
+            raise InputError(
+                f"--truth {path}: line {reader.line_num} has more fields than the heading: quote those "
+                f"with a {reader.reader.dialect.delimiter!r} in them."
+            )
+        if not any(value and value.strip() for value in line.values()):
+            continue  # spreadsheets end in such lines
+        about, expected = _row({name.strip().lower(): value for name, value in line.items()})
+        if not about[1]:
+            raise InputError(f"--truth {path}: line {reader.line_num} names no frame.")
+        if about in rows:
+            raise InputError(
+                f"--truth {path}: line {reader.line_num} is about the frame and prompt that line "
+                f"{line_of[about]} is about: keep one of them."
+            )
+        rows[about], line_of[about] = expected, reader.line_num
+    return rows
 
 
 def check_truth(path: Path, truths: Truths, sheet: Sheet) -> None:
@@ -250,10 +278,33 @@ def check_truth(path: Path, truths: Truths, sheet: Sheet) -> None:
         )
 
 
+def why_unused(path: Path, truths: Truths, sheet: Sheet) -> str:
+    """Say why no row of a file is about any answer of a sheet."""
+    recordings = {row.recording for row in sheet.rows}
+    prompts = {column.prompt for column in sheet.columns}
+    ids = {column.prompt_id for column in sheet.columns}
+    for what, told, asked, known in (
+        ("recording", {recording or "" for recording, _, _ in truths}, recordings, recordings),
+        ("prompt", {prompt or "" for _, _, prompt in truths}, prompts, prompts | ids),
+    ):
+        if told and told.isdisjoint(known | {""}):
+            return (
+                f"--truth {path} has no row about the {what} {_quoted(asked)}: its rows are about "
+                f"{_quoted(told)}."
+            )
+    return f"--truth {path} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
+
+
+def _quoted(names: Collection[str]) -> str:
+    shown = [repr(textwrap.shorten(visible(name), 60, placeholder="…")) for name in sorted(names)]
+    return ", ".join(shown[:_NUM_NAMED]) + (", …" if len(shown) > _NUM_NAMED else "")
+
+
 def truth_for(truths: Truths, column: Column, frames: Sequence[Row]) -> dict[Place, Expected]:
     """Return what is known of each frame for the prompt of one column."""
     known: dict[tuple[str, str], Expected] = {}
-    for (recording, name, prompt), expected in truths.items():
+    # What is true of this prompt goes before what is true of every one.
+    for (recording, name, prompt), expected in sorted(truths.items(), key=lambda row: bool(row[0][2])):
         if prompt in (None, "", column.prompt_id, column.prompt):
             known[recording or "", name] = expected
     found: dict[Place, Expected] = {}
@@ -268,7 +319,7 @@ def truth_for(truths: Truths, column: Column, frames: Sequence[Row]) -> dict[Pla
 
 def file_name(source: str) -> str:
     """Return the last part of a frame's source."""
-    return source.replace("\\", "/").rpartition("/")[2]
+    return source.rpartition("/")[2]
 
 
 def _check_heading(path: Path, names: Sequence[str]) -> None:

@@ -27,7 +27,10 @@ def answer_table(results: Sequence[Result], width: int) -> str:
 
 
 def _stretches(results: Sequence[Result], width: int) -> list[str]:
-    stretches = [list(group) for _, group in groupby(results, key=_text)]
+    # What follows without a gap, and says the same, is one line: a frame in between was not looked at.
+    number_of = {frame: number for number, frame in enumerate(dict.fromkeys(one.frame for one in results))}
+    alike = groupby(results, key=lambda one: (one.frame - number_of[one.frame], _text(one)))
+    stretches = [list(group) for _, group in alike]
     wide = max(6, *(len(clock(stretch[0].timestamp_s)) for stretch in stretches[:_MAX_STRETCHES]))
     lines = [line for stretch in stretches[:_MAX_STRETCHES] for line in _lines(stretch, wide, width)]
     hidden = sum(len(stretch) for stretch in stretches[_MAX_STRETCHES:])
@@ -100,12 +103,16 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[
     """Return rows in aligned columns under a heading, and below each its words, broken at ``width``.
 
     Columns whose cells begin with a digit or stand for a missing one, but the first, are set to the right.
+    The last columns stand among the words where ``width`` is too small for them.
     """
     table = [tuple(head), *map(tuple, rows)]
     if len(table) == 1:
         return ""
     columns = list(zip(*table, strict=True))
     widths = [max(map(len, column)) for column in columns]
+    num_beside = len(widths)
+    while num_beside > 1 and sum(widths[:num_beside]) + 2 * (num_beside - 1) > width:
+        num_beside -= 1
     right = [
         number > 0 and all(re.fullmatch(r"[\d.,:]+( s| %)?|–", cell) for cell in column[1:])
         for number, column in enumerate(columns)
@@ -114,9 +121,12 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[
     for row, below in zip(table, ["", *words], strict=True):
         cells = [
             cell.rjust(wide) if is_right else cell.ljust(wide)
-            for cell, wide, is_right in zip(row, widths, right, strict=True)
+            for cell, wide, is_right in zip(row[:num_beside], widths, right, strict=False)
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines += textwrap.wrap("  ".join(cells).rstrip(), width, break_on_hyphens=False)
+        if row is not table[0]:
+            named = [f"{name} {cell}" for name, cell in zip(head, row, strict=True)][num_beside:]
+            below = " · ".join([*named, *filter(None, [below])])
         lines += textwrap.wrap(below, width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 

@@ -164,8 +164,10 @@ WRITE_TIMEOUT_S = 30.0
 _PAGES_AT_ONCE = 10_000
 
 
-def target_of(home: Home, recording_id: str) -> tuple[Path, str | None]:
+def target_of(home: Home, recording_id: str, advice: str) -> tuple[Path, str | None]:
     """Return the database of a recording and the id of its row there, ``None`` for a day of the recorder.
+
+    ``advice`` is for a recording that is not from Escribano.
 
     Raises:
         InputError: it is not known, or not from Escribano.
@@ -174,9 +176,7 @@ def target_of(home: Home, recording_id: str) -> tuple[Path, str | None]:
     if not infos:
         raise InputError(f"{recording_id} is not encoded any more, so its database is not known")
     if infos[0].kind != KIND:
-        raise InputError(
-            f"{recording_id} comes from a {infos[0].kind}, not from Escribano: use --to csv or --to parquet"
-        )
+        raise InputError(f"{recording_id} is no recording of Escribano's (it is a {infos[0].kind}): {advice}")
     place = split_place(infos[0].path)
     return place.database, place.id if place.kind == RECORDING else None
 
@@ -302,7 +302,7 @@ def recorded_run(home: Home, answers: Sequence[Result]) -> Run:
 
 
 def _recorded(home: Home, recording: str, answers: Sequence[Result]) -> Iterator[Result]:
-    database, row_id = target_of(home, recording)
+    database, row_id = target_of(home, recording, "name another run instead of recorded")
     with reading(database) as connection:
         shape = Shape(connection)
         if not shape.has("observations", "id", "recording_id", "type", DESCRIPTION):

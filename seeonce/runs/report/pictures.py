@@ -59,7 +59,7 @@ class Pictures:
     def __init__(self, home: Home, recordings: set[str]) -> None:
         self._thumbnails = Thumbnails(home)
         self._known: dict[str, tuple[PixelDigest, int]] = {}
-        self._manifests: list[Manifest] = []
+        self.manifests: list[Manifest] = []
         self._frames: dict[str, Frame] | None = None
         self._store = _store_or_none(home)
         for ref in list_manifests(home, lambda _: None) if home.store.is_dir() else []:
@@ -74,7 +74,7 @@ class Pictures:
     def large_picture(self, key: str) -> bytes | None:
         """Return the frame of a key as WebP of up to 1600 pixels a side; its thumbnail where it is gone."""
         if self._frames is None:
-            self._frames = {key: frame for one in self._manifests for key, frame in _frames_of(one)}
+            self._frames = {key: frame for one in self.manifests for key, frame in _frames_of(one)}
         known, frame = self._find(key), self._frames.get(key)
         if known is None or frame is None:
             return self.picture(key)
@@ -99,7 +99,7 @@ class Pictures:
             found = read_manifest(manifest)
         except StoreError:
             return
-        self._manifests.append(found)
+        self.manifests.append(found)
         self._known.update({frame.key.hex: (frame.pixels, frame.num_tokens) for frame in found.frames})
 
     def _find(self, key: str) -> tuple[PixelDigest, int] | None:

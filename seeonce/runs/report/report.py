@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cache.base.text import visible
+from cache.manifest import Manifest, SkippedFrame
 from seeonce.runs.compare import Place, normalised, word_similarity
 from seeonce.runs.prompts import clock
 from seeonce.runs.report.pictures import DataUris, PictureOf
@@ -121,11 +122,13 @@ def render_report(
     num_tokens_of: Callable[[str], int],
     truths: Sequence[Mapping[Place, Expected]] = (),
     title: str = "",
+    manifests: Sequence[Manifest] = (),
 ) -> str:
     """Return the page.
 
     ``num_tokens_of`` gives how many merged tokens the entry of a key has, 0 if gone. ``truths`` has what is
-    known of each column's frames, or nothing for any. ``title`` is shown above the recordings.
+    known of each column's frames, or nothing for any. ``title`` is shown above the recordings. ``manifests``
+    tell which frames of the recordings have no answers.
     """
     truths = truths or [{}] * len(sheet.columns)
     pictures = DataUris(picture_of)
@@ -137,7 +140,7 @@ def render_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"visible": visible, "share": _share, "settings": _settings, "scored": list_score}
-    environment.filters["counted"] = counted
+    environment.filters |= {"counted": counted, "file_name": file_name}
     css, script = _text_of("report.css"), _text_of("report.js")
     return environment.from_string(_text_of("report.html")).render(
         policy=_policy(css, script),
@@ -160,6 +163,7 @@ def render_report(
         apps=_choices(sheet, lambda cell: cell.description.apps if cell.description else ()),
         activities=_choices(sheet, _activity),
         recordings=recordings,
+        left_out=list(_left_out(sheet, manifests)),
         runs=[
             (run, number)
             for number, variant in enumerate(sheet.variants)
@@ -191,11 +195,29 @@ _Answered = tuple[Row, tuple[tuple[ShownAnswer, ...], ...]]
 
 
 def _stretches(sheet: Sheet, truths: Sequence[Mapping[Place, Expected]]) -> Iterator[list[_Answered]]:
-    """Yield neighbours of one recording that got the same answers, together."""
+    """Yield neighbours of one recording that got the same answers, together; no frame lies between them."""
     parsed = [any(cell.description for cell in sheet.cells(n)) for n in range(len(sheet.columns))]
     answered = [(row, _answers(sheet, row, parsed, truths)) for row in sheet.rows]
-    for _, stretch in groupby(answered, lambda item: (item[0].recording, item[1])):
-        yield list(stretch)
+    numbered = enumerate(answered)
+    for _, stretch in groupby(
+        numbered, lambda item: (item[1][0].recording, item[1][0].frame - item[0], item[1][1])
+    ):
+        yield [each for _, each in stretch]
+
+
+def _left_out(
+    sheet: Sheet, manifests: Sequence[Manifest]
+) -> Iterator[tuple[str, int, int, list[SkippedFrame]]]:
+    """Yield recordings with frames that have no answer: how many have one, of how many, which are unread."""
+    asked = {run.info.encoder_id for column in sheet.columns for run in column.runs}
+    for recording, rows in groupby(sheet.rows, lambda row: row.recording):
+        shown = {row.frame for row in rows}
+        own = [one for one in manifests if one.recording.id == recording]
+        own = [one for one in own if one.encoder.encoder_id.hex in asked]
+        num_frames = max((one.recording.num_frames for one in own), default=0)
+        skipped = {frame.index: frame for one in own for frame in one.skipped if frame.index not in shown}
+        if len(shown) < num_frames:
+            yield recording, len(shown), num_frames, [skipped[index] for index in sorted(skipped)]
 
 
 def _answers(
