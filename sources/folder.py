@@ -28,7 +28,7 @@ from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
 from sources.container import VIDEO_SUFFIXES
-from sources.name_times import moments_of
+from sources.name_times import moments_of, order_is_unknown
 from sources.recording import (
     Frame,
     FrameChoice,
@@ -122,6 +122,9 @@ def _recording(
     # One name decides nothing for the others, and a list has an order of its own.
     is_timed = not untimed or (kind != KIND and len(known) >= max(2, len(untimed)))
     remarks = (_untimed_words(untimed, len(files), is_timed=is_timed),) if untimed and known else ()
+    if untimed and order_is_unknown(names):
+        words = "some names have dates whose day or month may come first, so no time is read from them"
+        remarks = (f"{words}; write the year first, as in 2026-11-21 16.12.30", *remarks)
     if is_timed:
         files, times = _by_time(files, names, times)
         start_s = min(known) if is_posix else 0.0
