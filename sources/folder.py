@@ -219,7 +219,7 @@ def _named(left_out: Sequence[str]) -> str:
                 f"{len(names)} {kind}{'s' * (len(names) > 1)} ({', '.join(names[:_NUM_NAMED])}{more})"
             )
     advice = "; encode folders and videos by their own paths" if folders or videos else ""
-    return f"left out are {', '.join(kinds)}{advice}"
+    return f"left out {'is' if len(left_out) == 1 else 'are'} {', '.join(kinds)}{advice}"
 
 
 def _is_image_name(name: str) -> bool:

@@ -214,7 +214,7 @@ def test_unreadable_images_are_listed_and_fail_alone(tmp_path: Path) -> None:
 def test_a_folder_without_images_says_what_counts(tmp_path: Path) -> None:
     _fill(tmp_path, "notes.txt")
     with pytest.raises(
-        InputError, match=r"no images.*\.png, \.jpg, .*left out are 1 other file \(notes\.txt\)"
+        InputError, match=r"no images.*\.png, \.jpg, .*left out is 1 other file \(notes\.txt\)"
     ):
         open_folder(tmp_path)
     with pytest.raises(InputError, match="cannot list"):

@@ -100,14 +100,16 @@ def _exit_code(ends: list[int]) -> int:
 def _summary(result: EncodeResult) -> str:
     manifest, progress = result.manifest, result.progress
     num_entries = len({frame.key for frame in manifest.frames})
+    frames = f"{progress.num_frames} frame{'s' * (progress.num_frames != 1)}"
+    entries = f"{num_entries} {'entry' if num_entries == 1 else 'entries'}"
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     state = "stopped at the limit of the store" if result.stopped else state
     bound = f" Time: {result.seconds}." if result.seconds.total else ""
     near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
     return (
-        f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
-        f"entries, {progress.num_hits} already there, {progress.num_new} new "
-        f"({megabytes(progress.num_bytes)}), {near}{progress.num_skipped} skipped; {state}.{bound}"
+        f"{manifest.recording.id}: {len(manifest.frames)} of {frames} in {entries}, "
+        f"{progress.num_hits} already there, {progress.num_new} new ({megabytes(progress.num_bytes)}), "
+        f"{near}{progress.num_skipped} skipped; {state}.{bound}"
     )
 
 
