@@ -60,10 +60,12 @@ _MONTHS = (
     "july", "august", "september", "october", "november", "december",
 )  # fmt: skip
 _MONTH_NAME = "|".join(f"{name[:3]}(?:{name[3:]})?" for name in _MONTHS if name != "may") + "|may|sept"
+_ORDINAL = "(?:st|nd|rd|th)?"
 _YEAR_AFTER = r"(?:19|20|25)\d\d(?!\d)"
 _NAMED_DATE = re.compile(
-    rf"""(?<!\d)(?P<day>\d{{1,2}})[-_.\s]*(?P<name>{_MONTH_NAME})[-_.,\s]*(?P<year>{_YEAR_AFTER})
-    |(?<![a-z])(?P<first_name>{_MONTH_NAME})[-_.\s]*(?P<second_day>\d{{1,2}})[-_.,\s]+(?P<last_year>{_YEAR_AFTER})""",
+    rf"""(?<!\d)(?P<day>\d{{1,2}}){_ORDINAL}[-_.\s]*(?P<name>{_MONTH_NAME})[-_.,\s]*(?P<year>{_YEAR_AFTER})
+    |(?<![a-z])(?P<first_name>{_MONTH_NAME})[-_.\s]*(?P<second_day>\d{{1,2}}){_ORDINAL}
+        [-_.,\s]+(?P<last_year>{_YEAR_AFTER})""",
     re.VERBOSE,
 )
 _NUMERIC_DATE = re.compile(  # and no number in front of the date that the year begins, as in 1_5_2025-01-02

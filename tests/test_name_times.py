@@ -104,6 +104,7 @@ HALF_PAST_FOUR = [
     "Screenshot 2 January 2025 16.12.30",
     "Jan 2, 2025 at 4.12.30 PM",
     "02-Jan-2025_161230",
+    "January 2nd, 2025 16.12.30",
     "photo_1_5_2025-01-02_16-12-30",
     # with an offset from UTC
     "2025-01-02T18:12:30+02:00",
