@@ -119,8 +119,9 @@ class Estimate:
     def __str__(self) -> str:
         """Say it in one line, per frame and in all."""
         per_frame = max(1, self.num_frames)
+        frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
         return (
-            f"{self.num_frames} frames to look at, about {self.num_tokens // per_frame:,} tokens and "
+            f"{frames} to look at, about {self.num_tokens // per_frame:,} tokens and "
             f"{megabytes(self.num_bytes // per_frame)} each; writes at most {megabytes(self.num_bytes)}."
         )
 

@@ -248,7 +248,8 @@ def _encode(
     if others:
         _report_cost(others, name, spec, store, index, limit, listener.say)
     else:
-        listener.say(f"{name}: all {len(frames)} frames are encoded already; nothing to do.")
+        are = "the frame is" if len(frames) == 1 else f"all {len(frames)} frames are"
+        listener.say(f"{name}: {are} encoded already; nothing to do.")
     result = encode_recording(recording, spec, store, index, load, listener.progress, thumbnails, limit, near)
     if thumbnails is not None and thumbnails.problem is not None:
         listener.say(f"warning: no thumbnails, so reports lack pictures: {thumbnails.problem}")

@@ -132,7 +132,9 @@ def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]
 
 def holds(path: Path) -> bool:
     """Tell whether a path is a folder that is called like a bundle, or has a bundle's meta file."""
-    return path.is_dir() and (path.suffix.lower() == SUFFIX or (path / META).is_file())
+    # os.path, since Path.is_dir and Path.is_file raise where there is no permission to look
+    is_named = path.suffix.lower() == SUFFIX
+    return os.path.isdir(path) and (is_named or os.path.isfile(path / META))  # noqa: PTH112, PTH113
 
 
 def listing(path: Path) -> RecordingListing | None:
@@ -236,7 +238,7 @@ def _inside(bundle: Path, name: str) -> Path:
     video = resolve(bundle / name)
     if not video.is_relative_to(bundle):
         raise InputError(f"{printable(name)}: a path that leaves the bundle; not opened")
-    if video.is_dir():
+    if os.path.isdir(video):  # noqa: PTH112 (never raises)
         raise InputError(f"{printable(video)}: Cap has not put its fragments together; open it in Cap once")
     if video.suffix.lower() not in VIDEO_SUFFIXES:
         raise InputError(f"{printable(name)}: not named like a video ({', '.join(VIDEO_SUFFIXES)})")

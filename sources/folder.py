@@ -28,7 +28,7 @@ from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
 from sources.container import VIDEO_SUFFIXES
-from sources.name_times import moments_of
+from sources.name_times import moments_of, order_is_unknown
 from sources.recording import (
     Frame,
     FrameChoice,
@@ -121,6 +121,9 @@ def _recording(
     ]
     is_timed = _are_timed(times, kind)
     remarks = (_untimed_words(untimed, len(files), is_timed=is_timed),) if untimed and known else ()
+    if untimed and order_is_unknown(names):
+        words = "some names have dates whose day or month may come first, so no time is read from them"
+        remarks = (f"{words}; write the year first, as in 2026-11-21 16.12.30", *remarks)
     if is_timed:
         files, times = _by_time(files, names, times)
         start_s = min(known) if is_posix else 0.0
@@ -227,7 +230,7 @@ def _named(left_out: Sequence[str]) -> str:
                 f"{len(names)} {kind}{'s' * (len(names) > 1)} ({', '.join(names[:_NUM_NAMED])}{more})"
             )
     advice = "; encode folders and videos by their own paths" if folders or videos else ""
-    return f"left out are {', '.join(kinds)}{advice}"
+    return f"left out {'is' if len(left_out) == 1 else 'are'} {', '.join(kinds)}{advice}"
 
 
 def _is_image_name(name: str) -> bool:

@@ -81,6 +81,7 @@ class PictureTimes:
         self._promised_s = promised_length_s(self._container, self._stream)
         self._counts = self._container.format.name == "avi"
         self._indexed = "mp4" in self._container.format.name
+        self._counts_from_zero = "matroska" in self._container.format.name  # also its header's length
         self._seeks = not self._counts
         self.num_packets = 0  # read so far: what the search costs
         self._load_index()
@@ -89,6 +90,8 @@ class PictureTimes:
         if not self._shown or self._stream.time_base is None:
             raise InputError(f"{printable(self._video)}: a video without a single picture; record it again")
         self.start, self.time_base = self._shown[0], self._stream.time_base
+        if self._counts_from_zero and self._container.duration:
+            self._promised_s = Fraction(self._container.duration, 1_000_000) - self.start * self.time_base
         if (
             self._cut is not None
             and self._cut < self.start
@@ -113,6 +116,11 @@ class PictureTimes:
         """Close the file."""
         self._container.close()
 
+    def _open_again(self) -> None:
+        self._container.close()
+        self._container = open_container(self._video)
+        self._stream = video_stream(self._container, self._video)
+
     def shown_at(self, pts: int) -> tuple[Pick, int | None] | None:
         """Find the picture that is on the screen at ``pts``: the last one that begins by then.
 
@@ -122,9 +130,7 @@ class PictureTimes:
         key = self._key_on_the_way(pts)
         if key is not None and not self._seek(key, pts):
             self._seeks = False  # its index leads astray: read it through once
-            self._container.close()
-            self._container = open_container(self._video)
-            self._stream = video_stream(self._container, self._video)
+            self._open_again()
             self._read_from(packets(self._container, self._stream))
         self._read_beyond(pts)
         place = bisect_right(self._shown, pts) - 1
@@ -141,14 +147,25 @@ class PictureTimes:
         return pick, following
 
     def length_s(self) -> Fraction:
-        """Give the length: to the end of the last picture, or what the header says if that is longer.
+        """Give the length: to the end of the last picture or of the sound, or what the header says if longer.
 
         The header of an MP4 file may count what an edit list cuts away.
         """
         promised_s = self._promised_s or self._read_s()
         if self._ended and self._indexed and not self._missing_s():
             promised_s = min(promised_s, self._read_s())
+            if (sound_s := self._sound_s()) - promised_s > _LATE_S:  # less is the padding of its codec
+                promised_s = sound_s
         return max(promised_s, (self._last - self.start) * self.time_base)
+
+    def _sound_s(self) -> Fraction:
+        """Give when the sound of an MP4 file ends, from the first picture; 0 without sound."""
+        ends = [
+            ((sound.start_time or 0) + sound.duration) * sound.time_base
+            for sound in self._container.streams.audio
+            if sound.duration and sound.time_base is not None
+        ]
+        return max(ends, default=Fraction(0)) - self.start * self.time_base
 
     def missing(self) -> str:
         """Say what a broken tail has cost, once the end was reached; empty when nothing."""
@@ -225,11 +242,15 @@ class PictureTimes:
         """Have Matroska's cues read, which FFmpeg leaves to the first seek; its times begin at 0."""
         import av
 
-        if "matroska" in self._container.format.name:
+        if self._counts_from_zero:
             try:
                 self._container.seek(0)
-            except av.FFmpegError:
-                self._seeks = False
+            except av.FFmpegError:  # no picture is shown by then; packets have been read in search of one
+                try:
+                    self._container.seek(0, backward=False)
+                except av.FFmpegError:
+                    self._seeks = False
+                    self._open_again()
 
     def _read_from(self, source: "Iterator[Packet[VideoStream]]") -> None:
         """Forget what was read, and go on with these packets."""

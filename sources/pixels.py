@@ -1,6 +1,7 @@
 """Image files as the model's live path sees them: the one way from a file to RGB pixels."""
 
 import ctypes
+import logging
 import re
 import threading
 import warnings
@@ -30,6 +31,11 @@ SCREEN_PIXELS = 89_478_485  # above it Pillow would warn of a bomb
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 FORMAT_NAMES = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_SIGNATURES = (
+    (b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"),
+    (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
+)  # fmt: skip
+_silence = logging.NullHandler()  # what Pillow logs would go to stderr where nobody has set up logging
 _PILLOW_MODULES = re.compile(r"PIL\.")
 _filter_lock = threading.Lock()
 
@@ -159,6 +165,7 @@ def _hush_pillow() -> None:
     with _filter_lock:
         if ours not in warnings.filters:
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)
+            logging.getLogger("PIL").addHandler(_silence)
             _hush_libtiff()
 
 
@@ -183,6 +190,11 @@ def _not_an_image(path: Path) -> InputError:
             f"{printable(path)}: a HEIC picture, which is not read; convert it: sips -s format png FILE "
             "--out FILE.png on a Mac, heif-convert FILE FILE.png elsewhere"
         )
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature):
+            return InputError(
+                f"{printable(path)}: damaged image (a {name} that does not open); save it again or remove it"
+            )
     return InputError(f"{printable(path)}: no {FORMAT_NAMES} inside; convert it or remove it")
 
 

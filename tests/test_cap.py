@@ -1,5 +1,6 @@
 """Cap bundles: one timeline of several segments, names and dates, and what is wrong with a bundle."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -233,3 +234,21 @@ def test_a_place_that_is_not_there_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     assert list_recordings({"CAP_RECORDINGS": str(tmp_path / "gone")}, said.append) == []
     assert "CAP_RECORDINGS" in said[0]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    (tmp_path / "secret").mkdir()
+    real = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, **more: (forbidden if "secret/" in str(path) else real)(path, **more)
+    )
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(InputError, match=r"secret: cannot list this folder \(Permission denied\)"):
+        open_recording(str(tmp_path / "secret"))
+    with pytest.raises(InputError, match=r"a\.png: cannot be read \(Permission denied\)"):
+        open_recording(str(tmp_path / "secret" / "a.png"))

@@ -131,6 +131,13 @@ def test_what_lies_beside_the_frames_is_named_in_text_and_json(run: Run, plain: 
     assert "left out are 1 folder (sub/), 1 video (clip.mov), 1 other file (notes.txt)" in ended.err
 
 
+def test_one_frame_is_not_called_frames(run: Run, plain: Path, tmp_path: Path) -> None:
+    noise(1).save(tmp_path / "a.png")
+    ended = run("seeonce encode", tmp_path / "a.png", "--model", plain)
+    assert "1 frame to look at, " in ended.err + ended.out
+    assert "1 of 1 frame in 1 entry, " in ended.out
+
+
 def test_a_deep_picture_is_told_apart_and_equal_to_live(run: Run, plain: Path, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for number in (1, 2):

@@ -1,5 +1,6 @@
 """What a user asks when something is amiss: seeonce doctor, --version, and the help."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_doctor_says_what_is_broken_and_what_to_do(run: Run, monkeypatch: pytest
     assert ended.code == 1
     assert "broken: " in ended.out.splitlines()[0]
     assert ended.out.splitlines()[0].endswith("install zarr, or seeonce again")
+
+
+def test_doctor_says_that_the_home_may_not_be_looked_into(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("cache.base.home.os.scandir", forbidden)
+    ended = run("seeonce doctor --json")
+    (store,) = (finding for finding in ended.json if finding["what"] == "store")
+    assert (ended.code, store["state"]) == (1, "broken")
+    assert 'run chmod 700 "$SEEONCE_HOME"' in store["words"]
 
 
 def test_a_model_that_is_not_here_is_a_note(

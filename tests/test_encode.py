@@ -153,6 +153,8 @@ def test_a_second_run_encodes_and_decodes_nothing_and_says_so(
     assert (second.progress.num_hits, second.progress.num_new) == (3, 0)
     assert second.manifest.frames == first.manifest.frames
     assert "all 3 frames are encoded already; nothing to do" in "\n".join(lines.lines)
+    _encode(next(images.glob("*.png")), plain, store.home.path, lines := Lines())
+    assert "the frame is encoded already; nothing to do" in "\n".join(lines.lines)
 
 
 def test_repeated_pictures_and_other_formats_of_one_are_one_entry(

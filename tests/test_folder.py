@@ -168,6 +168,12 @@ def test_names_that_mostly_tell_no_time_fall_back_to_the_order(names: list[str],
     assert _times(_fill(tmp_path, *names)) == [0.0, 1.0]
 
 
+def test_dates_of_unknown_order_are_not_guessed_and_that_is_said(tmp_path: Path) -> None:
+    recording = open_folder(_fill(tmp_path, "shot 02-01-2025 16.12.30.png", "shot 01-02-2025 16.12.30.png"))
+    assert [frame.timestamp_s for frame in recording.frames()] == [0.0, 1.0]
+    assert [remark for remark in recording.remarks if "write the year first" in remark]
+
+
 def test_capture_is_dated_by_the_names_else_by_the_oldest_file(tmp_path: Path) -> None:
     dated, plain = tmp_path / "dated", tmp_path / "plain"
     dated.mkdir()
@@ -208,7 +214,7 @@ def test_unreadable_images_are_listed_and_fail_alone(tmp_path: Path) -> None:
 def test_a_folder_without_images_says_what_counts(tmp_path: Path) -> None:
     _fill(tmp_path, "notes.txt")
     with pytest.raises(
-        InputError, match=r"no images.*\.png, \.jpg, .*left out are 1 other file \(notes\.txt\)"
+        InputError, match=r"no images.*\.png, \.jpg, .*left out is 1 other file \(notes\.txt\)"
     ):
         open_folder(tmp_path)
     with pytest.raises(InputError, match="cannot list"):

@@ -1,5 +1,7 @@
 """The home: found, made private, and watched."""
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -39,6 +41,38 @@ def test_locating_creates_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def _forbid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).is_relative_to(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "typed"),
+    [
+        ("the home", "SEEONCE_HOME", '"$SEEONCE_HOME"'),
+        ("the home/store", "SEEONCE_HOME/store", '"$SEEONCE_HOME"/store'),
+        ("the home/runs", "SEEONCE_HOME/runs", '"$SEEONCE_HOME"/runs'),
+    ],
+)
+def test_a_home_that_may_not_be_looked_into_says_which_command_helps_and_no_path(
+    folder: str, name: str, typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "the home" / "store").mkdir(parents=True)
+    monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "the home"))
+    _forbid(tmp_path / folder, monkeypatch)
+    with pytest.raises(StoreError) as found:
+        Home.locate()
+    assert str(found.value).startswith(f"{name} cannot be looked into (Permission denied)")
+    assert f"run chmod 700 {typed}, or set SEEONCE_HOME" in str(found.value)
+    assert str(tmp_path) not in str(found.value)
+
+
 def test_preparing_makes_it_private_and_marks_it_as_a_cache(tmp_path: Path) -> None:
     home = Home(tmp_path / "deep" / "home")
     home.prepare()
@@ -68,6 +102,14 @@ def test_a_home_open_to_others_is_warned_of(tmp_path: Path, mode: int) -> None:
     (tmp_path / "home").chmod(mode)
     (warning,) = Home(tmp_path / "home").warnings()
     assert "chmod 700" in warning
+
+
+def test_a_warning_names_a_command_that_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "the home").mkdir(mode=0o755)
+    monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "the home"))
+    assert Home.locate().warnings()[0].endswith('run chmod 700 "$SEEONCE_HOME"')
+    monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "other"))
+    assert Home(tmp_path / "the home").warnings()[0].endswith(f"run chmod 700 '{tmp_path / 'the home'}'")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import io
 import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +120,30 @@ def test_a_heic_picture_is_refused_with_what_helps(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(100))
     with pytest.raises(InputError, match=r"a\.png: a HEIC picture.*sips -s format png"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "content", [b"II*\0\xff\xff\xff\x7f", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a"]
+)
+def test_a_damaged_picture_is_not_called_another_kind_of_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(content + bytes(20))
+    with pytest.raises(InputError, match=r"a\.png: damaged image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_what_pillow_logs_of_a_tiff_is_not_printed(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    samples = struct.pack("<HHI", 277, 3, 1)  # SamplesPerPixel, a short
+    assert samples in content
+    (tmp_path / "a.tif").write_bytes(content.replace(samples + b"\3\0", samples + b"\3\x80"))
+    code = (
+        "import sys; from pathlib import Path; from sources.pixels import read_image; "
+        "from cache.base.errors import InputError\n"
+        "try: read_image(Path(sys.argv[1]))\nexcept InputError as error: print(error)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    assert "a.tif: damaged image (a TIFF that does not open)" in ended.stdout

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sources.name_times import moment_of, moments_of
+from sources.name_times import moment_of, moments_of, order_is_unknown
 
 HALF_PAST_FOUR = [
     # macOS, with the 12-hour and the 24-hour clock
@@ -93,6 +93,25 @@ HALF_PAST_FOUR = [
     "2024-12-31 plan, seen 2025-01-02 16.12.30",
     "image-20250102161230000",
     "KakaoTalk_20250102_161230000_01",
+    "ss_2025-01-02_04-12-30_PM",
+    "ss_2025-01-02_04-12-30_PM_2",
+    # the year last
+    "Edge 1_2_2025 4_12_30 PM",
+    "Edge 1_2_2025 04_12_30 PM",
+    "Edge 02.01.2025 16_12_30",
+    "Bildschirmfoto 02.01.2025 um 16.12.30",
+    "2 Jan 2025 at 16.12.30",
+    "Screenshot 2 January 2025 16.12.30",
+    "Jan 2, 2025 at 4.12.30 PM",
+    "02-Jan-2025_161230",
+    "January 2nd, 2025 16.12.30",
+    "photo_1_5_2025-01-02_16-12-30",
+    # with an offset from UTC
+    "2025-01-02T18:12:30+02:00",
+    "2025-01-02T11:12:30-0500",
+    "2025-01-02T11:12:30.000-05:00",
+    "20250102T181230+0200",
+    "2025-01-02 11:12:30 -0500",
 ]
 
 
@@ -126,6 +145,10 @@ def test_names_are_read_in_every_language_and_of_every_tool(name: str) -> None:
         ("截圖 2025-01-02 中午12.30.00", "12:30:00"),
         ("截圖 2025-01-02 晚上8.30.00", "20:30:00"),
         ("Στιγμιότυπο 2025-01-02, 12.30.00 π.μ.", "00:30:00"),
+        ("截屏2025-01-02 晚上12.12.30", "00:12:30"),
+        ("截屏2025-01-02 中午11.50.00", "11:50:00"),
+        ("截屏2025-01-02 半夜11.50.00", "23:50:00"),
+        ("rec_20250102_100000-0100", "10:00:00"),
         ("2025-01-02_16-12", "16:12:00"),
         ("Display 2025-01-02 04:12 PM", "16:12:00"),
         ("Screenshot 2025-01-02 at 4.12.30 ample", "04:12:30"),
@@ -147,6 +170,9 @@ def test_noon_midnight_and_names_without_seconds(name: str, expected: str) -> No
         "2025-02-30 10.00.00",
         "Screenshot 2025-01-02 at 13.00.00 PM",
         "2560x1440 10.00.00",
+        "Screenshot 02-01-2025 16.12.30",
+        "Screenshot 31-31-2025 16.12.30",
+        "Edge 1_2_2025 16_12_30",
     ],
 )
 def test_what_is_no_time_is_not_read(name: str) -> None:
@@ -170,6 +196,24 @@ def test_a_counter_after_the_time_is_no_fraction_of_a_second(ends: list[str], se
     start = datetime(2025, 1, 2, 10, tzinfo=UTC).timestamp()
     found = moments_of([f"rec_20250102_100000{end}" for end in ends])
     assert found == pytest.approx([start + second for second in seconds])
+
+
+@pytest.mark.parametrize(
+    ("names", "days"),
+    [
+        (["Edge 30.01.2025 16_12_30", "Edge 02.02.2025 10_12_30"], ["01-30", "02-02"]),
+        (["shot 30-01-2025 16.12.30", "shot 02-02-2025 10.12.30"], ["01-30", "02-02"]),
+        (["shot 01-30-2025 16.12.30", "shot 02-01-2025 10.12.30"], ["01-30", "02-01"]),
+        (["shot 1_2_2025 4_12_30 PM", "shot 13_2_2025 4_12_30 PM"], ["02-01", "02-13"]),
+        (["shot 13-02-2025 16.12.30", "shot 02-13-2025 10.12.30"], [None, None]),
+    ],
+)
+def test_a_number_above_12_decides_for_its_folder_whether_the_day_comes_first(
+    names: list[str], days: list[str | None]
+) -> None:
+    found = [None if moment is None else datetime.fromtimestamp(moment, UTC) for moment in moments_of(names)]
+    assert [moment and moment.strftime("%m-%d") for moment in found] == days
+    assert order_is_unknown(names) == (None in days)
 
 
 @settings(deadline=None)

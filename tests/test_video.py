@@ -110,6 +110,8 @@ def test_the_last_screen_counts_as_long_as_the_video_lasts(tmp_path: Path) -> No
     assert [number_of(_pixels(frame)) for frame in frames] == [0]  # it ends before the tenth second
     frames = _open(make_video(tmp_path / "b.mkv", [0, 9000, 10_000]), every_s=10).frames()
     assert [number_of(_pixels(frame)) for frame in frames] == [0, 2]
+    frames = _open(make_video(tmp_path / "late.mkv", [30_000, 39_000]), every_s=10).frames()
+    assert [number_of(_pixels(frame)) for frame in frames] == [0]  # its header counts from 0
 
 
 def test_frames_are_found_by_the_pictures_that_a_manifest_names(tmp_path: Path) -> None:

@@ -100,23 +100,33 @@ def test_a_limit_within_what_is_there_says_nothing_of_the_end(tmp_path: Path) ->
     assert open_video(video, FrameChoice(0.5, limit=3)).remarks == ()
 
 
-def test_sound_that_goes_on_behind_the_picture_is_no_broken_tail(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "a.mkv"), "w") as output:
-        video, sound = output.add_stream("libx264", rate=10), output.add_stream("pcm_s16le", rate=8000)
+@pytest.mark.parametrize("late_s", [0, 6])
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "pcm_s16le"), ("a.mkv", "aac"), ("a.mp4", "aac")])
+def test_the_last_picture_stands_while_the_sound_goes_on(
+    name: str, codec: str, late_s: int, tmp_path: Path
+) -> None:
+    with av.open(str(tmp_path / name), "w") as output:
+        video = output.add_stream("libx264", rate=10)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        for number in range(20):
-            output.mux(video.encode(av.VideoFrame.from_ndarray(picture(number), "rgb24")))
+        sound = output.add_stream(codec, rate=8000)
+        assert isinstance(sound, av.AudioStream)
+        for number in (0, 19):
+            shown = av.VideoFrame.from_ndarray(picture(number), "rgb24")
+            shown.pts, shown.time_base = number + 10 * late_s, Fraction(1, 10)
+            output.mux(video.encode(shown))
         output.mux(video.encode(None))
-        for second in range(10):
+        for second in range(10 + late_s):
             samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
             samples.sample_rate, samples.pts = 8000, second * 8000
             output.mux(sound.encode(samples))
-    recording = open_video(tmp_path / "a.mkv", FrameChoice(1.0))
-    times_s = [frame.timestamp_s for frame in recording.frames()]
-    assert (times_s, recording.remarks) == (
-        [0, 1, 1.9],
-        (),
-    )  # the last picture stands while the sound goes on
+        output.mux(sound.encode(None))
+    recording = open_video(tmp_path / name, FrameChoice(1.0))
+    frames = recording.frames()
+    assert [(frame.timestamp_s, number_of(np.asarray(frame.read()))) for frame in frames] == [
+        (0, 0),
+        (1.9, 19),
+    ]
+    assert recording.remarks == ()
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mjpeg"])

@@ -1,6 +1,7 @@
 """Where seeonce keeps everything: one private folder."""
 
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -47,10 +48,28 @@ class Home:
 
     @classmethod
     def locate(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Find the home: SEEONCE_HOME, else ``~/.seeonce``. Nothing is created."""
+        """Find the home: SEEONCE_HOME, else ``~/.seeonce``. Nothing is created.
+
+        Raises:
+            StoreError: it may not be looked into.
+        """
         chosen = environ.get("SEEONCE_HOME", "").strip()
         # abspath, not resolve: a symlink that the user set up stays what they see in messages.
-        return cls(Path(os.path.abspath(Path(chosen).expanduser() if chosen else Path.home() / ".seeonce")))  # noqa: PTH100
+        home = cls(Path(os.path.abspath(Path(chosen).expanduser() if chosen else Path.home() / ".seeonce")))  # noqa: PTH100
+        for folder in (home.path, home.store, home.runs):
+            try:
+                os.scandir(
+                    f"{folder}/."
+                ).close()  # the dot, since looking into a folder is another permission
+            except PermissionError as error:
+                name = ("SEEONCE_HOME" if chosen else "~/.seeonce") + str(folder)[len(str(home.path)) :]
+                raise StoreError(
+                    f"{name} cannot be looked into ({error.strerror}): run chmod 700 {_in_a_shell(folder)}, "
+                    "or set SEEONCE_HOME to a folder of yours"
+                ) from error
+            except OSError:  # usually not there yet; what else is wrong is said where it is used
+                continue
+        return home
 
     def prepare(self) -> None:
         """Create the folder, mode 0700, marked as a cache and left out of Time Machine.
@@ -98,9 +117,21 @@ class Home:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o077:
                 lines.append(
-                    f"{self.path} is open to other users (mode {mode:04o}): run chmod 700 '{self.path}'"
+                    f"{self.path} is open to other users (mode {mode:04o}): "
+                    f"run chmod 700 {_in_a_shell(self.path)}"
                 )
         return lines
+
+
+def _in_a_shell(path: Path) -> str:
+    """Write a path of the home so that it can be typed, and shown to strangers."""
+    chosen = os.environ.get("SEEONCE_HOME", "").strip()
+    home, name = (Path(chosen).absolute(), '"$SEEONCE_HOME"') if chosen else (Path.home(), "~")
+    return (
+        f"{name}/{path.relative_to(home)}".removesuffix("/.")
+        if path.is_relative_to(home)
+        else shlex.quote(str(path))
+    )
 
 
 def _synchronised_by(path: Path) -> str | None:

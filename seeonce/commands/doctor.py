@@ -45,7 +45,7 @@ def doctor_command(
 
     Example: seeonce doctor
     """
-    found = list(findings(Home.locate()))
+    found = list(findings())
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in found]))
     else:
@@ -56,7 +56,7 @@ def doctor_command(
     raise typer.Exit(EXIT_ERROR if any(finding.state == _BROKEN for finding in found) else 0)
 
 
-def findings(home: Home) -> Iterator[Finding]:
+def findings() -> Iterator[Finding]:
     """Look at versions, device, memory, store, models and the canary's verdict; imports ``mlx.core``."""
     versions = {name: installed_version(name) for name in _PACKAGES}
     missing = [name for name, version in versions.items() if not version]
@@ -72,6 +72,12 @@ def findings(home: Home) -> Iterator[Finding]:
         yield _product()
         yield _compiler()
     yield _memory()
+    try:
+        home = Home.locate()
+    except SeeonceError as error:
+        yield Finding("store", _BROKEN, _private(str(error)))
+        yield _model()
+        return
     yield from _store(home)
     yield _model()
     yield _canary(home)

@@ -100,6 +100,8 @@ def _exit_code(ends: list[int]) -> int:
 def _summary(result: EncodeResult) -> str:
     manifest, progress = result.manifest, result.progress
     num_entries = len({frame.key for frame in manifest.frames})
+    frames = f"{progress.num_frames} frame{'s' * (progress.num_frames != 1)}"
+    entries = f"{num_entries} {'entry' if num_entries == 1 else 'entries'}"
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     state = "stopped at the limit of the store" if result.stopped else state
     bound = f" Time: {result.seconds}." if result.seconds.total else ""
@@ -110,9 +112,9 @@ def _summary(result: EncodeResult) -> str:
     repeated = f"{num_repeated} repeated, " if num_repeated else ""
     near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
     return (
-        f"{manifest.recording.id}: {len(manifest.frames)} of {progress.num_frames} frames in {num_entries} "
-        f"entries, {num_there} already there, {progress.num_new} new "
-        f"({megabytes(progress.num_bytes)}), {repeated}{near}{progress.num_skipped} skipped; {state}.{bound}"
+        f"{manifest.recording.id}: {len(manifest.frames)} of {frames} in {entries}, "
+        f"{num_there} already there, {progress.num_new} new ({megabytes(progress.num_bytes)}), "
+        f"{repeated}{near}{progress.num_skipped} skipped; {state}.{bound}"
     )
 
 
