@@ -42,8 +42,7 @@ class Family:
     ``say_as_mlx_vlm`` changes a transformers configuration, in place, into the words of mlx-vlm 0.7.10.
     ``layers`` tells of a ``text_config`` what each decoder layer keeps. ``loading`` is a context in which
     mlx-vlm loads weights of a ``text_config``. Weights whose names end with one of ``float32_weights`` stay
-    float32 where the checkpoint has them so. ``thinking_switch`` is the variable of the chat template that
-    turns reasoning on and off, ``None`` where there is none.
+    float32 where the checkpoint has them so.
     """
 
     architecture: str
@@ -52,4 +51,3 @@ class Family:
     layers: Callable[[dict[str, Any]], tuple[LayerState, ...]]
     loading: Callable[[dict[str, Any]], AbstractContextManager[None]] = _load_as_it_is
     float32_weights: tuple[str, ...] = ()
-    thinking_switch: str | None = None

@@ -112,6 +112,12 @@ def _download(repo: str, revision: str | None, announce: Callable[[str], None]) 
     return CheckpointFolder(path, repo, path.name)
 
 
+def has_thinking_switch(folder: Path) -> bool:
+    """Tell whether a checkpoint's chat template turns reasoning on and off by ``enable_thinking``."""
+    files = [*folder.glob("*.jinja"), folder / "chat_template.json", folder / "tokenizer_config.json"]
+    return any("enable_thinking" in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
 def require_weights(folder: Path) -> None:
     """Check that ``folder`` has weight files.
 

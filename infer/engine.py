@@ -153,8 +153,8 @@ class Engine:
         if kept is None:
             error = (
                 f"The answer is reasoning alone: its thinking did not close before it ended by "
-                f"{finish_reason} after {len(tokens)} tokens. Give more --max-tokens, or a chat template "
-                "without thinking."
+                f"{finish_reason} after {len(tokens)} tokens. Give more --max-tokens, or "
+                + ("leave out --thinking." if sequence.request.thinking else "a template without thinking.")
             )
         processor = sequence.processor
         logprobs = None if processor is None else processor.logprobs(len(tokens), self.tokenizer.decode)

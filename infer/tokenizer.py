@@ -108,7 +108,7 @@ class ChatTokenizer:
             raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
         self._folder = folder
         self._opens_think: dict[bool, bool] = {}
-        self._tokens, self._switch = config.tokens, config.family.thinking_switch
+        self._tokens = config.tokens
         self._known: dict[tuple[str | None, bool, tuple[str | None, ...]], tuple[tuple[int, ...], ...]] = {}
         self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
         if not self._special_pattern.fullmatch(self._image_token):
@@ -205,14 +205,13 @@ class ChatTokenizer:
         return list(zip(["", *parts[1::2]], texts_between, strict=True))
 
     def _render(self, content: list[dict[str, str]], system: str | None, thinking: bool) -> str:
-        switch = {} if self._switch is None else {self._switch: thinking}
         before = [] if system is None else [{"role": "system", "content": system}]
         try:
             rendered: str = self._tokenizer.apply_chat_template(
                 [*before, {"role": "user", "content": content}],
                 tokenize=False,
                 add_generation_prompt=True,
-                **switch,
+                enable_thinking=thinking,  # a template without that switch does not look at it
             )
         except TemplateError as error:
             raise CheckpointError(

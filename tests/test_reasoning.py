@@ -111,5 +111,9 @@ def test_thinking_is_refused_in_one_line_where_it_cannot_be(
     run: Run, thinking: Path, qwen3_5: Path, tmp_path: Path
 ) -> None:
     assert "has no switch for --thinking" in _describe(run, thinking, "--thinking").error
+    plain = copy_of(qwen3_5, tmp_path / "plain")
+    template = plain / "chat_template.jinja"
+    template.write_text(template.read_text().replace("enable_thinking", "reason"))
     _encoded(run, qwen3_5, tmp_path / "images5")
+    assert "has no switch for --thinking" in _describe(run, plain, "--thinking").error
     assert "--schema" in _describe(run, qwen3_5, "--thinking", "--schema", "description").error

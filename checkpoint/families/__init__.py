@@ -1,4 +1,4 @@
-"""The families that are supported, one module each: its configuration, its layers, its thinking switch."""
+"""The families that are supported, one module each: its configuration and its layers."""
 
 from checkpoint.families import qwen3_5, qwen3_vl
 from checkpoint.family import Family

@@ -5,6 +5,7 @@ Qwen3.6 and Qwen3.8 are of the same architecture, under the same names.
 
 from typing import Any
 
+from cache.base.errors import CheckpointError
 from checkpoint.family import Family, LayerState, attention
 
 
@@ -12,14 +13,17 @@ def _say_as_mlx_vlm(config: dict[str, Any]) -> None:
     """Say what transformers 5 leaves out: the interval, where it names every layer's type, and defaults.
 
     Raises:
-        ValueError: the layers of attention do not come at one interval, as mlx-vlm has them.
+        CheckpointError: a layer is of another type, or those of attention do not come at one interval, as
+            mlx-vlm has them.
     """
     text = config["text_config"]
     if "layer_types" in text:
+        if unknown := set(text["layer_types"]) - {"full_attention", "linear_attention"}:
+            raise _not_supported(f"layers of type {', '.join(sorted(map(str, unknown)))}")
         kinds = [kind == "full_attention" for kind in text["layer_types"]]
         interval = text.setdefault("full_attention_interval", [*kinds, True].index(True) + 1)
         if kinds != [_is_attention(index, interval) for index in range(text["num_hidden_layers"])]:
-            raise ValueError(f"layer_types do not have attention at every {interval}th layer")
+            raise _not_supported(f"layer_types without attention at an interval of {interval}")
     rope = text["rope_parameters"] = dict(text.get("rope_parameters") or {})
     rope.setdefault("partial_rotary_factor", text.get("partial_rotary_factor", 0.25))
     rope.setdefault("mrope_section", [11, 11, 10])
@@ -32,11 +36,15 @@ def _say_as_mlx_vlm(config: dict[str, Any]) -> None:
         config["eos_token_id"] = text["eos_token_id"]
 
 
+def _not_supported(what: str) -> CheckpointError:
+    return CheckpointError(f"A Qwen3.5 with {what} is not supported: give another --model.")
+
+
 def _layers(text: dict[str, Any]) -> tuple[LayerState, ...]:
     interval = int(text.get("full_attention_interval", 4))
     num_layers = int(text["num_hidden_layers"])
     if not 0 < interval <= num_layers:
-        raise ValueError(f"no layer of {num_layers} has attention")
+        raise _not_supported(f"no attention among {num_layers} layers, at an interval of {interval}")
     one, other = attention(text), _delta_net(text)
     return tuple(one if _is_attention(index, interval) else other for index in range(num_layers))
 
@@ -64,7 +72,6 @@ FAMILIES = tuple(
         _say_as_mlx_vlm,
         _layers,
         float32_weights=_FLOAT32,
-        thinking_switch="enable_thinking",
     )
     for architecture, title in (("qwen3_5", "Qwen3.5"), ("qwen3_5_moe", "Qwen3.5-MoE"))
 )

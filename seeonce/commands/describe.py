@@ -67,7 +67,7 @@ def describe_command(
         str | None, typer.Option(help="A file of JSON Schema that answers follow; or description, the line.")
     ] = None,
     thinking: Annotated[
-        bool, typer.Option("--thinking", help="Let the model reason first; kept apart (Qwen3.5).")
+        bool, typer.Option("--thinking", help="Let the model reason first, where its template can.")
     ] = False,
     logprobs: Annotated[
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")

@@ -11,6 +11,7 @@ from cache.base.home import Home
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
 from checkpoint.backend import installed_version
+from checkpoint.folder import has_thinking_switch
 from checkpoint.identity import model_id
 from infer.canary import combination
 from infer.request import Image, Request, Segment
@@ -122,10 +123,10 @@ def request_digest(request: Request, answerer: Answerer) -> str:
 
 
 def _check_thinking(selected: Selected, sampling: Sampling) -> None:
-    family = selected.config.family
-    if family.thinking_switch is None:
+    if not has_thinking_switch(selected.folder.path):
         raise InputError(
-            f"{family.title} has no switch for --thinking: leave it out, or give another --model."
+            f"The chat template of {selected.model} has no switch for --thinking: leave it out, or give "
+            "another --model."
         )
     if sampling.schema is not None:
         raise InputError("--thinking and --schema were both given: under a schema an answer cannot reason.")

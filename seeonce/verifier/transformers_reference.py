@@ -136,7 +136,9 @@ def _model(config: CheckpointConfig) -> Any:
         raise CannotCheckError(
             f"This transformers has no {config.family.title} in PyTorch ({error}): upgrade it."
         ) from error
-    stem = _CLASSES[name]
+    stem = _CLASSES.get(name)
+    if stem is None:
+        raise CannotCheckError(f"--against transformers does not know {config.family.title}: leave it out.")
     settings = {name: value for name, value in found.items() if name != "model_type"}
     vision_config = getattr(configuration, f"{stem}VisionConfig")(**settings)
     return getattr(modeling, f"{stem}VisionModel")(vision_config).float()
