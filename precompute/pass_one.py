@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
-from cache.base.text import megabytes, printable
+from cache.base.text import counted, megabytes, printable
 from cache.key import EncoderId, EncoderSpec
 from cache.leases import held_lease, record_use
 from cache.manifest import (
@@ -496,7 +496,8 @@ def _require_entries(store: Store, manifest: Manifest) -> None:
     while gone := {key for key in gone if not store.exists(key)}:
         if time.monotonic() > until_s:
             raise StoreError(
-                f"{len(gone)} entries of {manifest.recording.id} were removed while it was encoded: "
+                f"{counted(len(gone), 'entry')} of {manifest.recording.id} "
+                f"{'was' if len(gone) == 1 else 'were'} removed while it was encoded: "
                 "run the same command again"
             )
         time.sleep(_LOOK_AGAIN_S)

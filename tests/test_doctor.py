@@ -23,7 +23,7 @@ def test_doctor_counts_the_store_and_names_what_is_damaged(
 ) -> None:
     images = folder_of(tmp_path / "images")
     assert run("seeonce encode", images, "--model", plain).code == 0
-    assert "3 entries of 1 recordings" in run("seeonce doctor").out
+    assert "3 entries of 1 recording" in run("seeonce doctor").out
     chunk = next(home.rglob("c.0.0.0"))
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
     assert run("seeonce describe --max-tokens 2", images, "--model", plain).code == 3

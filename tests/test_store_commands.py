@@ -44,9 +44,9 @@ def test_ls_lists_entries_and_who_names_them(run: Run, store: Store) -> None:
 
 
 def test_gc_says_what_it_would_remove_and_then_removes_it(run: Run, store: Store) -> None:
-    assert run("seeonce store gc --dry-run").out.startswith("would remove 1 entries (2.0 kB)")
+    assert run("seeonce store gc --dry-run").out.startswith("would remove 1 entry (2.0 kB)")
     assert len(list(store.keys())) == 3
-    assert run("seeonce store gc").out.startswith("removed 1 entries (2.0 kB)")
+    assert run("seeonce store gc").out.startswith("removed 1 entry (2.0 kB)")
     assert len(list(store.keys())) == 2
     assert run("seeonce store gc --json").json["num_entries"] == 0
 

@@ -71,7 +71,7 @@ def test_stats_show_the_last_runs_and_what_a_collection_would_free(run: Run, hom
     os.utime(entry_folder(store, write(store, 9)), (1, 1))
     record_use(store, "encode", "monday", 5, 2, 3)
     out = run("seeonce store stats").out
-    assert "gc would free           2.0 kB in 1 entries" in out
+    assert "gc would free           2.0 kB in 1 entry" in out
     assert "last encode             5 hits, 2 misses, 20" in out
     found = run("seeonce store stats --json").json
     assert found["reclaimable"]["num_entries"] == 1

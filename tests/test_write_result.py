@@ -78,7 +78,7 @@ def test_an_entry_that_went_away_before_the_manifest_came_is_told(
     os.utime(entry_folder(store, keys[1]), (1, 1))
     collect(store)
     monkeypatch.setattr("precompute.pass_one._PUT_BACK_S", 0.1)
-    with pytest.raises(StoreError, match="1 entries of a-recording were removed while it was encoded"):
+    with pytest.raises(StoreError, match="1 entry of a-recording was removed while it was encoded"):
         write_result(store, EncodeResult(made, Progress(2, 2, 2, 0, 0, 0), False), print)
 
 

@@ -80,3 +80,10 @@ def visible(text: str) -> str:
 
 def _named(match: re.Match[str]) -> str:
     return f"[U+{ord(match[0]):04X}]"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: 1 frame, 2 frames, 3 entries."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what[:-1]}ies" if what.endswith("y") else f"{number:,} {what}s"

@@ -10,7 +10,7 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.base.home import Home
-from cache.base.text import parse_size
+from cache.base.text import counted, parse_size
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import terminal_width
@@ -23,7 +23,7 @@ from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import Totals, prompt_order
-from seeonce.runs.table import answer_table, counted
+from seeonce.runs.table import answer_table
 from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
 

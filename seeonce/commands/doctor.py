@@ -15,7 +15,7 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, SeeonceError
 from cache.base.home import Home
-from cache.base.text import megabytes
+from cache.base.text import counted, megabytes
 from cache.stats import store_stats
 from checkpoint.backend import import_mlx, installed_version
 from checkpoint.blas import blas_in_front, computes_on_cpu
@@ -130,7 +130,7 @@ def _store(home: Home) -> Iterator[Finding]:
         yield Finding("store", _BROKEN, _private(str(error)))
         return
     words = (
-        f"{place}, {stats.num_entries:,} entries of {stats.num_recordings:,} recordings, "
+        f"{place}, {counted(stats.num_entries, 'entry')} of {counted(stats.num_recordings, 'recording')}, "
         f"{megabytes(stats.num_bytes)}, {megabytes(stats.free_bytes)} free"
     )
     problems = [f"{stats.num_quarantined} damaged"] if stats.num_quarantined else []

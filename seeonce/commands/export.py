@@ -12,13 +12,12 @@ import typer
 from cache.base.errors import EXIT_PARTLY, InputError
 from cache.base.files import write_private
 from cache.base.home import Home
-from cache.base.text import STANDARD_OUTPUT, printable
+from cache.base.text import STANDARD_OUTPUT, counted, printable
 from seeonce.commands.arguments import warn
 from seeonce.runs.export.escribano import ExportPlan, RowChange, export, target_of
 from seeonce.runs.export.files import as_csv, as_parquet
 from seeonce.runs.find import select_run
 from seeonce.runs.run import Result, Run
-from seeonce.runs.table import counted
 
 _LINES_SHOWN = 20
 _WIDTH = 60

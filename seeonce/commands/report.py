@@ -8,11 +8,11 @@ import typer
 from cache.base.errors import InputError
 from cache.base.files import write_private
 from cache.base.home import Home
+from cache.base.text import counted
 from seeonce.commands.arguments import RUN, TRUTH, sheet_of, truths_of, warn
 from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, select_runs
 from seeonce.runs.run import Run
 from seeonce.runs.score import read_truth, why_unused
-from seeonce.runs.table import counted
 
 
 def report_command(

@@ -10,7 +10,7 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
 from cache.base.home import Home
-from cache.base.text import visible
+from cache.base.text import counted, visible
 from precompute.pass_one import EncodeOptions, encode
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
@@ -21,7 +21,6 @@ from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import plan
 from seeonce.runs.recording import LATEST, Selected, newest_recording, select
 from seeonce.runs.run import Run, RunInfo
-from seeonce.runs.table import counted
 from seeonce.verifier.canary import describe_soundly
 
 

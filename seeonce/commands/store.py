@@ -13,7 +13,7 @@ import typer
 from cache.base.canonical_json import record_to_json
 from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
 from cache.base.home import Home
-from cache.base.text import megabytes, parse_age_s, parse_size
+from cache.base.text import counted, megabytes, parse_age_s, parse_size
 from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
 from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
 from cache.gc import Collection, collect
@@ -33,7 +33,7 @@ def stats_table(home: Home, stats: StoreStats) -> str:
     """Return the numbers of a store."""
     reclaimable = "0 kB"
     if found := stats.reclaimable:
-        reclaimable = f"{megabytes(found.num_bytes)} in {found.num_entries:,} entries"
+        reclaimable = f"{megabytes(found.num_bytes)} in {counted(found.num_entries, 'entry')}"
     elif stats.num_manifests:
         reclaimable = "nothing: a manifest cannot be read, see seeonce store check"
     rows = [
@@ -61,12 +61,13 @@ def collection_text(found: Collection) -> str:
     """Say what a collection removed, or would remove."""
     verb = "would remove" if found.dry_run else "removed"
     lines = [
-        f"{verb} {found.num_entries:,} entries ({megabytes(found.num_bytes)}), {found.num_tmp:,} unfinished, "
+        f"{verb} {counted(found.num_entries, 'entry')} ({megabytes(found.num_bytes)}), "
+        f"{found.num_tmp:,} unfinished, "
         f"{found.num_trash:,} in trash, {found.num_quarantined:,} in quarantine for 30 days, "
-        f"{found.num_thumbnails:,} thumbnails, {found.num_files:,} other files."
+        f"{counted(found.num_thumbnails, 'thumbnail')}, {found.num_files:,} other files."
     ]
     if found.num_kept:
-        lines.append(f"{found.num_kept:,} entries were needed again and were kept.")
+        lines.append(f"{counted(found.num_kept, 'entry')} kept: needed again meanwhile.")
     for lease in found.leases:
         is_known = 0 < lease.since_s <= time.time()
         since = f"since {time_text(lease.since_s)}" if is_known else "since nobody knows when"
@@ -84,7 +85,9 @@ def forgetting_text(chosen: Sequence[tuple[StoredRecording, int]], *, done: bool
     size = megabytes(sum(num_bytes for _, num_bytes in chosen))
     what = "go once nobody has used them for 24 hours" if done else "would be free; --yes forgets them"
     return "\n".join(
-        [*lines, f"{len(chosen):,} recordings, {size}: {what}."] if chosen else ["no recording to forget."]
+        [*lines, f"{counted(len(chosen), 'recording')}, {size}: {what}."]
+        if chosen
+        else ["no recording to forget."]
     )
 
 
@@ -92,14 +95,17 @@ def forgotten_text(found: Forgotten, *, purge: bool) -> str:
     """Say what of a recording is gone."""
     line = f"{found.recording}: {found.num_manifests:,} manifests removed"
     if not purge:
-        return f"{line}; of its {found.num_left:,} entries, those that nothing else needs go with a later gc."
+        of_its = f"of its {counted(found.num_left, 'entry')}"
+        return f"{line}; {of_its}, those that nothing else needs go with a later gc."
     left = ""
     if found.num_left:
-        left = f" {found.num_left:,} entries stay: others name them, or a running command uses them."
+        left = (
+            f" {counted(found.num_left, 'entry')} left in place: others name them, or a running command does."
+        )
     return (
-        f"{line}, {found.num_entries:,} entries ({megabytes(found.num_bytes)}), {found.num_thumbnails:,} "
-        f"thumbnails, {found.num_quarantined:,} in quarantine, {found.num_runs:,} runs, the "
-        f"memory of {found.num_files:,} files.{left}"
+        f"{line}, {counted(found.num_entries, 'entry')} ({megabytes(found.num_bytes)}), "
+        f"{counted(found.num_thumbnails, 'thumbnail')}, {found.num_quarantined:,} in quarantine, "
+        f"{counted(found.num_runs, 'run')}, the memory of {counted(found.num_files, 'file')}.{left}"
     )
 
 
@@ -114,7 +120,9 @@ def check_text(found: CheckReport) -> str:
     if found.interrupted:
         verdict += "; interrupted, the same command goes on" if found.read_data else "; interrupted"
     size = f" ({megabytes(found.num_bytes)})" if found.read_data else ""
-    return "\n".join([*lines, f"checked {how} of {found.num_entries:,} entries{size}{before}: {verdict}."])
+    return "\n".join(
+        [*lines, f"checked {how} of {counted(found.num_entries, 'entry')}{size}{before}: {verdict}."]
+    )
 
 
 def repair_text(found: RepairReport) -> str:

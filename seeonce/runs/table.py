@@ -58,11 +58,6 @@ def _text(result: Result) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things: 1 frame, 2 frames."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 _SHOWN_CHANGES = 5
 _SHOWN_MIX_UPS = 10
 

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from cache.base.errors import CannotCheckError, StoreError
 from cache.base.listener import Listener
+from cache.base.text import counted
 from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import EntryKey
 from cache.layout import FRAMES, group_name, now
@@ -85,11 +86,11 @@ def _check(
                 problems.append(f"entry {key.hex[:12]}: {problem}")
             listener.advance()
         checked.finish()
-    words = f"every byte of {len(keys)} entries{where} against its digests"
+    words = f"every byte of {counted(len(keys), 'entry')}{where} against its digests"
     if len(left) < len(keys):
         words += f", {len(keys) - len(left)} of them by the run of {checked.since} that was interrupted"
     if problems:
-        words = f"{len(problems)} problems in {len(keys)} entries{where}".rstrip(",")
+        words = f"{counted(len(problems), 'problem')} in {counted(len(keys), 'entry')}{where}".rstrip(",")
     return Check("bytes", not problems, words, len(keys), len(keys), tuple(problems))
 
 

@@ -4,6 +4,7 @@ It loads the whole model and opens pictures as any user of mlx-vlm does, and sha
 but the weight files and, where the user lowered them, the limits on pixels.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class LiveReference:
         Of a file that mlx-vlm would clip or take for sRGB, it is given the decoded picture as well.
         """
         path = Path(source)
-        return source if path.is_file() and is_read_plainly(path) else decoded
+        return source if os.path.isfile(path) and is_read_plainly(path) else decoded  # noqa: PTH113 (never raises)
 
     def features(self, picture: Picture) -> Features:
         """Encode a picture with mlx-vlm's own processor and vision tower."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from cache.base.text import visible
+from cache.base.text import counted, visible
 from cache.manifest import Manifest, SkippedFrame
 from seeonce.runs.compare import Place, normalised, word_similarity
 from seeonce.runs.prompts import clock
@@ -25,7 +25,7 @@ from seeonce.runs.report.pictures import DataUris, PictureOf
 from seeonce.runs.run import Run
 from seeonce.runs.score import Expected, PromptScore, file_name, is_true, score_column
 from seeonce.runs.sheet import Cell, Column, Row, Sheet, Variant, savings_of
-from seeonce.runs.table import counted, list_score
+from seeonce.runs.table import list_score
 
 _NUM_COLOURS = 8
 _MAX_CHOICES = 100
