@@ -84,7 +84,10 @@ $(RUNTIME): pyproject.toml constraints.txt $(if $(VENV_WORKS),,FORCE)
 			echo "$$found cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }; \
 	}
 	@echo "Installing seeonce and what it needs; a few minutes the first time."
-	@$(PIP) install -qq --no-compile $(PACKAGES) # bytecode comes with use: all of it would take 20 s
+	@$(PIP) install -qq --no-compile $(PACKAGES)
+	@# pip compiles one file after the other, all of them; a few are of no use to us.
+	@$(VENV_PYTHON) -m compileall -q -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib cache checkpoint infer \
+		precompute seeonce sources >/dev/null 2>&1 || true
 	@touch $@
 
 $(DEV): $(RUNTIME)
