@@ -17,11 +17,11 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from infer.features import FeatureSource, ReadAhead, StoredFeatures
 from infer.hooks import LogitsProcessor, RowHooks, TokenWatch
-from infer.kv_cache import Keys, SharedPrefix
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch, LanguageModel, PromptInputs
 from infer.prefill import Prefill
+from infer.prefixes import Keys, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
 from infer.scheduler import Schedule

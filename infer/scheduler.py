@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from cache.manifest import FrameEntry
-from infer.kv_cache import Keys, PrefixPool, SharedPrefix, num_common
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
+from infer.prefixes import Keys, PrefixPool, SharedPrefix, most_saved, num_common
 from infer.sequence import Sequence
-from infer.tokenizer import PromptTokens
 
 LOOK_AHEAD = 64
 
@@ -141,7 +140,7 @@ class Schedule:
         ]
         if not self._memory.row_bytes:
             return len(common), max((count for count, _ in common), default=0)
-        return _most_saved(leader.prompt, [min(count, most) for count, most in common])
+        return most_saved(leader.prompt, [min(count, most) for count, most in common])
 
     def _fits(self, batch: _Batch, sequence: Sequence, num_kept: int) -> bool:
         kept = [num_kept, *(other.num_kept for other in batch.sequences)]
@@ -154,19 +153,3 @@ class Schedule:
         """Drop kept prefixes until a sequence fits that is alone."""
         alone = self._memory.batch_bytes(InFlight(), [self._memory.size(sequence)])
         self.prefixes.shrink(self._memory.max_bytes - alone)
-
-
-def _most_saved(prompt: PromptTokens, common: list[int]) -> tuple[int, int]:
-    """Return how many followers there are, and the one length that all share; each shares ``common`` of it.
-
-    A recurrent state cannot be cut back, so whoever shares less has no use of it. The length is that
-    which saves the most images, and of those the most tokens.
-    """
-    ends = [span.start + span.num_tokens for span in prompt.images]
-    best, saved = (0, 0), (0, 0)
-    for length in sorted({length for length in common if length > prompt.images[0].start}):
-        num = sum(count >= length for count in common)
-        saves = (num * sum(end <= length for end in ends), num * length)
-        if saves > saved:
-            best, saved = (num, length), saves
-    return best

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cache.base.errors import SeeonceError
 from cache.key import EntryKey
 from infer.hooks import RowHooks, RowProcessor, TokenWatch
-from infer.kv_cache import SharedPrefix
+from infer.prefixes import SharedPrefix
 from infer.request import Request
 from infer.sampling import SeededDraw
 from infer.tokenizer import PromptTokens

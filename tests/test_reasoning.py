@@ -117,3 +117,14 @@ def test_thinking_is_refused_in_one_line_where_it_cannot_be(
     _encoded(run, qwen3_5, tmp_path / "images5")
     assert "has no switch for --thinking" in _describe(run, plain, "--thinking").error
     assert "--schema" in _describe(run, qwen3_5, "--thinking", "--schema", "description").error
+
+
+def test_an_experiment_says_whether_to_think(run: Run, qwen3_5: Path, tmp_path: Path) -> None:
+    _encoded(run, qwen3_5, tmp_path / "images")
+    file = tmp_path / "both.toml"
+    prompts = '[prompts]\nsilent = "What?"\nthinks = { text = "What?", thinking = true }\n'
+    file.write_text(f'recordings = ["latest"]\nmodels = ["{qwen3_5}"]\nsampling.max_tokens = 3\n{prompts}')
+    silent, thinks = run("seeonce run --json", file).json
+    assert (silent["run"]["manner"]["thinking"], thinks["run"]["manner"]["thinking"]) == (False, True)
+    file.write_text(file.read_text().replace("= true", '= "yes"'))
+    assert "prompts.thinks.thinking" in run("seeonce run --json", file).error

@@ -13,8 +13,8 @@ from tiny_checkpoint import Tiny, write_checkpoint
 from infer.kv_cache import RecurrentRow, RowsRecurrentState, RowsState
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch
+from infer.prefixes import most_saved
 from infer.request import Request
-from infer.scheduler import _most_saved
 from infer.tokenizer import ImageSpan, PromptTokens
 
 Patch = pytest.MonkeyPatch
@@ -178,10 +178,10 @@ def _prompt(*spans: tuple[int, int]) -> PromptTokens:
     ],
 )
 def test_what_most_share_is_kept(common: list[int], want: tuple[int, int]) -> None:
-    assert _most_saved(_prompt((2, 10)), common) == want
+    assert most_saved(_prompt((2, 10)), common) == want
 
 
 def test_a_second_image_that_few_share_is_kept_where_that_saves_more() -> None:
     prompt = _prompt((2, 10), (20, 10))
-    assert _most_saved(prompt, [35, 35, 15]) == (2, 35)
-    assert _most_saved(prompt, [35, 15, 15]) == (3, 15)
+    assert most_saved(prompt, [35, 35, 15]) == (2, 35)
+    assert most_saved(prompt, [35, 15, 15]) == (3, 15)
