@@ -1,6 +1,7 @@
 """What we rely on in mlx-vlm, held so that a new version cannot change it unseen."""
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +12,7 @@ from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from checkpoint.config import read_config
-from infer.kv_cache import RowsKVCache
+from infer.kv_cache import RowsKVCache, RowsRecurrentState
 from infer.model import DenseDeepstackModel
 from infer.tokenizer import ImageSpan, mrope_positions
 
@@ -71,6 +72,52 @@ def test_attention_asks_a_cache_for_its_update_and_no_more(live: Live) -> None:
     model(mx.array([[1]]), cache=caches)
     assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "bits"}
     assert caches[1].asked <= {"offset", "update_and_fetch", "bits"}
+
+
+@pytest.fixture(scope="module")
+def delta_net(qwen3_5: Path) -> Any:
+    """The first layer of a Qwen3.5."""
+    return Live(qwen3_5).model.language_model.model.layers[0].linear_attn
+
+
+class SpyState(RowsRecurrentState):
+    """A recurrent state that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__([0])
+        self.asked: set[str] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "asked":
+            self.asked.add(name)
+        return super().__getattribute__(name)
+
+
+def test_a_delta_net_asks_a_state_for_its_updates_and_no_more(delta_net: Any) -> None:
+    state = SpyState()
+    delta_net(mx.random.normal((1, 5, 64)), None, state)
+    assert state.asked <= {"lengths", "update_window", "update_recurrent", "advance", "window", "recurrent"}
+    assert state.recurrent is not None
+    assert state.recurrent.dtype == mx.float32
+
+
+def test_a_delta_net_convolves_what_update_window_left_in_its_inputs(delta_net: Any) -> None:
+    class Emptied(RowsRecurrentState):
+        def update_window(self, index: int, inputs: mx.array, width: int, lengths: None = None) -> None:
+            inputs[:] = mx.zeros_like(inputs)
+
+    x = mx.random.normal((1, 5, 64), key=mx.random.key(0))
+    assert np.array(delta_net(x, None, RowsRecurrentState([0]))).any()
+    assert not np.array(delta_net(x, None, Emptied([0]))).any()
+
+
+def test_a_masked_column_leaves_a_recurrent_state_as_it_is(delta_net: Any) -> None:
+    x = mx.random.normal((1, 5, 64), key=mx.random.key(0))
+    padded, plain = RowsRecurrentState([3], starts=[3]), RowsRecurrentState([0])
+    delta_net(mx.concatenate([mx.ones((1, 3, 64)), x], axis=1), padded.make_mask(8), padded)
+    delta_net(x, None, plain)
+    for one, other in zip(padded.state, plain.state, strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-5)
 
 
 def test_decoding_hands_out_a_token_after_the_step_that_follows_it() -> None:
