@@ -68,6 +68,11 @@ def provenance() -> "Provenance":
     )
 
 
+def memory_bytes() -> int:
+    """Return how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 @cache
 def installed_version(distribution: str) -> str:
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cache.base.errors import CheckpointError
 from cache.base.text import user_path
+from checkpoint.backend import memory_bytes
 
 DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
 SMALL_MODEL = "mlx-community/Qwen3-VL-2B-Instruct-4bit"
@@ -42,11 +43,6 @@ def default_model(recording_id: str) -> str:
     if recording_id == DEMO:
         return DEMO
     return SMALL_MODEL if memory_bytes() < _SHORT_BYTES else DEFAULT_MODEL
-
-
-def memory_bytes() -> int:
-    """Return the memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:
@@ -115,7 +111,7 @@ def _download(repo: str, revision: str | None, announce: Callable[[str], None]) 
 def has_thinking_switch(folder: Path) -> bool:
     """Tell whether a checkpoint's chat template turns reasoning on and off by ``enable_thinking``."""
     files = [*folder.glob("*.jinja"), folder / "chat_template.json", folder / "tokenizer_config.json"]
-    return any("enable_thinking" in file.read_text(encoding="utf-8") for file in files if file.is_file())
+    return any(b"enable_thinking" in file.read_bytes() for file in files if file.is_file())
 
 
 def require_weights(folder: Path) -> None:

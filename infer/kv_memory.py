@@ -8,7 +8,7 @@ the row.
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoint.folder import memory_bytes
+from checkpoint.backend import memory_bytes
 from infer.kv_cache import rounded_up
 from infer.sequence import Sequence
 

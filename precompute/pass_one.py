@@ -28,8 +28,9 @@ from cache.pixel_index import PixelIndex
 from cache.stats import StoreLimit
 from cache.store import Durability, Store
 from cache.thumbnails import Thumbnails
+from checkpoint.backend import memory_bytes
 from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, CheckpointFolder, find_folder, memory_bytes
+from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, CheckpointFolder, find_folder
 from checkpoint.identity import (
     encoder_spec,
     lowest_vision_bits,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache.base.errors import InputError
-from checkpoint.backend import installed_version, provenance
+from checkpoint.backend import installed_version, memory_bytes, provenance
 
 FORMAT = 1
 _DISTRIBUTIONS = ("seeonce", "mlx", "mlx-vlm", "transformers", "zarr")
@@ -248,11 +248,6 @@ class Report:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"--output {path} cannot be written ({error}): name another file.") from error
-
-
-def memory_bytes() -> int:
-    """Return how much memory this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def now() -> datetime:

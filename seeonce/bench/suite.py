@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cache.base.errors import InputError
 from cache.base.home import Home
+from checkpoint.backend import memory_bytes
 from checkpoint.blas import computes_on_cpu
 from checkpoint.folder import DEMO
 from seeonce.bench import decoding, encoding, memory, passes, profiling, resolution
@@ -22,7 +23,7 @@ from seeonce.bench.measure import Clock
 from seeonce.bench.options import FULL, QUICK, BenchOptions, Dims, Workload
 from seeonce.bench.prompt_experiment import PromptExperiment
 from seeonce.bench.random_weights import write_checkpoint
-from seeonce.bench.report import Machine, Report, Table, memory_bytes, now
+from seeonce.bench.report import Machine, Report, Table, now
 from seeonce.bench.store import StoreBench
 from seeonce.demo.score import read_truth
 

@@ -17,7 +17,7 @@ from cache.base.errors import EXIT_ERROR, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, megabytes
 from cache.stats import store_stats
-from checkpoint.backend import import_mlx, installed_version
+from checkpoint.backend import import_mlx, installed_version, memory_bytes
 from checkpoint.blas import blas_in_front, computes_on_cpu
 from checkpoint.folder import DEMO, default_model, find_folder
 from infer.canary import combination, remembered
@@ -112,7 +112,7 @@ def _compiler() -> Finding:
 
 def _memory() -> Finding:
     try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = memory_bytes()
     except (OSError, ValueError):
         return Finding("memory", _NOTE, "unknown")
     remedy = "" if total >= 8e9 else "take a 2B checkpoint, and --kv-memory 1GB"
