@@ -6,28 +6,22 @@ of ``patch_embed``; ``Qwen3VLImageProcessor`` gives the values that ``patches.py
 whenever the encoder is loaded.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cache.base.errors import CheckpointError, InputError
-from cache.base.text import megabytes
-from cache.entry import STORED_DTYPES, Features, bytes_per_token
+from cache.base.errors import CheckpointError
+from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec, Preprocessing
 from checkpoint import backend
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import image_processor
 from checkpoint.loading import cast, load_model
-from precompute.patches import Patches, cut_into_patches, num_tokens, value_table
-from sources.pixels import SCREEN_PIXELS, ImageHeader, read_header
-from sources.recording import Frame
+from precompute.patches import Patches, cut_into_patches, value_table
 
 
 class VisionEncoder:
@@ -101,52 +95,3 @@ def _require_processors_values(processor: Any, preprocessing: Preprocessing) -> 
             f"The image processor of mlx-vlm {backend.installed_version('mlx-vlm')} prepares pictures "
             "otherwise than seeonce does: install the version that seeonce names (pip install seeonce)."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """The cost of frames that are not known to be stored. ``num_tokens`` and ``num_bytes`` are sums.
-
-    ``num_huge`` frames are larger than any screen, ``num_animated`` show the first of several pictures.
-    """
-
-    num_frames: int
-    num_tokens: int
-    num_bytes: int
-    num_huge: int = 0
-    num_animated: int = 0
-
-    def __str__(self) -> str:
-        """Say it in one line, per frame and in all."""
-        per_frame = max(1, self.num_frames)
-        frames = f"{self.num_frames} frame{'s' * (self.num_frames != 1)}"
-        return (
-            f"{frames} to look at, about {self.num_tokens // per_frame:,} tokens and "
-            f"{megabytes(self.num_bytes // per_frame)} each; writes at most {megabytes(self.num_bytes)}."
-        )
-
-
-def estimate(frames: Sequence[Frame], spec: EncoderSpec) -> Estimate:
-    """Return what ``frames`` cost at most under ``spec``; those that cannot be read cost nothing."""
-    headers = list(_headers(frames))
-    tokens = sum(num_tokens(header.width, header.height, spec.preprocessing) for header in headers)
-    return Estimate(
-        len(frames),
-        tokens,
-        tokens * bytes_per_token(spec),
-        num_huge=sum(header.width * header.height > SCREEN_PIXELS for header in headers),
-        num_animated=sum(header.has_more for header in headers),
-    )
-
-
-def _headers(frames: Iterable[Frame]) -> Iterator[ImageHeader]:
-    """Yield the size of each readable frame; the frames of one video are of one size."""
-    of_video: dict[str, ImageHeader] = {}
-    for frame in frames:
-        with suppress(InputError):
-            if not frame.stamp.position:
-                yield read_header(Path(frame.stamp.path))
-            else:
-                if frame.stamp.path not in of_video:
-                    of_video[frame.stamp.path] = ImageHeader(*frame.read().size, has_more=False)
-                yield of_video[frame.stamp.path]

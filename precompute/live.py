@@ -15,7 +15,7 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import find_encoder, model_of
 from precompute.encoder import VisionEncoder
-from precompute.pass_one import reopen
+from precompute.options import reopen
 from precompute.patches import cut_into_patches
 from sources.pixels import pixels_array
 from sources.recording import Frame

@@ -1,128 +1,36 @@
 """Pass one from names to a manifest: find the checkpoint and the recording, report the cost, encode."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
-from cache.base.text import counted, megabytes, printable
+from cache.base.listener import Listener
+from cache.base.text import counted, megabytes
 from cache.key import EncoderId, EncoderSpec
 from cache.leases import held_lease, record_use
-from cache.manifest import (
-    Manifest,
-    ManifestRef,
-    RecordingInfo,
-    list_manifests,
-    manifest_path,
-    matching_recording,
-    read_manifest,
-    write_manifest,
-)
+from cache.manifest import Manifest, list_manifests, manifest_path, read_manifest, write_manifest
 from cache.pixel_index import PixelIndex
 from cache.stats import StoreLimit
-from cache.store import Durability, Store
+from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint.backend import memory_bytes
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, CheckpointFolder, find_folder
-from checkpoint.identity import (
-    encoder_spec,
-    lowest_vision_bits,
-    model_of,
-    remember_model,
-    with_max_pixels,
-)
-from precompute.encode import EncodeResult, Progress, encode_recording, new_pictures, not_encoded
-from sources.folder import KIND as LIST
-from sources.folder import is_image_path, open_list, reopen_list
+from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
+from precompute.cost import not_encoded, report_cost
+from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
+from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.near_duplicates import NearDuplicates, require_distance
-from sources.recording import (
-    DEFAULT_EVERY_S,
-    DEFAULT_SCAN_EVERY_S,
-    Frame,
-    FrameChoice,
-    OnScan,
-    Recording,
-)
-from sources.recordings import (
-    is_since,
-    latest_recording,
-    list_recordings,
-    locate,
-    open_recording,
-    parse_since,
-)
+from sources.recording import Recording
 
 if TYPE_CHECKING:
     from precompute.encoder import VisionEncoder
 
-_LEAST_VISION_BITS = 8
 _PUT_BACK_S = 5.0
 _LOOK_AGAIN_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeOptions:
-    """What to encode and how: the options of ``seeonce encode``.
-
-    ``images``, if given, are together one recording, and ``recording`` is not looked at. A frame whose
-    perceptual hash is within ``near_duplicates`` bits of the last kept one uses that one's entry.
-    """
-
-    recording: str = "latest"
-    model: str | None = None
-    max_pixels: int | None = None
-    every_s: float | None = None
-    limit: int | None = None
-    durability: Durability = Durability.batch
-    images: tuple[Path, ...] = ()
-    thumbnails: bool = True
-    scene_change: float | None = None
-    near_duplicates: int | None = None
-
-
-class Listener(Protocol):
-    """What pass one reports to."""
-
-    def say(self, line: str) -> None:
-        """Take one line for the user."""
-
-    def scan_progress(self, num_s: float, length_s: float) -> None:
-        """Take note of how far a video was scanned for pictures that differ, in seconds of the recording."""
-
-    def progress(self, progress: Progress) -> None:
-        """Take note of a finished frame."""
-
-
-class PendingNotes:
-    """Notes made before it is known whether there is anything to encode: a refusal leaves no store behind."""
-
-    def __init__(self, home: Home) -> None:
-        """Read from the index of ``home``, if it is there; write to it only in ``write``."""
-        self._home = home
-        self._made: dict[str, str] = {}
-
-    def get_note(self, name: str) -> str | None:
-        """Return the text last put under a name, or None."""
-        if name in self._made or not self._home.store.is_dir():
-            return self._made.get(name)
-        with PixelIndex(self._home) as index:
-            return index.get_note(name)
-
-    def put_note(self, name: str, text: str) -> None:
-        """Hold a small text until ``write``."""
-        self._made[name] = text
-
-    def write(self, index: PixelIndex) -> None:
-        """Write down what was put."""
-        for name, text in self._made.items():
-            index.put_note(name, text)
 
 
 def encode_each(
@@ -247,189 +155,19 @@ def _encode(
         [frame for frame in frames if near is None or frame.index not in near.likely], spec, store, index
     )
     if others:
-        _report_cost(others, name, spec, store, index, limit, listener.say)
+        report_cost(others, name, spec, store, index, limit, listener.say)
     else:
         are = "the frame is" if len(frames) == 1 else f"all {len(frames)} frames are"
         listener.say(f"{name}: {are} encoded already; nothing to do.")
-    result = encode_recording(recording, spec, store, index, load, listener.progress, thumbnails, limit, near)
+
+    def show(progress: Progress) -> None:
+        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
+        listener.show("encode", "frame", progress.num_done, progress.num_frames, counts)
+
+    result = encode_recording(recording, spec, store, index, load, show, thumbnails, limit, near)
     if thumbnails is not None and thumbnails.problem is not None:
         listener.say(f"warning: no thumbnails, so reports lack pictures: {thumbnails.problem}")
     return result
-
-
-def _report_cost(
-    others: Sequence[Frame],
-    name: str,
-    spec: EncoderSpec,
-    store: Store,
-    index: PixelIndex,
-    limit: StoreLimit,
-    say: Callable[[str], None],
-) -> None:
-    """Say what the frames will cost, and refuse what the disk or the limit of the store cannot hold.
-
-    Frames that were moved or repeat themselves have entries already: before a refusal they are looked at.
-    """
-    from precompute.encoder import estimate
-
-    bits = lowest_vision_bits(spec)
-    if bits is not None and bits < _LEAST_VISION_BITS:
-        say(
-            f"warning: the vision tower is quantised to {bits} bits, which destroys small text; prefer a "
-            "checkpoint with an unquantised or 8-bit vision tower"
-        )
-    cost = estimate(others, spec)
-    say(f"{name}: {cost}")
-    if cost.num_huge:
-        say(f"warning: larger than any screen, and shrunk for the model: {cost.num_huge} of these pictures")
-    if cost.num_animated:
-        say(f"warning: animated or of several pages, the first is taken: {cost.num_animated} of these files")
-    if store.free_bytes() < cost.num_bytes or not limit.fits(cost.num_bytes, cost.num_frames):
-        say("The store may not hold that: looking which of these pictures are new.")
-        cost = estimate(list(new_pictures(others, spec, store, index)), spec)
-    if (free := store.free_bytes()) < cost.num_bytes:
-        raise StoreError(
-            f"Encoding needs up to {megabytes(cost.num_bytes)}, {megabytes(free)} are free in {store.path}: "
-            "free space, lower --max-pixels or --limit, or set SEEONCE_HOME to another disk."
-        )
-    limit.require(cost.num_bytes, cost.num_frames)
-
-
-def options_of_each(
-    options: EncodeOptions, selectors: Sequence[str], listed: Sequence[str], since: str | None
-) -> list[EncodeOptions]:
-    """Return the options for each recording: selectors, paths piped in for ``-``, or all since a time.
-
-    Raises:
-        InputError: ``--since`` together with names, nothing since then, or an empty list.
-    """
-    if since is not None:
-        if selectors:
-            raise InputError("--since chooses by date: leave RECORDING out, or leave --since out")
-        return [replace(options, recording=name) for name in _since(since)]
-    if "-" in selectors and not listed:
-        raise InputError("- reads paths from standard input, and there was none: pipe them in, one a line")
-    others = [path for path in listed if not is_image_path(path)]
-    images = tuple(Path(path) for path in listed if is_image_path(path))
-    names = [name for name in selectors if name != "-"]
-    each = [replace(options, recording=name) for name in dict.fromkeys([*names, *others])]
-    return [*each, *([replace(options, images=images)] if images else [])] or [options]
-
-
-def frame_choice(
-    options: EncodeOptions,
-    earlier: RecordingInfo | None = None,
-    notes: PendingNotes | None = None,
-    on_scan: OnScan | None = None,
-) -> FrameChoice:
-    """Return the frames that are asked for, of a video as they were chosen before where nothing is said.
-
-    A limit stays for a recording that is named by its id; for a path it is for one time (``_named``).
-    """
-    every_s, scene_change = options.every_s, options.scene_change
-    # A step of seconds between frames says nothing of how often to look for pictures that differ.
-    if earlier is not None and (scene_change is None or earlier.scene_change is not None):
-        every_s = earlier.every_s if every_s is None else every_s
-        scene_change = earlier.scene_change if scene_change is None else scene_change
-    if every_s is None:
-        every_s = DEFAULT_EVERY_S if scene_change is None else DEFAULT_SCAN_EVERY_S
-    return FrameChoice(every_s, options.limit, scene_change, notes, on_scan)
-
-
-def open_named(
-    known: Sequence[ManifestRef], options: EncodeOptions, notes: PendingNotes, listener: Listener
-) -> Recording:
-    """Open the recording of ``options``: as the newest of its manifests has it, where nothing else is said.
-
-    Raises:
-        InputError: no such recording, or it cannot be read.
-    """
-    if options.images:
-        choice = frame_choice(options)
-        choice.require_sound()
-        return open_list(options.images, limit=choice.limit)
-    path, earlier, is_id = _named(known, options.recording)
-    if earlier is None:
-        return open_recording(path, frame_choice(options, None, notes, listener.scan_progress))
-    info = earlier.recording
-    if is_id and options.limit is None:
-        options = replace(options, limit=info.limit)
-    choice = frame_choice(options, info, notes, listener.scan_progress)
-    if info.kind == LIST:
-        if not earlier.complete:
-            raise InputError(f"{info.id} was interrupted, and its list is not known: pipe it in again")
-        return _list_again(read_manifest(earlier.path), choice)
-    if words := _as_before(options, choice, frame_choice(options)):
-        listener.say(f"Using {words} as before; pass another value to change it.")
-    return open_recording(path, choice)
-
-
-def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRef | None, bool]:
-    """Return the path of what ``selector`` means, its newest manifest if there is one, and if it is an id."""
-    if selector == "demo":
-        return selector, None, False
-    if selector == "latest" and known and latest_recording(os.environ) is None:
-        selector = known[0].recording.id
-    is_name = selector not in ("latest", "") and not os.path.lexists(selector)
-    if is_name and (earlier := _earlier(known, selector)) is not None:
-        return earlier.recording.path, earlier, True
-    path = locate(selector, os.environ)
-    place = printable(path)
-    return str(path), next((ref for ref in known if ref.recording.path == place), None), False
-
-
-def _as_before(options: EncodeOptions, choice: FrameChoice, default: FrameChoice) -> str:
-    """Write the options of a video that nobody gave this time and that are not the default ones."""
-    words = []
-    if options.every_s is None and choice.every_s != default.every_s:
-        words.append(f"--every {choice.every_s:g}")
-    if options.scene_change is None and choice.scene_change is not None:
-        words.append(f"--scene-change {choice.scene_change:g}")
-    return " ".join(words)
-
-
-def reopen(manifest: Manifest) -> Recording:
-    """Open the recording of a manifest again, the same frames of it.
-
-    Raises:
-        InputError: it is gone or cannot be read.
-    """
-    info: RecordingInfo = manifest.recording
-    choice = frame_choice(EncodeOptions(limit=info.limit), info)
-    if info.kind == LIST:
-        return _list_again(manifest, choice)
-    if info.every_s is not None and (manifest.complete or choice.scene_change is not None):
-        # Of a video these very pictures, by whatever rule they were chosen, and without decoding for it.
-        sources = {frame.source for frame in manifest.frames} | {frame.source for frame in manifest.skipped}
-        choice = replace(choice, only=frozenset(sources), scene_change=None, limit=None)
-    return open_recording("demo" if info.kind == "demo" else info.path, choice)
-
-
-def _since(text: str) -> list[str]:
-    since = parse_since(text)
-    found = [listing for listing in list_recordings(os.environ) if is_since(listing.captured_at, since)]
-    there = [listing.id for listing in found if listing.is_there]
-    if not there:
-        raise InputError(f"No recording since {text}: see what there is with seeonce recordings")
-    return there
-
-
-def _list_again(manifest: Manifest, choice: FrameChoice) -> Recording:
-    named = {frame.index: (frame.index, frame.timestamp_s, frame.source) for frame in manifest.frames}
-    named |= {frame.index: (frame.index, frame.timestamp_s, frame.source) for frame in manifest.skipped}
-    info = replace(manifest.recording, limit=choice.limit)
-    return reopen_list(info, [named[index] for index in sorted(named)][: choice.limit])
-
-
-def _earlier(known: Sequence[ManifestRef], selector: str) -> ManifestRef | None:
-    """Return the newest manifest of the only recording whose id is, or begins with, ``selector``."""
-    refs = [ref for ref in known if ref.recording.kind != "demo"]
-    found = None
-    with suppress(InputError):  # of several that fit, sources may list one
-        found = matching_recording(selector, (ref.recording for ref in refs))
-    if found is None or not found.startswith(selector):  # a newer recording may have that name: sources say
-        return None
-    return next(ref for ref in refs if ref.recording.id == found)
 
 
 def write_result(store: Store, result: EncodeResult, say: Callable[[str], None]) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cache.base.errors import SeeonceError
     from cache.base.home import Home
     from infer.sampling import Sampling
-    from precompute.encode import EncodeResult
-    from precompute.pass_one import EncodeOptions
+    from precompute.options import EncodeOptions
+    from precompute.pipeline import EncodeResult
     from seeonce.api import ask, describe, encode, entries, verify
     from seeonce.runs.describe import DescribeResult
     from seeonce.runs.notebook import AnswerTable

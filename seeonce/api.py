@@ -9,9 +9,9 @@ from cache.layout import FRAMES, group_name
 from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
 from infer.sampling import Sampling
-from precompute.encode import EncodeResult
-from precompute.pass_one import EncodeOptions
+from precompute.options import EncodeOptions
 from precompute.pass_one import encode as pass_one
+from precompute.pipeline import EncodeResult
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeResult, Session

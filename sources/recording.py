@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from blake3 import blake3
 
 from cache.base.errors import InputError, SeeonceError
+from cache.base.listener import Listener
 from cache.base.text import printable, user_path
 from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
@@ -119,10 +120,6 @@ Say = Callable[[str], None]
 """Takes one line about what cannot be read, while the rest goes on."""
 
 
-OnScan = Callable[[float, float], None]
-"""Takes how many seconds of a recording's videos were scanned, and how long they are as far as known."""
-
-
 class Notes(Protocol):
     """A memory for small texts; ``cache.pixel_index.PixelIndex`` is one."""
 
@@ -139,7 +136,7 @@ class FrameChoice:
 
     Of a video what is on the screen every ``every_s`` seconds, with ``scene_change`` of these only those
     that differ so much (0 to 1) from the last one taken; of anything the first ``limit`` frames, if given.
-    What had to be decoded for it is remembered in ``notes``, and ``on_scan`` receives how far that is.
+    What had to be decoded for it is remembered in ``notes``, and ``listener`` is shown how far that is.
     ``only``, if given, are the sources of frames that a video's choice was, whatever chose them.
     """
 
@@ -147,7 +144,7 @@ class FrameChoice:
     limit: int | None = None
     scene_change: float | None = None
     notes: Notes | None = field(default=None, compare=False)
-    on_scan: OnScan | None = field(default=None, compare=False)
+    listener: Listener | None = field(default=None, compare=False)
     only: frozenset[str] | None = None
 
     def require_sound(self) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.base.errors import InputError
+from cache.base.listener import Listener
 from cache.base.text import printable
 from cache.pixel_index import FileStamp
 from sources.container import read_header
 from sources.decoder import Decoder, Player
 from sources.picture_times import Keyframe, Pick, PictureTimes
-from sources.recording import FrameChoice, OnScan
+from sources.recording import FrameChoice
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -174,7 +175,7 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     timeline = Timeline(tracks, choice)
     pictures = iter(timeline)
     if choice.scene_change is not None:
-        pictures = _reported(pictures, tracks, choice.on_scan) if choice.on_scan else pictures
+        pictures = _reported(pictures, tracks, choice.listener) if choice.listener else pictures
         pictures = changes(
             pictures, lambda one: player.look(tracks[one.track].decoder, one.pick), choice.scene_change
         )
@@ -184,13 +185,14 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     return chosen, tuple(timeline.remarks)
 
 
-def _reported(pictures: Iterator[Chosen], tracks: Sequence[Track], on_scan: OnScan) -> Iterator[Chosen]:
-    """Report how far the scan is, each time when the next one is asked for."""
-    length_s = float(sum(read_header(Path(track.stamp.path)).length_s or 0 for track in tracks))
+def _reported(pictures: Iterator[Chosen], tracks: Sequence[Track], listener: Listener) -> Iterator[Chosen]:
+    """Show how far the scan is, each time when the next one is asked for, in seconds of the recording."""
+    length_s = round(sum(read_header(Path(track.stamp.path)).length_s or 0 for track in tracks))
     for picture in pictures:
         yield picture
-        on_scan(picture.timestamp_s, length_s)
-    on_scan(length_s, length_s)
+        if (num_s := round(picture.timestamp_s)) < length_s:
+            listener.show("scan", "s", num_s, length_s)
+    listener.show("scan", "s", length_s, length_s)
 
 
 def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:

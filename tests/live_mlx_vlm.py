@@ -24,8 +24,8 @@ from infer.limits import BatchLimits
 from infer.request import Answer, Request
 from infer.sampling import Sampling
 from infer.sequence import HooksOf, sampling_hooks
-from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
+from precompute.pipeline import encode_recording
 from seeonce.runs.prompts import Prompt
 from sources.folder import open_folder
 

@@ -18,9 +18,9 @@ from cache.store import Durability, Store
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from precompute.encode import encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.patches import cut_into_patches
+from precompute.pipeline import encode_recording
 from seeonce import DescribeOptions, EncodeOptions, describe, encode
 from seeonce.runs.prompts import Prompt
 from sources.folder import open_folder

@@ -23,6 +23,7 @@ from tiny_checkpoint import Tiny
 from cache import pixel_index
 from cache.base.errors import CheckpointError, StoreError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.commit import stage_entry
 from cache.manifest import Manifest, list_manifests
 from cache.pixel_index import PixelIndex
@@ -30,30 +31,29 @@ from cache.store import Durability, Store
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from precompute.encode import EncodeResult, Progress, encode_recording, not_encoded
+from precompute.cost import not_encoded
 from precompute.encoder import VisionEncoder
-from precompute.pass_one import EncodeOptions, encode
+from precompute.options import EncodeOptions
+from precompute.pass_one import encode
+from precompute.pipeline import EncodeResult, encode_recording
 from precompute.writer import EntryWriter
 from seeonce.verifier.differences import as_float32
 from sources import pixels
 from sources.folder import open_folder
 
 
-class Lines:
+class Lines(Listener):
     """A listener that keeps what it is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.seen: list[Progress] = []
+        self.nums_done: list[int] = []
 
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def scan_progress(self, num_s: float, length_s: float) -> None:
-        pass
-
-    def progress(self, progress: Progress) -> None:
-        self.seen.append(progress)
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        self.nums_done.append(num_done)
 
 
 @pytest.fixture
@@ -346,9 +346,9 @@ def test_ctrl_c_keeps_the_frames_that_are_done_and_the_next_run_goes_on(
     images = folder_of(tmp_path / "images", 6)
 
     class Stops(Lines):
-        def progress(self, progress: Progress) -> None:
-            super().progress(progress)
-            if len(self.seen) == 3:
+        def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+            super().show(what, unit, num_done, num_all, note)
+            if len(self.nums_done) == 3:
                 raise KeyboardInterrupt
 
     first = _encode(images, plain, store.home.path, Stops())
@@ -398,7 +398,7 @@ def test_an_interrupted_run_does_not_replace_a_manifest_that_has_more(
     _encode(images, plain, store.home.path)
 
     class Stops(Lines):
-        def progress(self, progress: Progress) -> None:
+        def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
             raise KeyboardInterrupt
 
     assert _encode(images, plain, store.home.path, Stops()).interrupted
@@ -412,7 +412,7 @@ def test_the_cost_is_told_before_it_starts(plain: Path, store: Store, tmp_path: 
     result = _encode(folder_of(tmp_path / "images"), plain, store.home.path, lines := Lines())
     assert "3 frames to look at, about 6 tokens and 6.1 kB each; writes at most" in "\n".join(lines.lines)
     assert result.progress.num_bytes == 3 * 6 * 4 * 64 * 4
-    assert [progress.num_done for progress in lines.seen][-1] == 3
+    assert lines.nums_done[-1] == 3
 
 
 def test_a_coarse_vision_tower_is_warned_about(vision_4bit: Path, store: Store, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from cache.store import Store
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
 from checkpoint.identity import encoder_spec
-from precompute import encode
-from precompute.encode import EncodeResult, Seconds, encode_recording
+from precompute import pipeline
 from precompute.patches import Patches
+from precompute.pipeline import EncodeResult, Seconds, encode_recording
 from seeonce.bench.stand_in import StandIn, measure
 from sources.recording import Recording
 from sources.recordings import open_recording
@@ -83,7 +83,7 @@ def noted(plain: Path, tmp_path: Path) -> tuple[Noting, Callable[[int], EncodeRe
 def test_the_next_picture_begins_before_the_last_is_taken_over(
     noted: tuple[Noting, Callable[[int], EncodeResult], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", AtOnce)
     noting, encoded, _ = noted
     assert encoded(4).progress.num_new == 4
     assert noting.events == [

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from precompute.encode import prefetch
+from precompute.pipeline import prefetch
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])

@@ -13,7 +13,7 @@ from screens import folder_of
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.manifest import list_manifests, read_manifest
-from precompute.pass_one import EncodeOptions, options_of_each
+from precompute.options import EncodeOptions, options_of_each
 from sources.folder import open_list, split_paths
 from sources.recordings import is_since, parse_since
 

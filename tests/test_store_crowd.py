@@ -33,8 +33,8 @@ from cache.gc import collect
 from cache.leases import held_lease
 from cache.manifest import write_manifest
 from cache.store import Durability, Store
-from precompute.encode import EncodeResult, Progress
 from precompute.pass_one import write_result
+from precompute.pipeline import EncodeResult, Progress
 
 NUM_WRITERS, NUM_READERS = 8, 2
 NAMED = range(50_000, 50_020)  # a manifest names these from the beginning

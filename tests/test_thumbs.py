@@ -12,16 +12,18 @@ from store_samples import new_store, pixels
 
 from cache import pixel_index
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.store import Durability
 from cache.thumbnails import MAX_BYTES, Thumbnails, shrink
-from precompute.encode import EncodeResult, Progress
-from precompute.pass_one import EncodeOptions, encode
+from precompute.options import EncodeOptions
+from precompute.pass_one import encode
+from precompute.pipeline import EncodeResult
 from sources import pixels as decoding
 
 Encode = Callable[..., EncodeResult]
 
 
-class Lines:
+class Lines(Listener):
     """A listener that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -29,12 +31,6 @@ class Lines:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-
-    def scan_progress(self, num_s: float, length_s: float) -> None:
-        pass
-
-    def progress(self, progress: Progress) -> None:
-        pass
 
 
 @pytest.fixture

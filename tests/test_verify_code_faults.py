@@ -30,7 +30,7 @@ from infer.prefixes import PrefixPool, SharedPrefix
 from infer.request import Answer, Request
 from infer.sampling import Sampling, SeededDraw
 from infer.tokenizer import ChatTokenizer
-from precompute import encode, live
+from precompute import live, pipeline
 from precompute.encoder import VisionEncoder
 from precompute.patches import Patches, cut_into_patches
 from seeonce.verifier.report import Level, verdict_words
@@ -225,7 +225,7 @@ def _resize_otherwise(patch: Patch) -> None:
         small = image.resize((max(1, image.width // 2), max(1, image.height // 2)))
         return cut_into_patches(small.resize(image.size), preprocessing)
 
-    for module in (encode, live):
+    for module in (pipeline, live):
         patch.setattr(module, "cut_into_patches", coarser)
 
 
@@ -314,7 +314,7 @@ def test_two_pictures_under_one_digest_are_objected_to(
     (tmp_path / "images").mkdir()
     for number, picture in enumerate(pixels_of):
         Image.fromarray(picture).save(tmp_path / "images" / f"{number}.png")
-    for module in (encode, live):
+    for module in (pipeline, live):
         monkeypatch.setattr(module, "pixel_digest", lambda picture: pixel_digest(picture[:48].copy()))
     encoded = encode_folder(place / "checkpoint", tmp_path / "images", tmp_path / "home")
     write_manifest(Home(tmp_path / "home"), encoded.manifest)

@@ -12,8 +12,8 @@ from cache.gc import collect
 from cache.leases import recent_uses
 from cache.manifest import Manifest, list_manifests
 from cache.store import Store
-from precompute.encode import EncodeResult, Progress
 from precompute.pass_one import write_result
+from precompute.pipeline import EncodeResult, Progress
 
 
 def leave(store: Store, made: Manifest, *, interrupted: bool = False) -> list[str]:

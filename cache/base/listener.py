@@ -12,3 +12,6 @@ class Listener:
 
     def advance(self, num_done: int = 1) -> None:
         """Take note of what is done."""
+
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        """Take note of how far some work is that is often done at once; ``begin`` is not called for it."""

@@ -23,9 +23,9 @@ from infer.limits import BatchLimits
 from infer.request import Request, Text
 from infer.sampling import Sampling
 from infer.sequence import Sequence, sampling_hooks
-from precompute.encode import Seconds, encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
+from precompute.pipeline import Seconds, encode_recording
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
 from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from sources.folder import open_folder

@@ -24,8 +24,8 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint import backend
-from precompute.encode import EncodeResult, encode_recording
 from precompute.patches import Patches
+from precompute.pipeline import EncodeResult, encode_recording
 from seeonce.bench.report import Row, Table
 from sources.recording import FrameChoice, Recording
 from sources.recordings import open_recording

@@ -9,10 +9,11 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
 from cache.base.home import Home
-from cache.base.text import megabytes
+from cache.base.text import counted, megabytes
 from cache.store import Durability
-from precompute.encode import EncodeResult
-from precompute.pass_one import EncodeOptions, encode_each, options_of_each
+from precompute.options import EncodeOptions, options_of_each
+from precompute.pass_one import encode_each
+from precompute.pipeline import EncodeResult
 from seeonce.commands.terminal import Terminal
 from sources.folder import split_paths
 
@@ -100,19 +101,17 @@ def _exit_code(ends: list[int]) -> int:
 def _summary(result: EncodeResult) -> str:
     manifest, progress = result.manifest, result.progress
     num_entries = len({frame.key for frame in manifest.frames})
-    frames = f"{progress.num_frames} frame{'s' * (progress.num_frames != 1)}"
-    entries = f"{num_entries} {'entry' if num_entries == 1 else 'entries'}"
     state = "interrupted; run the same command to go on" if result.interrupted else "done"
     state = "stopped at the limit of the store" if result.stopped else state
     bound = f" Time: {result.seconds}." if result.seconds.total else ""
-    num_there = max(
-        0, num_entries - progress.num_new
-    )  # on Ctrl-C an entry may be new and its frame not added
+    # On Ctrl-C an entry may be new and its frame not added.
+    num_there = max(0, num_entries - progress.num_new)
     num_repeated = sum(frame.neighbour is None for frame in manifest.frames) - num_entries
     repeated = f"{num_repeated} repeated, " if num_repeated else ""
     near = f"{progress.num_near} use a neighbour's, " if progress.num_near else ""
     return (
-        f"{manifest.recording.id}: {len(manifest.frames)} of {frames} in {entries}, "
+        f"{manifest.recording.id}: {len(manifest.frames)} of {counted(progress.num_frames, 'frame')} in "
+        f"{counted(num_entries, 'entry')}, "
         f"{num_there} already there, {progress.num_new} new ({megabytes(progress.num_bytes)}), "
         f"{repeated}{near}{progress.num_skipped} skipped; {state}.{bound}"
     )

@@ -11,7 +11,8 @@ import typer
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, visible
-from precompute.pass_one import EncodeOptions, encode
+from precompute.options import EncodeOptions
+from precompute.pass_one import encode
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import Session

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from cache.base.listener import Listener
-from cache.base.text import megabytes
-from precompute.encode import Progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -19,7 +17,6 @@ class Terminal(Listener):
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
         self._shown = ""  # what the bar is about, if it was drawn when the first of it was done
-        self._progress: Progress | None = None
 
     def __enter__(self) -> "Terminal":
         return self
@@ -44,26 +41,17 @@ class Terminal(Listener):
             self._bar.update(num_done)
 
     def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
-        """Move the bar of some work, drawn with the first of it: what is done at once has no bar."""
+        """Move the bar of some work, drawn with the first of it and ended with the last."""
+        if self._bar is None and self._shown == what and num_done == num_all:
+            return
         if self._bar is None or self._shown != what:
             self._end()
             self._bar, self._shown = _bar(num_all, unit, what), what
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(num_done - self._bar.n)
-
-    def scan_progress(self, num_s: float, length_s: float) -> None:
-        """Show how far a video was scanned for pictures that differ, in seconds of the recording."""
-        self.show("scan", "s", round(num_s), round(length_s))
-
-    def progress(self, progress: Progress) -> None:
-        """Show pass one: frames, hits, new ones, bytes written."""
-        if progress == self._progress:
-            return
-        self._progress = progress
-        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
-        self.show("encode", "frame", progress.num_done, progress.num_frames, counts)
-        if progress.num_done == progress.num_frames:  # the next recording has a bar of its own
-            self._end()
+        if num_done == num_all:
+            self._bar.close()
+            self._bar = None
 
     def _end(self) -> None:
         if self._bar is not None:

@@ -11,7 +11,7 @@ from cache.key import EntryKey, PixelDigest, pixel_digest
 from cache.manifest import Manifest, list_manifests, read_manifest
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from precompute.pass_one import reopen
+from precompute.options import reopen
 from sources.pixels import pixels_array
 from sources.recording import Frame
 

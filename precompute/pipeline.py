@@ -10,7 +10,7 @@ Memory does not grow with the recording: a few frames and a few features are und
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -151,36 +151,6 @@ class Prepared:
     hit: EntryInfo | None
     patches: Patches | None
     phash: int | None = None
-
-
-def not_encoded(frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex) -> list[Frame]:
-    """Return the frames that are not known, without decoding them, to have an entry."""
-    known = index.get_many([frame.stamp for frame in frames])
-    return [
-        frame
-        for frame in frames
-        if (pixels := known.get(frame.stamp)) is None
-        or not store.has(entry_key(pixels.pixels, spec.encoder_id))
-    ]
-
-
-def new_pictures(
-    frames: Sequence[Frame], spec: EncoderSpec, store: Store, index: PixelIndex
-) -> Iterator[Frame]:
-    """Yield frames whose picture has no entry, each picture once, and those that cannot be read. Decodes."""
-    seen: set[PixelDigest] = set()
-    for frame in frames:
-        stamp = frame.stamp.current()
-        try:
-            image = frame.read()
-        except InputError:
-            yield frame
-            continue
-        known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
-        index.put_many([(stamp, known)])
-        if known.pixels not in seen and not store.has(entry_key(known.pixels, spec.encoder_id)):
-            yield frame
-        seen.add(known.pixels)
 
 
 def encode_recording(
