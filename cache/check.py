@@ -1,10 +1,15 @@
 """The check of a whole store, which finds every problem and moves nothing, and the repair."""
 
+import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Self
 
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, seal, unseal
 from cache.base.errors import InputError, StoreError
@@ -20,7 +25,9 @@ from cache.store import Store
 
 _SAVE_EVERY_S = 10.0
 _GOOD_FOR_S = 30 * 24 * 3600  # disks rot: what was right longer ago is looked at again
-_MAX_STATE_BYTES = 64 << 20
+_MAX_NOTE_BYTES = 64 << 20
+# Reading, crc32c and BLAKE3 take turns within one entry, so entries side by side keep the disk busy.
+_NUM_THREADS = min(4, os.cpu_count() or 1)
 _SUBSET = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 
@@ -77,37 +84,37 @@ def check_store(
     """Check manifests, metadata and lengths, and with ``read_data`` every byte of every entry.
 
     A check of bytes that was interrupted goes on where it was, unless ``restart`` is set.
-
-    Raises:
-        StoreError: the disk refuses.
     """
     report = CheckReport(read_data=read_data)
     for key, recording_id in _check_manifests(store, report.problems).items():
         if in_subset(key, subset) and not store.exists(key):
             why = why_quarantined(store.path, key) or "there is no such entry, nor in quarantine"
             report.problems.append(Problem("missing", key.hex, f"named by {recording_id}; {why}"))
-    entries = [entry for entry in stored_entries(store.path) if in_subset(entry.key, subset)]
-    name = "check-{}-of-{}.json".format(*subset)
-    state = _load_state(store, name) if read_data and not restart else _State(time.time())
-    left = sorted((entry for entry in entries if not state.is_done(entry)), key=lambda entry: entry.key.raw)
-    report.num_resumed = len(entries) - len(left)
-    saved_s = time.monotonic()
+    entries = {entry.key: entry for entry in stored_entries(store.path) if in_subset(entry.key, subset)}
+    note = "check-{}-of-{}.json".format(*subset) if read_data else ""
     try:
-        for _ in _check_entries(store, left, report, state, on_progress):
-            if read_data and time.monotonic() - saved_s > _SAVE_EVERY_S:
-                _save_state(store, name, state)
-                saved_s = time.monotonic()
-    except BaseException as error:
-        if read_data:
-            _save_state(store, name, state)
-        if not isinstance(error, KeyboardInterrupt):
-            raise
+        with CheckProgress(store, note, _GOOD_FOR_S, restart=restart) as progress:
+            left = [key for key, entry in entries.items() if not progress.has(entry)]
+            report.num_resumed = len(entries) - len(left)
+            num_all = sum(entries[key].num_bytes for key in left)
+            for key, reason in checked(store, left, payload=read_data):
+                problem = _problem(store, key, reason)
+                progress.add(key, is_right=problem is None)
+                report.problems += [problem] if problem else []
+                report.num_entries += 1
+                report.num_bytes += entries[key].num_bytes
+                on_progress(report.num_bytes, num_all)
+    except KeyboardInterrupt:
         report.interrupted = True
-    else:
-        if read_data:
-            with suppress(OSError), Folder.open(store.path / INDEX) as folder:
-                folder.unlink(name)
     return report
+
+
+def _problem(store: Store, key: EntryKey, reason: str | StoreError | None) -> Problem | None:
+    if isinstance(reason, StoreError):  # the others may be readable
+        return Problem("unreadable", key.hex, str(reason))
+    if reason and store.exists(key):  # else it went since it was listed
+        return Problem("damaged", key.hex, reason)
+    return None
 
 
 def _check_manifests(store: Store, problems: list[Problem]) -> dict[EntryKey, str]:
@@ -128,68 +135,89 @@ def _check_manifests(store: Store, problems: list[Problem]) -> dict[EntryKey, st
     return named
 
 
-@dataclass(slots=True)
-class _State:
-    """How far a check came: every key up to ``after`` was looked at since ``since_s``, and is right but for
-    the ``suspects``.
+def checked(
+    store: Store, keys: Iterable[EntryKey], *, payload: bool = True
+) -> Iterator[tuple[EntryKey, str | StoreError | None]]:
+    """Yield each key, in order, with what is wrong with its entry, or the error of a disk that refuses."""
+    waiting = iter(sorted(keys, key=lambda key: key.raw))
+    running: deque[tuple[EntryKey, Future[str | StoreError | None]]] = deque()
+
+    def check(key: EntryKey) -> str | StoreError | None:
+        try:
+            return store.check(key, payload=payload)
+        except StoreError as error:
+            return error
+
+    with ThreadPoolExecutor(_NUM_THREADS, "seeonce-check") as threads:
+        try:
+            while True:
+                for key in islice(waiting, 2 * _NUM_THREADS - len(running)):
+                    running.append((key, threads.submit(check, key)))
+                if not running:
+                    return
+                key, found = running.popleft()
+                yield key, found.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+class CheckProgress:
+    """How far a check of bytes came, in a note of that name, so that an interrupted one goes on where it was.
+
+    Every key up to ``after`` was looked at since ``since_s``, and is right but for the ``suspects``. Without
+    a name, and in a store that is read-only, nothing is noted. Use it as a context manager.
     """
 
-    since_s: float
-    after: str = ""
-    suspects: set[str] = field(default_factory=set)
+    def __init__(self, store: Store, note: str, good_for_s: float, *, restart: bool = False) -> None:
+        """Take up the note of an interrupted check, unless it is older than ``good_for_s``."""
+        self._store, self._note, self._saved_s = store, note, time.monotonic()
+        self.since_s = now_s = time.time()
+        self._after, self._suspects = "", set[str]()
+        if not note or restart:
+            return
+        with suppress(OSError, StoreError, ValueError), Folder.open(store.path / INDEX) as folder:
+            document = unseal(folder.read(note, _MAX_NOTE_BYTES), note)
+            since_s, after = document.number("since_s"), EntryKey.from_hex(document.text("after"))
+            suspects = set(document.texts("suspects"))
+            if now_s - good_for_s < since_s <= now_s:
+                self.since_s, self._after, self._suspects = since_s, after.hex, suspects
 
-    def is_done(self, entry: StoredEntry) -> bool:
-        """Say whether an entry need not be looked at again: one that came since then must be."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._save()
+        elif self._note:
+            with suppress(OSError), Folder.open(self._store.path / INDEX) as folder:
+                folder.unlink(self._note)
+
+    def has(self, entry: StoredEntry) -> bool:
+        """Say whether an entry need not be looked at again: one that came or changed since then must be."""
         key = entry.key.hex
-        return key <= self.after and entry.changed_s < self.since_s and key not in self.suspects
+        return key <= self._after and entry.changed_s < self.since_s and key not in self._suspects
 
+    def add(self, key: EntryKey, *, is_right: bool) -> None:
+        """Take note of an entry that was looked at; keys come in order."""
+        self._suspects.discard(key.hex)
+        if not is_right:
+            self._suspects.add(key.hex)
+        self._after = max(self._after, key.hex)
+        if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+            self._save()
+            self._saved_s = time.monotonic()
 
-def _check_entries(
-    store: Store, entries: list[StoredEntry], report: CheckReport, state: _State, on_progress: OnProgress
-) -> Iterator[None]:
-    num_all = sum(entry.num_bytes for entry in entries)
-    for entry in entries:
-        key, problem = entry.key.hex, None
-        try:
-            reason = store.check(entry.key, payload=report.read_data)
-            if reason and store.exists(entry.key):  # else it went since it was listed
-                problem = Problem("damaged", key, reason)
-        except StoreError as error:  # the others may be readable
-            problem = Problem("unreadable", key, str(error))
-        state.suspects.discard(key)
-        if problem:
-            report.problems.append(problem)
-            state.suspects.add(key)
-        state.after = max(state.after, key)
-        report.num_entries += 1
-        report.num_bytes += entry.num_bytes
-        on_progress(report.num_bytes, num_all)
-        yield
-
-
-def _load_state(store: Store, name: str) -> _State:
-    """Return how far the last check came; the beginning when nothing is known, or too old."""
-    now_s = time.time()
-    with suppress(OSError, StoreError, ValueError), Folder.open(store.path / INDEX) as folder:
-        document = unseal(folder.read(name, _MAX_STATE_BYTES), name)
-        since_s, after = document.number("since_s"), EntryKey.from_hex(document.text("after"))
-        if now_s - _GOOD_FOR_S < since_s <= now_s:
-            return _State(since_s, after.hex, set(document.texts("suspects")))
-    return _State(now_s)
-
-
-def _save_state(store: Store, name: str, state: _State) -> None:
-    """Remember how far a check came; best effort, and not in a store that is read-only."""
-    if not store.writable or not state.after:
-        return
-    document: dict[str, JsonValue] = {
-        "after": state.after,
-        SEAL_FIELD: UNSEALED,
-        "since_s": state.since_s,
-        "suspects": sorted(state.suspects),
-    }
-    with suppress(OSError), Folder.open(store.path / INDEX) as folder:
-        folder.replace(name, seal(document), Durability.none)
+    def _save(self) -> None:
+        if not (self._note and self._after and self._store.writable):
+            return
+        document: dict[str, JsonValue] = {
+            "after": self._after,
+            SEAL_FIELD: UNSEALED,
+            "since_s": self.since_s,
+            "suspects": sorted(self._suspects),
+        }
+        with suppress(OSError), Folder.open(self._store.path / INDEX) as folder:
+            folder.replace(self._note, seal(document), Durability.none)
 
 
 EncodeAgain = Callable[[Manifest, list[FrameEntry], StoreLimit], Iterator[tuple[FrameEntry, str | None]]]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from seeonce.runs.notebook import AnswerTable
     from seeonce.runs.options import DescribeOptions
     from seeonce.runs.prompts import ImagePosition, Prompt, Showing
+    from seeonce.verifier.levels import VerifyOptions
     from seeonce.verifier.report import Level, Report
-    from seeonce.verifier.verify import VerifyOptions
 
 __all__ = [
     "AnswerTable",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.base.errors import NotEncodedError, SeeonceError
 from cache.base.home import Home
-from cache.layout import FRAMES, group_name
+from cache.layout import entry_folder
 from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
 from infer.sampling import Sampling
@@ -21,8 +21,8 @@ from seeonce.runs.prompts import ImagePosition, Prompt, Showing, collect_prompts
 from seeonce.runs.recording import find_recording, select
 from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
+from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.report import Level, Report
-from seeonce.verifier.verify import VerifyOptions
 from seeonce.verifier.verify import verify as check_store
 
 if TYPE_CHECKING:
@@ -107,5 +107,4 @@ def entries(
                 f"The entry of frame {frame.index} cannot be read ({problem}): "
                 f"run seeonce encode {manifest.recording.id}."
             )
-        place = store.path / FRAMES / group_name(frame.key) / frame.key.hex
-        yield frame, zarr.open_array(place, mode="r")
+        yield frame, zarr.open_array(entry_folder(store.path, frame.key), mode="r")

@@ -12,8 +12,9 @@ from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.manifest import write_manifest
 from infer.limits import BatchLimits
+from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.report import Level
-from seeonce.verifier.verify import VerifyOptions, verify
+from seeonce.verifier.verify import verify
 
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=MAX_PIXELS),

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from cache.base.home import Home
 from cache.base.listener import Listener
-from cache.entry import Features, Provenance
+from cache.entry import CHUNK_NAME, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest, Preprocessing, WeightsDigest
+from cache.layout import entry_folder
 from cache.stats import store_stats
 from cache.store import Durability, Store
 from seeonce.bench.measure import Clock, Measured
@@ -101,7 +102,7 @@ class StoreBench:
         store, frame = self._store("large"), features(FRAME_SHAPE)
         payload = frame.array.reshape(-1).view(np.uint8).data
         key = self._write(store, frame, _FRAME_ENCODER)
-        chunk = store.path / "frames" / key.hex[:2] / key.hex / "c.0.0.0"
+        chunk = Path(entry_folder(store.path, key), CHUNK_NAME)
         buffer = np.empty(chunk.stat().st_size, np.uint8)
         read, bare, check = self._in_turn(
             lambda: store.read(key, buffer), lambda: _bare_read(chunk, buffer), lambda: store.check(key)
@@ -126,7 +127,7 @@ class StoreBench:
         store, frame = self._store("verify"), features(FRAME_SHAPE)
         for _ in range(_NUM_VERIFIED):
             self._write(store, frame, _FRAME_ENCODER)
-        chunks = sorted(store.path.rglob("c.0.0.0"))
+        chunks = sorted(store.path.rglob(CHUNK_NAME))
         buffer = np.empty(chunks[0].stat().st_size, np.uint8)
         os.sync()
 
@@ -253,7 +254,7 @@ def _drop_from_memory(paths: list[Path]) -> None:
 
 def _empty(store: Store) -> None:
     for key in list(store.keys()):
-        shutil.rmtree(store.path / "frames" / key.hex[:2] / key.hex)
+        shutil.rmtree(entry_folder(store.path, key))
 
 
 def main() -> None:

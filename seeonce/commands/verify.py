@@ -50,7 +50,8 @@ def verify_command(
 
     Example: seeonce verify demo --sample all, or verify-cache demo --sample all
     """
-    from seeonce.verifier.verify import VerifyOptions, verify, verify_store
+    from seeonce.verifier.levels import VerifyOptions, check_store
+    from seeonce.verifier.verify import verify
 
     page = None if report is None else output_path(report, "--report")
     if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
@@ -71,7 +72,7 @@ def verify_command(
     )
     home = Home.locate()
     with Terminal() as terminal:
-        found = verify_store(home, terminal) if whole_store else verify(home, options, terminal)
+        found = check_store(home, terminal) if whole_store else verify(home, options, terminal)
     _write(page, found)
     typer.echo(as_json_text(found) if as_json else "\n".join(terminal_lines(found)))
     raise typer.Exit(found.exit_code)

@@ -17,7 +17,7 @@ from cache.base.files import Durability
 from cache.base.home import Home
 from cache.entry import CHUNK_NAME, METADATA_NAME, EntryInfo, Features
 from cache.key import EncoderSpec, EntryKey, entry_key
-from cache.layout import FRAMES, group_name
+from cache.layout import entry_folder
 from cache.manifest import Manifest, SkippedFrame, manifest_path, manifest_to_json, write_manifest
 from cache.store import Store
 from checkpoint.folder import CheckpointFolder
@@ -49,7 +49,7 @@ class CopiedStore:
 
     def entry_folder(self, key: EntryKey) -> Path:
         """Return where an entry lies."""
-        return self.store.path / FRAMES / group_name(key) / key.hex
+        return Path(entry_folder(self.store.path, key))
 
     def put(self, group: Group, features: Features) -> None:
         """Write other features under an entry's key, as a wrong encoder would have: every digest fits."""
@@ -82,9 +82,7 @@ def copy_store(store: Store, manifest: Manifest, groups: list[Group], to: Path) 
     copied = Store.open(home, durability=Durability.none)
     for group in groups:
         key = group[0].key
-        shutil.copytree(
-            store.path / FRAMES / group_name(key) / key.hex, copied.path / FRAMES / group_name(key) / key.hex
-        )
+        shutil.copytree(entry_folder(store.path, key), entry_folder(copied.path, key))
     kept = {frame.index for group in groups for frame in group}
     left_out = [
         SkippedFrame(frame.index, frame.timestamp_s, frame.source, _LEFT_OUT)

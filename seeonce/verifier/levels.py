@@ -8,6 +8,7 @@ from cache.base.errors import CannotCheckError, InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.entry import Features
+from cache.leases import held_lease
 from cache.manifest import FrameEntry, read_manifest
 from cache.store import Store
 from checkpoint import backend
@@ -64,7 +65,7 @@ def check_recording(home: Home, options: VerifyOptions, listener: Listener) -> R
         CannotCheckError: the recording has no encoded frame.
         NotEncodedError: it is not encoded, or not by this model's vision tower.
     """
-    store = _read_only(home)
+    store = Store.open(home, create=False)
     if options.level is Level.bytes and options.model is None and not options.controls:
         refs = find_recording(home, options.recording)
         check = check_recording_bytes(store, [read_manifest(ref.path) for ref in refs], listener)
@@ -74,6 +75,7 @@ def check_recording(home: Home, options: VerifyOptions, listener: Listener) -> R
     if line := manifest.skipped_line():
         listener.say(line)
     checks = [check_recording_bytes(store, [manifest], listener)]
+    store = replace(store, writable=False)  # damaged entries stay, and no use is noted
     if options.level is not Level.bytes:
         allowed = tolerances(manifest.encoder.compute_dtype, options.tolerance, options.logprob_tolerance)
         checks += _check_live(store, selected, options, allowed, listener)
@@ -98,17 +100,14 @@ def check_store(home: Home, listener: Listener) -> Report:
         CannotCheckError: there is nothing in it.
         NotEncodedError: there is no store.
     """
-    return _report("the whole store", Level.bytes, [check_store_bytes(_read_only(home), listener)])
+    store = Store.open(home, create=False)
+    with held_lease(store, "verify-cache --all"):
+        return _report("the whole store", Level.bytes, [check_store_bytes(store, listener)])
 
 
 def sampled(selected: Selected, options: VerifyOptions) -> list[Group]:
     """Return the entries that are compared with live encoding, the same for the same options."""
     return draw(entry_groups(selected.manifest), sample_size(options.sample), options.seed)
-
-
-def _read_only(home: Home) -> Store:
-    """Open the store as one in which damaged entries stay, and that notes no use."""
-    return replace(Store.open(home, create=False), writable=False)
 
 
 def _report(recording: str, level: Level, checks: list[Check]) -> Report:
