@@ -11,10 +11,10 @@ from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
 from sources.container import VIDEO_SUFFIXES, VideoHeader, read_header
+from sources.decoder import Decoder
 from sources.name_times import moment_of
 from sources.recording import FrameChoice, Recording, RecordingListing, Say, iso_utc, recording_id, resolve
-from sources.video import open_tracks, track_of
-from sources.video_sampling import Track
+from sources.video import decoder_of, open_videos
 
 META = "recording-meta.json"
 
@@ -176,7 +176,7 @@ def open_cap(path: Path, choice: FrameChoice) -> Recording:
         limit=choice.limit,
         scene_change=choice.scene_change,
     )
-    return open_tracks([track for track, _ in videos], info, choice, tuple(remarks))
+    return open_videos([decoder for decoder, _ in videos], info, choice, tuple(remarks))
 
 
 def _listing(path: Path) -> RecordingListing:
@@ -218,14 +218,14 @@ def _bundles(environ: Mapping[str, str], say: Say) -> list[Path]:
     return found
 
 
-def _videos(bundle: Path, meta: CapMeta) -> tuple[list[tuple[Track, VideoHeader]], list[str]]:
+def _videos(bundle: Path, meta: CapMeta) -> tuple[list[tuple[Decoder, VideoHeader]], list[str]]:
     """Find the segments' videos, and say which cannot be used."""
-    found: list[tuple[Track, VideoHeader]] = []
+    found: list[tuple[Decoder, VideoHeader]] = []
     remarks: list[str] = []
     for number, name in enumerate(meta.displays):
         try:
             video = _inside(bundle, name)
-            found.append((track_of(video), read_header(video)))
+            found.append((decoder_of(video), read_header(video)))
         except InputError as error:
             remarks.append(f"segment {number} of {printable(bundle.name)} is left out: {error}")
     return found, remarks

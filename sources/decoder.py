@@ -87,12 +87,15 @@ class _Shown(NamedTuple):
 
 
 class Decoder:
-    """Decodes chosen pictures of one video; holds one picture besides those inside the codec."""
+    """Decodes chosen pictures of one video; holds one picture besides those inside the codec.
+
+    ``stamp`` is its file as it was before it was listed.
+    """
 
     def __init__(self, stamp: FileStamp) -> None:
         """Decode the file that this is the stamp of, as long as it stays that file."""
         self._video = Path(stamp.path)
-        self._stamp = stamp
+        self.stamp = stamp
         self.num_decoded = 0  # pictures that came out of the codec
         self._container: InputContainer | None = None
         self._shown: Iterator[_Shown] = iter(())
@@ -155,7 +158,7 @@ class Decoder:
     def _require_unchanged(self) -> None:
         """Refuse another file in the place of the listed one: its pictures are not those that were chosen."""
         try:
-            unchanged = FileStamp.of(self._video, self._stamp.position) == self._stamp
+            unchanged = FileStamp.of(self._video, self.stamp.position) == self.stamp
         except OSError as error:
             raise InputError(f"{printable(self._video)}: cannot be read ({error.strerror})") from error
         if not unchanged:

@@ -40,7 +40,14 @@ def open_recording(
     wanted.require_sound()
     if selector == "demo":
         return _open_demo(wanted.limit)
-    return _open_path(locate(selector, environ), wanted)
+    path = locate(selector, environ)
+    source = _source_of(path)
+    if source is None:
+        raise InputError(
+            f"{printable(path)}: not a recording; expected a folder of images, an image or a video, a bundle "
+            "of Cap or Escribano's database (docs/guides/describe.md)"
+        )
+    return source.open_path(path, wanted)
 
 
 def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
@@ -77,12 +84,9 @@ def _under(place: str) -> list[RecordingListing]:
             f"SEEONCE_RECORDINGS={printable(place)}: cannot be listed ({error.strerror}); "
             "set it to the folder that holds your recordings"
         ) from error
-    return [listing for path in (root, *children) if (listing := _listing(path)) is not None]
-
-
-def _listing(path: Path) -> RecordingListing | None:
-    source = _source_of(path)
-    return source.listing(path) if source else None
+    sources = ((path, _source_of(path)) for path in (root, *children))
+    found = (source.listing(path) for path, source in sources if source is not None)
+    return [listing for listing in found if listing is not None]
 
 
 def _source_of(path: Path) -> Source | None:
@@ -95,16 +99,6 @@ def _open_demo(limit: int | None) -> Recording:
     recording = folder.open_folder(_DEMO, limit=limit)
     info = replace(recording.info, id="demo", name="demo", kind="demo")
     return replace(recording, info=info, remarks=(), left_out=())
-
-
-def _open_path(path: Path, choice: FrameChoice) -> Recording:
-    source = _source_of(path)
-    if source is None:
-        raise InputError(
-            f"{printable(path)}: not a recording; expected a folder of images, an image or a video, a bundle "
-            "of Cap or Escribano's database (docs/guides/describe.md)"
-        )
-    return source.open_path(path, choice)
 
 
 def locate(selector: str, environ: Mapping[str, str] = os.environ) -> Path:
@@ -205,12 +199,6 @@ def known_recordings(
     if start is not None:
         known = [recording for recording in known if is_since(recording.captured_at, start)]
     return sorted(known, key=lambda recording: recording.captured_at, reverse=True)
-
-
-def newest_listed_id(environ: Mapping[str, str]) -> str | None:
-    """Return the id of the newest recording that sources list, ``None`` when there is none."""
-    newest = latest_recording(environ)
-    return newest.id if newest else None
 
 
 def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> RecordingListing:

@@ -11,8 +11,9 @@ from pathlib import Path
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
+from cache.pixel_index import FileStamp
 from sources.container import VIDEO_SUFFIXES, VideoHeader, read_header
-from sources.decoder import Player
+from sources.decoder import Decoder, Player
 from sources.picture_times import Pick, PictureTimes
 from sources.recording import (
     Frame,
@@ -24,7 +25,7 @@ from sources.recording import (
     recording_id,
     resolve,
 )
-from sources.video_sampling import Chosen, Track, select
+from sources.video_sampling import select
 
 
 def open_video(path: Path, choice: FrameChoice) -> Recording:
@@ -49,19 +50,19 @@ def open_video(path: Path, choice: FrameChoice) -> Recording:
         limit=choice.limit,
         scene_change=choice.scene_change,
     )
-    return open_tracks([track_of(video)], info, choice)
+    return open_videos([decoder_of(video)], info, choice)
 
 
-def track_of(video: Path) -> Track:
+def decoder_of(video: Path) -> Decoder:
     """Take the stamp of a video; ``InputError`` when it is not there."""
     try:
-        return Track.of(video)
+        return Decoder(FileStamp.of(video))
     except OSError as error:
         raise InputError(f"{printable(video)}: cannot be read ({error.strerror})") from error
 
 
-def open_tracks(
-    tracks: Sequence[Track], info: RecordingInfo, choice: FrameChoice, remarks: tuple[str, ...] = ()
+def open_videos(
+    videos: Sequence[Decoder], info: RecordingInfo, choice: FrameChoice, remarks: tuple[str, ...] = ()
 ) -> Recording:
     """Make one recording of videos; `info` is given the number of its frames.
 
@@ -69,19 +70,24 @@ def open_tracks(
         InputError: None of them has a picture.
     """
     player = Player()
-    chosen, missing = select(tracks, choice, player)
-    frames = tuple(_frame(index, one, tracks[one.track], player) for index, one in enumerate(chosen))
+    chosen, missing = select(videos, choice, player)
+    frames = tuple(
+        _frame(index, one.timestamp_s, one.pick, videos[one.video], player)
+        for index, one in enumerate(chosen)
+    )
     info = replace(info, num_frames=len(frames))
     return Recording(info, frames, 1, remarks + missing, _close=player.close)
 
 
-def _frame(index: int, one: Chosen, track: Track, player: Player) -> Frame:
+def _frame(
+    index: int, timestamp_s: float, pick: Pick, video: Decoder, player: Player, row: str = ""
+) -> Frame:
     return Frame(
         index=index,
-        timestamp_s=one.timestamp_s,
-        source=f"{printable(track.stamp.path)}#pts={one.pick.pts}",
-        stamp=replace(track.stamp, position=f"pts={one.pick.pts}"),
-        _decode=partial(player.read, track.decoder, one.pick),
+        timestamp_s=timestamp_s,
+        source=f"{printable(video.stamp.path)}#pts={pick.pts}{row}",
+        stamp=replace(video.stamp, position=f"pts={pick.pts}"),
+        _decode=partial(player.read, video, pick),
     )
 
 
@@ -132,7 +138,7 @@ def _header(video: Path) -> tuple[VideoHeader, bool]:
 class MomentPictures:
     """The pictures of one video at given moments. One decoder, so one reader at a time."""
 
-    _track: Track
+    _video: Decoder
     _player: Player
     _picks: dict[float, Pick]
     _end: str
@@ -146,13 +152,7 @@ class MomentPictures:
         pick = self._picks.get(moment_s)
         if pick is None:
             raise InputError(self._end)
-        return Frame(
-            index=index,
-            timestamp_s=moment_s,
-            source=f"{printable(self._track.stamp.path)}#pts={pick.pts}&{row}",
-            stamp=replace(self._track.stamp, position=f"pts={pick.pts}"),
-            _decode=partial(self._player.read, self._track.decoder, pick),
-        )
+        return _frame(index, moment_s, pick, self._video, self._player, f"&{row}")
 
     def close(self) -> None:
         """Close the video; reading a frame opens it again."""
@@ -165,7 +165,7 @@ def open_moments(video: Path, moments_s: Sequence[float]) -> MomentPictures:
     Raises:
         InputError: no video, or none that can be read.
     """
-    track = track_of(video)
+    decoder = decoder_of(video)
     times = PictureTimes(video)
     picks: dict[float, Pick] = {}
     try:
@@ -177,4 +177,4 @@ def open_moments(video: Path, moments_s: Sequence[float]) -> MomentPictures:
         end = times.missing() or f"{printable(video)}: ends before that moment"
     finally:
         times.close()
-    return MomentPictures(track, Player(), picks, end)
+    return MomentPictures(decoder, Player(), picks, end)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from cache.base.errors import InputError
 from cache.base.listener import Listener
 from cache.base.text import printable
-from cache.pixel_index import FileStamp
 from sources.container import read_header
 from sources.decoder import Decoder, Player
 from sources.picture_times import Keyframe, Pick, PictureTimes
@@ -31,24 +30,10 @@ _NOTE = "chosen pictures, format 2"
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
-    """One video of a recording: its file as it was before it was listed, and its decoder."""
-
-    stamp: FileStamp
-    decoder: Decoder
-
-    @classmethod
-    def of(cls, video: Path) -> "Track":
-        """Take the stamp of a video. Raises ``OSError`` when there is none."""
-        stamp = FileStamp.of(video)
-        return cls(stamp, Decoder(stamp))
-
-
-@dataclass(frozen=True, slots=True)
 class Chosen:
-    """A chosen picture: of which track, and when on the timeline of them all, in seconds."""
+    """A chosen picture: of which video, and when on the timeline of them all, in seconds."""
 
-    track: int
+    video: int
     pick: Pick
     timestamp_s: float
 
@@ -56,22 +41,22 @@ class Chosen:
 class Timeline:
     """Several videos, one after the other. Iterating once gives the chosen pictures in order."""
 
-    def __init__(self, tracks: Sequence[Track], choice: FrameChoice) -> None:
+    def __init__(self, videos: Sequence[Decoder], choice: FrameChoice) -> None:
         """Choose for k = 0, 1, 2, … the picture on the screen at ``k * every_s`` seconds.
 
         One that stands for longer than that is chosen once. Seconds count from the first picture, of a
         picture from when it appears; each video begins where the one before it ends.
         """
-        self._tracks = tracks
+        self._videos = videos
         self._every = Fraction(str(choice.every_s))  # exact: k times a float may miss a picture on the mark
         self._only = choice.only
         self._num_marks = 0  # that are behind
-        self.length_s = Fraction(0)  # of the tracks that were gone through
+        self.length_s = Fraction(0)  # of the videos that were gone through
         self.remarks: list[str] = []
 
     def __iter__(self) -> Iterator[Chosen]:
-        for number, track in enumerate(self._tracks):
-            video = Path(track.stamp.path)
+        for number, decoder in enumerate(self._videos):
+            video = Path(decoder.stamp.path)
             try:
                 times = PictureTimes(video)
             except InputError as error:
@@ -108,7 +93,7 @@ class Timeline:
             pick = times.shown_at(pts)
             if pick is not None and pick[0].pts == pts:
                 yield pick[0]
-        if len(self._tracks) > 1:
+        if len(self._videos) > 1:
             times.shown_at(_FAR)  # the next video begins where this one ends
 
 
@@ -153,7 +138,7 @@ Selection = tuple[tuple[Chosen, ...], tuple[str, ...]]
 """The chosen pictures in order, and what is missing of their videos."""
 
 
-def select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
+def select(videos: Sequence[Decoder], choice: FrameChoice, player: Player) -> Selection:
     """Choose the pictures; those that had to be decoded for it are remembered in its ``notes``.
 
     Raises:
@@ -161,23 +146,23 @@ def select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sele
     """
     notes = choice.notes
     if choice.scene_change is None or notes is None:
-        return _select(tracks, choice, player)
-    name = _note_name(tracks, choice)
+        return _select(videos, choice, player)
+    name = _note_name(videos, choice)
     known = _from_note(notes.get_note(name))
     if known is None:
-        known = _select(tracks, choice, player)
-        if not any(track.stamp.racy for track in tracks):
+        known = _select(videos, choice, player)
+        if not any(video.stamp.racy for video in videos):
             notes.put_note(name, _to_note(known))
     return known
 
 
-def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Selection:
-    timeline = Timeline(tracks, choice)
+def _select(videos: Sequence[Decoder], choice: FrameChoice, player: Player) -> Selection:
+    timeline = Timeline(videos, choice)
     pictures = iter(timeline)
     if choice.scene_change is not None:
-        pictures = _reported(pictures, tracks, choice.listener) if choice.listener else pictures
+        pictures = _reported(pictures, videos, choice.listener) if choice.listener else pictures
         pictures = changes(
-            pictures, lambda one: player.look(tracks[one.track].decoder, one.pick), choice.scene_change
+            pictures, lambda one: player.look(videos[one.video], one.pick), choice.scene_change
         )
     chosen = tuple(islice(pictures, choice.limit))
     if not chosen:
@@ -185,9 +170,9 @@ def _select(tracks: Sequence[Track], choice: FrameChoice, player: Player) -> Sel
     return chosen, tuple(timeline.remarks)
 
 
-def _reported(pictures: Iterator[Chosen], tracks: Sequence[Track], listener: Listener) -> Iterator[Chosen]:
+def _reported(pictures: Iterator[Chosen], videos: Sequence[Decoder], listener: Listener) -> Iterator[Chosen]:
     """Show how far the scan is, each time when the next one is asked for, in seconds of the recording."""
-    length_s = round(sum(read_header(Path(track.stamp.path)).length_s or 0 for track in tracks))
+    length_s = round(sum(read_header(Path(video.stamp.path)).length_s or 0 for video in videos))
     for picture in pictures:
         yield picture
         if (num_s := round(picture.timestamp_s)) < length_s:
@@ -195,17 +180,17 @@ def _reported(pictures: Iterator[Chosen], tracks: Sequence[Track], listener: Lis
     listener.show("scan", "s", length_s, length_s)
 
 
-def _note_name(tracks: Sequence[Track], choice: FrameChoice) -> str:
+def _note_name(videos: Sequence[Decoder], choice: FrameChoice) -> str:
     stamps = [
         (stamp.path, stamp.size, stamp.mtime_ns, stamp.inode, stamp.ctime_ns)
-        for stamp in (track.stamp for track in tracks)
+        for stamp in (video.stamp for video in videos)
     ]
     return f"{_NOTE}: {json.dumps([choice.every_s, choice.limit, choice.scene_change, stamps])}"
 
 
 def _to_note(selection: Selection) -> str:
     rows = [
-        [one.track, one.timestamp_s, one.pick.pts, one.pick.at, *one.pick.key, one.pick.before_key]
+        [one.video, one.timestamp_s, one.pick.pts, one.pick.at, *one.pick.key, one.pick.before_key]
         for one in selection[0]
     ]
     return json.dumps([rows, selection[1]])
@@ -217,7 +202,7 @@ def _from_note(text: str | None) -> Selection | None:
         return None
     rows, remarks = json.loads(text)
     chosen = (
-        Chosen(track, Pick(pts, at, Keyframe(key_pts, seek_to), before_key), timestamp_s)
-        for track, timestamp_s, pts, at, key_pts, seek_to, before_key in rows
+        Chosen(video, Pick(pts, at, Keyframe(key_pts, seek_to), before_key), timestamp_s)
+        for video, timestamp_s, pts, at, key_pts, seek_to, before_key in rows
     )
     return tuple(chosen), tuple(remarks)

@@ -16,7 +16,7 @@ from cache.manifest import Manifest, ManifestRef, list_manifests, matching_recor
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import find_encoder, model_of
-from sources.recordings import newest_listed_id
+from sources.recordings import latest_recording
 
 LATEST = "latest"
 
@@ -84,7 +84,8 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
 
 def newest_recording(home: Home) -> str | None:
     """Return the id of the recording that ``latest`` means now; ``None`` when there is no recording."""
-    return newest_listed_id(os.environ) or next((ref.recording.id for ref in _manifests(home)), None)
+    listed = latest_recording(os.environ)
+    return listed.id if listed else next((ref.recording.id for ref in _manifests(home)), None)
 
 
 def _manifests(home: Home) -> list[ManifestRef]:
