@@ -82,6 +82,15 @@ def _named(match: re.Match[str]) -> str:
     return f"[U+{ord(match[0]):04X}]"
 
 
+def percent(share: float | None) -> str:
+    """Return a share in percent that says 100 % only when it is all, and 0 % only when it is nothing."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %"
+
+
 def counted(number: int, what: str) -> str:
     """Return a number of things: 1 frame, 2 frames, 3 entries."""
     if number == 1:

@@ -10,10 +10,10 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import visible
 from seeonce.commands.arguments import RUN, AsJson, terminal_width, warn
+from seeonce.commands.table import comparison_text
 from seeonce.runs.compare import Answers, Said, compare
 from seeonce.runs.find import RECORDED, select_run
 from seeonce.runs.run import Run
-from seeonce.runs.table import comparison_text
 
 
 def compare_command(

@@ -15,6 +15,7 @@ from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import terminal_width
 from seeonce.commands.score import truth_lines
+from seeonce.commands.table import answer_table
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeResult, Session, resume
@@ -23,7 +24,6 @@ from seeonce.runs.options import DescribeOptions
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import Totals, prompt_order
-from seeonce.runs.table import answer_table
 from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
 

@@ -9,8 +9,8 @@ import typer
 
 from cache.base.home import Home
 from seeonce.commands.arguments import terminal_width, warn
+from seeonce.commands.table import aligned, local_time
 from seeonce.runs.prompts import clock
-from seeonce.runs.table import aligned, local_time
 from sources.recording import RecordingListing
 from sources.recordings import known_recordings
 

@@ -6,8 +6,8 @@ import typer
 
 from cache.base.home import Home
 from seeonce.commands.arguments import AsJson, terminal_width
+from seeonce.commands.table import runs_table
 from seeonce.runs.find import list_runs
-from seeonce.runs.table import runs_table
 
 
 def runs_command(as_json: AsJson = False) -> None:

@@ -19,11 +19,11 @@ from seeonce.commands.arguments import (
     truths_of,
     warn,
 )
+from seeonce.commands.table import score_text, short
 from seeonce.runs.find import select_run
 from seeonce.runs.run import Run
 from seeonce.runs.score import read_truth, score_column, why_unused
 from seeonce.runs.sheet import Sheet, make_sheet
-from seeonce.runs.table import score_text, short
 
 
 def score_command(

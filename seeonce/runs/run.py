@@ -49,6 +49,11 @@ class Result:
     reasoning: str = ""
 
     @property
+    def was_cut(self) -> bool:
+        """Whether it ends where its tokens did."""
+        return self.finish_reason == "length"
+
+    @property
     def description(self) -> Description | None:
         """The fields of the description line, or of a JSON answer that has the same."""
         if not isinstance(self.parsed, dict):

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.base.errors import InputError
-from cache.base.text import visible
+from cache.base.text import percent, visible
 from seeonce.runs.compare import MATCH_ABOVE, Place, normalised, word_similarity
 from seeonce.runs.find import RECORDED
 from seeonce.runs.parse import Description
-from seeonce.runs.sheet import Cell, Column, Row, Sheet
+from seeonce.runs.run import Result
+from seeonce.runs.sheet import Column, Row, Sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ class ListScore:
         """The share of true items that were named; ``None`` without any true item."""
         true = self.num_right + self.num_missed
         return self.num_right / true if true else None
+
+    def __str__(self) -> str:
+        """Say it for a human."""
+        return (
+            f"precision {percent(self.precision)}, recall {percent(self.recall)} "
+            f"({self.num_right} right, {self.num_wrong} wrong, {self.num_missed} missed)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ def score_column(sheet: Sheet, number: int, truth: Truth) -> PromptScore:
     )
 
 
-def is_true(cell: Cell, expected: Expected) -> bool:
+def is_true(cell: Result, expected: Expected) -> bool:
     """Tell whether an answer is true in everything that is known of its frame."""
     if cell.error is not None:
         return False
@@ -134,7 +142,7 @@ def _plain(value: str | frozenset[str]) -> str | frozenset[str]:
     return normalised(value) if isinstance(value, str) else value
 
 
-def _items(cell: Cell, expected: Expected, kind: str) -> frozenset[str]:
+def _items(cell: Result, expected: Expected, kind: str) -> frozenset[str]:
     """Return the items of a kind that an answer names."""
     if cell.description is not None:
         return as_items(_of_kind(cell.description, kind))
@@ -150,7 +158,7 @@ def as_items(names: Sequence[str]) -> frozenset[str]:
     return frozenset(item for name in names if (item := normalised(name).casefold()))
 
 
-def _list_score(scored: Sequence[tuple[Place, Cell, Expected]], kind: str) -> ListScore | None:
+def _list_score(scored: Sequence[tuple[Place, Result, Expected]], kind: str) -> ListScore | None:
     """Count the items of a kind over all frames whose true items are known; ``None`` without such a frame."""
     right = wrong = missed = num_known = 0
     for _, cell, expected in scored:
@@ -163,7 +171,7 @@ def _list_score(scored: Sequence[tuple[Place, Cell, Expected]], kind: str) -> Li
     return ListScore(right, wrong, missed) if num_known else None
 
 
-def _mix_up(place: Place, cell: Cell, own: Expected, truth: Truth) -> MixUp | None:
+def _mix_up(place: Place, cell: Result, own: Expected, truth: Truth) -> MixUp | None:
     """Return whose truth a wrong answer tells, when it tells another frame's and tells it well.
 
     Of several frames with that truth the nearest is named.
@@ -185,7 +193,7 @@ def _mix_up(place: Place, cell: Cell, own: Expected, truth: Truth) -> MixUp | No
     return MixUp(*place, best[2], own_score, -best[0], cell.text)
 
 
-def _fit(cell: Cell, expected: Expected) -> float:
+def _fit(cell: Result, expected: Expected) -> float:
     """Return how well an answer tells a truth, 0.0 to 1.0: the mean over what is known."""
     found, fits = cell.description, []
     if expected.text is not None:

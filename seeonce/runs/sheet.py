@@ -2,22 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED
-from seeonce.runs.parse import Description
 from seeonce.runs.run import Result, Run, one_per_request, prompt_order, request_of
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What one prompt of one run said of one frame; ``was_cut`` tells that it ends where its tokens did."""
-
-    text: str
-    description: Description | None
-    error: str | None
-    was_cut: bool
-    answer_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +63,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One frame, with a cell for each column, ``None`` where a run has no answer."""
+    """One frame, with a cell for each column, ``None`` where a run has no answer.
+
+    A cell is what one prompt of one run said of the frame; what was cut there ends by "length".
+    """
 
     recording: str
     frame: int
     timestamp_s: float
     source: str
     key: str
-    cells: tuple[Cell | None, ...]
+    cells: tuple[Result | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +84,7 @@ class Sheet:
     rows: tuple[Row, ...]
     variants: tuple[Variant, ...] = ()
 
-    def cells(self, column: int) -> Iterator[Cell]:
+    def cells(self, column: int) -> Iterator[Result]:
         """Yield the answers of one column, from top to bottom."""
         for row in self.rows:
             cell = row.cells[column]
@@ -123,7 +114,7 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
             found.setdefault((number, variant), []).append((run, answers))
     num_asked = len(variants) - any(run.info.id == RECORDED for run in runs)
     columns: list[Column] = []
-    cells: dict[tuple[str, int], dict[int, Cell]] = {}
+    cells: dict[tuple[str, int], dict[int, Result]] = {}
     first: dict[tuple[str, int], Result] = {}
     for (number, variant), parts in sorted(found.items(), key=lambda item: item[0]):
         answer = parts[0][1][0]
@@ -140,7 +131,7 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
 
 
 def _cells(
-    answers: Sequence[Result], column: int, cells: dict[tuple[str, int], dict[int, Cell]]
+    answers: Sequence[Result], column: int, cells: dict[tuple[str, int], dict[int, Result]]
 ) -> Iterator[Result]:
     """Put the answers of one prompt of one run into their cells, and yield them."""
     # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
@@ -148,7 +139,8 @@ def _cells(
     for answer in answers:
         row = cells.setdefault((answer.recording, answer.frame), {})
         was_cut = answer.finish_reason == "length" and answer.frame == last.get(request_of(answer))
-        row[column] = _joined(row.get(column), _cell(answer, was_cut=was_cut))
+        cell = answer if was_cut or answer.finish_reason != "length" else replace(answer, finish_reason="")
+        row[column] = _joined(row.get(column), cell)
         yield answer
 
 
@@ -172,30 +164,22 @@ def _name_parts(run: Run) -> list[str]:
     return [part for part in run.info.name.split(EXPERIMENT_SEPARATOR) if part]
 
 
-def _cell(answer: Result, *, was_cut: bool) -> Cell:
-    return Cell(
-        answer.text,
-        answer.description,
-        answer.error,
-        was_cut,
-        answer.usage.completion_tokens,
-    )
-
-
-def _joined(earlier: Cell | None, cell: Cell) -> Cell:
+def _joined(earlier: Result | None, cell: Result) -> Result:
     """Put two answers about one frame into one cell: a frame may stand in several requests of a prompt."""
     if earlier is None or earlier.text == cell.text:
         return cell
-    return Cell(
-        f"{earlier.text}\n\n{cell.text}".strip(),
-        earlier.description or cell.description,
-        earlier.error or cell.error,
-        earlier.was_cut or cell.was_cut,
-        earlier.answer_tokens + cell.answer_tokens,
+    num_tokens = earlier.usage.completion_tokens + cell.usage.completion_tokens
+    return replace(
+        cell,
+        text=f"{earlier.text}\n\n{cell.text}".strip(),
+        parsed=earlier.parsed if earlier.description else cell.parsed,
+        error=earlier.error or cell.error,
+        finish_reason=earlier.finish_reason if earlier.was_cut else cell.finish_reason,
+        usage=replace(cell.usage, completion_tokens=num_tokens),
     )
 
 
-def _row(answer: Result, found: dict[int, Cell], num_columns: int) -> Row:
+def _row(answer: Result, found: dict[int, Result], num_columns: int) -> Row:
     cells = tuple(found.get(number) for number in range(num_columns))
     return Row(answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, cells)
 

@@ -22,10 +22,9 @@ from cache.manifest import Manifest, SkippedFrame
 from seeonce.runs.compare import Place, normalised, word_similarity
 from seeonce.runs.prompts import clock
 from seeonce.runs.report.pictures import DataUris, PictureOf
-from seeonce.runs.run import Run
+from seeonce.runs.run import Result, Run
 from seeonce.runs.score import Expected, PromptScore, file_name, is_true, score_column
-from seeonce.runs.sheet import Cell, Column, Row, Sheet, Variant, savings_of
-from seeonce.runs.table import list_score
+from seeonce.runs.sheet import Column, Row, Sheet, Variant, savings_of
 
 _NUM_COLOURS = 8
 _MAX_CHOICES = 100
@@ -139,7 +138,7 @@ def render_report(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"visible": visible, "share": _share, "settings": _settings, "scored": list_score}
+    environment.filters |= {"visible": visible, "share": _share, "settings": _settings}
     environment.filters |= {"counted": counted, "file_name": file_name}
     css, script = _text_of("report.css"), _text_of("report.js")
     return environment.from_string(_text_of("report.html")).render(
@@ -237,13 +236,13 @@ def _answers(
     )
 
 
-def _parts(cell: Cell, *, asked_for_fields: bool) -> tuple[tuple[tuple[str, str], ...], str]:
+def _parts(cell: Result, *, asked_for_fields: bool) -> tuple[tuple[tuple[str, str], ...], str]:
     """Return the named pieces of an answer, and what is wrong with it."""
     found = cell.description
     if cell.error is not None:
         failure = f"error: {cell.error}"
     elif cell.was_cut:
-        failure = f"cut off after {cell.answer_tokens} tokens"
+        failure = f"cut off after {cell.usage.completion_tokens} tokens"
     else:
         failure = "not in the form of the other answers" if asked_for_fields and found is None else ""
     if found is None:
@@ -321,7 +320,7 @@ def _value(value: object) -> str:
     return ", ".join(map(repr, value)) if isinstance(value, tuple) else str(value)
 
 
-def _choices(sheet: Sheet, names_of: Callable[[Cell], tuple[str, ...]]) -> list[tuple[str, int]]:
+def _choices(sheet: Sheet, names_of: Callable[[Result], tuple[str, ...]]) -> list[tuple[str, int]]:
     """Return what can be filtered by and on how many frames it is, most frequent first."""
     counts = Counter(
         name
@@ -332,7 +331,7 @@ def _choices(sheet: Sheet, names_of: Callable[[Cell], tuple[str, ...]]) -> list[
     return counts.most_common(_MAX_CHOICES)
 
 
-def _activity(cell: Cell) -> tuple[str, ...]:
+def _activity(cell: Result) -> tuple[str, ...]:
     return (cell.description.activity,) if cell.description is not None else ()
 
 

@@ -1,4 +1,4 @@
-"""Answers as a short table for the terminal: one line per stretch of frames that got the same answer."""
+"""What commands print of runs: answers, figures in aligned columns, comparisons and scores."""
 
 import re
 import textwrap
@@ -6,17 +6,22 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 
-from cache.base.text import visible
+from cache.base.text import percent, visible
 from seeonce.runs.compare import AppCount, Comparison
 from seeonce.runs.prompts import clock
 from seeonce.runs.run import Result, Run
-from seeonce.runs.score import ListScore, PromptScore
+from seeonce.runs.score import PromptScore
 
 _MAX_STRETCHES = 24
+_SHOWN_CHANGES = 5
+_SHOWN_MIX_UPS = 10
 
 
 def answer_table(results: Sequence[Result], width: int) -> str:
-    """Return frames, time and text of ``results``, in ``width`` columns, one block per prompt."""
+    """Return frames, time and text of ``results``, in ``width`` columns, one block per prompt.
+
+    Frames that follow each other and got the same answer are one line.
+    """
     prompts = dict.fromkeys(result.prompt for result in results)
     blocks = []
     for prompt in prompts:
@@ -58,10 +63,6 @@ def _text(result: Result) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-_SHOWN_CHANGES = 5
-_SHOWN_MIX_UPS = 10
-
-
 def runs_table(runs: Sequence[Run], width: int) -> str:
     """Return a line of figures a run under a heading, and what was asked below it; nothing without runs."""
     head = ("id", "date", "frames", "tokens", "time", "parsed", "state")
@@ -76,7 +77,7 @@ def _run_row(run: Run) -> tuple[str, ...]:
         str(run.num_frames),
         f"{run.prompt_tokens + run.completion_tokens:,}",
         f"{info.totals.seconds:.1f} s" if info.totals.seconds else "–",
-        _percent(run.parse_rate),
+        percent(run.parse_rate),
         run.state,
     )
 
@@ -143,9 +144,9 @@ def comparison_text(found: Comparison, width: int) -> str:
         f"B  {short(found.right, width - 3)}",
         f"frames       {found.num_frames} in both, {found.num_left_only} in A alone, "
         f"{found.num_right_only} in B alone, {found.num_failed} errors",
-        f"agreement    {_percent(found.agreement)} equal",
+        f"agreement    {percent(found.agreement)} equal",
         f"similarity   {found.mean_similarity:.3f} on average",
-        f"match rate   {_percent(found.match_rate)} above 0.8",
+        f"match rate   {percent(found.match_rate)} above 0.8",
         f"apps         in A alone: {_apps(found.apps_left_only)}; in B alone: {_apps(found.apps_right_only)}",
     ]
     if found.changed_most:
@@ -163,11 +164,11 @@ def score_text(score: PromptScore, width: int) -> str:
     """Return the scores of one prompt for a human, in ``width`` columns."""
     lines = [
         short(score.prompt, width),
-        f"exact        {score.num_exact} of {score.num_scored} ({_percent(score.exact)})",
+        f"exact        {score.num_exact} of {score.num_scored} ({percent(score.exact)})",
     ]
     for name, found in (("apps", score.apps), ("topics", score.topics)):
         if found is not None:
-            lines.append(f"{name:<12} {list_score(found)}")
+            lines.append(f"{name:<12} {found}")
     lines.append(f"mix-ups      {len(score.mix_ups)}")
     lines += [
         f"  frame {one.frame} got frame {one.like_frame}'s answer: fits it by {one.other_score:.2f}, its own "
@@ -183,26 +184,9 @@ def _broken(lines: Iterable[str], width: int) -> str:
     return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 13) for line in lines)
 
 
-def list_score(found: ListScore) -> str:
-    """Return precision and recall for a human."""
-    return (
-        f"precision {_percent(found.precision)}, recall {_percent(found.recall)} "
-        f"({found.num_right} right, {found.num_wrong} wrong, {found.num_missed} missed)"
-    )
-
-
 def _apps(counts: Sequence[AppCount]) -> str:
     named = ", ".join(f"{short(one.app, 30)} ({one.num_frames})" for one in counts[:6])
     return named + (", …" if len(counts) > 6 else "") or "none"
-
-
-def _percent(share: float | None) -> str:
-    """Return a share in percent that says 100 % only when it is all, and 0 % only when it is nothing."""
-    if share is None:
-        return "–"
-    if 0 < share < 0.01 or 0.99 < share < 1:
-        return f"{100 * share:.1f} %"
-    return f"{100 * share:.0f} %"
 
 
 def short(text: str, width: int) -> str:
