@@ -56,7 +56,7 @@ def encoder_spec(
         InputError: ``max_pixels`` is too small for one merged token.
     """
     require_weights(folder.path)
-    note = "encoder/" + _files_digest(folder.path)
+    note = _encoder_note(folder.path)
     spec = _recall(index, note)
     if spec is None:
         spec = _resolve(folder, config)
@@ -89,6 +89,12 @@ def model_of(home: Home, recording_id: str, encoder_id: EncoderId | None) -> str
             "give the folder that it is in now with --model."
         )
     return noted or default_model(recording_id)
+
+
+def _encoder_note(folder: Path) -> str:
+    """Name the note of an encoder by all files that it depends on, and the versions that read them."""
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    return "encoder/" + _stat_digest(files, installed_version("mlx-vlm"), str(ENCODER_EPOCH))
 
 
 def _model_note(encoder_id: EncoderId) -> str:
@@ -132,18 +138,6 @@ def _recall(index: PixelIndex, note: str) -> EncoderSpec | None:
         return EncoderSpec.from_json(json.loads(text))
     except (ValueError, StoreError):
         return None
-
-
-def _files_digest(folder: Path) -> str:
-    """Digest the stat of every file that the encoder depends on, and the versions that read them."""
-    hasher = blake3()
-    for version in (installed_version("mlx-vlm"), str(ENCODER_EPOCH)):
-        hasher.update(version.encode() + b"\0")
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        stat = file.stat()
-        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-        hasher.update(f"{file}\0{stamp}\0".encode())
-    return hasher.hexdigest()
 
 
 def _resolve(folder: CheckpointFolder, config: CheckpointConfig) -> EncoderSpec:
@@ -244,8 +238,9 @@ def model_id(folder: CheckpointFolder, index: PixelIndex) -> str:
     return known
 
 
-def _stat_digest(files: list[Path]) -> str:
-    hasher = blake3()
+def _stat_digest(files: list[Path], *versions: str) -> str:
+    """Digest the stat of every file, and the versions of what reads them."""
+    hasher = blake3("".join(f"{version}\0" for version in versions).encode())
     for file in files:
         stat = file.stat()
         stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)

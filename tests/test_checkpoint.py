@@ -318,7 +318,7 @@ def test_a_remembered_identity_that_is_garbled_is_worked_out_again(plain: Path, 
     home = new_store(tmp_path).home
     want = _spec(plain, home.path)
     with PixelIndex(home) as index:
-        index.put_note("encoder/" + identity._files_digest(plain.resolve()), "{}")
+        index.put_note(identity._encoder_note(plain.resolve()), "{}")
     assert _spec(plain, home.path) == want
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ class Screens:
             )
             for request, answer in self.engine.answer(requests, source, LIMITS)
         ]
-        return {line.question: line.rate for line in score(results, self.expected)}
+        return {question: mean(true) for question, true in score(results, self.expected).items()}
 
     def _asked(self) -> "list[tuple[tuple[FrameEntry, ...], str, tuple[Segment, ...]]]":
         frames = self.encoded.manifest.frames

@@ -48,7 +48,7 @@ def test_every_text_belongs_to_one_question() -> None:
 
 
 def expected() -> Expected:
-    return Expected({"a.png": answers(BOTH), "b.png": answers(ALONE)})
+    return {"a.png": answers(BOTH), "b.png": answers(ALONE)}
 
 
 def test_an_answer_is_true_when_it_is_exact() -> None:
@@ -65,7 +65,7 @@ def test_an_unknown_frame_or_question_is_not_judged() -> None:
 def test_scores_count_each_question_and_its_paraphrases() -> None:
     results = [Result(("a.png",), text, "2") for text in QUESTIONS["windows"]]
     results.append(Result(("a.png",), DEFAULT_PROMPT, "nonsense"))
-    got = {line.question: (line.num_true, line.num_asked) for line in score(results, expected())}
+    got = {name: (sum(true), len(true)) for name, true in score(results, expected()).items()}
     assert got == {"description": (0, 1), "windows": (4, 4)}
 
 

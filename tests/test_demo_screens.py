@@ -11,7 +11,7 @@ from seeonce.demo.paint import paint
 from seeonce.demo.questions import CHANGE_QUESTION, answers, change_answer, truth_of
 from seeonce.demo.record import recording_scenes
 from seeonce.demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
-from seeonce.demo.score import read_truth
+from seeonce.demo.score import read_truth, true_answer
 from seeonce.demo.screens import (
     FIRST_HELD_OUT_SEED,
     RECORDING_SEED,
@@ -72,9 +72,7 @@ def test_training_never_sees_the_seeds_of_others() -> None:
 
 def test_a_folder_of_screens_has_their_truth_beside_them(tmp_path: Path) -> None:
     write_folder(tmp_path, 3, FIRST_HELD_OUT_SEED)
-    assert sorted(read_truth(tmp_path / "truth.csv").by_frame) == sorted(
-        path.name for path in tmp_path.glob("*.png")
-    )
+    assert sorted(read_truth(tmp_path / "truth.csv")) == sorted(path.name for path in tmp_path.glob("*.png"))
 
 
 def test_the_recording_is_what_its_seed_draws() -> None:
@@ -89,8 +87,8 @@ def test_the_recording_is_what_its_seed_draws() -> None:
 def test_the_truth_of_the_recording_is_true_of_its_scenes() -> None:
     truths = [truth_of(scene) for scene in recording_scenes()]
     known = read_truth(RECORDING / "truth.csv")
-    assert list(known.by_frame.values()) == [answers(truth) for truth in truths]
-    changes = [known.answer(pair, CHANGE_QUESTION[0]) for pair in pairwise(known.by_frame)]
+    assert list(known.values()) == [answers(truth) for truth in truths]
+    changes = [true_answer(known, pair, CHANGE_QUESTION[0]) for pair in pairwise(known)]
     assert changes == [change_answer(*pair) for pair in pairwise(truths)]
 
 

@@ -1,6 +1,7 @@
 """Both passes as the benchmark runs them: drawn screens, a checkpoint, and a store of their own."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from infer.sampling import Sampling
 from infer.sequence import Sequence, sampling_hooks
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
-from precompute.pipeline import Seconds, encode_recording
+from precompute.pipeline import EncodeResult, Seconds, encode_recording
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
 from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from sources.folder import open_folder
+from sources.recording import Recording
 
 # All of them trained into the demo checkpoint, whose answers can so be held against the truth.
 QUESTIONS = (
@@ -159,18 +161,19 @@ def encode_frames(model: Model, images: Path, home: Home, encoder: VisionEncoder
         KeyboardInterrupt: on Ctrl-C, which ends pass one well: a part of the frames measures nothing.
     """
     started = time.perf_counter()
+    result = encode(open_folder(images), model.spec, home, lambda: encoder or model.encoder())
+    took_s = time.perf_counter() - started
+    return Encoded(model, images, Store.open(home), result.manifest, took_s, result.seconds)
+
+
+def encode(
+    recording: Recording, spec: EncoderSpec, home: Home, load_encoder: Callable[[], VisionEncoder]
+) -> EncodeResult:
+    """Encode a recording and write its manifest. Raises ``KeyboardInterrupt`` when that was interrupted."""
     store = Store.open(home)
     with PixelIndex(home) as index:
-        result = encode_recording(
-            open_folder(images),
-            model.spec,
-            store,
-            index,
-            lambda: encoder or model.encoder(),
-            thumbnails=Thumbnails(home),
-        )
+        result = encode_recording(recording, spec, store, index, load_encoder, thumbnails=Thumbnails(home))
     if result.interrupted:
         raise KeyboardInterrupt
     write_result(store, result, lambda _: None)
-    took_s = time.perf_counter() - started
-    return Encoded(model, images, store, result.manifest, took_s, result.seconds)
+    return result

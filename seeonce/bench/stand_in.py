@@ -20,14 +20,11 @@ from PIL import Image
 from cache.base.home import Home
 from cache.entry import STORED_DTYPES, Features, num_merged_tokens
 from cache.key import EncoderSpec
-from cache.pixel_index import PixelIndex
-from cache.store import Store
-from cache.thumbnails import Thumbnails
 from checkpoint import backend
 from precompute.patches import Patches
-from precompute.pipeline import EncodeResult, encode_recording
+from seeonce.bench.passes import encode
 from seeonce.bench.report import Row, Table
-from sources.recording import FrameChoice, Recording
+from sources.recording import FrameChoice
 from sources.recordings import open_recording
 
 FRAME_S = 0.1
@@ -79,22 +76,12 @@ def measure(spec: EncoderSpec, screens: Path, scratch: Path) -> Table:
 def _row(name: str, path: Path, spec: EncoderSpec, home: Path) -> Row:
     recording = open_recording(str(path), FrameChoice(every_s=_EVERY_S))
     cpu_s, started = time.process_time(), time.perf_counter()
-    result = _encoded(recording, spec, Home(home))
+    result = encode(recording, spec, Home(home), lambda: cast("Any", StandIn(spec)))
     took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
     recording.close()
     shutil.rmtree(home)
     num = result.progress.num_new
     return name, num, took_s, num * FRAME_S / took_s, cpu_s / num * 1e3, str(result.seconds)
-
-
-def _encoded(recording: Recording, spec: EncoderSpec, home: Home) -> EncodeResult:
-    store = Store.open(home)
-    with PixelIndex(home) as index:
-        encoder = cast("Any", StandIn(spec))
-        result = encode_recording(recording, spec, store, index, lambda: encoder, thumbnails=Thumbnails(home))
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result
 
 
 def as_jpeg(paths: list[Path], folder: Path) -> Path:

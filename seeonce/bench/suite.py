@@ -30,13 +30,14 @@ from seeonce.demo.score import read_truth
 Step = tuple[str, Callable[[], list[Table]]]
 """A workload's name, and what measures it."""
 
+Say = Callable[[str], None]
+Keep = Callable[[list[Table]], None]
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SMALL_MEMORY_BYTES = 32_000_000_000  # 4B in bfloat16 is loaded twice, for live and for pass two
 
 
-def bench(
-    options: BenchOptions, say: Callable[[str], None], keep: Callable[[Report], None] = lambda _: None
-) -> Report:
+def bench(options: BenchOptions, say: Say, keep: Callable[[Report], None] = lambda _: None) -> Report:
     """Run the workloads one after the other; ``keep`` is given the report after each.
 
     Raises:
@@ -56,7 +57,7 @@ def bench(
             """Keep what a workload has found so far; it counts as not measured until it ends."""
             keep(with_tables(tables, report.num_left))
 
-        steps = _steps(options, checkpoint, scratch, say, keep_part)
+        steps = _Workloads(options, checkpoint, scratch, say, keep_part).asked_for()
         report = Report(name, Machine.here(), started_at, num_left=len(steps))
         for number, (title, measure) in enumerate(steps, 1):
             say(f"{title} ({number} of {len(steps)})")
@@ -80,7 +81,7 @@ def _room_checked() -> Iterator[None]:
         ) from error
 
 
-def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]) -> tuple[str, str]:
+def _checkpoint(options: BenchOptions, scratch: Path, say: Say) -> tuple[str, str]:
     """Return what is measured, for the report, and the checkpoint: the one that is named, or a drawn one."""
     if options.model is not None:
         return options.model, options.model
@@ -93,72 +94,83 @@ def _checkpoint(options: BenchOptions, scratch: Path, say: Callable[[str], None]
     return f"random weights, {dims}", str(write_checkpoint(scratch / "checkpoint", dims))
 
 
-def _steps(
-    options: BenchOptions,
-    checkpoint: str,
-    scratch: Path,
-    say: Callable[[str], None],
-    keep_part: Callable[[list[Table]], None],
-) -> list[Step]:
-    """Return what was asked for, in order."""
-    extent = QUICK if options.quick else FULL
-    clock, home = Clock(extent.num_repetitions, say), Home(scratch / "home")
-    model = passes.Model.open(checkpoint, home)
-    images = passes.draw_frames(scratch / "frames", extent.num_frames, extent.size)
+class _Workloads:
+    """What can be measured of one checkpoint; frames and stores lie in a scratch folder."""
 
-    def encoded() -> passes.Encoded:
-        return passes.encode_frames(model, images, home)
+    def __init__(self, options: BenchOptions, checkpoint: str, scratch: Path, say: Say, keep: Keep) -> None:
+        self._options, self._checkpoint, self._scratch = options, checkpoint, scratch
+        self._say, self._keep = say, keep
+        self._extent = QUICK if options.quick else FULL
+        self._clock = Clock(self._extent.num_repetitions, say)
+        self._model = passes.Model.open(checkpoint, Home(scratch / "home"))
+        self._images = passes.draw_frames(scratch / "frames", self._extent.num_frames, self._extent.size)
 
-    def pass_one() -> list[Table]:
-        screens = passes.draw_frames(scratch / "screens", extent.num_screens, (1920, 1080))
+    def asked_for(self) -> list[Step]:
+        """Return what the options ask for, in order."""
+        of: dict[Workload, Step] = {
+            Workload.prompts: ("prompt experiment", self._prompts),
+            Workload.decoding: ("decoding", self._decoding),
+            Workload.resolution: ("resolution", self._resolution),
+            Workload.pass_one: ("pass one", self._pass_one),
+            Workload.store: ("store", self._store),
+            Workload.memory: ("memory", self._memory),
+        }
+        steps = [of[workload] for workload in Workload if workload in self._options.workloads]
+        steps += [("profile", self._profile)] if self._options.profile else []
+        return [*steps, ("another server", self._server)] if self._options.endpoint else steps
+
+    def _encoded(self) -> passes.Encoded:
+        return passes.encode_frames(self._model, self._images, Home(self._scratch / "home"))
+
+    def _prompts(self) -> list[Table]:
+        extent = self._extent
+        experiment = PromptExperiment(
+            self._encoded(), self._scratch, extent.num_questions, extent.max_tokens, 8, self._clock
+        )
+        return experiment.measure()
+
+    def _decoding(self) -> list[Table]:
+        return decoding.measure(self._encoded(), self._extent.levels, self._extent.max_tokens, self._clock)
+
+    def _resolution(self) -> list[Table]:
+        clock = Clock(
+            self._extent.num_repetitions
+        )  # a line for every load of some ms would tell nobody anything
+        return resolution.measure(self._model, self._scratch, self._extent.resolution_budget_s, clock)
+
+    def _pass_one(self) -> list[Table]:
+        extent = self._extent
+        screens = passes.draw_frames(self._scratch / "screens", extent.num_screens, (1920, 1080))
         drawn = screens  # too large for a CPU
         if computes_on_cpu():
-            folder = scratch / "pass-one-frames"
+            folder = self._scratch / "pass-one-frames"
             drawn = passes.draw_frames(folder, extent.num_pass_one_frames, extent.pass_one_size)
-        return encoding.measure(model, drawn, screens, scratch, extent.num_idle, clock)
+        return encoding.measure(self._model, drawn, screens, self._scratch, extent.num_idle, self._clock)
 
-    def store() -> list[Table]:
-        folder = scratch / "store"
+    def _store(self) -> list[Table]:
+        folder = self._scratch / "store"
         folder.mkdir()
-        return [StoreBench(folder, extent.store_repetitions, extent.store_entries).table()]
+        return [StoreBench(folder, self._extent.store_repetitions, self._extent.store_entries).table()]
 
-    def peaks() -> list[Table]:
-        folders = [passes.draw_frames(scratch / f"frames-{n}", n, extent.size) for n in extent.memory_frames]
-        return memory.measure(checkpoint, folders, scratch)
+    def _memory(self) -> list[Table]:
+        extent = self._extent
+        folders = [
+            passes.draw_frames(self._scratch / f"frames-{num}", num, extent.size)
+            for num in extent.memory_frames
+        ]
+        return memory.measure(self._checkpoint, folders, self._scratch)
 
-    def beside(url: str) -> list[Table]:
-        frames = passes.draw_frames(scratch / "endpoint-frames", extent.num_endpoint_frames)
-        asked = passes.encode_frames(model, frames, Home(scratch / "endpoint-home"))
+    def _profile(self) -> list[Table]:
+        return profiling.measure(self._model, self._images, self._scratch, self._extent.max_tokens)
+
+    def _server(self) -> list[Table]:
+        options = self._options
+        frames = passes.draw_frames(self._scratch / "endpoint-frames", self._extent.num_endpoint_frames)
+        asked = passes.encode_frames(self._model, frames, Home(self._scratch / "endpoint-home"))
         # The truth is known of the demo's answers alone.
         truth = read_truth(frames / "truth.csv") if options.model == DEMO else None
-        endpoint = Endpoint(url, options.endpoint_model or "default", options.endpoint_timeout_s)
-        server = ServerComparison(endpoint, asked, passes.QUESTIONS, 64, truth, say)
-        return server.measure(extent.levels, keep_part)
-
-    of: dict[Workload, Step] = {
-        Workload.prompts: (
-            "prompt experiment",
-            lambda: PromptExperiment(
-                encoded(), scratch, extent.num_questions, extent.max_tokens, 8, clock
-            ).measure(),
-        ),
-        Workload.decoding: (
-            "decoding", lambda: decoding.measure(encoded(), extent.levels, extent.max_tokens, clock)
-        ),
-        Workload.resolution: (
-            "resolution",  # a line for every load of some milliseconds would tell nobody anything
-            lambda: resolution.measure(
-                model, scratch, extent.resolution_budget_s, Clock(extent.num_repetitions)
-            ),
-        ),
-        Workload.pass_one: ("pass one", pass_one),
-        Workload.store: ("store", store),
-        Workload.memory: ("memory", peaks),
-    }  # fmt: skip
-    steps = [of[workload] for workload in Workload if workload in options.workloads]
-    if options.profile:
-        steps.append(("profile", lambda: profiling.measure(model, images, scratch, extent.max_tokens)))
-    if options.endpoint is not None:
-        url = options.endpoint
-        steps.append(("another server", lambda: beside(url)))
-    return steps
+        endpoint = Endpoint(
+            options.endpoint or "", options.endpoint_model or "default", options.endpoint_timeout_s
+        )
+        server = ServerComparison(endpoint, asked, passes.QUESTIONS, 64, truth, self._say)
+        return server.measure(self._extent.levels, self._keep)

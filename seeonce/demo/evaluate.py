@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from PIL import Image
@@ -93,8 +94,8 @@ def main() -> None:
     started = time.monotonic()
     ask = live_decoder(arguments.checkpoint, arguments.zero_deepstack)
     results, expected = evaluate(ask, folder, arguments.swap_images)
-    for line in score(results, expected):
-        print(f"{line.question:12} {line.num_true:4} of {line.num_asked:4} true, {line.rate:.1%}")
+    for question, true in score(results, expected).items():
+        print(f"{question:12} {sum(true):4} of {len(true):4} true, {mean(true):.1%}")
     print(f"{len(results)} answers in {time.monotonic() - started:.0f} s")
 
 

@@ -26,35 +26,8 @@ class Result:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """True answers by frame name and question id."""
-
-    by_frame: dict[str, dict[str, str]]
-
-    def answer(self, frames: Sequence[str], prompt: str) -> str | None:
-        """Return the true answer, or None when the truth says nothing about this question."""
-        question = question_of(prompt)
-        if question is None:
-            return None
-        if question == CHANGE:
-            apps = [self.by_frame[frame]["apps"] for frame in frames if frame in self.by_frame]
-            return change_text(*apps) if len(apps) == len(frames) == 2 else None
-        return self.by_frame.get(frames[0], {}).get(question) if len(frames) == 1 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How many answers of one question are exactly true."""
-
-    question: str
-    num_true: int
-    num_asked: int
-
-    @property
-    def rate(self) -> float:
-        """The share of true answers, 0.0 to 1.0."""
-        return self.num_true / self.num_asked if self.num_asked else 0.0
+Expected = dict[str, dict[str, str]]
+"""True answers by frame name and question id."""
 
 
 def question_of(prompt: str) -> str | None:
@@ -69,33 +42,39 @@ def read_truth(path: Path) -> Expected:
     Raises:
         TruthError: when the file is missing or not the truth about drawn screens.
     """
-    by_frame: dict[str, dict[str, str]] = {}
+    expected: Expected = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                by_frame.setdefault(row["frame"], {})[question_of(row["prompt"]) or ""] = row["text"]
+                expected.setdefault(row["frame"], {})[question_of(row["prompt"]) or ""] = row["text"]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise TruthError(
             f"cannot read the truth at {path}: {error}; write it with python -m seeonce.demo.screens"
         ) from error
-    return Expected(by_frame)
+    return expected
+
+
+def true_answer(expected: Expected, frames: Sequence[str], prompt: str) -> str | None:
+    """Return the true answer, or None when the truth says nothing about this question."""
+    question, known = question_of(prompt), [expected[frame] for frame in frames if frame in expected]
+    if question is None or len(known) != len(frames):
+        return None
+    if question == CHANGE:
+        return change_text(*(answers["apps"] for answers in known)) if len(known) == 2 else None
+    return known[0].get(question) if len(known) == 1 else None
 
 
 def is_true(result: Result, expected: Expected) -> bool | None:
     """Return whether the answer is true, or None when the truth does not say."""
-    answer = expected.answer(result.frames, result.prompt)
+    answer = true_answer(expected, result.frames, result.prompt)
     return None if answer is None else result.text.strip() == answer
 
 
-def score(results: Iterable[Result], expected: Expected) -> list[Score]:
-    """Return one score for each question that was asked, in the order of the questions."""
-    verdicts: dict[str, list[bool]] = {}
+def score(results: Iterable[Result], expected: Expected) -> dict[str, list[bool]]:
+    """Return whether each answer is true, by question in the order of the questions."""
+    verdicts: dict[str, list[bool]] = {name: [] for name in (*QUESTIONS, CHANGE)}
     for result in results:
         verdict, question = is_true(result, expected), question_of(result.prompt)
         if verdict is not None and question is not None:
-            verdicts.setdefault(question, []).append(verdict)
-    return [
-        Score(name, sum(verdicts[name]), len(verdicts[name]))
-        for name in (*QUESTIONS, CHANGE)
-        if name in verdicts
-    ]
+            verdicts[question].append(verdict)
+    return {name: found for name, found in verdicts.items() if found}
