@@ -8,18 +8,17 @@ from seeonce.demo.questions import (
     CHANGE_QUESTION,
     DEFAULT_PROMPT,
     QUESTIONS,
-    Truth,
-    WindowTruth,
     answers,
     change_answer,
 )
+from seeonce.demo.scene import Pane, Scene, Window
 from seeonce.demo.score import Expected, Result, TruthError, is_true, question_of, read_truth, score
 
 BOX = (0, 0, 10, 10)
-EDITOR = WindowTruth("editor", "login", "on the left", False, BOX)
-CHAT = WindowTruth("chat", "music", "on the right", True, BOX)
-BOTH = Truth((1280, 800), "dark", "columns", (EDITOR, CHAT))
-ALONE = Truth((1280, 800), "dark", "full", (WindowTruth("chat", "music", "full screen", True, BOX),))
+EDITOR = Window(Pane("editor", "login", 0), BOX, focused=False)
+CHAT = Window(Pane("chat", "music", 0), BOX, focused=True)
+BOTH = Scene((1280, 800), "dark", "columns", (EDITOR, CHAT), 0, 0)
+ALONE = Scene((1280, 800), "dark", "full", (CHAT,), 0, 0)
 
 
 def test_answers_name_windows_in_order_and_the_focused_one_as_activity() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from seeonce.demo.paint import paint
-from seeonce.demo.questions import CHANGE_QUESTION, answers, change_answer, truth_of
+from seeonce.demo.questions import CHANGE_QUESTION, answers, change_answer
 from seeonce.demo.record import recording_scenes
 from seeonce.demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
 from seeonce.demo.score import read_truth, true_answer
@@ -18,7 +18,6 @@ from seeonce.demo.screens import (
     SIZES,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
-    draw_screen,
     frame_name,
     write_folder,
 )
@@ -28,14 +27,14 @@ RECORDING = Path(__file__).parent.parent / "seeonce" / "demo" / "recording"
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_seed_draws_the_same_pixels_every_time(size: tuple[int, int]) -> None:
-    first, second = draw_screen(7, size), draw_screen(7, size)
-    assert first.image.size == size
-    assert first.image.tobytes() == second.image.tobytes()
-    assert first.truth == second.truth
+    first, second = sample_scene(7, size), sample_scene(7, size)
+    assert paint(first).size == size
+    assert paint(first).tobytes() == paint(second).tobytes()
+    assert first == second
 
 
 def test_other_seeds_draw_other_screens() -> None:
-    assert len({draw_screen(seed).image.tobytes() for seed in range(0, 16, 2)}) == 8
+    assert len({paint(sample_scene(seed, SIZES[0])).tobytes() for seed in range(0, 16, 2)}) == 8
 
 
 def test_applications_and_topics_of_one_screen_are_distinct() -> None:
@@ -85,11 +84,11 @@ def test_the_recording_is_what_its_seed_draws() -> None:
 
 
 def test_the_truth_of_the_recording_is_true_of_its_scenes() -> None:
-    truths = [truth_of(scene) for scene in recording_scenes()]
+    scenes = list(recording_scenes())
     known = read_truth(RECORDING / "truth.csv")
-    assert list(known.values()) == [answers(truth) for truth in truths]
+    assert list(known.values()) == [answers(scene) for scene in scenes]
     changes = [true_answer(known, pair, CHANGE_QUESTION[0]) for pair in pairwise(known)]
-    assert changes == [change_answer(*pair) for pair in pairwise(truths)]
+    assert changes == [change_answer(*pair) for pair in pairwise(scenes)]
 
 
 def test_the_recording_has_repeats_two_sizes_and_stays_small() -> None:

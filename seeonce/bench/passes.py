@@ -27,7 +27,9 @@ from infer.sequence import Sequence, sampling_hooks
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
 from precompute.pipeline import EncodeResult, Seconds, encode_recording
-from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
+from seeonce.demo.paint import paint
+from seeonce.demo.scene import sample_scene
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, write_truth
 from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from sources.folder import open_folder
 from sources.recording import Recording
@@ -145,12 +147,12 @@ def draw_frames(folder: Path, num_frames: int, size: tuple[int, int] = SIZES[0])
     """Draw different screens of one size (width, height), always the same, and write what is true of them."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{index:04d}.png" for index in range(num_frames)]
-    screens = [draw_screen(FIRST_HELD_OUT_SEED + index) for index in range(num_frames)]
-    for name, screen in zip(names, screens, strict=True):
-        image = screen.image
+    scenes = [sample_scene(FIRST_HELD_OUT_SEED + index, SIZES[0]) for index in range(num_frames)]
+    for name, scene in zip(names, scenes, strict=True):
+        image = paint(scene)
         fits = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
         fits.save(folder / name)
-    write_truth(folder, names, [screen.truth for screen in screens])
+    write_truth(folder, names, scenes)
     return folder
 
 

@@ -5,7 +5,7 @@ From a seed to a recording:
     scene.py         what is on a screen: windows, places, topics, focus; sampled from a seed
     paint.py         a scene as pixels: desktop, title bars, the inside of each window
     questions.py     the questions, their paraphrases and the true answers
-    screens.py       a seed as a picture and its truth; a folder of held-out screens
+    screens.py       which seeds are whose; a folder of held-out screens and their truth
     record.py        the demo recording, drawn again from its seed
     score.py         which answers are true
     recording/       the demo recording and its truth

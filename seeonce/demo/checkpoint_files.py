@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, answers, change_answer, truth_of
+from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, answers, change_answer
 from seeonce.demo.scene import sample_scene
 
 SPECIAL_TOKENS = (
@@ -76,10 +76,7 @@ def _tokenizer_corpus() -> Iterator[str]:
     prompts = [text for texts in (*QUESTIONS.values(), CHANGE_QUESTION) for text in texts]
     frames = "Frame 1 (0 s): \nFrame 2 (10 s): \n"
     for seed in range(1000):
-        first, second = (
-            truth_of(sample_scene(seed, (1280, 800))),
-            truth_of(sample_scene(seed + 1, (1280, 800))),
-        )
+        first, second = sample_scene(seed, (1280, 800)), sample_scene(seed + 1, (1280, 800))
         yield from answers(first).values()
         yield change_answer(first, second)
         yield from (*prompts, frames, *SYSTEM_PROMPTS, "user\n", "assistant\n", "system\n")

@@ -4,8 +4,6 @@ Each question has one fixed text, its first, and paraphrases; all of them were t
 drawing and no model code.
 """
 
-from dataclasses import dataclass
-
 from seeonce.demo.scene import Scene
 
 DEFAULT_PROMPT = (
@@ -75,56 +73,27 @@ _PLACES: dict[tuple[str, int], tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WindowTruth:
-    """One window: what it is, what it is about, where it stands."""
-
-    app: str
-    topic: str
-    place: str
-    focused: bool
-    box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What is true of one screen, its windows in the order in which answers name them."""
-
-    size: tuple[int, int]
-    theme: str
-    layout: str
-    windows: tuple[WindowTruth, ...]
-
-
-def truth_of(scene: Scene) -> Truth:
-    """Return the truth of `scene`."""
-    places = _PLACES[(scene.layout, len(scene.windows))]
-    windows = tuple(
-        WindowTruth(window.pane.app, window.pane.topic, place, window.focused, window.box)
-        for window, place in zip(scene.windows, places, strict=True)
-    )
-    return Truth(scene.size, scene.theme, scene.layout, windows)
-
-
-def answers(truth: Truth) -> dict[str, str]:
+def answers(scene: Scene) -> dict[str, str]:
     """Return the true answer of every question about one screen, by question id."""
-    apps = ", ".join(window.app for window in truth.windows)
-    topics = ", ".join(window.topic for window in truth.windows)
-    activity = _activity(truth)
-    places = ", ".join(f"{window.app} {window.place}" for window in truth.windows)
+    apps = ", ".join(pane.app for pane in scene.panes)
+    topics = ", ".join(pane.topic for pane in scene.panes)
+    focused = scene.focused.pane
+    activity = f"{_ACTIVITIES[focused.app]} about {focused.topic}"
+    named = zip(scene.panes, _PLACES[scene.layout, len(scene.panes)], strict=True)
+    places = ", ".join(f"{pane.app} {place}" for pane, place in named)
     return {
         "description": (
-            f"description: {places}, {truth.theme} desktop | activity: {activity}"
+            f"description: {places}, {scene.theme} desktop | activity: {activity}"
             f" | apps: [{apps}] | topics: [{topics}]"
         ),
         "apps": apps,
         "topics": topics,
         "activity": activity,
-        "windows": str(len(truth.windows)),
+        "windows": str(len(scene.windows)),
     }
 
 
-def change_answer(before: Truth, after: Truth) -> str:
+def change_answer(before: Scene, after: Scene) -> str:
     """Return the true answer to what changed: the applications of one screen and of the other."""
     return change_text(answers(before)["apps"], answers(after)["apps"])
 
@@ -132,8 +101,3 @@ def change_answer(before: Truth, after: Truth) -> str:
 def change_text(before: str, after: str) -> str:
     """Return the answer to what changed from the answers to which applications are open."""
     return f"before: [{before}] | after: [{after}]"
-
-
-def _activity(truth: Truth) -> str:
-    focused = next(window for window in truth.windows if window.focused)
-    return f"{_ACTIVITIES[focused.app]} about {focused.topic}"

@@ -16,7 +16,6 @@ from pathlib import Path
 from PIL import Image
 
 from seeonce.demo.paint import paint
-from seeonce.demo.questions import truth_of
 from seeonce.demo.scene import Pane, Scene, arrange
 from seeonce.demo.screens import RECORDING_SEED, SIZES, frame_name, write_truth
 
@@ -102,12 +101,11 @@ def _scrolled(scene: Scene, step: int) -> Scene:
 def write_recording(folder: Path) -> None:
     """Write the frames as palette PNG, and truth.csv."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, truths = [], []
-    for index, scene in enumerate(recording_scenes()):
-        names.append(frame_name(index, index * INTERVAL_S))
-        truths.append(truth_of(scene))
-        paint(scene).quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(folder / names[-1], optimize=True)
-    write_truth(folder, names, truths)
+    scenes = list(recording_scenes())
+    names = [frame_name(index, index * INTERVAL_S) for index in range(len(scenes))]
+    for name, scene in zip(names, scenes, strict=True):
+        paint(scene).quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(folder / name, optimize=True)
+    write_truth(folder, names, scenes)
 
 
 def main() -> None:

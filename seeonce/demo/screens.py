@@ -1,4 +1,4 @@
-"""A seed as a picture with its truth, and folders of such pictures for outside judges.
+"""Which seeds are whose, and folders of drawn screens with their truth for outside judges.
 
     python -m seeonce.demo.screens OUT --count 200 --seed 1000000
 
@@ -9,13 +9,10 @@ writes 200 screens that training never saw, named like the frames of a recording
 import argparse
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from seeonce.demo.paint import paint
-from seeonce.demo.questions import QUESTIONS, Truth, answers, truth_of
+from seeonce.demo.questions import QUESTIONS, answers
 from seeonce.demo.scene import Scene, sample_scene
 
 SIZES = ((1280, 800), (1024, 768))
@@ -27,21 +24,6 @@ RECORDING_SEED = 700_000
 FIRST_HELD_OUT_SEED = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Screen:
-    """A drawn screen: RGB picture at full size, and what is true of it."""
-
-    image: Image.Image
-    scene: Scene
-    truth: Truth
-
-
-def draw_screen(seed: int, size: tuple[int, int] = SIZES[0]) -> Screen:
-    """Draw the screen of `seed`, the same pixels every time."""
-    scene = sample_scene(seed, size)
-    return Screen(paint(scene), scene, truth_of(scene))
-
-
 def size_of(seed: int) -> tuple[int, int]:
     """Return the size used for `seed` in training and in folders: every third couple is 4:3."""
     return SIZES[1] if seed // 2 % 3 == 2 else SIZES[0]
@@ -50,13 +32,11 @@ def size_of(seed: int) -> tuple[int, int]:
 def write_folder(folder: Path, count: int, seed: int, interval_s: float = 10.0) -> None:
     """Write the screens of `seed` and the `count - 1` seeds after it, with truth.csv."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, truths = [], []
-    for index in range(count):
-        screen = draw_screen(seed + index, size_of(seed + index))
-        names.append(frame_name(index, index * interval_s))
-        truths.append(screen.truth)
-        screen.image.save(folder / names[-1])
-    write_truth(folder, names, truths)
+    names = [frame_name(index, index * interval_s) for index in range(count)]
+    scenes = [sample_scene(number, size_of(number)) for number in range(seed, seed + count)]
+    for name, scene in zip(names, scenes, strict=True):
+        paint(scene).save(folder / name)
+    write_truth(folder, names, scenes)
 
 
 def frame_name(index: int, time_s: float) -> str:
@@ -64,7 +44,7 @@ def frame_name(index: int, time_s: float) -> str:
     return f"{index:04d}_{time_s:.1f}s.png"
 
 
-def write_truth(folder: Path, names: Sequence[str], truths: Sequence[Truth]) -> None:
+def write_truth(folder: Path, names: Sequence[str], scenes: Sequence[Scene]) -> None:
     """Write `truth.csv` into `folder`: a row a frame and text of a question, with the true answer.
 
     Rows whose answer names applications or topics have them in columns of their own, too.
@@ -72,8 +52,8 @@ def write_truth(folder: Path, names: Sequence[str], truths: Sequence[Truth]) -> 
     with (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("frame", "prompt", "text", "apps", "topics"))
-        for name, truth in zip(names, truths, strict=True):
-            said = answers(truth)
+        for name, scene in zip(names, scenes, strict=True):
+            said = answers(scene)
             for question, texts in QUESTIONS.items():
                 apps = said["apps"] if question in ("description", "apps") else ""
                 topics = said["topics"] if question in ("description", "topics") else ""

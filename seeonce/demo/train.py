@@ -13,7 +13,6 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +32,6 @@ NUM_VALIDATION_SCREENS = 192
 # While it trains, a linear layer reads from each merged token which window is at its place. Answers
 # alone teach the vision tower too little at first: topics stayed at chance for 500 steps.
 CELL_WEIGHT = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What one training run is made of."""
-
-    out: Path
-    initial: Path | None
-    screens_folder: Path
-    num_screens: int
-    num_steps: int
-    limit_s: float
-    batch_size: int
-    peak_rate: float
-    warmup_steps: int
-    evaluate_every: int
-    seed: int
 
 
 def outputs_of(
@@ -143,27 +125,27 @@ class Trainer:
         return [float(answers.detach()), *cells.detach().tolist()]
 
 
-def train(settings: Settings) -> None:
-    """Train, evaluate and save, printing one JSON line for each evaluation."""
-    torch.manual_seed(settings.seed)
-    tokenizer, model = _start(settings)
+def train(options: argparse.Namespace) -> None:
+    """Train as the options of ``main`` say, evaluate and save; print one JSON line for each evaluation."""
+    torch.manual_seed(options.seed)
+    tokenizer, model = _start(options)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights", flush=True)
-    validation = _batch_maker(VALIDATION_SEEDS[:NUM_VALIDATION_SCREENS], settings, tokenizer)
+    validation = _batch_maker(VALIDATION_SEEDS[:NUM_VALIDATION_SCREENS], options, tokenizer)
     validation_batches = [
         validation.batch(range(start, start + 32), 16, None) for start in range(0, NUM_VALIDATION_SCREENS, 32)
     ]
-    maker = _batch_maker(TRAINING_SEEDS[: settings.num_screens], settings, tokenizer)
-    batches = maker.training_batches(settings.batch_size // 2, random.Random(settings.seed))
-    trainer = Trainer(model, settings.peak_rate)
+    maker = _batch_maker(TRAINING_SEEDS[: options.screens], options, tokenizer)
+    batches = maker.training_batches(options.batch // 2, random.Random(options.seed))
+    trainer = Trainer(model, options.peak_rate)
     started, losses = time.monotonic(), list[list[float]]()
-    for step in range(1, settings.num_steps + 1):
+    for step in range(1, options.steps + 1):
         # whichever ends first, so that a slow machine ends with a rate of zero too
-        progress = max((step - 1) / settings.num_steps, (time.monotonic() - started) / settings.limit_s)
-        rate = max(0.0, min(step / settings.warmup_steps, 1 - progress))
+        progress = max((step - 1) / options.steps, (time.monotonic() - started) / (60 * options.minutes))
+        rate = max(0.0, min(step / options.warmup_steps, 1 - progress))
         losses.append(trainer.step(next(batches), rate, CELL_WEIGHT * (1 - progress)))
-        last = step == settings.num_steps or rate == 0.0
-        if last or step % settings.evaluate_every == 0:
-            save(model, settings.out)
+        last = step == options.steps or rate == 0.0
+        if last or step % options.evaluate_every == 0:
+            save(model, options.out)
             shares = accuracy(model, validation_batches)
             print(json.dumps(_report(step, time.monotonic() - started, losses, shares)), flush=True)
             losses.clear()
@@ -171,23 +153,23 @@ def train(settings: Settings) -> None:
             break
 
 
-def _start(settings: Settings) -> tuple[Tokenizer, Qwen3VLForConditionalGeneration]:
+def _start(options: argparse.Namespace) -> tuple[Tokenizer, Qwen3VLForConditionalGeneration]:
     """Write the settings files and return the tokenizer and the model to train."""
-    if settings.initial:
-        tokenizer = Tokenizer.from_file(str(settings.initial / "tokenizer.json"))
+    if options.initial:
+        tokenizer = Tokenizer.from_file(str(options.initial / "tokenizer.json"))
     else:
         tokenizer = train_tokenizer()
-    write_settings(settings.out, tokenizer)
-    config: dict[str, Any] = json.loads((settings.out / "config.json").read_text())
+    write_settings(options.out, tokenizer)
+    config: dict[str, Any] = json.loads((options.out / "config.json").read_text())
     config["vision_config"].pop("model_type")
     model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config)).float().train()
-    if settings.initial:
-        model.load_state_dict(load_file(settings.initial / "model.safetensors"), strict=False)
+    if options.initial:
+        model.load_state_dict(load_file(options.initial / "model.safetensors"), strict=False)
     return tokenizer, model
 
 
-def _batch_maker(seeds: range, settings: Settings, tokenizer: Tokenizer) -> BatchMaker:
-    return BatchMaker(seeds, drawn_screens(seeds, settings.screens_folder), tokenizer)
+def _batch_maker(seeds: range, options: argparse.Namespace, tokenizer: Tokenizer) -> BatchMaker:
+    return BatchMaker(seeds, drawn_screens(seeds, options.screens_folder), tokenizer)
 
 
 def _report(
@@ -221,23 +203,9 @@ def main() -> None:
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    train(
-        Settings(
-            out=arguments.out,
-            initial=arguments.initial,
-            screens_folder=arguments.screens_folder,
-            num_screens=arguments.screens,
-            num_steps=arguments.steps,
-            limit_s=60 * arguments.minutes,
-            batch_size=arguments.batch,
-            peak_rate=arguments.peak_rate,
-            warmup_steps=arguments.warmup_steps,
-            evaluate_every=arguments.evaluate_every,
-            seed=arguments.seed,
-        )
-    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train(options)
 
 
 if __name__ == "__main__":

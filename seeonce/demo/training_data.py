@@ -19,10 +19,10 @@ from seeonce.demo.checkpoint_files import (
     SYSTEM_PROMPTS,
     TEMPORAL_PATCH_SIZE,
 )
-from seeonce.demo.paint import LABEL_LEFT, LABEL_MIN_WIDTH, TITLE_BAR_HEIGHT
-from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, Truth, answers, change_answer, truth_of
-from seeonce.demo.scene import APPS, TOPICS, sample_scene
-from seeonce.demo.screens import draw_screen, size_of
+from seeonce.demo.paint import LABEL_LEFT, LABEL_MIN_WIDTH, TITLE_BAR_HEIGHT, paint
+from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, answers, change_answer
+from seeonce.demo.scene import APPS, TOPICS, Scene, sample_scene
+from seeonce.demo.screens import size_of
 
 IGNORED = -100  # a label from which nothing is learned
 FACTOR = PATCH_SIZE * MERGE_SIZE
@@ -109,16 +109,16 @@ class BatchMaker:
             patches.append(patches_of(self._screens[index, :, :width], rng.uniform(-5, 5) if rng else 0.0))
             grids.append([1, height // PATCH_SIZE, width // PATCH_SIZE])
             start += images[-1][1] * images[-1][2]
-        truths = [truth_of_seed(self._seeds[index]) for index in indices]
+        scenes = [_scene(self._seeds[index]) for index in indices]
         rows, asked = [], []
-        for image, truth in zip(images, truths, strict=True):
-            asked.append(questions_about(truth, rng))
+        for image, scene in zip(images, scenes, strict=True):
+            asked.append(questions_about(scene, rng))
             rows.append(_single_row(self._tokenizer, image, asked[-1], rng))
         for before, after in self._pairs(len(indices), num_pairs, rng):
-            asked.append(questions_about_pair(truths[before], truths[after], rng))
+            asked.append(questions_about_pair(scenes[before], scenes[after], rng))
             rows.append(_pair_row(self._tokenizer, images[before], images[after], asked[-1], rng))
         names = tuple(tuple(name for name, _, _ in questions) for questions in asked)
-        cells = np.concatenate([cell_truths(truth) for truth in truths])
+        cells = np.concatenate([cell_truths(scene) for scene in scenes])
         return _stack(rows, names, np.concatenate(patches), np.array(grids), cells)
 
     def _pairs(self, count: int, num_pairs: int, rng: random.Random | None) -> list[tuple[int, int]]:
@@ -175,9 +175,8 @@ def resized(size: tuple[int, int]) -> tuple[int, int]:
     return int(width / beta / FACTOR) * FACTOR, int(height / beta / FACTOR) * FACTOR
 
 
-def truth_of_seed(seed: int) -> Truth:
-    """Return the truth of the screen of `seed` without drawing it."""
-    return truth_of(sample_scene(seed, size_of(seed)))
+def _scene(seed: int) -> Scene:
+    return sample_scene(seed, size_of(seed))
 
 
 def draw_pixels(seed: int, degrade: bool) -> Pixels:
@@ -185,7 +184,7 @@ def draw_pixels(seed: int, degrade: bool) -> Pixels:
 
     With `degrade`, every eighth screen went through JPEG, as recordings often did.
     """
-    image = draw_screen(seed, size_of(seed)).image
+    image = paint(_scene(seed))
     if degrade and seed % 8 == 5:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=60)
@@ -225,40 +224,40 @@ def patches_of(pixels: Pixels, shift: float = 0.0) -> Patches:
     return blocks.repeat(TEMPORAL_PATCH_SIZE, axis=5).reshape(rows * columns * MERGE_SIZE**2, -1)
 
 
-def cell_truths(truth: Truth) -> Integers:
+def cell_truths(scene: Scene) -> Integers:
     """Return what is true of each merged token, `(num_tokens, len(CELL_CLASSES))`.
 
     For the window in front at the centre of the token's cell: its application, its topic, its
     number in the answers, whether it has the focus. Zero stands for no window. The last column is
     the topic once more where its label lies, -100 elsewhere.
     """
-    width, height = resized(truth.size)
+    width, height = resized(scene.size)
     columns, rows = width // FACTOR, height // FACTOR
     cells = np.zeros((rows * columns, len(CELL_CLASSES)), dtype=np.int64)
     cells[:, LABEL_COLUMN] = IGNORED
     for cell in range(rows * columns):
-        x = (cell % columns + 0.5) * truth.size[0] / columns
-        y = (cell // columns + 0.5) * truth.size[1] / rows
-        for number, window in enumerate(truth.windows, start=1):
+        x = (cell % columns + 0.5) * scene.size[0] / columns
+        y = (cell // columns + 0.5) * scene.size[1] / rows
+        for number, window in enumerate(scene.windows, start=1):
             x0, y0, x1, y1 = window.box
             if x0 <= x < x1 and y0 <= y < y1:
-                app, topic = APPS.index(window.app) + 1, TOPICS.index(window.topic) + 1
+                app, topic = APPS.index(window.pane.app) + 1, TOPICS.index(window.pane.topic) + 1
                 cells[cell, :LABEL_COLUMN] = (app, topic, number, 2 if window.focused else 1)
                 break
-    for window in truth.windows:
-        row = (window.box[1] + TITLE_BAR_HEIGHT // 2) * rows // truth.size[1]
+    for window in scene.windows:
+        row = (window.box[1] + TITLE_BAR_HEIGHT // 2) * rows // scene.size[1]
         for x in (LABEL_LEFT, LABEL_LEFT + LABEL_MIN_WIDTH):
-            column = (window.box[0] + x) * columns // truth.size[0]
-            cells[row * columns + column, LABEL_COLUMN] = TOPICS.index(window.topic) + 1
+            column = (window.box[0] + x) * columns // scene.size[0]
+            cells[row * columns + column, LABEL_COLUMN] = TOPICS.index(window.pane.topic) + 1
     return cells
 
 
-def questions_about(truth: Truth, rng: random.Random | None) -> list[Question]:
+def questions_about(scene: Scene, rng: random.Random | None) -> list[Question]:
     """Return every question about one screen: the fixed texts, or random paraphrases with `rng`.
 
     The default prompt, the longest and the most used, is among them half of the time at least.
     """
-    true = answers(truth)
+    true = answers(scene)
     chosen: list[Question] = []
     for name, texts in QUESTIONS.items():
         text = texts[0] if rng is None or rng.random() < 0.4 else rng.choice(texts)
@@ -266,7 +265,7 @@ def questions_about(truth: Truth, rng: random.Random | None) -> list[Question]:
     return chosen
 
 
-def questions_about_pair(before: Truth, after: Truth, rng: random.Random | None) -> list[Question]:
+def questions_about_pair(before: Scene, after: Scene, rng: random.Random | None) -> list[Question]:
     """Return the two-frame question, once in its fixed text and, with `rng`, once paraphrased."""
     texts = [CHANGE_QUESTION[0]] + ([rng.choice(CHANGE_QUESTION[1:])] if rng else [])
     return [("change", text, change_answer(before, after)) for text in texts]
