@@ -20,12 +20,11 @@ class Heard(Listener):
     """A listener that can interrupt."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
-        self.num_done, self._interrupt_after = 0, interrupt_after
+        self._interrupt_after = interrupt_after
 
-    def advance(self, num_done: int = 1) -> None:
-        """Count what is done, and interrupt."""
-        self.num_done += num_done
-        if self.num_done == self._interrupt_after:
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        """Interrupt when so many are done."""
+        if num_done == self._interrupt_after:
             raise KeyboardInterrupt
 
 
@@ -35,7 +34,7 @@ def filled(tmp_path: Path, num_entries: int = 12) -> tuple[Store, list[EntryKey]
 
 
 def notes(store: Store) -> list[Path]:
-    return list((store.path / "index").glob("verify-*"))
+    return list((store.path / "index").glob("check-*"))
 
 
 def read_by(store: Store, listener: Heard) -> tuple[Check | None, list[EntryKey]]:

@@ -111,15 +111,16 @@ def _run_or_found(session: Session, options: DescribeOptions) -> RunOutcome:
         selected = _encoded(home, options, terminal)
         if selected is None:
             return _not_begun(options, "interrupted")
-        plan_id = plan(home, selected, options).id
+        asked = plan(home, selected, options)
         if not options.fresh:
+            plan_id = asked.id
             there = finished_run(home, options.name, plan_id)
             if there is not None:
                 return RunOutcome(there, was_there=True)
             elsewhere = running_run(home, options.name, plan_id)
             if elsewhere is not None:
                 return RunOutcome(elsewhere, is_elsewhere=True)
-        ended = describe_soundly(session, selected, options, terminal)
+        ended = describe_soundly(session, selected, options, terminal, asked)
     return RunOutcome(load_run(ended.path, lambda _: None), interrupted=ended.interrupted)
 
 

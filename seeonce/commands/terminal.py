@@ -16,7 +16,7 @@ class Terminal(Listener):
 
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
-        self._shown = ""  # what the bar is about, if it was drawn when the first of it was done
+        self._shown = ""  # what the last bar was about, if no line came after it
 
     def __enter__(self) -> "Terminal":
         return self
@@ -29,16 +29,6 @@ class Terminal(Listener):
         if self._shown:
             self._end()
         typer.echo(line, err=True)
-
-    def begin(self, num_all: int, what: str, unit: str) -> None:
-        """Draw a bar over so many."""
-        self._end()
-        self._bar = _bar(num_all, unit, what)
-
-    def advance(self, num_done: int = 1) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(num_done)
 
     def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
         """Move the bar of some work, drawn with the first of it and ended with the last."""

@@ -69,9 +69,15 @@ class Session:
 
 
 def describe(
-    session: Session, selected: Selected, options: DescribeOptions, listener: Listener
+    session: Session,
+    selected: Selected,
+    options: DescribeOptions,
+    listener: Listener,
+    asked: Plan | None = None,
 ) -> DescribeResult:
     """Ask every prompt of every frame of the recording that was selected, and write a run.
+
+    ``asked`` is what ``options`` ask, where that was planned already.
 
     Raises:
         CheckpointError: the model does not load.
@@ -79,7 +85,7 @@ def describe(
     home = session.home
     if line := selected.manifest.skipped_line():
         listener.say(line)
-    asked = plan(home, selected, options)
+    asked = asked or plan(home, selected, options)
     info = run_info(new_run_id(home.runs), selected, options, asked.id, asked.model_id)
     with RunLock(home.runs / info.id):
         return _Run(session, selected, info, asked, listener).go({}, asked.requests)
@@ -140,7 +146,7 @@ class _Run:
     ) -> None:
         self._session, self._selected, self._asked = session, selected, asked
         self._info = replace(info, status="running", ended_at=None)
-        self._listener = listener
+        self._listener, self._num_all = listener, 0
         # What was known, repeated and prefilled before a run went on still counts; what its lines say is
         # counted again.
         self._before, self._totals = info.totals, _only_uncounted(info.totals)
@@ -152,8 +158,8 @@ class _Run:
         in_use = entries_in_use(store, "describe", self._selected.manifest)
         kept = [((number, index), line) for number in there for index, line in enumerate(there[number])]
         with in_use, RunWriter(path, self._info, self._session.output, kept) as writer:
-            num_left = sum(len(request.frames) for request in left)
-            self._listener.begin(len(kept) + num_left, "describe", "answer")
+            self._num_all = len(kept) + sum(len(request.frames) for request in left)
+            self._show()
             for lines in there.values():
                 self._count(lines)
             try:
@@ -223,7 +229,10 @@ class _Run:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
         )
-        self._listener.advance(len(lines))
+        self._show()
+
+    def _show(self) -> None:
+        self._listener.show("describe", "answer", self._totals.num_results, self._num_all)
 
     def _prefilled(self, stats: "EngineStats") -> None:
         self._add(num_images=stats.num_images, num_images_again=stats.num_images_again)

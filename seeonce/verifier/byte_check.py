@@ -58,18 +58,16 @@ def _check(
 ) -> Check:
     named = {frame.key: frame for manifest in manifests for frame in manifest.frames}
     problems += [problem for manifest in manifests for problem in _manifest_problems(manifest)]
-    listener.begin(len(keys), "bytes", "entry")
     with CheckProgress(store, _note(keys), _MAX_AGE_S) as progress:
         before = {entry.key for entry in stored_entries(store.path) if progress.has(entry)} & set(keys)
-        listener.advance(len(before))
-        for key, reason in checked(store, set(keys) - before):
+        for number, (key, reason) in enumerate(checked(store, set(keys) - before), 1 + len(before)):
             if isinstance(reason, StoreError):
                 raise reason
             problem = reason or _grid_problem(store, key, named.get(key))
             if problem is not None:
                 problems.append(f"entry {key.hex[:12]}: {problem}")
             progress.add(key, is_right=problem is None)
-            listener.advance()
+            listener.show("bytes", "entry", number, len(keys))
     words = f"every byte of {counted(len(keys), 'entry')}{where} against its digests"
     if before:
         words += f", {len(before)} of them by the run of {time_text(progress.since_s)} that was interrupted"
@@ -83,7 +81,7 @@ def _note(keys: list[EntryKey]) -> str:
     hasher = blake3()
     for key in sorted(key.raw for key in keys):
         hasher.update(key)
-    return f"verify-{hasher.hexdigest()[:32]}.json"
+    return f"check-{hasher.hexdigest()[:32]}.json"
 
 
 def _grid_problem(store: Store, key: EntryKey, frame: FrameEntry | None) -> str | None:

@@ -19,6 +19,7 @@ from infer.request import Answer, Request
 from infer.sampling import Sampling
 from seeonce.runs.describe import DescribeResult, Session, describe
 from seeonce.runs.options import DescribeOptions
+from seeonce.runs.plan import Plan
 from seeonce.runs.prompts import Prompt
 from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
@@ -31,7 +32,11 @@ _RECURRENT = "gated delta nets"
 
 
 def describe_soundly(
-    session: Session, selected: Selected, options: DescribeOptions, listener: Listener
+    session: Session,
+    selected: Selected,
+    options: DescribeOptions,
+    listener: Listener,
+    asked: Plan | None = None,
 ) -> DescribeResult:
     """Describe under the limits of ``options``, or slower ones under which answers are right here.
 
@@ -46,7 +51,7 @@ def describe_soundly(
         limits = canary.sound_limits(home, limits, lambda tried: try_random(tried), listener.say, _RECURRENT)
     else:
         limits = canary.sound_limits(home, limits, lambda tried: try_demo(tried), listener.say)
-    return describe(session, selected, replace(options, limits=limits), listener)
+    return describe(session, selected, replace(options, limits=limits), listener, asked)
 
 
 def try_demo(limits: BatchLimits) -> str | None:

@@ -65,10 +65,9 @@ class EmbeddingCheck:
         for frame in manifest.frames:
             if (place := self._live.misplaced(frame)) is not None:
                 self._problems.append(f"frame {frame.index}: {place}")
-        listener.begin(len(sample), "live", "entry")
-        for group in sample:
+        for number, group in enumerate(sample, 1):
             self._check(group)
-            listener.advance()
+            listener.show("live", "entry", number, len(sample))
         return self._verdict(manifest, by)
 
     def features(self, frame: FrameEntry) -> Features:

@@ -55,7 +55,7 @@ class OutputCheck:
         self._last: tuple[FrameEntry, Picture] | None = None
         self._problems: list[str] = []
         self._near_ties: set[int] = set()
-        self._max_in_flight = 0
+        self._max_in_flight = self._num_done = self._num_all = 0
 
     @property
     def _mean_allowed(self) -> float:
@@ -98,7 +98,7 @@ class OutputCheck:
         """Answer from the store what live was asked, and compare."""
         num_answers = len(self._requests)
         requests = self._full_batch()
-        self._listener.begin(len(requests) * (3 if embeddings.all_exact else 2), "outputs", "answer")
+        self._num_all = len(requests) * (3 if embeddings.all_exact else 2)
         selected = self._selected
         dtype = selected.manifest.encoder.compute_dtype
         engine = Engine.load(selected.folder, selected.config, dtype)
@@ -131,13 +131,17 @@ class OutputCheck:
             requests, source, self._limits, hooks_of=sampling_hooks, report=self._note_in_flight
         ):
             answers[request.id] = answer
-            self._listener.advance()
+            self._show_one_more()
         for request in requests:
             live, found = self._live_of(request), answers.get(request.id)
             problem = _answer_problem(request, live, found, engine.tokenizer, self._allowed)
             self._object(request, problem)
             if problem is None and found is not None and found.tokens != live.answer_tokens:
                 self._near_ties.add(request.id % len(self._live))  # repeats count once
+
+    def _show_one_more(self) -> None:
+        self._num_done += 1
+        self._listener.show("outputs", "answer", self._num_done, self._num_all)
 
     def _note_in_flight(self, stats: EngineStats) -> None:
         self._max_in_flight = stats.max_in_flight
@@ -165,7 +169,7 @@ class OutputCheck:
         )
         for request, answer in answers:
             traces[request.id] = watchers[request.id].trace(len(answer.tokens))
-            self._listener.advance()
+            self._show_one_more()
         return traces
 
     def _compare_seeds(self, requests: list[Request], engine: Engine, source: FeatureSource) -> None:

@@ -47,8 +47,7 @@ def check_against_transformers(
     except CannotCheckError as error:
         return Check("transformers", True, "not checked", 0, num_total, (), (str(error),))
     problems, unchecked, compared = [], [], []
-    listener.begin(len(sample), "transformers", "entry")
-    for group in sample:
+    for number, group in enumerate(sample, 1):
         # a frame that shows the picture of its entry, not that of a near duplicate
         frame = next((frame for frame in group if frame.neighbour is None), group[0])
         stored = store.read(frame.key)
@@ -64,7 +63,7 @@ def check_against_transformers(
             problems.append(f"frame {frame.index}: {error}")
         except CannotCheckError as error:
             unchecked.append(str(error))
-        listener.advance()
+        listener.show("transformers", "entry", number, len(sample))
     layers = layer_figures(compared)
     furthest = max((layer.relative for layer in layers), default=0.0)
     version = backend.installed_version("transformers")

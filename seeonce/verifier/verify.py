@@ -66,19 +66,20 @@ def _with_controls(report: Report, home: Home, options: VerifyOptions, listener:
     options = replace(options, recording=report.recording, sample="all", controls=False, against=None)
     with _interrupted_by_sigterm(), tempfile.TemporaryDirectory(prefix="seeonce-controls-") as name:
         copy = copy_store(Store.open(home, create=False), selected.manifest, groups, Path(name) / "unchanged")
-        listener.begin(1 + len(FAULTS) + len(CHECKPOINT_CHANGES), "controls", "control")
         problem = _unchanged_problem(copy, selected, options)
-        listener.advance()
         if problem is not None:
             return replace(report, controls_problem=problem)
-        results = []
+        results = list[ControlResult]()
+
+        def add(result: ControlResult) -> None:
+            results.append(result)
+            listener.show("controls", "control", len(results), len(FAULTS) + len(CHECKPOINT_CHANGES))
+
         for number, fault in enumerate(FAULTS):
             rng = random.Random(f"{options.seed} {number}")  # noqa: S311
-            results.append(_try_fault(fault, rng, copy, selected, options))
-            listener.advance()
+            add(_try_fault(fault, rng, copy, selected, options))
         for title, change in CHECKPOINT_CHANGES:
-            results.append(_try_checkpoint(title, change, copy, selected, options))
-            listener.advance()
+            add(_try_checkpoint(title, change, copy, selected, options))
     return replace(report, controls=tuple(results))
 
 
