@@ -25,9 +25,10 @@ from precompute import live
 from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
 from precompute.patches import value_table
+from seeonce.commands.verify_report import terminal_lines
 from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.reference import LiveReference, Picture
-from seeonce.verifier.report import Level, Report, terminal_lines
+from seeonce.verifier.report import Level, Report
 from seeonce.verifier.verify import verify
 
 OTHER = Provenance("0.1", "0.1", "0.1", "gpu", "M9", "other")

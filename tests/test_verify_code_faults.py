@@ -33,7 +33,8 @@ from infer.tokenizer import ChatTokenizer
 from precompute import live, pipeline
 from precompute.encoder import VisionEncoder
 from precompute.patches import Patches, cut_into_patches
-from seeonce.verifier.report import Level, verdict_words
+from seeonce.commands.verify_report import verdict_words
+from seeonce.verifier.report import Level
 from sources import pixels
 
 Patch = pytest.MonkeyPatch

@@ -12,18 +12,9 @@ from conftest import Run
 from live_mlx_vlm import draw_noise
 
 from cache.entry import Features
+from seeonce.commands.verify_report import as_json_text, markdown, terminal_lines, verdict_words
 from seeonce.verifier.differences import feature_differences, layer_figures
-from seeonce.verifier.report import (
-    REPORT_SCHEMA,
-    Check,
-    ControlResult,
-    Report,
-    Tolerances,
-    as_json_text,
-    markdown,
-    terminal_lines,
-    verdict_words,
-)
+from seeonce.verifier.report import REPORT_SCHEMA, Check, ControlResult, Report, Tolerances
 
 SCHEMA: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "docs" / "verify-report.schema.json").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ from cache.base.home import Home
 from cache.base.text import output_path
 from infer.limits import BatchLimits
 from seeonce.commands.terminal import Terminal
-from seeonce.verifier.report import Against, Level, Report, as_json_text, markdown, terminal_lines
+from seeonce.commands.verify_report import as_json_text, markdown, terminal_lines
+from seeonce.verifier.report import Against, Level, Report
 
 
 def verify_command(

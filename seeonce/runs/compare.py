@@ -168,14 +168,15 @@ def _named_once(pairs: Iterable[tuple[Said, Said]]) -> tuple[AppCount, ...]:
         app
         for left, right in pairs
         if left.description is not None and right.description is not None
-        for app in _apps(left.description) - _apps(right.description)
+        for app in as_items(left.description.apps) - as_items(right.description.apps)
     )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(AppCount(app, count) for app, count in ordered)
 
 
-def _apps(description: Description) -> set[str]:
-    return {normalised(app).casefold() for app in description.apps}
+def as_items(names: Iterable[str]) -> frozenset[str]:
+    """Return names without case, surrounding space and repetition."""
+    return frozenset(item for name in names if (item := normalised(name).casefold()))
 
 
 def _share(count: float, total: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cache.base.errors import InputError
 from cache.base.text import percent, visible
-from seeonce.runs.compare import MATCH_ABOVE, Place, normalised, word_similarity
+from seeonce.runs.compare import MATCH_ABOVE, Place, as_items, normalised, word_similarity
 from seeonce.runs.find import RECORDED
 from seeonce.runs.parse import Description
 from seeonce.runs.run import Result
@@ -151,11 +151,6 @@ def _items(cell: Result, expected: Expected, kind: str) -> frozenset[str]:
 
 def _of_kind(description: Description, kind: str) -> tuple[str, ...]:
     return description.apps if kind == "apps" else description.topics
-
-
-def as_items(names: Sequence[str]) -> frozenset[str]:
-    """Return names without case, surrounding space and repetition."""
-    return frozenset(item for name in names if (item := normalised(name).casefold()))
 
 
 def _list_score(scored: Sequence[tuple[Place, Result, Expected]], kind: str) -> ListScore | None:
