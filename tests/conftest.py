@@ -1,6 +1,7 @@
 """Fixtures that several test modules share: tiny checkpoints, written once, and commands run in-process."""
 
 import seeonce  # noqa: F401, I001 - before MLX, which then multiplies with OpenBLAS
+import gc
 import json
 import shlex
 import shutil
@@ -15,7 +16,9 @@ import typer.main
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from seeonce.commands import main
-from seeonce.verifier import canary
+from seeonce.verifier import canary, outputs
+
+gc.freeze()  # a million objects of the imports are not looked through again and again
 
 # Typer makes its commands again at each call, which takes as long as many a command.
 typer.main.get_command = cache(typer.main.get_command)
@@ -131,6 +134,12 @@ def _be_another_user(patch: pytest.MonkeyPatch, root: Path) -> Path:
 def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
     _leave_canary_out(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def short_answers_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights never stop, and a quarter of the tokens shows their faults: nothing is made easier."""
+    monkeypatch.setattr(outputs, "_MAX_TOKENS", 16)
 
 
 @pytest.fixture
