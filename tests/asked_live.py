@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
-from live_mlx_vlm import Encoded, Live, draw_noise, encode_folder
+from live_mlx_vlm import SIZES, Encoded, Live, draw_noise, encode_folder
 from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import prepare_inputs
 
@@ -50,8 +50,15 @@ class Ended:
 class Asked:
     """A recording in a store, an engine, and the live model beside them."""
 
-    def __init__(self, checkpoint: Path, root: Path, num_images: int, dtype: str = "float32") -> None:
-        images = draw_noise(root / "images", num_images)
+    def __init__(
+        self,
+        checkpoint: Path,
+        root: Path,
+        num_images: int,
+        dtype: str = "float32",
+        num_sizes: int = len(SIZES),
+    ) -> None:
+        images = draw_noise(root / "images", num_images, num_sizes=num_sizes)
         with patch.dict(os.environ, SEEONCE_DTYPE=dtype):
             self.encoded: Encoded = encode_folder(checkpoint, images, root / "home")
         assert self.encoded.spec.compute_dtype == dtype

@@ -1,8 +1,10 @@
 """Fixtures that several test modules share: tiny checkpoints, written once, and commands run in-process."""
 
 import seeonce  # noqa: F401, I001 - before MLX, which then multiplies with OpenBLAS
+import gc
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +16,9 @@ import typer.main
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from seeonce.commands import main
-from seeonce.verifier import canary
+from seeonce.verifier import canary, outputs
+
+gc.freeze()  # a million objects of the imports are not looked through again and again
 
 # Typer makes its commands again at each call, which takes as long as many a command.
 typer.main.get_command = cache(typer.main.get_command)
@@ -47,6 +51,7 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+HomeAfter = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -110,22 +115,62 @@ def mlx_layout(checkpoint_of: MakeCheckpoint) -> Path:
     return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, layout="mlx"))
 
 
+def _leave_canary_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canary, "try_demo", lambda limits: None)
+    patch.setattr(canary, "try_random", lambda limits: None)
+
+
+def _be_another_user(patch: pytest.MonkeyPatch, root: Path) -> Path:
+    """Set an empty SEEONCE_HOME, no network, and none of the user's settings and recordings."""
+    for name in ("SEEONCE_MODEL", "SEEONCE_RECORDINGS", "SEEONCE_DTYPE", "ESCRIBANO_DB", "CAP_RECORDINGS"):
+        patch.delenv(name, raising=False)
+    patch.setenv("HOME", str(root / "user"))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("SEEONCE_HOME", str(root / "home"))
+    return root / "home"
+
+
 @pytest.fixture(autouse=True)
 def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
-    monkeypatch.setattr(canary, "try_demo", lambda limits: None)
-    monkeypatch.setattr(canary, "try_random", lambda limits: None)
+    _leave_canary_out(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def short_answers_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights never stop, and a quarter of the tokens shows their faults: nothing is made easier."""
+    monkeypatch.setattr(outputs, "_MAX_TOKENS", 16)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty SEEONCE_HOME, no network, and none of the user's settings and recordings."""
-    for name in ("SEEONCE_MODEL", "SEEONCE_RECORDINGS", "SEEONCE_DTYPE", "ESCRIBANO_DB", "CAP_RECORDINGS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+    return _be_another_user(monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def home_after(tmp_path_factory: pytest.TempPathFactory) -> HomeAfter:
+    """Return a function that runs command lines in a home of their own, once: copy it, do not change it."""
+
+    @cache
+    def made(*lines: tuple[object, ...]) -> Path:
+        root = tmp_path_factory.mktemp("made")
+        if lines[:-1]:
+            shutil.copytree(made(*lines[:-1]), root / "home")
+        with pytest.MonkeyPatch.context() as patch:
+            _leave_canary_out(patch)
+            _be_another_user(patch, root)
+            line, *more = lines[-1]
+            assert _run_command(str(line), *more) == 0, lines
+        return root / "home"
+
+    return made
+
+
+@pytest.fixture
+def demo(home: Path, home_after: HomeAfter) -> None:
+    """The first six frames of the demo, encoded."""
+    shutil.copytree(home_after(("seeonce encode demo --limit 6",)), home)
 
 
 @pytest.fixture
@@ -136,11 +181,15 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """
 
     def run_command(line: str, *more: object) -> Ended:
-        program, *words = shlex.split(line)
-        app, error_code = {"seeonce": (main.app, 1), "verify-cache": (main.verify_app, 2)}[program]
         capsys.readouterr()
-        code = main.run(app, [*words, *map(str, more)], error_code=error_code)
+        code = _run_command(line, *more)
         captured = capsys.readouterr()
         return Ended(code, captured.out, captured.err)
 
     return run_command
+
+
+def _run_command(line: str, *more: object) -> int:
+    program, *words = shlex.split(line)
+    app, error_code = {"seeonce": (main.app, 1), "verify-cache": (main.verify_app, 2)}[program]
+    return main.run(app, [*words, *map(str, more)], error_code=error_code)

@@ -39,12 +39,12 @@ PROMPTS = (
 )
 
 
-def draw_noise(folder: Path, num_images: int, seed: int = 0) -> Path:
+def draw_noise(folder: Path, num_images: int, seed: int = 0, num_sizes: int = len(SIZES)) -> Path:
     """Write pictures of noise in mixed sizes; no two are alike."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for index in range(num_images):
-        height, width = SIZES[index % len(SIZES)]
+        height, width = SIZES[index % num_sizes]
         pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return folder

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
@@ -26,6 +28,7 @@ from infer.limits import BatchLimits
 from infer.model import DenseDeepstackModel
 from seeonce.verifier.canary import try_demo as real_trial
 from seeonce.verifier.canary import try_random as real_trial_of_delta_nets
+from seeonce.verifier.reference import LiveReference
 
 ASKED = BatchLimits(16, 8, 512, kv_memory_bytes=10**9)
 NEW = Combination(("mlx 9.9", "mlx-vlm 9.9"), "a machine", "")
@@ -46,6 +49,27 @@ class Tried:
 @pytest.fixture
 def here(tmp_path: Path) -> Home:
     return Home(tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def live_answers() -> Iterator[None]:
+    """What live encoding answers does not depend on limits and faults of ours: it is computed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("features", "answer"):
+            patch.setattr(LiveReference, name, _once_for_each_checkpoint(getattr(LiveReference, name)))
+        yield
+
+
+def _once_for_each_checkpoint(method: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[str, Any] = {}
+
+    def looked_up(self: LiveReference, *asked: object) -> Any:
+        about = repr((self._spec.encoder_id, self._model.config.model_type, asked))
+        if about not in known:
+            known[about] = method(self, *asked)
+        return known[about]
+
+    return looked_up
 
 
 def _sound(here: Home, trial: Trial) -> tuple[BatchLimits, list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_edits import copy_of, edit
-from conftest import MAX_PIXELS, MakeCheckpoint, Run
+from conftest import MAX_PIXELS, HomeAfter, MakeCheckpoint, Run
 from PIL import Image
 from screens import folder_of, noise, python
 from store_samples import flip_bit
@@ -39,20 +39,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def encoded_home(images: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which ``images`` is encoded by ``plain``: to be copied."""
-    path = tmp_path_factory.mktemp("encoded") / "home"
-    ended = python(SEEONCE, "encode", images, "--model", plain, SEEONCE_HOME=str(path))
-    _, err = ended.communicate(timeout=120)
-    assert ended.returncode == 0, err
-    return path
-
-
 @pytest.fixture
-def encoded(encoded_home: Path, home: Path) -> Store:
+def encoded(home_after: HomeAfter, images: Path, plain: Path, home: Path) -> Store:
     """This test's own home, with ``images`` encoded by ``plain``."""
-    shutil.copytree(encoded_home, home)
+    shutil.copytree(home_after(("seeonce encode", images, "--model", plain)), home)
     return Store.open(Home(home))
 
 
@@ -243,7 +233,7 @@ def test_limit_takes_the_first_frames(run: Run, home: Path, images: Path, plain:
 def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     signum: signal.Signals, code: int, run: Run, home: Path, plain: Path, tmp_path: Path
 ) -> None:
-    folder = folder_of(tmp_path / "long", 150)
+    folder = folder_of(tmp_path / "long", 60)
     process = python(SEEONCE, "encode", folder, "--model", plain, "--durability", "none")
     deadline = time.monotonic() + 60
     while not list((home / "store" / "frames").glob("??/*/zarr.json")) and time.monotonic() < deadline:
@@ -253,8 +243,8 @@ def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     assert process.returncode == code, err
     assert "Traceback" not in err
     ended = run("seeonce encode --json --durability none", folder, "--model", plain)
-    assert (ended.code, ended.json["num_encoded"]) == (0, 150)
-    assert ended.json["num_new"] < 150
+    assert (ended.code, ended.json["num_encoded"]) == (0, 60)
+    assert ended.json["num_new"] < 60
     assert run("verify-cache --level bytes", folder).code == 0
 
 

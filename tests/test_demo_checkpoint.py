@@ -13,14 +13,15 @@ from seeonce.demo.questions import CHANGE_QUESTION, DEFAULT_PROMPT, QUESTIONS
 from seeonce.demo.score import score
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
 
-NUM_SCREENS = 12
-NUM_OF_CONTROLS = 6
+NUM_OF_CONTROLS = 4
 
 
-@pytest.fixture(scope="module")
-def screens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(
+    scope="module", params=[6, pytest.param(24, marks=pytest.mark.campaign)], ids="{} screens".format
+)
+def screens(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("screens")
-    write_folder(folder, NUM_SCREENS, FIRST_HELD_OUT_SEED)
+    write_folder(folder, request.param, FIRST_HELD_OUT_SEED)
     return folder
 
 

@@ -1,4 +1,7 @@
-"""Answers from the store, batched, are those of mlx-vlm live, one request at a time."""
+"""Answers from the store, batched, are those of mlx-vlm live, one request at a time.
+
+Of one checkpoint always, of the others in the campaign; ``test_equality_mixes`` has some of each always.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +29,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_noise(tmp_path_factory.mktemp("images"), 6)
 
 
-@pytest.fixture(scope="module", params=list(CHECKPOINTS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        "plain",
+        *(pytest.param(name, marks=pytest.mark.campaign) for name in CHECKPOINTS if name != "plain"),
+    ],
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), CHECKPOINTS[request.param])
 

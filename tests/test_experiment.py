@@ -133,12 +133,6 @@ def test_a_file_that_is_not_there_is_one_line(run: Run) -> None:
 # --- as typed
 
 
-@pytest.fixture
-def demo(run: Run) -> None:
-    """The first six frames of the demo, encoded."""
-    assert run("seeonce encode demo --limit 6").code == 0
-
-
 def test_the_annotated_example_runs_on_the_demo_and_has_nothing_left_to_do(run: Run, demo: None) -> None:
     first = run("seeonce run --json", EXAMPLE)
     assert first.code == 0, first.err

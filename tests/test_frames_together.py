@@ -1,11 +1,12 @@
 """``describe`` with several frames a prompt, templates, system texts and several recordings, as typed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ended, Run
+from conftest import Ended, HomeAfter, Run
 from screens import folder_of
 
 from infer.engine import Engine
@@ -13,8 +14,9 @@ from infer.tokenizer import ChatTokenizer
 
 
 @pytest.fixture
-def demo(run: Run) -> None:
-    assert run("seeonce encode demo --limit 5").code == 0
+def demo(home: Path, home_after: HomeAfter) -> None:
+    """The first five frames of the demo, encoded."""
+    shutil.copytree(home_after(("seeonce encode demo --limit 5",)), home)
 
 
 def _lines(ended: Ended) -> list[dict[str, Any]]:

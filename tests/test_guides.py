@@ -1,17 +1,13 @@
 """Every guide's commands work as printed, one after the other, on a recording that anyone can make."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from escribano_samples import sample
-
-from cache.base.home import Home
-from infer.canary import Verdict, combination, remember
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -25,46 +21,52 @@ def _commands(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user with the demo's model, a recording of five frames, and a database of Escribano's."""
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user with a recording of five frames and a database of Escribano's."""
     user = tmp_path_factory.mktemp("user")
     monday = user / "Recordings" / "monday"
     monday.mkdir(parents=True)
     for picture in sorted((ROOT / "seeonce" / "demo" / "recording").glob("000[0-4]*.png")):
         shutil.copy(picture, monday)
     sample(user / ".escribano")
-    home = Home(user / ".seeonce")
-    home.prepare()
-    remember(home, combination(), Verdict.batched)  # test_canary runs the trial
-    programs = user / "bin"
-    programs.mkdir()
-    for name, function in (("seeonce", "main"), ("verify-cache", "verify_cache")):
-        program = programs / name
-        program.write_text(f"#!{sys.executable}\nfrom seeonce.__main__ import {function}\n{function}()\n")
+    return user
+
+
+def _typed(script: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Let a shell run a script, and return what it gives our commands, which it finds as stand-ins."""
+    for name in ("seeonce", "verify-cache"):
+        program = place / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{{ printf '%s\\0' {name} \"$@\"; echo; }} >>'{place}/typed'\n")
         program.chmod(0o755)
-    return {
-        "HOME": str(user),
-        "PATH": f"{programs}:/usr/bin:/bin",
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-        "SEEONCE_MODEL": "demo",
-        "HF_HUB_OFFLINE": "1",
-    }
+    monkeypatch.setenv("PATH", f"{place}/bin:/usr/bin:/bin")
+    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (place / "typed").read_text() if (place / "typed").exists() else ""
+    return [line.split("\0")[:-1] for line in lines.splitlines()]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_the_commands_of_a_guide_work(guide: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_commands_of_a_guide_work(
+    guide: Path, user: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEEONCE_HOME")
+    monkeypatch.setenv("HOME", str(user))
+    monkeypatch.setenv("SEEONCE_MODEL", "demo")
+    monkeypatch.chdir(tmp_path)
     page = guide.read_text(encoding="utf-8")
-    script = "\n".join(["set -e", *_commands(page)])
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    program = "\n".join(PYTHON.findall(page))
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
-        env=environment | {"PYTHONPATH": environment["PYTHONPATH"] or str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for program, *words in _typed("\n".join(_commands(page)), tmp_path, monkeypatch):
+        ended = run(program, *words)
+        assert ended.code == 0, ended.out + ended.err
+    exec("\n".join(PYTHON.findall(page)), {})
+
+
+def test_what_a_shell_makes_of_a_line_is_what_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    typed = _typed("seeonce encode ~/a 'b  c' \"$HOME\"\nverify-cache", tmp_path, monkeypatch)
+    assert typed == [["seeonce", "encode", "/home/me/a", "b  c", "/home/me"], ["verify-cache"]]
+    with pytest.raises(AssertionError):
+        _typed("seeonc encode", tmp_path, monkeypatch)
 
 
 def test_there_is_a_guide_for_each_task_and_each_shows_something_to_run() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from checkpoint_edits import copy_of
-from conftest import Run
+from conftest import HomeAfter, Run
 from screens import folder_of, python
 
 from cache.base.errors import InputError
@@ -21,20 +21,15 @@ SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 12 --m
 
 
 @pytest.fixture(scope="module")
-def master(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with 16 encoded frames: to be copied."""
+def encode(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """The command line that encodes 16 frames."""
     folder = folder_of(tmp_path_factory.mktemp("recordings") / "tuesday", 16)
-    home = tmp_path_factory.mktemp("encoded") / "home"
-    ended = python(SEEONCE, "encode", folder, "--model", plain, SEEONCE_HOME=str(home))
-    _, err = ended.communicate(timeout=120)
-    assert ended.returncode == 0, err
-    return home
+    return "seeonce encode", folder, "--model", plain
 
 
 @pytest.fixture
-def encoded(master: Path, home: Path) -> Path:
-    shutil.copytree(master, home)
-    return home
+def encoded(home_after: HomeAfter, encode: tuple[object, ...], home: Path) -> Path:
+    return shutil.copytree(home_after(encode), home)
 
 
 def _newest(home: Path) -> Path:
@@ -90,10 +85,10 @@ def test_a_killed_run_that_goes_on_equals_one_that_was_not_stopped(
 
 
 @pytest.fixture
-def finished(run: Run, encoded: Path, plain: Path) -> Path:
+def finished(home_after: HomeAfter, encode: tuple[object, ...], home: Path, plain: Path) -> Path:
     """A finished run of two prompts over 16 frames."""
-    assert run(f"seeonce describe {SETTINGS} tuesday --model", plain).code == 0
-    return _newest(encoded)
+    described = home_after(encode, (f"seeonce describe {SETTINGS} tuesday --model", plain))
+    return _newest(shutil.copytree(described, home))
 
 
 def test_a_torn_last_line_is_asked_again(run: Run, finished: Path) -> None:

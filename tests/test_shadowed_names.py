@@ -28,7 +28,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_commands_work_beside_a_strangers_module(place: Path) -> None:
+def test_commands_work_beside_modules_of_all_our_names(tmp_path: Path) -> None:
+    for name in PACKAGES:
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not ours')\n")
+    place = tmp_path
+    assert "Traceback" not in _python(place, "-m", "seeonce", "--help").stderr
     listed = _python(place, "-m", "seeonce", "runs")
     assert (listed.returncode, listed.stdout) == (0, "No runs yet: run seeonce describe first.\n")
     stored = _python(place, "-m", "seeonce", "store", "stats")
@@ -51,7 +55,6 @@ def test_importing_seeonce_alone_is_no_error(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_each_of_our_names_may_be_taken(name: str, tmp_path: Path) -> None:
+def test_each_of_our_names_that_is_taken_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text("raise RuntimeError('not ours')\n")
-    assert "Traceback" not in _python(tmp_path, "-m", "seeonce", "--help").stderr
     assert f"'import {name}' finds" in _python(tmp_path, "-c", "import seeonce; seeonce.ask").stderr

@@ -47,11 +47,6 @@ def test_the_first_of_several_counts_and_half_of_one_does_not() -> None:
     assert before_stop("one", ["two"]) == "one"
 
 
-@pytest.fixture
-def demo(run: Run) -> None:
-    assert run("seeonce encode demo --limit 6").code == 0
-
-
 def _described(run: Run, *words: object) -> list[dict[str, Any]]:
     ended = run("seeonce describe demo --json", *words)
     text = (Path(ended.json["path"]) / "results.jsonl").read_text(encoding="utf-8")
