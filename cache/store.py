@@ -24,6 +24,14 @@ from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
 from cache.entry import DamagedError, EntryInfo, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, create_layout, group_name, read_store_id, stored_keys, sync_layout
+from cache.manifest import (
+    Manifest,
+    ManifestHead,
+    ManifestRef,
+    list_manifests,
+    read_manifest,
+    write_manifest,
+)
 from cache.quarantine import quarantine, why_quarantined
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
 from cache.trash import sweep_tmp
@@ -185,6 +193,27 @@ class Store:
             sync_entries(self.path, keys, self.durability)
         except OSError as error:
             raise disk_error(self.home.path, "cannot make entries durable", error) from error
+
+    def list_manifests(self, on_problem: Callable[[str], None] = _log.warning) -> list[ManifestRef]:
+        """Return all manifests, newest first. ``on_problem`` receives a line for each that cannot be read."""
+        return list_manifests(self.home, on_problem)
+
+    def read_manifest(self, head: ManifestHead) -> Manifest:
+        """Read a manifest with its frames.
+
+        Raises:
+            StoreError: it is missing, damaged or of a newer format.
+        """
+        return read_manifest(head.path)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write a manifest, replacing the one before it at once.
+
+        Raises:
+            ValueError: the manifest has problems.
+            StoreError: a bad recording id, or the disk refuses.
+        """
+        write_manifest(self.home, manifest, self.durability)
 
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry, in no particular order; entries are not opened."""
