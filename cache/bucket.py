@@ -4,9 +4,11 @@ The chunk comes first, then ``zarr.json``, which commits. Any writer may finish 
 """
 
 import logging
+import random
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import google_crc32c
@@ -35,14 +37,15 @@ from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, STORE_FILE, TRASH, group_name, new_store_file, store_id_of
 from cache.manifest import Manifest, ManifestHead
 from cache.objects import Objects, Stream
-from cache.reading import check_blake3, check_length, check_payload, payload_buffer, shaped
+from cache.reading import SLICE_BYTES, check_blake3, check_length, check_payload, payload_buffer, shaped
 
 NUM_TRANSFERS = 8
 _MAX_ROUNDS = 8  # each is lost to another writer, a collection or damage of its own
 _MAX_STORE_FILE_BYTES = 64 << 10
 _MAX_ATTRIBUTE_BYTES = 1500  # S3 takes 2 KB in all
 _LIST_FROM = 200  # keys: a list of all costs what so many looks cost
-_UNKNOWN = Provenance(*["unknown"] * len(fields(Provenance)))
+_ATTRIBUTE = "seeonce"
+_WAIT_S, _MAX_WAIT_S = 0.2, 0.8  # for the writer of a chunk that nobody vouches for
 
 _log = logging.getLogger("seeonce.cache")
 
@@ -213,16 +216,16 @@ class BucketStore:
             StoreError: the bucket cannot be written, or others change this entry all the time.
         """
         name = chunk_name(info.key)
-        for _ in range(_MAX_ROUNDS):
-            ours = info
+        for number in range(_MAX_ROUNDS):
+            ours, is_committed = info, False
             etag = self.objects.put_new(name, chunk, _attributes(info))
             if etag is None:
-                found = self._entry_of_chunk(info)
+                found = self._entry_of_chunk(info, wait_s=number * _WAIT_S)
                 if found is None:
                     continue
                 ours, etag, is_committed = found
-                if is_committed:
-                    return
+            if is_committed:
+                return
             if not self._put_metadata(ours):
                 continue
             there = self.objects.head(name)
@@ -243,26 +246,33 @@ class BucketStore:
         self.objects.delete(metadata_name(info.key))
         return False
 
-    def _entry_of_chunk(self, info: EntryInfo) -> tuple[EntryInfo, str, bool] | None:
+    def _entry_of_chunk(self, info: EntryInfo, wait_s: float) -> tuple[EntryInfo, str, bool] | None:
         """Read a chunk that is there: what it is an entry of, its ETag, and whether that is committed.
 
-        A damaged one is deleted, and None returned; so it is when there is none any more.
+        One that nobody vouches for is deleted, and None returned; so it is when there is none any more.
         """
         name = chunk_name(info.key)
-        stream = self.objects.stream(name)
+        there, stream = self._info_or_none(info.key), self.objects.stream(name)
         if stream is None:
             return None
         try:
             check_length(stream.size, info)
-            theirs = _digests(stream, info)
+            found = _digests(stream, info.nbytes)
+            if there is not None and (there.crc32c, there.blake3) == found:
+                return there, stream.etag, True
+            if (info.crc32c, info.blake3) == found:
+                return info, stream.etag, False
+            if there is None and (theirs := _vouched(stream, info, *found)) is not None:
+                return theirs, stream.etag, False
+            if there is None and wait_s < _MAX_WAIT_S:  # its writer may be about to commit it
+                time.sleep(wait_s * random.random())  # noqa: S311
+                return None
+            problem = "its bytes are others than its metadata tells of"
         except DamagedError as damage:
-            _log.warning("%s: %s is damaged and is put again: %s", self.objects.address, name, damage)
-            self.objects.delete(name)
-            return None
-        there = self._info_or_none(info.key)
-        if there is not None and (there.crc32c, there.blake3) == (theirs.crc32c, theirs.blake3):
-            return theirs, stream.etag, True
-        return theirs, stream.etag, False
+            problem = str(damage)
+        _log.warning("%s: %s is put again: %s", self.objects.address, name, problem)
+        self.objects.delete(name)
+        return None
 
     def _info(self, key: EntryKey) -> EntryInfo | None:
         raw = self.objects.get(metadata_name(key), MAX_METADATA_BYTES)
@@ -390,40 +400,53 @@ class BucketBatch:
 
 def _attributes(info: EntryInfo) -> dict[str, str]:
     """Return what a chunk carries beside its bytes, so that another writer can finish its entry."""
-    text = canonical({"created_at": info.created_at, "provenance": record_to_json(info.provenance)})
-    return {"seeonce": text.decode("ascii")} if len(text) <= _MAX_ATTRIBUTE_BYTES else {}
+    text = canonical(
+        {
+            "blake3": info.blake3.hex(),
+            "created_at": info.created_at,
+            "key": info.key.hex,
+            "provenance": record_to_json(info.provenance),
+        }
+    )
+    return {_ATTRIBUTE: text.decode("ascii")} if len(text) <= _MAX_ATTRIBUTE_BYTES else {}
 
 
-def _digests(stream: Stream, info: EntryInfo) -> EntryInfo:
-    """Read a chunk of unknown bytes; return ``info`` as its writer would have given it.
-
-    Raises:
-        DamagedError: its bytes are not those of its own checksum.
-    """
-    hasher, crc32c, left = blake3(), 0, info.nbytes
-    part = np.empty(min(1 << 20, info.nbytes), np.uint8)
-    while left:
-        now = part[: min(left, part.nbytes)]
-        stream.fill(now)
-        crc32c = int(google_crc32c.extend(crc32c, now))
-        hasher.update(now.data)
-        left -= now.nbytes
-    own = np.empty(CHECKSUM_BYTES, np.uint8)
-    stream.fill(own)
-    if int.from_bytes(own.tobytes(), "little") != crc32c:
-        raise DamagedError("its bytes are not those of its checksum")
-    if (crc32c, hasher.digest()) == (info.crc32c, info.blake3):
-        return info
-    theirs = replace(info, crc32c=crc32c, blake3=hasher.digest(), provenance=_UNKNOWN)
+def _vouched(stream: Stream, info: EntryInfo, crc32c: int, digest: bytes) -> EntryInfo | None:
+    """Return the entry of which a chunk's attributes say that it is; None when they do not."""
     try:
-        document = parse(stream.attributes.get("seeonce", "").encode(), "provenance")
+        document = parse(stream.attributes.get(_ATTRIBUTE, "").encode(), "attributes")
+        if (document.text("key"), document.text("blake3")) != (info.key.hex, digest.hex()):
+            return None
         return replace(
-            theirs,
+            info,
+            crc32c=crc32c,
+            blake3=digest,
             created_at=document.text("created_at"),
             provenance=document.child("provenance").record(Provenance, exactly=True),
         )
-    except StoreError:  # a file has no attributes, and a strange server may lose them
-        return theirs
+    except StoreError:  # a file has none, and some servers may lose them
+        return None
+
+
+def _digests(stream: Stream, num_bytes: int) -> tuple[int, bytes]:
+    """Read a chunk of unknown bytes; return crc32c and BLAKE3 of its payload.
+
+    Raises:
+        DamagedError: its checksum is of other bytes.
+    """
+    hasher, crc32c, left = blake3(), 0, num_bytes
+    scratch = np.empty(min(SLICE_BYTES, num_bytes), np.uint8)
+    while left:
+        part = scratch[: min(left, scratch.nbytes)]
+        stream.fill(part)
+        crc32c = int(google_crc32c.extend(crc32c, part))
+        hasher.update(part.data)
+        left -= part.nbytes
+    own = np.empty(CHECKSUM_BYTES, np.uint8)
+    stream.fill(own)
+    if int.from_bytes(own.tobytes(), "little") != crc32c:
+        raise DamagedError("its checksum is of other bytes")
+    return crc32c, hasher.digest()
 
 
 def _paced(stream: Stream, pace: Callable[[int], None]) -> Callable[[NDArray[np.uint8]], None]:
