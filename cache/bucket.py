@@ -59,15 +59,20 @@ class BucketStore:
     writable: bool
 
     @classmethod
-    def open(cls, address: str, *, create: bool = False) -> Self:
-        """Open the store at an address; with ``create`` for writing, and made when there is none.
+    def open(
+        cls, address: str, *, create: bool = False, writable: bool = False, patient: bool = True
+    ) -> Self:
+        """Open the store at an address, ``writable`` or for reading; ``create`` makes one if there is none.
+
+        The ``patient`` try for minutes to reach it, others for seconds.
 
         Raises:
             InputError: it is no address.
             NotEncodedError: there is none, and ``create`` is not set.
-            StoreError: the bucket cannot be used, is public, or its server ignores conditions.
+            StoreError: the bucket cannot be used; or it is to be written, and is public, or its server
+                ignores conditions.
         """
-        objects = Objects.open(address)
+        objects = Objects.open(address, create=create, patient=patient)
         raw = objects.get(STORE_FILE, _MAX_STORE_FILE_BYTES)
         if raw is None and create:
             objects.put_new(STORE_FILE, new_store_file())
@@ -77,7 +82,7 @@ class BucketStore:
                 f"there is no store at {objects.address}: seeonce store push {objects.address} makes one"
             )
         store_id = store_id_of(raw, f"{objects.address}/{STORE_FILE}")
-        if create:
+        if create or writable:
             # The same bytes again: who obeys refuses them, who does not changes nothing.
             if objects.put_new(STORE_FILE, raw) is not None:
                 raise StoreError(
@@ -89,7 +94,7 @@ class BucketStore:
                     f"{objects.address} can be read by anyone without credentials: make the bucket private, "
                     "or give another"
                 )
-        return cls(objects, store_id, create)
+        return cls(objects, store_id, create or writable)
 
     @property
     def durability(self) -> Durability:
@@ -325,7 +330,7 @@ def chunk_name(key: EntryKey) -> str:
 
 def marker_name(key: EntryKey) -> str:
     """Return the name of the marker by which a collection says that it will remove an entry."""
-    return f"{TRASH}/{key.hex}"
+    return f"{TRASH}/{group_name(key)}/{key.hex}"
 
 
 def chunk_of(features: Features, info: EntryInfo) -> tuple[EntryInfo, NDArray[np.uint8]]:

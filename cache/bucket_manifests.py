@@ -24,7 +24,7 @@ from cache.base.canonical_json import (
     unseal,
 )
 from cache.base.errors import StoreError
-from cache.key import Digest, EncoderSpec
+from cache.key import EncoderSpec
 from cache.layout import RECORDINGS
 from cache.manifest import (
     MANIFEST_FORMAT,
@@ -41,6 +41,7 @@ PART_FRAMES = 25_000  # about 8 MB of JSON, 100 MB while it is read
 _MAX_PART_BYTES = 128 << 20
 _MAX_HEAD_BYTES = 16 << 20
 _NUM_READERS = 16
+_PART = re.compile(r"part\.\d{8}T\d{6}Z\.[0-9a-f]{64}\.json")
 _HEAD = re.compile(r"manifest\.(\d{8}T\d{6}Z)\.([0-9a-f]{16})\.json")
 
 Row = TypeVar("Row")
@@ -101,6 +102,7 @@ def write_rows(
     """
     check_recording_id(recording.id)
     folder = f"{RECORDINGS}/{recording.id}/{encoder.encoder_id.hex}"
+    time = datetime.fromisoformat(created_at).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     named: list[JsonValue] = []
     num_frames = num_skipped = 0
     previous = -1
@@ -110,9 +112,10 @@ def write_rows(
                 raise ValueError(f"manifest of {recording.id}: frame {frame.index} comes after {previous}")
             previous = frame.index
         raw = seal({**record_to_json(part), "format": MANIFEST_FORMAT, SEAL_FIELD: UNSEALED})
-        digest = blake3(raw).hexdigest()
-        objects.put_new(f"{folder}/part.{digest}.json", raw)
-        named.append({"blake3": digest, "num_frames": len(part.frames)})
+        # The time keeps a part from being one of an older manifest, which a collection may be about to take.
+        part_name = f"part.{time}.{blake3(raw).hexdigest()}.json"
+        objects.put_new(f"{folder}/{part_name}", raw)
+        named.append({"name": part_name, "num_frames": len(part.frames)})
         num_frames, num_skipped = num_frames + len(part.frames), num_skipped + len(part.skipped)
     head = seal(
         {
@@ -128,7 +131,6 @@ def write_rows(
             SEAL_FIELD: UNSEALED,
         }
     )
-    time = datetime.fromisoformat(created_at).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = f"{folder}/manifest.{time}.{blake3(head).hexdigest(8)}.json"
     objects.put_new(name, head)
     return name
@@ -209,12 +211,10 @@ def read_parts(objects: Objects, name: str) -> Iterator[Part]:
     Raises:
         StoreError: the head or a part is missing, damaged or of a newer format.
     """
-    folder = name.rpartition("/")[0]
-    for row in _head_document(objects, name).children("parts"):
-        digest = row.text("blake3")
-        raw = objects.get(f"{folder}/part.{Digest.from_hex(digest).hex}.json", _MAX_PART_BYTES)
-        what = f"{objects.address}: part {digest[:16]} of manifest {name}"
-        if raw is None or blake3(raw).hexdigest() != digest:
+    for part_name in part_names(objects, name):
+        raw = objects.get(part_name, _MAX_PART_BYTES)
+        what = f"{objects.address}: {part_name}"
+        if raw is None or blake3(raw).hexdigest() != part_name.split(".")[-2]:
             raise StoreError(f"{what} is {'missing' if raw is None else 'damaged'}: push the recording again")
         yield unseal(raw, what).record(Part)
 
@@ -225,9 +225,10 @@ def part_names(objects: Objects, name: str) -> list[str]:
     Raises:
         StoreError: the head cannot be read.
     """
-    folder = name.rpartition("/")[0]
-    rows = _head_document(objects, name).children("parts")
-    return [f"{folder}/part.{row.text('blake3')}.json" for row in rows]
+    names = [row.text("name") for row in _head_document(objects, name).children("parts")]
+    if wrong := [part for part in names if not _PART.fullmatch(part)]:
+        raise StoreError(f"{objects.address}: manifest {name} names {wrong[0][:80]!r} as a part")
+    return [f"{name.rpartition('/')[0]}/{part}" for part in names]
 
 
 def read_manifest(objects: Objects, head: ManifestHead) -> Manifest:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.base.errors import InputError, StoreError
+from cache.base.errors import InputError, NotEncodedError, StoreError
 from cache.entry import DamagedError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _STREAM_BYTES = 4 << 20
 # A transfer may take minutes; a connection that gives nothing for so long is tried again.
 _CLIENT = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+_RETRY_BRIEFLY = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 _RETRY_ANONYMOUS = {"max_retries": 0, "retry_timeout": timedelta(seconds=10)}
 
 # What servers say, in the order in which it is looked for, and what helps.
@@ -128,21 +129,32 @@ class Objects:
     store: Any
 
     @classmethod
-    def open(cls, address: str) -> Self:
-        """Open an address; nothing is sent yet.
+    def open(cls, address: str, *, create: bool = False, patient: bool = True) -> Self:
+        """Open an address; nothing is sent yet. The folder of a file:// is made with ``create``, mode 0700.
+
+        The ``patient`` try for minutes to reach it, others for seconds.
 
         Raises:
             InputError: it is no address.
             StoreError: obstore is missing, or what the environment says of credentials is nonsense.
         """
         address = check_address(address)
-        return cls(address, _opened(address))
+        if address.startswith("file://"):
+            folder = _folder(address)
+            try:
+                if create:
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                elif not folder.is_dir():
+                    raise NotEncodedError(f"there is no store at {address}: there is no such folder")
+            except OSError as error:
+                raise StoreError(f"cannot use {address}: {error.strerror}; check its permissions") from error
+        return cls(address, _from_url(address, _RETRY if patient else _RETRY_BRIEFLY))
 
     def is_public(self, name: str) -> bool:
         """Say whether anybody can read an object that is there, without credentials; False if unknown."""
         scheme = self.address.partition("://")[0]
         if scheme == "file":
-            path = Path(unquote(urlsplit(self.address).path))
+            path = _folder(self.address)
             return all(folder.stat().st_mode & 0o005 == 0o005 for folder in (path, *path.parents))
         with suppress(Exception):  # no right, no answer in time, or a kind of store without an anonymous way
             if scheme != "memory":
@@ -310,15 +322,15 @@ def _obstore() -> Any:
 
 
 @cache
-def _opened(address: str) -> Any:
-    """Return obstore's store, the same one for the same address: a memory:// is empty once only."""
-    if address.startswith("file://"):
-        folder = Path(unquote(urlsplit(address).path))
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {address}: {error.strerror}; check its permissions") from error
-    return _from_url(address, _RETRY)
+def _in_memory(_address: str) -> Any:
+    """Return a store that lasts as long as the process, the same one for the same address."""
+    from obstore.store import MemoryStore
+
+    return MemoryStore()
+
+
+def _folder(address: str) -> Path:
+    return Path(unquote(urlsplit(address).path))
 
 
 def _from_url(address: str, retry: Mapping[str, Any], **config: Any) -> Any:
@@ -327,7 +339,7 @@ def _from_url(address: str, retry: Mapping[str, Any], **config: Any) -> Any:
 
     scheme = address.partition("://")[0]
     if scheme == "memory":
-        return from_url("memory:///")
+        return _in_memory(address)
     if scheme == "file":
         return from_url(address)
     client: dict[str, Any] = dict(_CLIENT)

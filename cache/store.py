@@ -48,13 +48,17 @@ _log = logging.getLogger("seeonce.cache")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open store. ``on_step`` is where a test injects faults into a commit."""
+    """An open store. ``on_step`` is where a test injects faults into a commit.
+
+    ``elsewhere`` gives the features of an entry that ``read`` does not find here.
+    """
 
     home: Home
     store_id: str
     durability: Durability
     writable: bool
     on_step: OnStep = no_fault
+    elsewhere: Callable[[EntryKey], Features | None] | None = None
 
     @classmethod
     def open(
@@ -126,9 +130,21 @@ class Store:
             StoreError: the disk refuses for a reason that is not the entry's.
         """
 
-        def checked(entry: Folder) -> Features:
+        found = self.read_entry(key, buffer)
+        if found is not None:
+            return found[1]
+        return None if self.elsewhere is None else self.elsewhere(key)
+
+    def read_entry(
+        self, key: EntryKey, buffer: NDArray[np.uint8] | None = None
+    ) -> tuple[EntryInfo, Features] | None:
+        """Return an entry whole, as ``read`` does, from this disk alone."""
+
+        def checked(entry: Folder) -> tuple[EntryInfo, Features]:
             info = read_info(entry, key)
-            return Features(read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size)
+            return info, Features(
+                read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size
+            )
 
         return self._read_and_touch(key, checked)
 
