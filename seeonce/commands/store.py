@@ -423,18 +423,19 @@ def repair_command(
         raise typer.Exit(EXIT_PARTLY)
 
 
-Words = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="[RECORDING] URL", help="An id, name or path, by default all; s3://bucket/prefix."
-    ),
+First = Annotated[
+    str, typer.Argument(metavar="[RECORDING]", help="An id, the start of one, a name or a path; else all.")
+]
+Second = Annotated[
+    str | None, typer.Argument(metavar="URL", help="s3://bucket/prefix, gs://, az://, file:///.")
 ]
 Bandwidth = Annotated[str | None, typer.Option(help="Bytes a second at most, as in 20MB.")]
 
 
 @app.command("push")
 def push_command(
-    words: Words,
+    recording: First,
+    address: Second = None,
     bandwidth: Bandwidth = None,
     read_data: Annotated[
         bool, typer.Option("--read-data", help="Read what is there already, and replace it if it is damaged.")
@@ -448,15 +449,15 @@ def push_command(
 
     Example: seeonce store push monday s3://team-screens/2026
     """
-    recording, address = _recording_and_address(words)
+    chosen, place = _recording_and_address(recording, address)
     bytes_per_s = None if bandwidth is None else _rate(bandwidth)
     opened = Store.open(Home.locate(), create=False)
-    typer.echo(privacy_line(address), err=True)
+    typer.echo(privacy_line(place), err=True)
     with Terminal() as terminal:
         found = push(
             opened,
-            BucketStore.open(address, create=True),
-            recording,
+            BucketStore.open(place, create=True),
+            chosen,
             terminal,
             bytes_per_s=bytes_per_s,
             read_data=read_data,
@@ -465,7 +466,9 @@ def push_command(
 
 
 @app.command("pull")
-def pull_command(words: Words, bandwidth: Bandwidth = None, as_json: AsJson = False) -> None:
+def pull_command(
+    recording: First, address: Second = None, bandwidth: Bandwidth = None, as_json: AsJson = False
+) -> None:
     """Copy recordings from a bucket into the local store.
 
     What is here already stays; every byte that comes is checked; an interrupted pull goes on. With
@@ -473,18 +476,16 @@ def pull_command(words: Words, bandwidth: Bandwidth = None, as_json: AsJson = Fa
 
     Example: seeonce store pull monday s3://team-screens/2026
     """
-    recording, address = _recording_and_address(words)
+    chosen, place = _recording_and_address(recording, address)
     bytes_per_s = None if bandwidth is None else _rate(bandwidth)
-    bucket = BucketStore.open(address)
+    bucket = BucketStore.open(place)
     with Terminal() as terminal:
-        found = pull(Store.open(Home.locate()), bucket, recording, terminal, bytes_per_s=bytes_per_s)
+        found = pull(Store.open(Home.locate()), bucket, chosen, terminal, bytes_per_s=bytes_per_s)
     _end_transfer(found, "pulled", as_json)
 
 
-def _recording_and_address(words: list[str]) -> tuple[str | None, str]:
-    if not 1 <= len(words) <= 2:
-        raise InputError("expected [RECORDING] URL, as in monday s3://bucket/prefix")
-    return (words[0] if len(words) == 2 else None), check_address(words[-1])
+def _recording_and_address(first: str, second: str | None) -> tuple[str | None, str]:
+    return (None, check_address(first)) if second is None else (first, check_address(second))
 
 
 def _rate(text: str) -> float:
