@@ -91,9 +91,10 @@ class StagedEntry:
 def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnStep) -> StagedEntry:
     """Build an entry under ``tmp/``, which stays open until the entry is closed, and verify it.
 
-    ``info`` is all but the digests of the payload, which are taken as it is written.
+    ``info`` may lack the digests of the payload, which are taken as it is written.
 
     Raises:
+        DamagedError: it has others.
         StoreError: what was read back is not what was written.
         OSError: the disk refuses; nothing is left.
     """
@@ -110,13 +111,51 @@ def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnSte
             digest = threads.submit(lambda: blake3(payload.data, max_threads=blake3.AUTO).digest())
             crc32c = _write_chunk(chunk_fd, payload, info.key)
             on_step(CommitStep.chunk_written)
-        info = replace(info, crc32c=crc32c, blake3=digest.result())
+        info = with_digests(info, crc32c, digest.result())
         metadata_fd = opened.enter_context(folder.create(METADATA_NAME))
         write_all(metadata_fd, memoryview(encode_entry(info)))
         on_step(CommitStep.metadata_written)
         _verify_metadata(folder, info)
         on_step(CommitStep.verified)
         return StagedEntry(info.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
+
+
+def new_entry(
+    pixels: PixelDigest, spec: EncoderSpec, features: Features, provenance: Provenance
+) -> EntryInfo:
+    """Return what a new entry says about itself, but for the digests of its payload.
+
+    Raises:
+        ValueError: the features are not such as the encoder gives.
+    """
+    layers, num_tokens, hidden = features.array.shape
+    expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
+    if (found := (layers, hidden, features.merge_size)) != expected:
+        raise ValueError(f"the encoder gives (layers, hidden, merge_size) {expected}, got {found}")
+    return EntryInfo(
+        key=entry_key(pixels, spec.encoder_id),
+        shape=(layers, num_tokens, hidden),
+        dtype=features.dtype,
+        grid_thw=features.grid_thw,
+        merge_size=features.merge_size,
+        pixels=pixels,
+        encoder=spec,
+        crc32c=0,
+        blake3=b"",
+        provenance=provenance,
+        created_at=now(),
+    )
+
+
+def with_digests(info: EntryInfo, crc32c: int, digest: bytes) -> EntryInfo:
+    """Return ``info`` with the digests of its payload, if it has none yet.
+
+    Raises:
+        DamagedError: it has others.
+    """
+    if info.blake3 and (crc32c, digest) != (info.crc32c, info.blake3):
+        raise DamagedError(f"payload: expected BLAKE3 {info.blake3.hex()}, got {digest.hex()}")
+    return replace(info, crc32c=crc32c, blake3=digest)
 
 
 def _write_chunk(fd: int, payload: NDArray[np.uint8], key: EntryKey) -> int:
@@ -203,23 +242,15 @@ class CommitBatch:
             ValueError: the features are not such as the encoder gives.
             StoreError: the disk is full or broken; nothing of this entry is left.
         """
-        layers, num_tokens, hidden = features.array.shape
-        expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
-        if (found := (layers, hidden, features.merge_size)) != expected:
-            raise ValueError(f"the encoder gives (layers, hidden, merge_size) {expected}, got {found}")
-        info = EntryInfo(
-            key=entry_key(pixels, spec.encoder_id),
-            shape=(layers, num_tokens, hidden),
-            dtype=features.dtype,
-            grid_thw=features.grid_thw,
-            merge_size=features.merge_size,
-            pixels=pixels,
-            encoder=spec,
-            crc32c=0,
-            blake3=b"",
-            provenance=provenance,
-            created_at=now(),
-        )
+        return self.copy(new_entry(pixels, spec, features, provenance), features)
+
+    def copy(self, info: EntryInfo, features: Features) -> EntryKey:
+        """Stage an entry of another store as it is, provenance and time included.
+
+        Raises:
+            DamagedError: the features are not those that ``info`` tells of.
+            StoreError: as for ``add``.
+        """
         try:
             self._staged.append(stage_entry(self._opened_tmp(), features, info, self._on_step))
         except OSError as error:

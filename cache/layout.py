@@ -50,15 +50,34 @@ def read_store_id(store: Path) -> str | None:
         return None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}; check SEEONCE_HOME") from error
+    return store_id_of(raw, str(path))
+
+
+def store_id_of(raw: bytes, what: str) -> str:
+    """Return the id in the bytes of a ``store.json``; ``what`` names it in messages.
+
+    Raises:
+        StoreError: a newer format, or damaged bytes.
+    """
     try:
-        if (found := parse(raw, str(path)).integer("format")) <= STORE_FORMAT:
-            return unseal(raw, str(path)).text("store_id")
+        if (found := parse(raw, what).integer("format")) <= STORE_FORMAT:
+            return unseal(raw, what).text("store_id")
     except StoreError as error:
         raise StoreError(f"{error}; remove that file and run seeonce encode: the entries stay") from None
     raise StoreError(
-        f"the store {store} has format {found}, this seeonce reads format {STORE_FORMAT}: "
-        "upgrade seeonce, or set SEEONCE_HOME to another folder"
+        f"the store {what.removesuffix(f'/{STORE_FILE}')} has format {found}, this seeonce reads format "
+        f"{STORE_FORMAT}: upgrade seeonce, or set SEEONCE_HOME to another folder"
     )
+
+
+def new_store_file() -> bytes:
+    """Return the bytes of the ``store.json`` of a new store."""
+    header: dict[str, JsonValue] = {
+        "format": STORE_FORMAT,
+        "store_id": secrets.token_hex(16),
+        "created_at": now(),
+    }
+    return seal({**header, SEAL_FIELD: UNSEALED})
 
 
 def create_layout(store: Path, durability: Durability) -> None:
@@ -80,12 +99,7 @@ def create_layout(store: Path, durability: Durability) -> None:
             for name in _GROUPS:
                 make_group(frames, name)
             frames.sync(durability)
-        header: dict[str, JsonValue] = {
-            "format": STORE_FORMAT,
-            "store_id": secrets.token_hex(16),
-            "created_at": now(),
-        }
-        root.write_once(STORE_FILE, seal({**header, SEAL_FIELD: UNSEALED}), durability)
+        root.write_once(STORE_FILE, new_store_file(), durability)
         root.sync(durability)
 
 

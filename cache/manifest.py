@@ -133,14 +133,14 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestRef:
-    """A manifest on disk, of its frames the keys alone, in their order."""
+class ManifestHead:
+    """What a manifest is of, without its frames. ``path`` is its file, or in a bucket its name there."""
 
     path: Path
     recording: RecordingInfo
     encoder: EncoderSpec
     created_at: str
-    keys: tuple[EntryKey, ...]
+    num_frames: int
     num_skipped: int
     complete: bool
 
@@ -149,10 +149,12 @@ class ManifestRef:
         """The encoder of all its frames."""
         return self.encoder.encoder_id
 
-    @property
-    def num_frames(self) -> int:
-        """How many frames are encoded."""
-        return len(self.keys)
+
+@dataclass(frozen=True, slots=True)
+class ManifestRef(ManifestHead):
+    """A manifest on disk, of its frames the keys alone, in their order."""
+
+    keys: tuple[EntryKey, ...]
 
     def used_s(self) -> float:
         """Return when it was last encoded, described or verified, in POSIX seconds.
@@ -201,7 +203,7 @@ def manifest_path(home: Home, recording_id: str, encoder_id: EncoderId) -> Path:
     Raises:
         StoreError: the id cannot be a folder's name.
     """
-    _check_id(recording_id)
+    check_recording_id(recording_id)
     return home.store / RECORDINGS / recording_id / encoder_id.hex / MANIFEST_FILE
 
 
@@ -364,7 +366,12 @@ def _made(parent: Folder, name: str, durability: Durability) -> Folder:
     return parent.folder(name)
 
 
-def _check_id(recording_id: str) -> None:
+def check_recording_id(recording_id: str) -> None:
+    """Refuse an id that cannot be a folder's name.
+
+    Raises:
+        StoreError: it cannot.
+    """
     size = len(recording_id.encode("utf-8", "surrogateescape"))
     forbidden = "/" in recording_id or "\\" in recording_id or ".." in recording_id
     if (
@@ -407,9 +414,10 @@ def _ref(path: Path) -> ManifestRef:
         recording=document.child("recording").record(RecordingInfo),
         encoder=EncoderSpec.from_json(document.raw("encoder")),
         created_at=document.text("created_at"),
-        keys=keys,
+        num_frames=len(keys),
         num_skipped=document.length("skipped"),
         complete=document.flag("complete"),
+        keys=keys,
     )
     if (path.parent.parent.name, path.parent.name) != (ref.recording.id, ref.encoder_id.hex):
         raise StoreError(f"manifest {path} is that of recording {ref.recording.id}, encoder {ref.encoder_id}")

@@ -1,4 +1,4 @@
-"""The one way an entry is read: everything that it says about itself is checked on every read.
+"""The one way an entry is read, from a file or a stream: all that it says about itself is checked each time.
 
 The payload is copied into memory slice by slice and checked there: a memory map can re-read a page after
 it was checked, and raises SIGBUS when the file was cut. A slice of 1 MiB is still in the processor's
@@ -7,8 +7,9 @@ cache when its checksum is taken, so checking costs a quarter of the read.
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import google_crc32c
@@ -57,7 +58,7 @@ def read_info(entry: Folder, key: EntryKey) -> EntryInfo:
     """
     with damage_from_disk():
         info = decode_entry(entry.read(METADATA_NAME, MAX_METADATA_BYTES), key)
-        _check_length(entry.file_size(CHUNK_NAME), info)
+        check_length(entry.file_size(CHUNK_NAME), info)
     return info
 
 
@@ -69,11 +70,22 @@ def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | Non
     Raises:
         DamagedError: the chunk is missing, cut, or differs from either checksum.
     """
+    payload = payload_buffer(info, buffer)
+    with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
+        check_length(os.fstat(fd).st_size, info)
+        check_payload(partial(_fill, fd), info, payload)
+    return shaped(payload, info)
+
+
+def payload_buffer(info: EntryInfo, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Return room for the payload: the start of ``buffer`` if that is large enough, else a new array."""
     if buffer is None or buffer.nbytes < info.nbytes:
         buffer = np.empty(info.nbytes, np.uint8)
-    payload = buffer[: info.nbytes]
-    with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
-        check_payload(fd, info, payload)
+    return buffer[: info.nbytes]
+
+
+def shaped(payload: NDArray[np.uint8], info: EntryInfo) -> NDArray[Any]:
+    """Return the bytes of a payload as an array of ``info.shape``."""
     return payload.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
 
 
@@ -85,31 +97,44 @@ def scan_payload(entry: Folder, info: EntryInfo) -> None:
     """
     hasher = blake3()
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
-        check_payload(fd, info, None, hasher)
+        check_length(os.fstat(fd).st_size, info)
+        check_payload(partial(_fill, fd), info, None, hasher)
+    check_blake3(hasher, info)
+
+
+def check_blake3(hasher: blake3, info: EntryInfo) -> None:
+    """Compare the BLAKE3 of a payload.
+
+    Raises:
+        DamagedError: it is another.
+    """
     if hasher.digest() != info.blake3:
         raise DamagedError(f"payload: expected BLAKE3 {info.blake3.hex()}, got {hasher.hexdigest()}")
 
 
+Fill = Callable[[NDArray[np.uint8]], None]
+"""Puts the next bytes of a chunk into an array, all of it; raises ``DamagedError`` when there are no more."""
+
+
 def check_payload(
-    fd: int, info: EntryInfo, payload: NDArray[np.uint8] | None, hasher: blake3 | None = None
+    fill: Fill, info: EntryInfo, payload: NDArray[np.uint8] | None, hasher: blake3 | None = None
 ) -> None:
-    """Stream an open chunk from its start through its checksums, into ``payload`` if there is one.
+    """Take a chunk from its start through its checksums, into ``payload`` if there is one.
 
     Raises:
-        DamagedError: a wrong length, or a checksum that differs.
+        DamagedError: it is too short, or a checksum differs.
     """
-    _check_length(os.fstat(fd).st_size, info)
     scratch = np.empty(min(SLICE_BYTES, info.nbytes), np.uint8) if payload is None else None
     crc32c = 0
     for start in range(0, info.nbytes, SLICE_BYTES):
         stop = min(start + SLICE_BYTES, info.nbytes)
         part = scratch[: stop - start] if scratch is not None else payload[start:stop]  # type: ignore[index]
-        _fill(fd, part)
+        fill(part)
         crc32c = google_crc32c.extend(crc32c, part)
         if hasher is not None:
             hasher.update(part.data)
     own = np.empty(CHECKSUM_BYTES, np.uint8)
-    _fill(fd, own)
+    fill(own)
     # Two chunks that changed places each carry a valid checksum of their own: compare with both.
     for name, expected in (
         ("the chunk's own", int.from_bytes(own.tobytes(), "little")),
@@ -128,7 +153,12 @@ def _fill(fd: int, part: NDArray[np.uint8]) -> None:
         filled += count
 
 
-def _check_length(found: int | None, info: EntryInfo) -> None:
+def check_length(found: int | None, info: EntryInfo) -> None:
+    """Compare the length of a chunk, None when there is none.
+
+    Raises:
+        DamagedError: it is another.
+    """
     if found is None:
         raise DamagedError(f"{CHUNK_NAME} is missing")
     if found != (expected := info.nbytes + CHECKSUM_BYTES):

@@ -24,6 +24,14 @@ from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
 from cache.entry import DamagedError, EntryInfo, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, create_layout, group_name, read_store_id, stored_keys, sync_layout
+from cache.manifest import (
+    Manifest,
+    ManifestHead,
+    ManifestRef,
+    list_manifests,
+    read_manifest,
+    write_manifest,
+)
 from cache.quarantine import quarantine, why_quarantined
 from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
 from cache.trash import sweep_tmp
@@ -40,13 +48,17 @@ _log = logging.getLogger("seeonce.cache")
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open store. ``on_step`` is where a test injects faults into a commit."""
+    """An open store. ``on_step`` is where a test injects faults into a commit.
+
+    ``elsewhere`` gives the features of an entry that ``read`` does not find here.
+    """
 
     home: Home
     store_id: str
     durability: Durability
     writable: bool
     on_step: OnStep = no_fault
+    elsewhere: Callable[[EntryKey], Features | None] | None = None
 
     @classmethod
     def open(
@@ -118,9 +130,21 @@ class Store:
             StoreError: the disk refuses for a reason that is not the entry's.
         """
 
-        def checked(entry: Folder) -> Features:
+        found = self.read_entry(key, buffer)
+        if found is not None:
+            return found[1]
+        return None if self.elsewhere is None else self.elsewhere(key)
+
+    def read_entry(
+        self, key: EntryKey, buffer: NDArray[np.uint8] | None = None
+    ) -> tuple[EntryInfo, Features] | None:
+        """Return an entry whole, as ``read`` does, from this disk alone."""
+
+        def checked(entry: Folder) -> tuple[EntryInfo, Features]:
             info = read_info(entry, key)
-            return Features(read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size)
+            return info, Features(
+                read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size
+            )
 
         return self._read_and_touch(key, checked)
 
@@ -185,6 +209,27 @@ class Store:
             sync_entries(self.path, keys, self.durability)
         except OSError as error:
             raise disk_error(self.home.path, "cannot make entries durable", error) from error
+
+    def list_manifests(self, on_problem: Callable[[str], None] = _log.warning) -> list[ManifestRef]:
+        """Return all manifests, newest first. ``on_problem`` receives a line for each that cannot be read."""
+        return list_manifests(self.home, on_problem)
+
+    def read_manifest(self, head: ManifestHead) -> Manifest:
+        """Read a manifest with its frames.
+
+        Raises:
+            StoreError: it is missing, damaged or of a newer format.
+        """
+        return read_manifest(head.path)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write a manifest, replacing the one before it at once.
+
+        Raises:
+            ValueError: the manifest has problems.
+            StoreError: a bad recording id, or the disk refuses.
+        """
+        write_manifest(self.home, manifest, self.durability)
 
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry, in no particular order; entries are not opened."""

@@ -11,15 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from cache.base.canonical_json import record_to_json
-from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError
+from cache.base.errors import EXIT_INTERRUPTED, EXIT_PARTLY, InputError, NotEncodedError
 from cache.base.home import Home
 from cache.base.text import counted, megabytes, parse_age_s, parse_size
+from cache.bucket import BucketStore
+from cache.bucket_upkeep import BucketCollection, check_bucket, collect_bucket
 from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
 from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
 from cache.gc import Collection, collect
 from cache.layout import stored_entries, time_text
 from cache.leases import forget_uses
 from cache.manifest import FrameEntry, Manifest, StoredRecording, stored_recordings
+from cache.mirror import Transferred, privacy_line, pull, push
+from cache.objects import check_address
 from cache.stats import StoreLimit, StoreStats, store_stats
 from cache.store import Store
 from seeonce.commands.terminal import Terminal
@@ -135,8 +139,34 @@ def repair_text(found: RepairReport) -> str:
     return "\n".join([*lines, f"{done}, {len(found.remaining):,} problems remain{end}."])
 
 
+def transferred_text(found: Transferred, verb: str) -> str:
+    """Say what went over, a line for each recording that did not."""
+    end = "; interrupted, the same command goes on" if found.interrupted else ""
+    return "\n".join(
+        [
+            *found.missing,
+            f"{verb} {counted(found.num_entries, 'entry')} ({megabytes(found.num_bytes)}), "
+            f"{found.num_there:,} there before, {counted(len(found.recordings), 'manifest')}{end}.",
+        ]
+    )
+
+
+def bucket_collection_text(found: BucketCollection) -> str:
+    """Say what a collection in a bucket removed, or would remove."""
+    verb = "would remove" if found.dry_run else "removed"
+    return (
+        f"{verb} {counted(found.num_entries, 'entry')} ({megabytes(found.num_bytes)}) and "
+        f"{counted(found.num_manifests, 'older manifest')}; {found.num_marked:,} newly found to be needed by "
+        f"no recording, to go in 7 days; {found.num_kept:,} needed again."
+    )
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
+
+Address = Annotated[
+    str | None, typer.Argument(metavar="[URL]", help="A bucket, s3://bucket/prefix, instead of this store.")
+]
 
 app = typer.Typer(help="Look after the embedding store.", no_args_is_help=True)
 
@@ -217,6 +247,7 @@ def list_command(
 
 @app.command()
 def gc(
+    address: Address = None,
     dry_run: DryRun = False,
     max_size: Annotated[
         str | None, typer.Option(help="List the recordings to forget so that entries take at most 50GB.")
@@ -229,10 +260,22 @@ def gc(
 ) -> None:
     """Remove entries that no recording needs.
 
-    Those that nobody used for 24 hours, and what killed processes left.
+    Those that nobody used for 24 hours, and what killed processes left. In a bucket, those that have been
+    needed by no recording for 7 days, counted from the first collection that found them.
 
     Example: seeonce store gc --max-size 50GB --yes
     """
+    if address is not None:
+        if max_size or max_age or yes:
+            raise InputError("--max-size, --max-age and --yes are for the local store: leave the address out")
+        with Terminal() as terminal:
+            in_bucket = collect_bucket(
+                BucketStore.open(address, writable=not dry_run),
+                dry_run=dry_run,
+                on_progress=partial(terminal.show, "gc", "group"),
+            )
+        typer.echo(json.dumps(asdict(in_bucket)) if as_json else bucket_collection_text(in_bucket))
+        return
     opened = Store.open(Home.locate(), create=False)
     max_bytes = None if max_size is None else parse_size(max_size, "--max-size")
     max_age_s = None if max_age is None else parse_age_s(max_age, "--max-age")
@@ -306,6 +349,7 @@ def _remove_runs(store: Store, recording_id: str) -> int:
 
 @app.command()
 def check(
+    address: Address = None,
     read_data: Annotated[bool, typer.Option("--read-data", help="Read every byte of every entry.")] = False,
     subset: Annotated[str, typer.Option(help="Check only one part of several, as in 2/5.")] = "1/1",
     restart: Annotated[bool, typer.Option("--restart", help="Do not go on where it was stopped.")] = False,
@@ -317,15 +361,23 @@ def check(
 
     Example: seeonce store check --read-data --subset 1/7
     """
-    opened = Store.open(Home.locate(), create=False)
+    part = parse_subset(subset)
     with Terminal() as terminal:
-        found = check_store(
-            opened,
-            read_data=read_data,
-            subset=parse_subset(subset),
-            restart=restart,
-            on_progress=partial(terminal.show, "check", "B"),
-        )
+        if address is not None:
+            found = check_bucket(
+                BucketStore.open(address),
+                read_data=read_data,
+                subset=part,
+                on_progress=partial(terminal.show, "check", "group"),
+            )
+        else:
+            found = check_store(
+                Store.open(Home.locate(), create=False),
+                read_data=read_data,
+                subset=part,
+                restart=restart,
+                on_progress=partial(terminal.show, "check", "B"),
+            )
     typer.echo(json.dumps(asdict(found)) if as_json else check_text(found))
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -368,4 +420,84 @@ def repair_command(
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if found.remaining:
+        raise typer.Exit(EXIT_PARTLY)
+
+
+First = Annotated[
+    str, typer.Argument(metavar="[RECORDING]", help="An id, the start of one, a name or a path; else all.")
+]
+Second = Annotated[
+    str | None, typer.Argument(metavar="URL", help="s3://bucket/prefix, gs://, az://, file:///.")
+]
+Bandwidth = Annotated[str | None, typer.Option(help="Bytes a second at most, as in 20MB.")]
+
+
+@app.command("push")
+def push_command(
+    recording: First,
+    address: Second = None,
+    bandwidth: Bandwidth = None,
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="Read what is there already, and replace it if it is damaged.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy recordings into a bucket.
+
+    s3://, gs:// or az:// with bucket and prefix, or file:///folder. Credentials come from the environment.
+    What is there already stays; an interrupted push goes on. Exit 0 all went over, 3 something is missing.
+
+    Example: seeonce store push monday s3://team-screens/2026
+    """
+    chosen, place = _recording_and_address(recording, address)
+    bytes_per_s = None if bandwidth is None else _rate(bandwidth)
+    opened = Store.open(Home.locate(), create=False)
+    typer.echo(privacy_line(place), err=True)
+    with Terminal() as terminal:
+        found = push(
+            opened,
+            BucketStore.open(place, create=True),
+            chosen,
+            terminal,
+            bytes_per_s=bytes_per_s,
+            read_data=read_data,
+        )
+    _end_transfer(found, "pushed", as_json)
+
+
+@app.command("pull")
+def pull_command(
+    recording: First, address: Second = None, bandwidth: Bandwidth = None, as_json: AsJson = False
+) -> None:
+    """Copy recordings from a bucket into the local store.
+
+    What is here already stays; every byte that comes is checked; an interrupted pull goes on. With
+    SEEONCE_REMOTE=URL, describe fetches what it misses by itself. Exit 0 all came, 3 something is missing.
+
+    Example: seeonce store pull monday s3://team-screens/2026
+    """
+    chosen, place = _recording_and_address(recording, address)
+    bytes_per_s = None if bandwidth is None else _rate(bandwidth)
+    bucket = BucketStore.open(place)
+    with Terminal() as terminal:
+        found = pull(Store.open(Home.locate()), bucket, chosen, terminal, bytes_per_s=bytes_per_s)
+    _end_transfer(found, "pulled", as_json)
+
+
+def _recording_and_address(first: str, second: str | None) -> tuple[str | None, str]:
+    return (None, check_address(first)) if second is None else (first, check_address(second))
+
+
+def _rate(text: str) -> float:
+    size = parse_size(text, "--bandwidth")
+    if not size:
+        raise InputError("--bandwidth 0 would never end: give a size such as 20MB")
+    return size
+
+
+def _end_transfer(found: Transferred, verb: str, as_json: bool) -> None:
+    typer.echo(json.dumps(asdict(found)) if as_json else transferred_text(found, verb))
+    if found.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if found.missing:
         raise typer.Exit(EXIT_PARTLY)

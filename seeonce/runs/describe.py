@@ -15,6 +15,7 @@ from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.layout import now
 from cache.leases import entries_in_use
+from cache.mirror import with_remote
 from cache.store import Store
 from infer.request import Answer, Request
 from seeonce.runs.answer_cache import AnswerCache
@@ -154,7 +155,7 @@ class _Run:
     def go(self, there: dict[int, list[Result]], left: Sequence[Request]) -> DescribeResult:
         """Answer the requests that are left, beside the lines that are there, and say how the run ended."""
         started, path = time.perf_counter(), self._session.home.runs / self._info.id
-        store = Store.open(self._session.home, create=False)
+        store = with_remote(Store.open(self._session.home, create=False))
         in_use = entries_in_use(store, "describe", self._selected.manifest)
         kept = [((number, index), line) for number in there for index, line in enumerate(there[number])]
         with in_use, RunWriter(path, self._info, self._session.output, kept) as writer:

@@ -13,6 +13,7 @@ from cache.base.errors import InputError, NotEncodedError
 from cache.base.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest, ManifestRef, list_manifests, matching_recording, read_manifest
+from cache.mirror import fetch_manifests
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.identity import find_encoder, model_of
@@ -63,9 +64,10 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
         NotEncodedError: no such recording is encoded.
         InputError: several recordings fit.
     """
-    refs = _manifests(home)
     if selector == LATEST:
         newest = newest_recording(home)
+        if newest is None and fetch_manifests(home, None):
+            newest = newest_recording(home)
         if newest is None:
             raise NotEncodedError(
                 "Nothing is encoded yet: run seeonce encode demo, or encode a recording of yours."
@@ -73,7 +75,11 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
         selector = newest
     if not selector:
         raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
+    refs = _manifests(home)
     found = matching_recording(selector, (ref.recording for ref in refs))
+    if found is None and fetch_manifests(home, selector):
+        refs = _manifests(home)
+        found = matching_recording(selector, (ref.recording for ref in refs))
     if found is not None:
         return [ref for ref in refs if ref.recording.id == found]
     raise NotEncodedError(

@@ -1,0 +1,326 @@
+"""Entries between a local store and a bucket: pushed, pulled, or read through when they are missed.
+
+What was transferred stays, so the same call goes on where an interrupted one was. Manifests come last.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from cache.base.errors import NotEncodedError, StoreError
+from cache.base.files import Durability
+from cache.base.home import Home
+from cache.base.listener import Listener
+from cache.base.text import counted
+from cache.bucket import NUM_TRANSFERS, BucketStore
+from cache.bucket_upkeep import require_entries
+from cache.entry import CHECKSUM_BYTES, DamagedError, Features
+from cache.key import EntryKey
+from cache.leases import held_lease
+from cache.manifest import (
+    Manifest,
+    ManifestHead,
+    list_manifests,
+    manifest_path,
+    matching_recording,
+    read_manifest,
+)
+from cache.objects import check_address
+from cache.stats import StoreLimit
+from cache.store import Store
+
+REMOTE = "SEEONCE_REMOTE"
+_GROUP_ENTRIES = 16  # that share their fsyncs when they are pulled
+
+Answer = TypeVar("Answer")
+Head = TypeVar("Head", bound=ManifestHead)
+
+_log = logging.getLogger("seeonce.cache")
+
+
+@dataclass(slots=True)
+class Transferred:
+    """What went over. ``num_there`` entries needed not; ``missing`` says which could not, and why."""
+
+    recordings: list[str] = field(default_factory=list)
+    num_entries: int = 0
+    num_bytes: int = 0
+    num_there: int = 0
+    missing: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class Pace:
+    """Makes threads wait so that together they take no more bytes a second; None is no bound."""
+
+    def __init__(self, bytes_per_s: float | None) -> None:
+        self._bytes_per_s, self._lock, self._free_s = bytes_per_s, threading.Lock(), 0.0
+
+    def __call__(self, num_bytes: int) -> None:
+        """Wait until so many bytes may go."""
+        if self._bytes_per_s is None:
+            return
+        with self._lock:
+            begin_s = max(self._free_s, time.monotonic())
+            self._free_s = begin_s + num_bytes / self._bytes_per_s
+        time.sleep(max(0.0, begin_s - time.monotonic()))
+
+
+def privacy_line(address: str) -> str:
+    """Say where pictures go, before the first byte does."""
+    return f"Pictures of screens go to {address}: whoever can read it can tell what was on the screen."
+
+
+def push(
+    store: Store,
+    bucket: BucketStore,
+    recording: str | None,
+    listener: Listener,
+    *,
+    bytes_per_s: float | None = None,
+    read_data: bool = False,
+) -> Transferred:
+    """Put the entries of a recording, or of all, into a bucket, then its manifests.
+
+    A recording of which entries are missing here gets no manifest there. With ``read_data`` what is there
+    already is read and replaced when it is damaged. On Ctrl-C ``interrupted`` is set.
+
+    Raises:
+        NotEncodedError: no such recording.
+        InputError: several fit.
+        StoreError: the bucket or the disk refuses.
+    """
+    report, pace = Transferred(interrupted=True), Pace(bytes_per_s)
+    refs = _chosen(list_manifests(store.home), recording, f"in the store {store.path}")
+    with suppress(KeyboardInterrupt), held_lease(store, "store push"):
+        keys = list(dict.fromkeys(key for ref in refs for key in ref.keys))
+        there = set() if read_data else bucket.existing(keys)
+        report.num_there = len(there)
+        listener.begin(len(keys) - len(there), "push", "entry")
+
+        def send(keys: Sequence[EntryKey]) -> dict[EntryKey, int]:
+            return {key: _send(store, bucket, key, pace, read_data) for key in keys}
+
+        gone = _transfer([(key,) for key in keys if key not in there], send, report, listener)
+        for ref in refs:
+            if _is_whole(ref.recording.id, set(ref.keys), gone, "here", report):
+                bucket.write_manifest(read_manifest(ref.path))
+                require_entries(bucket, ref.keys, send)
+                report.recordings.append(ref.recording.id)
+        report.interrupted = False
+    return report
+
+
+def _send(store: Store, bucket: BucketStore, key: EntryKey, pace: Pace, read_data: bool) -> int:
+    """Put one entry; return its bytes, 0 when it need not go, -1 when it is not here."""
+    if read_data and bucket.check(key) is None:
+        return 0
+    info = store.entry_info(key)
+    if info is None:
+        return -1
+    chunk = np.empty(info.nbytes + CHECKSUM_BYTES, np.uint8)
+    found = store.read_entry(key, chunk)
+    if found is None or found[0].nbytes != info.nbytes:
+        return -1
+    chunk[info.nbytes :] = np.frombuffer(found[0].crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
+    pace(chunk.nbytes)
+    bucket.put_entry(found[0], chunk)
+    return info.nbytes
+
+
+def pull(
+    store: Store,
+    bucket: BucketStore,
+    recording: str | None,
+    listener: Listener,
+    *,
+    bytes_per_s: float | None = None,
+) -> Transferred:
+    """Copy the entries of a recording, or of all, from a bucket, then its manifests, unless ours are newer.
+
+    Every byte is checked by BLAKE3. On Ctrl-C ``interrupted`` is set.
+
+    Raises:
+        NotEncodedError: the bucket has no such recording.
+        InputError: several fit.
+        StoreError: the bucket or the disk refuses, or SEEONCE_STORE_MAX is reached.
+    """
+    report, pace = Transferred(interrupted=True), Pace(bytes_per_s)
+    limit, lock = StoreLimit.of(store), threading.Lock()
+    heads = _chosen(bucket.list_manifests(), recording, f"in {bucket.objects.address}")
+    with suppress(KeyboardInterrupt), held_lease(store, "store pull"):
+        manifests = [bucket.read_manifest(head) for head in heads]
+        keys = list(dict.fromkeys(frame.key for manifest in manifests for frame in manifest.frames))
+        lacking = [key for key in keys if not store.has(key)]
+        report.num_there = len(keys) - len(lacking)
+        listener.begin(len(lacking), "pull", "entry")
+
+        def fetch(keys: Sequence[EntryKey]) -> dict[EntryKey, int]:
+            sizes = dict.fromkeys(keys, -1)
+            with store.batch() as batch:
+                for key in keys:
+                    if (found := bucket.read_entry(key, pace=pace)) is not None:
+                        with lock:
+                            limit.take(found[0].nbytes)
+                        batch.copy(*found)
+                        sizes[key] = found[0].nbytes
+                batch.commit()
+            return sizes
+
+        size = max(1, min(_GROUP_ENTRIES, len(lacking) // (2 * NUM_TRANSFERS)))
+        groups = [lacking[start : start + size] for start in range(0, len(lacking), size)]
+        gone = _transfer(groups, fetch, report, listener)
+        for manifest in manifests:
+            id_ = manifest.recording.id
+            if _is_whole(id_, {frame.key for frame in manifest.frames}, gone, bucket.objects.address, report):
+                _keep_if_newer(store, manifest)
+                report.recordings.append(id_)
+        report.interrupted = False
+    return report
+
+
+def _chosen(heads: Sequence[Head], recording: str | None, where: str) -> Sequence[Head]:
+    """Return the manifests of a recording, or all of them."""
+    found = None if recording is None else matching_recording(recording, (head.recording for head in heads))
+    chosen = [head for head in heads if recording is None or head.recording.id == found]
+    if not chosen:
+        what = "nothing" if recording is None else f"no recording {recording!r}"
+        raise NotEncodedError(f"there is {what} {where}")
+    return chosen
+
+
+def _transfer(
+    groups: Sequence[Sequence[EntryKey]],
+    work: Callable[[Sequence[EntryKey]], dict[EntryKey, int]],
+    report: Transferred,
+    listener: Listener,
+) -> set[EntryKey]:
+    """Do the work on each group, several at once; return the keys of which there was no whole entry."""
+    gone: set[EntryKey] = set()
+    threads = ThreadPoolExecutor(NUM_TRANSFERS, "seeonce-transfer")
+    try:
+        for done in as_completed([threads.submit(work, group) for group in groups]):
+            for key, num_bytes in done.result().items():
+                if num_bytes < 0:
+                    gone.add(key)
+                report.num_there += num_bytes == 0
+                report.num_entries += num_bytes > 0
+                report.num_bytes += max(0, num_bytes)
+                listener.advance()
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return gone
+
+
+def _is_whole(
+    recording: str, keys: set[EntryKey], gone: set[EntryKey], where: str, report: Transferred
+) -> bool:
+    if lacking := keys & gone:
+        report.missing.append(
+            f"{recording}: {len(lacking)} of {counted(len(keys), 'entry')} missing or damaged {where}, so "
+            "its manifest does not go over: run seeonce encode again"
+        )
+    return not lacking
+
+
+def _keep_if_newer(store: Store, manifest: Manifest) -> None:
+    path = manifest_path(store.home, manifest.recording.id, manifest.encoder.encoder_id)
+    with suppress(StoreError):
+        if path.exists() and read_manifest(path).created_at >= manifest.created_at:
+            return
+    store.write_manifest(manifest)
+
+
+class ReadThrough:
+    """A bucket that is asked for what a local store misses; for several threads.
+
+    When it cannot be used it says so once, and the work goes on with what is there.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Take the address; it is opened when it is first asked.
+
+        Raises:
+            InputError: it is no address.
+        """
+        self._address, self._lock = check_address(address), threading.Lock()
+        self._bucket: BucketStore | None = None
+        self._warned = False
+
+    def ask(self, what: Callable[[BucketStore], Answer]) -> Answer | None:
+        """Return what the bucket answers, None when it cannot be used."""
+        try:
+            with self._lock:
+                if self._warned:
+                    return None
+                if self._bucket is None:
+                    self._bucket = BucketStore.open(self._address, patient=False)
+            return what(self._bucket)
+        except (StoreError, NotEncodedError) as error:
+            with self._lock:
+                if not self._warned:
+                    _log.warning("%s is left aside, the work goes on with what is here: %s", REMOTE, error)
+                self._warned = True
+        return None
+
+    def features(self, store: Store, key: EntryKey) -> Features | None:
+        """Return the features of an entry that is in the bucket, and keep a checked copy if there is room."""
+        if (found := self.ask(lambda bucket: bucket.read_entry(key))) is None:
+            return None
+        try:
+            if store.writable and StoreLimit.of(store).fits(found[0].nbytes, 1):
+                # What a power cut takes of a copy is a miss, and read again.
+                with replace(store, durability=Durability.none).batch() as batch:
+                    batch.copy(*found)
+                    batch.commit()
+        except DamagedError as damage:
+            _log.warning("entry %s in %s is damaged: %s", key, self._address, damage)
+            return None
+        except StoreError as error:
+            _log.warning("no copy is kept of entry %s: %s", key, error)
+        return found[1]
+
+
+def with_remote(store: Store, environ: Mapping[str, str] = os.environ) -> Store:
+    """Return the store, which reads through to the bucket of SEEONCE_REMOTE if that is set.
+
+    Raises:
+        InputError: it is no address.
+    """
+    address = environ.get(REMOTE, "").strip()
+    return replace(store, elsewhere=partial(ReadThrough(address).features, store)) if address else store
+
+
+def fetch_manifests(home: Home, recording: str | None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Keep the manifests of a recording that only the bucket of SEEONCE_REMOTE has; say whether it had any.
+
+    Without a name it is the newest recording.
+
+    Raises:
+        InputError: several recordings fit, or SEEONCE_REMOTE is no address.
+    """
+    address = environ.get(REMOTE, "").strip()
+    if not address:
+        return False
+
+    def fetch(bucket: BucketStore) -> bool:
+        heads = bucket.list_manifests()
+        if recording is None and heads:
+            id_: str | None = heads[0].recording.id
+        else:
+            id_ = matching_recording(recording or "", (head.recording for head in heads))
+        chosen = [head for head in heads if head.recording.id == id_]
+        for head in chosen:
+            Store.open(home).write_manifest(bucket.read_manifest(head))
+        return bool(chosen)
+
+    return bool(ReadThrough(address).ask(fetch))
