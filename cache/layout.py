@@ -152,11 +152,13 @@ def stored_keys(store: Path) -> Iterator[EntryKey]:
                             yield EntryKey.from_hex(name)
 
 
-def stored_entries(store: Path) -> Iterator[StoredEntry]:
+def stored_entries(
+    store: Path, files: tuple[str, ...] = (CHUNK_NAME, METADATA_NAME)
+) -> Iterator[StoredEntry]:
     """Yield every entry of a store, in no particular order; what vanishes meanwhile is left out."""
     for key in stored_keys(store):
         folder, num_bytes = entry_folder(store, key), 0
-        for name in (CHUNK_NAME, METADATA_NAME):
+        for name in files:
             with suppress(OSError):
                 num_bytes += os.lstat(f"{folder}/{name}").st_size
         with suppress(FileNotFoundError, NotADirectoryError):
