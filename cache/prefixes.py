@@ -70,7 +70,7 @@ class PrefixInfo:
     created_at: str = ""
 
 
-def prefix_cache_bytes(option: str | None, environ: Mapping[str, str] = os.environ) -> int:
+def prefix_cache_bytes(option: str | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Return how large the cache may be, by the option or else by SEEONCE_PREFIX_CACHE; 0 is no cache.
 
     Raises:

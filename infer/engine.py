@@ -13,6 +13,7 @@ from typing import Self
 
 from cache.base.errors import SeeonceError
 from cache.manifest import FrameEntry
+from cache.prefixes import PrefixStore
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from infer.features import FeatureSource, ReadAhead, StoredFeatures
@@ -108,7 +109,7 @@ class Engine:
     """A checkpoint's language model and tokenizer, ready to answer questions about stored frames."""
 
     def __init__(self, model: LanguageModel, tokenizer: ChatTokenizer) -> None:
-        """Answer with what is loaded; ``prefix_cache`` may be given later, by whoever knows where."""
+        """Answer with what is loaded."""
         self.model, self.tokenizer = model, tokenizer
         self.prefix_cache: PrefixCache | None = None
 
@@ -121,6 +122,14 @@ class Engine:
         """
         tokenizer = ChatTokenizer(folder, config)  # first: it tells at once what is missing
         return cls(LanguageModel(folder, config, dtype), tokenizer)
+
+    def keep_prefixes(self, store: PrefixStore, computed_by: tuple[str, ...]) -> None:
+        """Start from the prefixes in ``store``, and keep there what is prefilled, from the next answer on.
+
+        ``computed_by`` is all on which they depend beside tokens and frames: the digest of the weights, the
+        compute type, versions, the device.
+        """
+        self.prefix_cache = PrefixCache(store, self.model, computed_by)
 
     def answer(
         self,

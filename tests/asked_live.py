@@ -21,7 +21,6 @@ from infer.engine import Engine, EngineStats
 from infer.features import FeatureSource, StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.prefix_cache import PrefixCache
 from infer.request import Answer, Image, Request, Text
 from infer.sampling import Sampling
 from infer.sequence import HooksOf
@@ -69,13 +68,12 @@ class Asked:
         self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...], int], LiveTrace] = {}
 
     @contextmanager
-    def on_disk(self, folder: Path, max_bytes: int = 1 << 30) -> Iterator[PrefixCache]:
+    def on_disk(self, folder: Path, max_bytes: int = 1 << 30) -> Iterator[None]:
         """Keep prefixes on disk, under ``folder``, while the block runs."""
         folder.mkdir(exist_ok=True)
-        kept = PrefixCache(PrefixStore(Home(folder), max_bytes), self.engine.model, ("these weights",))
-        self.engine.prefix_cache = kept
+        self.engine.keep_prefixes(PrefixStore(Home(folder), max_bytes), ("these weights",))
         try:
-            yield kept
+            yield
         finally:
             self.engine.prefix_cache = None
 
