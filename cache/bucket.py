@@ -139,7 +139,7 @@ class BucketStore:
             if (info := self._info(key)) is None:
                 return None
             found = self.objects.head(chunk_name(key))
-            check_length(None if found is None else found["size"], info)
+            check_length(None if found is None else found["size"], info.nbytes)
         except DamagedError as damage:
             _log.warning("entry %s in %s is damaged: %s", key, self.objects.address, damage)
             return None
@@ -171,7 +171,9 @@ class BucketStore:
                     return None
                 payload = payload_buffer(info, buffer)
                 stream = self._open_chunk(info)
-                check_payload(stream.fill if pace is None else _paced(stream, pace), info, payload)
+                check_payload(
+                    stream.fill if pace is None else _paced(stream, pace), info.nbytes, info.crc32c, payload
+                )
                 return info, Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
             except DamagedError as damage:
                 problem = str(damage)
@@ -189,10 +191,10 @@ class BucketStore:
                 return "there is no such entry"
             if not payload:
                 found = self.objects.head(chunk_name(key))
-                check_length(None if found is None else found["size"], info)
+                check_length(None if found is None else found["size"], info.nbytes)
                 return None
             hasher = blake3()
-            check_payload(self._open_chunk(info).fill, info, None, hasher)
+            check_payload(self._open_chunk(info).fill, info.nbytes, info.crc32c, None, hasher)
             check_blake3(hasher, info)
         except DamagedError as damage:
             return str(damage)
@@ -261,7 +263,7 @@ class BucketStore:
         if stream is None:
             return None
         try:
-            check_length(stream.size, info)
+            check_length(stream.size, info.nbytes)
             found = _digests(stream, info.nbytes)
             if there is not None and (there.crc32c, there.blake3) == found:
                 return there, stream.etag, True
@@ -293,7 +295,7 @@ class BucketStore:
         stream = self.objects.stream(chunk_name(info.key))
         if stream is None:
             raise DamagedError(f"{CHUNK_NAME} is missing")
-        check_length(stream.size, info)
+        check_length(stream.size, info.nbytes)
         return stream
 
     def list_manifests(self, on_problem: Callable[[str], None] = _log.warning) -> list[ManifestHead]:

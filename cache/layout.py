@@ -13,7 +13,7 @@ from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, canonical
 from cache.base.errors import StoreError
 from cache.base.files import Durability, Folder, sync_fd
 from cache.entry import CHUNK_NAME, METADATA_NAME
-from cache.key import EntryKey
+from cache.key import Digest, EntryKey
 
 STORE_FORMAT = 1
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -132,12 +132,12 @@ def make_group(frames: Folder, name: str) -> None:
             group.write_once(_GROUP_FILE, _GROUP, Durability.none)
 
 
-def group_name(key: EntryKey) -> str:
+def group_name(key: Digest) -> str:
     """Return which of the 256 groups a key belongs to: its first two digits."""
     return key.hex[:2]
 
 
-def entry_folder(store: Path, key: EntryKey) -> str:
+def entry_folder(store: Path | str, key: Digest) -> str:
     """Return where an entry lies."""
     return f"{store}/{FRAMES}/{group_name(key)}/{key.hex}"
 
@@ -166,11 +166,13 @@ def stored_keys(store: Path) -> Iterator[EntryKey]:
                             yield EntryKey.from_hex(name)
 
 
-def stored_entries(store: Path) -> Iterator[StoredEntry]:
+def stored_entries(
+    store: Path, files: tuple[str, ...] = (CHUNK_NAME, METADATA_NAME)
+) -> Iterator[StoredEntry]:
     """Yield every entry of a store, in no particular order; what vanishes meanwhile is left out."""
     for key in stored_keys(store):
         folder, num_bytes, changed_s = entry_folder(store, key), 0, 0.0
-        for name in (CHUNK_NAME, METADATA_NAME):
+        for name in files:
             with suppress(OSError):
                 file = os.lstat(f"{folder}/{name}")
                 num_bytes, changed_s = num_bytes + file.st_size, max(changed_s, file.st_ctime)

@@ -105,12 +105,11 @@ def push(
         keys = list(dict.fromkeys(key for ref in refs for key in ref.keys))
         there = set() if read_data else bucket.existing(keys)
         report.num_there = len(there)
-        listener.begin(len(keys) - len(there), "push", "entry")
 
         def send(keys: Sequence[EntryKey]) -> dict[EntryKey, int]:
             return {key: _send(store, bucket, key, pace, read_data) for key in keys}
 
-        gone = _transfer([(key,) for key in keys if key not in there], send, report, listener)
+        gone = _transfer([(key,) for key in keys if key not in there], send, report, listener, "push")
         for ref in refs:
             if _is_whole(ref.recording.id, set(ref.keys), gone, "here", report):
                 bucket.write_manifest(read_manifest(ref.path))
@@ -162,7 +161,6 @@ def pull(
         keys = list(dict.fromkeys(frame.key for manifest in manifests for frame in manifest.frames))
         lacking = [key for key in keys if not store.has(key)]
         report.num_there = len(keys) - len(lacking)
-        listener.begin(len(lacking), "pull", "entry")
 
         def fetch(keys: Sequence[EntryKey]) -> dict[EntryKey, int]:
             sizes = dict.fromkeys(keys, -1)
@@ -178,7 +176,7 @@ def pull(
 
         size = max(1, min(_GROUP_ENTRIES, len(lacking) // (2 * NUM_TRANSFERS)))
         groups = [lacking[start : start + size] for start in range(0, len(lacking), size)]
-        gone = _transfer(groups, fetch, report, listener)
+        gone = _transfer(groups, fetch, report, listener, "pull")
         for manifest in manifests:
             id_ = manifest.recording.id
             if _is_whole(id_, {frame.key for frame in manifest.frames}, gone, bucket.objects.address, report):
@@ -203,9 +201,12 @@ def _transfer(
     work: Callable[[Sequence[EntryKey]], dict[EntryKey, int]],
     report: Transferred,
     listener: Listener,
+    what: str,
 ) -> set[EntryKey]:
     """Do the work on each group, several at once; return the keys of which there was no whole entry."""
     gone: set[EntryKey] = set()
+    num_done, num_all = 0, sum(map(len, groups))
+    listener.show(what, "entry", num_done, num_all)
     threads = ThreadPoolExecutor(NUM_TRANSFERS, "seeonce-transfer")
     try:
         for done in as_completed([threads.submit(work, group) for group in groups]):
@@ -215,7 +216,8 @@ def _transfer(
                 report.num_there += num_bytes == 0
                 report.num_entries += num_bytes > 0
                 report.num_bytes += max(0, num_bytes)
-                listener.advance()
+                num_done += 1
+                listener.show(what, "entry", num_done, num_all)
     finally:
         threads.shutdown(cancel_futures=True)
     return gone

@@ -9,7 +9,7 @@ from pathlib import Path
 from cache.base.canonical_json import canonical, parse
 from cache.base.errors import StoreError
 from cache.base.files import Durability, Folder
-from cache.key import EntryKey
+from cache.key import Digest, EntryKey
 from cache.layout import FRAMES, QUARANTINE, group_name, names_in, now
 
 _NOTE_SUFFIX = ".reason.json"
@@ -18,7 +18,7 @@ _MAX_NOTE_BYTES = 64 << 10
 _log = logging.getLogger("seeonce.cache")
 
 
-def quarantine(store: Path, key: EntryKey, identity: tuple[int, int] | None, reason: str) -> None:
+def quarantine(store: Path, key: Digest, identity: tuple[int, int] | None, reason: str) -> None:
     """Move the entry folder of that (device, inode) to ``quarantine/``; best effort.
 
     Several readers may find the same damage, and a writer may have replaced the entry meanwhile:

@@ -6,17 +6,20 @@ cache when its checksum is taken, so checking costs a quarter of the read.
 """
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from cache.base.errors import StoreError
 from cache.base.files import Folder
 from cache.entry import (
     CHECKSUM_BYTES,
@@ -28,9 +31,17 @@ from cache.entry import (
     EntryInfo,
     decode_entry,
 )
-from cache.key import EntryKey
+from cache.key import Digest, EntryKey
+from cache.layout import FRAMES, entry_folder, group_name
+from cache.quarantine import quarantine
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger("seeonce.cache")
 
 SLICE_BYTES = 1 << 20
+TOUCH_AFTER_S = 3600
+_TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
 
 # What a disk answers when the entry is at fault. The rest (no memory, no permission, too many open
 # files) says nothing about the entry and must not send it to quarantine.
@@ -58,7 +69,7 @@ def read_info(entry: Folder, key: EntryKey) -> EntryInfo:
     """
     with damage_from_disk():
         info = decode_entry(entry.read(METADATA_NAME, MAX_METADATA_BYTES), key)
-        check_length(entry.file_size(CHUNK_NAME), info)
+        check_length(entry.file_size(CHUNK_NAME), info.nbytes)
     return info
 
 
@@ -72,8 +83,8 @@ def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | Non
     """
     payload = payload_buffer(info, buffer)
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
-        check_length(os.fstat(fd).st_size, info)
-        check_payload(partial(_fill, fd), info, payload)
+        check_length(os.fstat(fd).st_size, info.nbytes)
+        check_payload(fill_from(fd), info.nbytes, info.crc32c, payload)
     return shaped(payload, info)
 
 
@@ -97,8 +108,8 @@ def scan_payload(entry: Folder, info: EntryInfo) -> None:
     """
     hasher = blake3()
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
-        check_length(os.fstat(fd).st_size, info)
-        check_payload(partial(_fill, fd), info, None, hasher)
+        check_length(os.fstat(fd).st_size, info.nbytes)
+        check_payload(fill_from(fd), info.nbytes, info.crc32c, None, hasher)
     check_blake3(hasher, info)
 
 
@@ -117,17 +128,23 @@ Fill = Callable[[NDArray[np.uint8]], None]
 
 
 def check_payload(
-    fill: Fill, info: EntryInfo, payload: NDArray[np.uint8] | None, hasher: blake3 | None = None
+    fill: Fill,
+    num_bytes: int,
+    expected_crc32c: int,
+    payload: NDArray[np.uint8] | None,
+    hasher: blake3 | None = None,
 ) -> None:
     """Take a chunk from its start through its checksums, into ``payload`` if there is one.
+
+    ``num_bytes`` and ``expected_crc32c`` are what the metadata beside it says of its payload.
 
     Raises:
         DamagedError: it is too short, or a checksum differs.
     """
-    scratch = np.empty(min(SLICE_BYTES, info.nbytes), np.uint8) if payload is None else None
+    scratch = np.empty(min(SLICE_BYTES, num_bytes), np.uint8) if payload is None else None
     crc32c = 0
-    for start in range(0, info.nbytes, SLICE_BYTES):
-        stop = min(start + SLICE_BYTES, info.nbytes)
+    for start in range(0, num_bytes, SLICE_BYTES):
+        stop = min(start + SLICE_BYTES, num_bytes)
         part = scratch[: stop - start] if scratch is not None else payload[start:stop]  # type: ignore[index]
         fill(part)
         crc32c = google_crc32c.extend(crc32c, part)
@@ -138,10 +155,15 @@ def check_payload(
     # Two chunks that changed places each carry a valid checksum of their own: compare with both.
     for name, expected in (
         ("the chunk's own", int.from_bytes(own.tobytes(), "little")),
-        ("the", info.crc32c),
+        ("the", expected_crc32c),
     ):
         if crc32c != expected:
             raise DamagedError(f"payload: {name} crc32c is {expected:08x}, its bytes give {crc32c:08x}")
+
+
+def fill_from(fd: int) -> Fill:
+    """Return what takes the bytes of an open chunk, from where it stands."""
+    return partial(_fill, fd)
 
 
 def _fill(fd: int, part: NDArray[np.uint8]) -> None:
@@ -153,13 +175,95 @@ def _fill(fd: int, part: NDArray[np.uint8]) -> None:
         filled += count
 
 
-def check_length(found: int | None, info: EntryInfo) -> None:
-    """Compare the length of a chunk, None when there is none.
+def check_length(found: int | None, num_bytes: int) -> None:
+    """Compare the length of a chunk, None when there is none, with that of its payload and checksum.
 
     Raises:
         DamagedError: it is another.
     """
     if found is None:
         raise DamagedError(f"{CHUNK_NAME} is missing")
-    if found != (expected := info.nbytes + CHECKSUM_BYTES):
+    if found != (expected := num_bytes + CHECKSUM_BYTES):
         raise DamagedError(f"{CHUNK_NAME} should have {expected} bytes, it has {found}")
+
+
+def is_in_place(root: str, key: Digest, identity: tuple[int, int] | None = None) -> bool:
+    """Say whether there is a folder of that name, and of that (device, inode); nothing is opened."""
+    try:
+        found = os.lstat(entry_folder(root, key))
+    except OSError:
+        return False
+    return identity is None or identity == (found.st_dev, found.st_ino)
+
+
+def visit(root: str, key: Digest, work: Callable[[Folder], Result]) -> Result | None:
+    """Open the folder of ``key`` below ``root`` for ``work``; None when there is none.
+
+    Raises:
+        DamagedError: it is not what its key promises.
+        StoreError: the disk refuses for a reason that is not the folder's.
+    """
+    identity = None
+    try:
+        with Folder.open(f"{root}/{FRAMES}") as frames, frames.folder(group_name(key)) as group:
+            try:
+                entry = group.folder(key.hex)
+            except FileNotFoundError:
+                return None
+            except OSError:  # what lies there is no folder
+                identity = group.identity_of(key.hex)
+                if identity is None:
+                    return None
+                with damage_from_disk():
+                    raise
+            with entry, damage_from_disk():
+                identity = entry.identity()
+                return work(entry)
+    except DamagedError as damage:
+        damage.identity = identity
+        raise
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a group that is no folder holds no entry
+            return None
+        raise StoreError(f"cannot read entry {key}: {error.strerror}; check {root}") from error
+
+
+def read_and_touch(
+    root: str,
+    key: Digest,
+    work: Callable[[Folder], Result],
+    *,
+    writable: bool,
+    touch_after_s: float = TOUCH_AFTER_S,
+) -> Result | None:
+    """Read what is wanted, touch it, and move it to quarantine when it is damaged; None is a miss.
+
+    Raises:
+        StoreError: as ``visit``.
+    """
+
+    def used(entry: Folder) -> tuple[Result, bool]:
+        result = work(entry)
+        if writable:
+            entry.touch(touch_after_s)
+        # First the touch, then a look whether the entry is in its place still. A collection first
+        # moves it away, then looks for a touch: whoever comes second sees the other. The look is
+        # taken always: a folder that is being removed seems to have been touched just now.
+        return result, is_in_place(root, key, entry.identity())
+
+    try:
+        for _ in range(_TRIES):
+            found = visit(root, key, used)
+            if found is None:
+                return None
+            if found[1]:
+                return found[0]
+        return None
+    except DamagedError as damage:
+        if writable:
+            quarantine(Path(root), key, damage.identity, str(damage))
+        else:
+            _log.warning("entry %s is damaged: %s", key, damage)
+        return None

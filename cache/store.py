@@ -3,7 +3,6 @@
 A store has no state but its path: threads and processes share it without locks.
 """
 
-import errno
 import logging
 import os
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from cache.base.home import STORE, Home
 from cache.commit import CommitBatch, OnStep, no_fault, sync_entries
 from cache.entry import DamagedError, EntryInfo, Features, Provenance
 from cache.key import EncoderSpec, EntryKey, PixelDigest
-from cache.layout import FRAMES, create_layout, group_name, read_store_id, stored_keys, sync_layout
+from cache.layout import create_layout, entry_folder, read_store_id, stored_keys, sync_layout
 from cache.manifest import (
     Manifest,
     ManifestHead,
@@ -33,15 +32,18 @@ from cache.manifest import (
     write_manifest,
 )
 from cache.quarantine import quarantine, why_quarantined
-from cache.reading import damage_from_disk, read_info, read_payload, scan_payload
+from cache.reading import (
+    TOUCH_AFTER_S,
+    is_in_place,
+    read_and_touch,
+    read_info,
+    read_payload,
+    scan_payload,
+    visit,
+)
 from cache.trash import sweep_tmp
 
 __all__ = ["Durability", "EntryInfo", "Store"]
-
-TOUCH_AFTER_S = 3600
-_TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
-
-Result = TypeVar("Result")
 
 _log = logging.getLogger("seeonce.cache")
 
@@ -98,8 +100,8 @@ class Store:
         return self.home.store
 
     @property
-    def _frames(self) -> str:
-        return f"{self.home.path}/{STORE}/{FRAMES}"  # a pathlib join costs as much as opening a folder
+    def _root(self) -> str:
+        return f"{self.home.path}/{STORE}"  # a pathlib join costs as much as opening a folder
 
     def has(self, key: EntryKey) -> bool:
         """Say whether the entry is there: metadata and length are checked, the payload is not."""
@@ -111,12 +113,12 @@ class Store:
         Raises:
             StoreError: the disk refuses for a reason that is not the entry's.
         """
-        return self._read_and_touch(key, lambda entry: read_info(entry, key))
+        return read_and_touch(self._root, key, lambda entry: read_info(entry, key), writable=self.writable)
 
     def peek(self, key: EntryKey) -> EntryInfo | None:
         """Return what ``entry_info`` does, for counting: no use is remembered, nothing is moved."""
         try:
-            return self._visit(key, lambda entry: read_info(entry, key))
+            return visit(self._root, key, lambda entry: read_info(entry, key))
         except DamagedError:
             return None
 
@@ -146,7 +148,7 @@ class Store:
                 read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size
             )
 
-        return self._read_and_touch(key, checked)
+        return read_and_touch(self._root, key, checked, writable=self.writable)
 
     def check(self, key: EntryKey, *, payload: bool = True) -> str | None:
         """Check every byte of an entry, by BLAKE3 as well; say what is wrong, None when all is right.
@@ -155,7 +157,7 @@ class Store:
         quarantine it says why.
         """
         try:
-            if self._visit(key, lambda entry: _scanned(entry, key, payload)):
+            if visit(self._root, key, lambda entry: _scanned(entry, key, payload)):
                 return None
         except DamagedError as damage:
             return str(damage)
@@ -164,7 +166,7 @@ class Store:
     def quarantine_damaged(self, key: EntryKey) -> bool:
         """Move an entry to ``quarantine/`` if a full check finds it damaged; say whether it was."""
         try:
-            self._visit(key, lambda entry: _scanned(entry, key, payload=True))
+            visit(self._root, key, lambda entry: _scanned(entry, key, payload=True))
         except DamagedError as damage:
             quarantine(self.path, key, damage.identity, str(damage))
             return True
@@ -248,76 +250,14 @@ class Store:
 
     def exists(self, key: EntryKey) -> bool:
         """Say whether there is an entry of that name, right or wrong: one look, nothing is opened."""
-        return self._is_in_place(key, None)
+        return is_in_place(self._root, key)
 
     def touch(self, key: EntryKey) -> None:
         """Remember that an entry will be used, as a hit does; nothing is opened. Best effort."""
-        path = f"{self._frames}/{group_name(key)}/{key.hex}"
+        path = entry_folder(self._root, key)
         with suppress(OSError):
             if self.writable and time.time() - os.lstat(path).st_mtime > TOUCH_AFTER_S:
                 os.utime(path, follow_symlinks=False)
-
-    def _read_and_touch(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
-        """Read an entry that is wanted, touch it, and move it to quarantine when it is damaged."""
-
-        def used(entry: Folder) -> tuple[Result, bool]:
-            result = work(entry)
-            if self.writable:
-                entry.touch(TOUCH_AFTER_S)
-            # First the touch, then a look whether the entry is in its place still. A collection first
-            # moves it away, then looks for a touch: whoever comes second sees the other. The look is
-            # taken always: a folder that is being removed seems to have been touched just now.
-            return result, self._is_in_place(key, entry.identity())
-
-        try:
-            for _ in range(_TRIES):
-                found = self._visit(key, used)
-                if found is None:
-                    return None
-                if found[1]:
-                    return found[0]
-            return None
-        except DamagedError as damage:
-            if self.writable:
-                quarantine(self.path, key, damage.identity, str(damage))
-            else:
-                _log.warning("entry %s is damaged: %s", key, damage)
-            return None
-
-    def _is_in_place(self, key: EntryKey, identity: tuple[int, int] | None) -> bool:
-        try:
-            found = os.lstat(f"{self._frames}/{group_name(key)}/{key.hex}")
-        except OSError:
-            return False
-        return identity is None or identity == (found.st_dev, found.st_ino)
-
-    def _visit(self, key: EntryKey, work: Callable[[Folder], Result]) -> Result | None:
-        """Open an entry's folder for ``work``; None when there is none."""
-        identity = None
-        try:
-            with Folder.open(self._frames) as frames, frames.folder(group_name(key)) as group:
-                try:
-                    entry = group.folder(key.hex)
-                except FileNotFoundError:
-                    return None
-                except OSError:  # what lies there is no folder
-                    identity = group.identity_of(key.hex)
-                    if identity is None:
-                        return None
-                    with damage_from_disk():
-                        raise
-                with entry, damage_from_disk():
-                    identity = entry.identity()
-                    return work(entry)
-        except DamagedError as damage:
-            damage.identity = identity
-            raise
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a group that is no folder holds no entry
-                return None
-            raise StoreError(f"cannot read entry {key}: {error.strerror}; check {self.path}") from error
 
 
 def _scanned(entry: Folder, key: EntryKey, payload: bool) -> bool:

@@ -68,6 +68,12 @@ def is_alive(name: str) -> bool:
     return True
 
 
+def is_ended(name: str) -> bool:
+    """Say whether a name that ``tmp_name`` made belongs to a process of this machine that has ended."""
+    match = _NAME.fullmatch(name)
+    return match is not None and match[2] == _machine() and not is_alive(name)
+
+
 @contextmanager
 def new_batch(store: Path) -> Iterator[Folder]:
     """Make a folder of this process under ``trash/``, and remove it afterwards when it is empty."""

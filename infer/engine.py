@@ -13,6 +13,7 @@ from typing import Self
 
 from cache.base.errors import SeeonceError
 from cache.manifest import FrameEntry
+from cache.prefixes import PrefixStore
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from infer.features import FeatureSource, ReadAhead, StoredFeatures
@@ -21,15 +22,16 @@ from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch, LanguageModel, PromptInputs
 from infer.prefill import Prefill
+from infer.prefix_cache import PrefixCache
 from infer.prefixes import Keys, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
-from infer.scheduler import Schedule
+from infer.scheduler import READ_AHEAD, Schedule
 from infer.schema import Guide
 from infer.sequence import HooksOf, Sequence
 from infer.tokenizer import ChatTokenizer
 
-_READ_AHEAD = 2  # frames beyond those of the next prefill
+_NUM_TIMED = 8  # prefills of images that are waited for, to know what prefill takes
 
 
 @dataclass(slots=True)
@@ -37,7 +39,11 @@ class EngineStats:
     """What was prefilled and shared, and the most that was held at once; counted while the engine runs.
 
     ``num_images`` counts images that went through the decoder. ``num_images_again`` of these had gone
-    before in this run, in the same list of frames: each costs what sharing was to save.
+    before in this run, in the same list of frames: each costs what sharing was to save. ``num_images_read``
+    did not, for their keys and values were read from disk.
+
+    ``num_prefix_tokens`` are the prefilled tokens up to each prompt's last image, which a prefix cache spares
+    later prompts; it takes ``prefix_bytes`` for them. ``notes`` are for the user, a line each.
     """
 
     num_requests: int = 0
@@ -46,11 +52,17 @@ class EngineStats:
     num_images: int = 0
     num_image_tokens: int = 0
     num_images_again: int = 0
+    num_images_read: int = 0
+    num_prefix_tokens: int = 0
+    prefix_bytes: int = 0
     max_in_flight: int = 0
     max_prefix_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+    _token_s: float = 0.0
+    _num_timed: int = 0
     _seen: set[Keys] = field(default_factory=set, repr=False, compare=False)
 
-    def prefilled(self, sequence: Sequence) -> None:
+    def prefilled(self, sequence: Sequence, prefix_bytes: Callable[[int], int]) -> None:
         """Count a prompt whose tokens after the shared ones go through the decoder."""
         prompt, num_shared = sequence.prompt, sequence.num_shared
         self.num_requests += 1
@@ -63,7 +75,29 @@ class EngineStats:
                 self.num_images += 1
                 self.num_image_tokens += end - max(span.start, num_shared)
                 self.num_images_again += frames in self._seen
+                if number == len(prompt.images) and frames not in self._seen:
+                    self.num_prefix_tokens += end
+                    self.prefix_bytes += prefix_bytes(end)
                 self._seen.add(frames)
+
+    @property
+    def prefix_seconds(self) -> float:
+        """What prefilling ``num_prefix_tokens`` took, from the best of the prefills that were timed."""
+        return self.seconds_of(self.num_prefix_tokens)
+
+    def seconds_of(self, num_tokens: int) -> float:
+        """Return what it takes to prefill so many tokens, as far as that is known."""
+        return num_tokens * self._token_s
+
+    @property
+    def wants_timing(self) -> bool:
+        """Whether another prefill should be timed."""
+        return self._num_timed < _NUM_TIMED
+
+    def timed(self, num_tokens: int, seconds: float) -> None:
+        """Note what a prefill took; the first is slower, for kernels are compiled in it."""
+        self._token_s = min(seconds / num_tokens, self._token_s or seconds / num_tokens)
+        self._num_timed += 1
 
     def held(self, num_in_flight: int, prefix_bytes: int) -> None:
         """Note how many sequences decode and how much is kept."""
@@ -77,6 +111,7 @@ class Engine:
     def __init__(self, model: LanguageModel, tokenizer: ChatTokenizer) -> None:
         """Answer with what is loaded."""
         self.model, self.tokenizer = model, tokenizer
+        self.prefix_cache: PrefixCache | None = None
 
     @classmethod
     def load(cls, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> Self:
@@ -87,6 +122,14 @@ class Engine:
         """
         tokenizer = ChatTokenizer(folder, config)  # first: it tells at once what is missing
         return cls(LanguageModel(folder, config, dtype), tokenizer)
+
+    def keep_prefixes(self, store: PrefixStore, computed_by: tuple[str, ...]) -> None:
+        """Start from the prefixes in ``store``, and keep there what is prefilled, from the next answer on.
+
+        ``computed_by`` is all on which they depend beside tokens and frames: the digest of the weights, the
+        compute type, versions, the device.
+        """
+        self.prefix_cache = PrefixCache(store, self.model, computed_by)
 
     def answer(
         self,
@@ -107,15 +150,18 @@ class Engine:
         """
         # Others may compute features, which only the thread of the model may do.
         reads_only = isinstance(source, StoredFeatures)
-        ahead = ReadAhead(source, limits.prefill_batch_size + _READ_AHEAD) if reads_only else None
+        ahead = ReadAhead(source, limits.prefill_batch_size + READ_AHEAD) if reads_only else None
         stop = self.tokenizer.stop_ids if stop_ids is None else stop_ids
-        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks)
-        with self.model.wired(), ahead or nullcontext():
-            try:
+        on_disk = self.prefix_cache if limits.share_prefixes else None
+        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks, on_disk)
+        try:
+            with self.model.wired(), ahead or nullcontext(), on_disk or nullcontext():
                 yield from loop.run(iter(requests))
-            finally:
-                if report is not None:
-                    report(loop.stats)
+        finally:
+            if on_disk is not None:
+                loop.stats.notes += on_disk.take_notes()
+            if report is not None:
+                report(loop.stats)
 
     def hooks(self, sequence: Sequence) -> RowHooks:
         """Return what a request's sampling brings into the batch: a schema, a draw, stop strings."""
@@ -172,11 +218,12 @@ class _Loop:
         stop_ids: frozenset[int],
         limits: BatchLimits,
         hooks_of: HooksOf,
+        on_disk: PrefixCache | None,
     ) -> None:
         self.stats = EngineStats()
         model = engine.model
         self._engine, self._model, self._source = engine, model, source
-        self._limits, self._hooks_of = limits, hooks_of
+        self._limits, self._hooks_of, self._on_disk = limits, hooks_of, on_disk
         max_bytes = limits.kv_memory_bytes or default_kv_bytes(model.weight_bytes)
         max_context = model.config.text.max_context
         self._memory = KVMemory(max_bytes, model.kv_token_bytes, max_context, model.row_bytes)
@@ -187,7 +234,7 @@ class _Loop:
         self._num_uids = 0
 
     def run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
-        schedule = Schedule(self._arriving(requests), self._limits, self._memory)
+        schedule = Schedule(self._arriving(requests), self._limits, self._memory, self._on_disk)
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
             with self._model.stream():
@@ -202,6 +249,8 @@ class _Loop:
                 request.segments, request.system, thinking=request.thinking
             )
             sequence = Sequence(request, prompt)
+            if self._on_disk is not None:
+                sequence.begins = self._on_disk.name(sequence)
             problem = self._memory.problem(sequence)
             if problem is None:
                 yield sequence
@@ -253,7 +302,9 @@ class _Loop:
                 self._fail(sequence, str(error))
         self._expect((), schedule)
         if sequences:
-            self._prefill = Prefill(self._model.model, sequences, inputs, self._limits.prefill_step_size)
+            is_timed = self.stats.wants_timing and any(each.images for each in inputs)
+            chunk = self._limits.prefill_step_size
+            self._prefill = Prefill(self._model.model, sequences, inputs, chunk, is_timed=is_timed)
 
     def _expect(self, now: Iterable[FrameEntry], schedule: Schedule) -> None:
         """Have the frames read that are needed now, then those of the prefills after it."""
@@ -272,18 +323,26 @@ class _Loop:
         )
         self._num_uids += 1
         sequence.begin(self._num_uids, max_tokens, hooks)
+        if self._on_disk is not None:
+            sequence.num_on_disk = self._on_disk.num_to_keep(sequence)
         self._running[sequence.uid] = sequence
-        self.stats.prefilled(sequence)
+        self.stats.prefilled(sequence, self._memory.prefix_bytes)
         return inputs
 
     def _join(self, schedule: Schedule, prefill: Prefill) -> None:
-        """Keep what others share of the prefilled rows, and let these decode."""
+        """Keep what others share of the prefilled rows, now or in a later run, and let these decode."""
+        if prefill.is_timed:
+            self.stats.timed(prefill.num_tokens, prefill.seconds)
         for index, sequence in enumerate(prefill.sequences):
-            if sequence.num_kept:
-                kept, num_tokens = prefill.kept[index], sequence.num_kept
+            if self._on_disk is not None and (num_tokens := sequence.num_on_disk):
+                rows, seconds = prefill.kept[index, num_tokens], self.stats.seconds_of(num_tokens)
+                self._on_disk.keep(sequence, rows, seconds)
+            if num_tokens := sequence.num_kept:
+                kept = prefill.kept[index, num_tokens]
                 num_bytes = self._memory.prefix_bytes(num_tokens)
                 prefix = SharedPrefix(sequence.prompt, kept, num_tokens, num_bytes)
                 schedule.prefixes.put(sequence.keys, prefix)
             sequence.prefix = None  # its row has a copy
         self._decoding.join(prefill.sequences, prefill.rope_deltas, prefill.logits, prefill.cache)
         self.stats.held(len(self._decoding), schedule.prefixes.num_bytes)
+        self.stats.num_images_read = schedule.num_images_read

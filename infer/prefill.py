@@ -1,5 +1,6 @@
 """Prefill of several prompts together, in chunks, each from the end of the prefix that it shares, if any."""
 
+import time
 from collections.abc import Iterable
 
 import mlx.core as mx
@@ -14,11 +15,21 @@ class Prefill:
     """Runs a group of rows through the decoder, a chunk at a time."""
 
     def __init__(
-        self, model: DenseDeepstackModel, sequences: list[Sequence], inputs: list[PromptInputs], chunk: int
+        self,
+        model: DenseDeepstackModel,
+        sequences: list[Sequence],
+        inputs: list[PromptInputs],
+        chunk: int,
+        *,
+        is_timed: bool = False,
     ) -> None:
-        """Lay prompts side by side and copy their prefixes; ``inputs`` are those of the tokens after them."""
+        """Lay prompts side by side and copy their prefixes; ``inputs`` are those of the tokens after them.
+
+        With ``is_timed`` each step is waited for, and ``seconds`` is what they took.
+        """
+        self.is_timed, self.seconds = is_timed, 0.0
         self.sequences, self._inputs = sequences, inputs
-        self.kept: dict[int, tuple[LayerRow, ...]] = {}
+        self.kept: dict[tuple[int, int], tuple[LayerRow, ...]] = {}
         self._model, self._chunk = model, chunk
         self._width = max(each.num_tokens for each in inputs)
         self._starts = [self._width - each.num_tokens for each in inputs]
@@ -26,7 +37,12 @@ class Prefill:
         self._logits: mx.array | None = None
         total = max(map(self._num_tokens, range(len(sequences))))
         self.cache = [self._layer_cache(layer, total) for layer in range(len(model.layers))]
-        self._ends = [self._end_of_kept(index) for index in range(len(sequences))]
+        self._ends = {
+            (index, num_tokens): self._end_of_kept(index, num_tokens)
+            for index, sequence in enumerate(sequences)
+            for num_tokens in (sequence.num_kept, sequence.num_on_disk)
+            if num_tokens
+        }
 
     @property
     def is_done(self) -> bool:
@@ -45,14 +61,21 @@ class Prefill:
         """What is added to the cache offset of each row for its next positions."""
         return [each.rope_delta for each in self._inputs]
 
-    def step(self) -> None:
-        """Prefill the next chunk; then ``kept`` has what others share of the rows that have come so far.
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are prefilled, those that rows share not among them."""
+        return sum(each.num_tokens for each in self._inputs)
 
-        It is copied at the end of the prompt, or, where a layer has a recurrent state, at the very token
-        where what is shared ends: there a chunk ends, too.
+    def step(self) -> None:
+        """Prefill the next chunk; then ``kept`` has what is kept of the rows that have come so far.
+
+        By row and number of tokens. It is copied at the end of the prompt, or, where a layer has a recurrent
+        state, at the very token where what is kept ends: there a chunk ends, too.
         """
-        begin = self._done
-        end = min(begin + self._chunk, self._width, *(column for column in self._ends if column > begin))
+        started, begin = time.perf_counter(), self._done
+        end = min(
+            begin + self._chunk, self._width, *(column for column in self._ends.values() if column > begin)
+        )
         h = self._model.hidden(
             _columns([each.inputs_embeds for each in self._inputs], self._starts, begin, end),
             self.cache,
@@ -65,9 +88,12 @@ class Prefill:
             self._logits = self._model.logits(h)[:, -1]
         # Each chunk is computed now: else the graph of a long prompt holds all its activations at once.
         mx.async_eval([cache.state for cache in self.cache])  # type: ignore[no-untyped-call]
-        for index, sequence in enumerate(self.sequences):
-            if sequence.num_kept and self._ends[index] == end:
-                self.kept[index] = self._first_tokens(index, sequence.num_kept)
+        if self.is_timed:
+            mx.eval([cache.state for cache in self.cache], *([] if self._logits is None else [self._logits]))
+            self.seconds += time.perf_counter() - started
+        for (index, num_tokens), column in self._ends.items():
+            if column == end:
+                self.kept[index, num_tokens] = self._first_tokens(index, num_tokens)
 
     def _first_tokens(self, index: int, num_tokens: int) -> tuple[LayerRow, ...]:
         """Return copies of what each layer keeps of a row's first tokens."""
@@ -78,12 +104,11 @@ class Prefill:
         mx.eval(copies)  # a lazy copy would hold the whole batch
         return kept
 
-    def _end_of_kept(self, index: int) -> int:
+    def _end_of_kept(self, index: int, num_tokens: int) -> int:
         """Return the column after which a row's first tokens are copied."""
-        sequence = self.sequences[index]
-        if not sequence.num_kept or not self._model.is_recurrent:
+        if not self._model.is_recurrent:
             return self._width
-        return self._starts[index] + sequence.num_kept - sequence.num_shared
+        return self._starts[index] + num_tokens - self.sequences[index].num_shared
 
     def _layer_cache(self, layer: int, total: int) -> RowsState:
         paddings = [total - self._num_tokens(index) for index in range(len(self.sequences))]

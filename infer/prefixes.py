@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cache.key import EntryKey
+import numpy as np
+
+from cache.key import EntryKey, FieldHasher
+from cache.prefixes import PrefixKey
 from infer.kv_cache import LayerRow, RecurrentRow
 from infer.tokenizer import PromptTokens
 
@@ -66,6 +69,36 @@ def _first_difference(one: tuple[int, ...], other: tuple[int, ...]) -> int:
         else:
             high = middle - 1
     return low
+
+
+_CONTEXT = "seeonce 2026-11 prefix key, format 1"
+
+PREFIX_EPOCH = 1
+"""Raised when what is kept of a prefix changes, so that older ones are no longer found."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixName:
+    """What a prompt begins with up to the end of its last image: ``num_tokens``, and what names them."""
+
+    key: PrefixKey
+    num_tokens: int
+
+
+def prefix_name(keys: Keys, prompt: PromptTokens, computed_by: tuple[str, ...]) -> PrefixName | None:
+    """Name what a later prompt over the same frames begins with, too; None for a prompt without images.
+
+    ``computed_by`` are the weights, the type and what computes: all on which keys and values depend.
+    """
+    if not prompt.images:
+        return None
+    last = prompt.images[-1]
+    num_tokens = last.start + last.num_tokens
+    hasher = FieldHasher(_CONTEXT)
+    hasher.add_all([PREFIX_EPOCH, computed_by, tuple(key.raw for key in keys)])
+    hasher.add(tuple((span.start, span.num_tokens, span.grid_thw) for span in prompt.images))
+    hasher.add_buffer(np.array(prompt.ids[:num_tokens], "<i8"))
+    return PrefixName(PrefixKey(hasher.digest()), num_tokens)
 
 
 class PrefixPool:

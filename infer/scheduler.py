@@ -13,10 +13,12 @@ from itertools import islice
 from cache.manifest import FrameEntry
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
+from infer.prefix_cache import PrefixCache
 from infer.prefixes import Keys, PrefixPool, SharedPrefix, most_saved, num_common
 from infer.sequence import Sequence
 
 LOOK_AHEAD = 64
+READ_AHEAD = 2  # frames, or prefixes, beyond those of the next prefill
 
 
 @dataclass(slots=True)
@@ -42,12 +44,23 @@ class _Batch:
 class Schedule:
     """The waiting sequences, and the prefixes kept for them."""
 
-    def __init__(self, arriving: Iterator[Sequence], limits: BatchLimits, memory: KVMemory) -> None:
-        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed."""
+    def __init__(
+        self,
+        arriving: Iterator[Sequence],
+        limits: BatchLimits,
+        memory: KVMemory,
+        on_disk: PrefixCache | None = None,
+    ) -> None:
+        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
+
+        Those that have a prefix ``on_disk`` start from it.
+        """
         self._arriving, self._limits, self._memory = arriving, limits, memory
+        self._on_disk = on_disk
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
         self._refused_at: int | None = None
+        self.num_images_read = 0
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
@@ -59,7 +72,13 @@ class Schedule:
     @property
     def next_frames(self) -> Iterator[FrameEntry]:
         """Frames of the waiting sequences that start from nothing, in order: these must be read."""
-        starting = (s for s in self._waiting if s.keys not in self._led and self._prefix_of(s) is None)
+        starting = (
+            s
+            for s in self._waiting
+            if s.keys not in self._led
+            and self._prefix_of(s) is None
+            and not (self._on_disk and self._on_disk.has(s))
+        )
         return (frame for sequence in starting for frame in sequence.request.frames)
 
     def next_batch(self, now: InFlight) -> list[Sequence]:
@@ -67,7 +86,8 @@ class Schedule:
 
         With nothing in flight there is at least one, as long as any waits.
         """
-        if now.num_rows and now.num_rows == self._refused_at:
+        has_more = self._on_disk is not None and self._on_disk.any_read
+        if now.num_rows and now.num_rows == self._refused_at and not has_more:
             return []  # none has left since: asking the same at every step would take time from decoding
         chosen = self._chosen(now)
         self._refused_at = None if chosen else now.num_rows
@@ -79,6 +99,8 @@ class Schedule:
         if not waiting or num_free < 1:
             return []
         self.prefixes.keep_only([sequence.keys for sequence in waiting])
+        if self._on_disk is not None:
+            self._load(self._on_disk, wait=not now.num_rows)
         followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
         most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
         if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
@@ -88,7 +110,7 @@ class Schedule:
             if len(batch.sequences) == most or batch.num_claimed >= num_free:
                 break
             is_follower = id(sequence) in followers
-            if is_follower != bool(followers) or sequence.keys in batch.leading:
+            if is_follower != bool(followers) or sequence.keys in batch.leading or self._is_coming(sequence):
                 continue
             if not (self._follow(batch, sequence) if is_follower else self._lead(batch, sequence)):
                 break
@@ -96,6 +118,34 @@ class Schedule:
         chosen = {id(sequence) for sequence in batch.sequences}
         self._waiting = [sequence for sequence in waiting if id(sequence) not in chosen]
         return batch.sequences
+
+    def _load(self, on_disk: PrefixCache, *, wait: bool) -> None:
+        """Take in what has been read for the sequences that are next, and have read what they lack.
+
+        With ``wait``, nothing else is to be done until that of the first is there.
+        """
+        first_of = dict[Keys, Sequence]()
+        for sequence in self._waiting:
+            first_of.setdefault(sequence.keys, sequence)
+        most = self._limits.prefill_batch_size + READ_AHEAD
+        lacking, room = list[Sequence](), self._memory.max_bytes - self.prefixes.num_bytes
+        for sequence in [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None]:
+            if sequence.begins is not None:
+                room -= self._memory.prefix_bytes(sequence.begins.num_tokens)
+            if room < 0:
+                break
+            lacking.append(sequence)
+        on_disk.expect(lacking)
+        is_first = wait and bool(lacking) and lacking[0] is self._waiting[0]
+        for sequence in lacking:
+            prefix = on_disk.take(sequence, wait=is_first)
+            is_first = False
+            if prefix is not None:
+                self.prefixes.put(sequence.keys, prefix)
+                self.num_images_read += len(sequence.prompt.images)
+
+    def _is_coming(self, sequence: Sequence) -> bool:
+        return self._on_disk is not None and self._on_disk.is_coming(sequence)
 
     def _worth_a_prefill(self, num_next: int) -> int:
         """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""

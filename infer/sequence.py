@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cache.base.errors import SeeonceError
 from cache.key import EntryKey
 from infer.hooks import RowHooks, RowProcessor, TokenWatch
-from infer.prefixes import SharedPrefix
+from infer.prefixes import PrefixName, SharedPrefix
 from infer.request import Request
 from infer.sampling import SeededDraw
 from infer.tokenizer import PromptTokens
@@ -17,8 +17,9 @@ class Sequence:
     """A request and its tokens: those of its prompt, and those that are decoded.
 
     Once it is chosen to be prefilled, its first ``num_shared`` tokens start from ``prefix``, and of its own
-    the first ``num_kept`` are kept for others that begin in the same way. ``uid`` names its row; it may still
-    get ``num_to_come`` tokens.
+    the first ``num_kept`` are kept for others that begin in the same way, and the first ``num_on_disk`` for
+    later runs. ``begins`` names what it begins with, where there is a cache on disk. ``uid`` names its row;
+    it may still get ``num_to_come`` tokens.
     """
 
     request: Request
@@ -27,6 +28,8 @@ class Sequence:
     prefix: SharedPrefix | None = None
     num_shared: int = 0
     num_kept: int = 0
+    num_on_disk: int = 0
+    begins: PrefixName | None = None
     uid: int = 0
     num_to_come: int = 0
     processor: RowProcessor | None = None

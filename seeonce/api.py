@@ -7,6 +7,7 @@ from cache.base.errors import NotEncodedError, SeeonceError
 from cache.base.home import Home
 from cache.layout import entry_folder
 from cache.manifest import FrameEntry, read_manifest
+from cache.prefixes import prefix_cache_bytes
 from cache.store import Store
 from infer.sampling import Sampling
 from precompute.options import EncodeOptions
@@ -62,7 +63,9 @@ def describe(options: DescribeOptions, home: Home | None = None) -> DescribeResu
     home = home or Home.locate()
     with Terminal() as terminal, AnswerCache(home) as known, opened(options.output) as output:
         selected = select(home, options.recording, options.model, terminal.say)
-        return describe_soundly(Session(home, known, output), selected, options, terminal)
+        return describe_soundly(
+            Session(home, known, output, prefix_cache_bytes()), selected, options, terminal
+        )
 
 
 def ask(recording: str, *prompts: str, model: str | None = None, home: Home | None = None) -> AnswerTable:

@@ -2,6 +2,8 @@
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -12,7 +14,9 @@ from live_mlx_vlm import SIZES, Encoded, Live, draw_noise, encode_folder
 from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import prepare_inputs
 
+from cache.base.home import Home
 from cache.manifest import FrameEntry
+from cache.prefixes import PrefixStore
 from infer.engine import Engine, EngineStats
 from infer.features import FeatureSource, StoredFeatures
 from infer.hooks import RowHooks
@@ -69,6 +73,16 @@ class Asked:
         self._checkpoint, self._dtype = checkpoint, dtype
         self._live: Live | None = None
         self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...], int], LiveTrace] = {}
+
+    @contextmanager
+    def on_disk(self, folder: Path, max_bytes: int = 1 << 30) -> Iterator[None]:
+        """Keep prefixes on disk, under ``folder``, while the block runs."""
+        folder.mkdir(exist_ok=True)
+        self.engine.keep_prefixes(PrefixStore(Home(folder), max_bytes), ("these weights",))
+        try:
+            yield
+        finally:
+            self.engine.prefix_cache = None
 
     def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 8) -> Request:
         """Make a request of texts and frames, in the order given."""

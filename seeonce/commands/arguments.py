@@ -24,6 +24,11 @@ TRUTH = (
     "topics; prompt and recording say what a row is about. By default truth.csv beside the pictures."
 )
 _DEMO_FOLDER = Path(seeonce.demo.__file__).parent / "recording"
+PREFIX_CACHE = (
+    "Keep what prompts begin with, up to the last image, on disk for later prompts, at most so much, such as "
+    "60GB; 0 for none. SEEONCE_PREFIX_CACHE, else none."
+)
+PrefixCacheSize = Annotated[str | None, typer.Option("--prefix-cache", metavar="SIZE", help=PREFIX_CACHE)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import ceil
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,10 @@ import typer
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, parse_size
+from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
-from seeonce.commands.arguments import terminal_width
+from seeonce.commands.arguments import PrefixCacheSize, terminal_width
 from seeonce.commands.score import truth_lines
 from seeonce.commands.table import answer_table
 from seeonce.commands.terminal import Terminal
@@ -27,6 +29,8 @@ from seeonce.runs.run import Totals, prompt_order
 from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
 
+_WORTH_SAYING_S = 1.0
+_ROOM = 1.05  # for what is said of each prefix, and for a few more frames
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
 Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")]
@@ -80,6 +84,7 @@ def describe_command(
         str | None,
         typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
     ] = None,
+    prefix_cache: PrefixCacheSize = None,
     name: Annotated[str, typer.Option(help="A name for the run, to find it by.")] = "",
     no_sharing: Annotated[
         bool, typer.Option("--no-sharing", help="Prefill each prompt whole, and its image with it.")
@@ -130,9 +135,11 @@ def describe_command(
     )
     if resume_run is not None:
         _only_with_resume(context)
-    home = Home.locate()
+    if no_sharing and prefix_cache is not None:
+        raise InputError("--no-sharing prefills each prompt whole: leave out --prefix-cache.")
+    home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
     with AnswerCache(home) as known, opened(output) as file:
-        session = Session(home, known, file)
+        session = Session(home, known, file, num_bytes)
         if resume_run is not None:
             code = _resume(session, resume_run, as_json=as_json)
         else:
@@ -160,16 +167,16 @@ def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> i
     with Terminal() as terminal:
         selected = select(session.home, options.recording, options.model, terminal.say)
         done = describe_soundly(session, selected, options, terminal)
-    return _print(done, as_json=as_json)
+    return _print(done, session, as_json=as_json)
 
 
 def _resume(session: Session, selector: str, *, as_json: bool) -> int:
     with Terminal() as terminal:
         done = resume(session, selector, terminal)
-    return _print(done, as_json=as_json)
+    return _print(done, session, as_json=as_json)
 
 
-def _print(done: DescribeResult, *, as_json: bool) -> int:
+def _print(done: DescribeResult, session: Session, *, as_json: bool) -> int:
     """Print how a run ended; return the exit code."""
     code, run = _exit_code(done), load_run(done.path, lambda _: None)
     if code == 0 and run.answers and not any(answer.text for answer in run.answers):
@@ -181,7 +188,8 @@ def _print(done: DescribeResult, *, as_json: bool) -> int:
     if not done.was_done:
         answers = sorted(run.answers, key=prompt_order(done.info.prompts))
         typer.echo(answer_table(answers, terminal_width()))
-    typer.echo("\n".join([_summary(done), *truth_lines(run)]))
+    advice = [] if session.prefix_cache or done.was_done else _prefix_cache_advice(done.info.totals)
+    typer.echo("\n".join([_summary(done), *advice, *truth_lines(run)]))
     return code
 
 
@@ -190,7 +198,7 @@ def _only_with_resume(context: typer.Context) -> None:
     given = [
         parameter.opts[0] if parameter.param_type_name == "option" else "RECORDING"
         for parameter in context.command.params
-        if parameter.name not in ("resume_run", "output", "as_json")
+        if parameter.name not in ("resume_run", "output", "prefix_cache", "as_json")
         and _was_given(context, str(parameter.name))
     ]
     if given:
@@ -229,10 +237,25 @@ def _summary(done: DescribeResult) -> str:
 
 
 def _prefilled(totals: Totals) -> str:
+    read = (
+        f"{counted(totals.num_images_read, 'image')} from the prefix cache, "
+        if totals.num_images_read
+        else ""
+    )
     if not totals.num_images:
-        return ""
+        return read
     again = f" ({totals.num_images_again} of them again)" if totals.num_images_again else ""
-    return f"{counted(totals.num_images, 'image')} prefilled{again}, "
+    return f"{counted(totals.num_images, 'image')} prefilled{again}, {read}"
+
+
+def _prefix_cache_advice(totals: Totals) -> list[str]:
+    """Say what a prefix cache would spare the next prompt, where anybody would notice."""
+    if totals.prefix_seconds < _WORTH_SAYING_S:
+        return []
+    unit, name = (10**9, "GB") if totals.prefix_bytes >= 10**9 else (10**6, "MB")
+    size = f"{ceil(totals.prefix_bytes * _ROOM / unit):,}{name}".replace(",", "")
+    skipped = f"{totals.prefix_seconds:.0f} s of prefill"
+    return [f"With {OPTION} {size} the next prompt over these frames would skip {skipped}."]
 
 
 def _exit_code(done: DescribeResult) -> int:

@@ -11,8 +11,10 @@ import typer
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, visible
+from cache.prefixes import prefix_cache_bytes
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
+from seeonce.commands.arguments import PrefixCacheSize
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import Session
@@ -53,6 +55,7 @@ class RunOutcome:
 def run_command(
     experiment: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file, TOML.")],
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all of it again, known answers too.")] = False,
+    prefix_cache: PrefixCacheSize = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
 ) -> None:
     """Run what an experiment file asks for and is not there yet.
@@ -61,11 +64,12 @@ def run_command(
 
     Example: seeonce run experiment.toml
     """
-    home = Home.locate()
+    home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
     options = list(_pinned(home, read_experiment(experiment).runs()))
     done: list[RunOutcome] = []
     with AnswerCache(home) as known:
-        session = Session(home, known)  # a model is loaded once for all of its runs that follow one another
+        # A model is loaded once for all of its runs that follow one another.
+        session = Session(home, known, prefix_cache=num_bytes)
         for number, each in enumerate(options, 1):
             try:
                 done.append(_run(session, replace(each, fresh=fresh)))

@@ -6,7 +6,7 @@ Opens no image and evaluates no vision weight.
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,14 @@ from cache.base.listener import Listener
 from cache.layout import now
 from cache.leases import entries_in_use
 from cache.mirror import with_remote
+from cache.prefixes import PrefixStore
 from cache.store import Store
 from infer.request import Answer, Request
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import select_run
 from seeonce.runs.lock import RunLock
 from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
-from seeonce.runs.plan import Plan, plan
+from seeonce.runs.plan import Plan, answerer, plan
 from seeonce.runs.recording import Selected, select
 from seeonce.runs.results import read_results, results_of
 from seeonce.runs.run import RequestKey, Result, RunInfo, Totals, read_info, request_of
@@ -46,10 +47,17 @@ class Session:
     """What several runs of one command share: kept answers, the user's file of results, the loaded model."""
 
     def __init__(
-        self, home: Home, known: AnswerCache | None = None, output: OutputFile | None = None
+        self,
+        home: Home,
+        known: AnswerCache | None = None,
+        output: OutputFile | None = None,
+        prefix_cache: int = 0,
     ) -> None:
-        """Begin with nothing loaded. Without ``known`` nothing is looked up and nothing kept."""
-        self.home, self.known, self.output = home, known, output
+        """Begin with nothing loaded. Without ``known`` nothing is looked up and nothing kept.
+
+        Of what prompts begin with, so many bytes are kept on disk for later runs.
+        """
+        self.home, self.known, self.output, self.prefix_cache = home, known, output, prefix_cache
         self._engine: Engine | None = None
         self._loaded: tuple[Path, str] | None = None
 
@@ -66,6 +74,9 @@ class Session:
             self._engine = None  # before the next one comes: two may not fit
             self._engine = Engine.load(selected.folder, selected.config, wanted[1])
             self._loaded = wanted
+            if self.prefix_cache:
+                store = PrefixStore(self.home, self.prefix_cache)
+                self._engine.keep_prefixes(store, astuple(answerer(self.home, selected)))
         return self._engine
 
 
@@ -236,9 +247,17 @@ class _Run:
         self._listener.show("describe", "answer", self._totals.num_results, self._num_all)
 
     def _prefilled(self, stats: "EngineStats") -> None:
-        self._add(num_images=stats.num_images, num_images_again=stats.num_images_again)
+        self._add(
+            num_images=stats.num_images,
+            num_images_again=stats.num_images_again,
+            num_images_read=stats.num_images_read,
+            prefix_seconds=stats.prefix_seconds,
+            prefix_bytes=stats.prefix_bytes,
+        )
+        for line in stats.notes:
+            self._listener.say(line)
 
-    def _add(self, **more: int) -> None:
+    def _add(self, **more: float) -> None:
         """Add to the totals, by their names."""
         sums = {name: getattr(self._totals, name) + value for name, value in more.items()}
         self._totals = replace(self._totals, **sums)
@@ -257,6 +276,9 @@ def _only_uncounted(totals: Totals) -> Totals:
         num_repeated=totals.num_repeated,
         num_images=totals.num_images,
         num_images_again=totals.num_images_again,
+        num_images_read=totals.num_images_read,
+        prefix_seconds=totals.prefix_seconds,
+        prefix_bytes=totals.prefix_bytes,
     )
 
 

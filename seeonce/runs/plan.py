@@ -73,10 +73,14 @@ def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
     if options.showing.thinking:
         _check_thinking(selected, options.sampling)
     manifest = selected.manifest
+    return make_plan(manifest.frames, options, answerer(home, selected), manifest.recording.name)
+
+
+def answerer(home: Home, selected: Selected) -> Answerer:
+    """Return what answers questions about a recording here; loads no model."""
     with PixelIndex(home) as index:
         digest = model_id(selected.folder, index)
-    answerer = Answerer(digest, manifest.encoder.compute_dtype, computed_by())
-    return make_plan(manifest.frames, options, answerer, manifest.recording.name)
+    return Answerer(digest, selected.manifest.encoder.compute_dtype, computed_by())
 
 
 def make_plan(

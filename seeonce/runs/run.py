@@ -70,7 +70,9 @@ class Totals:
 
     Of the results, ``num_known`` were answered by earlier runs and ``num_repeated`` had the frame and prompt
     of another result of this run: neither were decoded. ``num_images`` counts the images that went through
-    the decoder, ``num_images_again`` those of them that had gone before in this run.
+    the decoder, ``num_images_again`` those of them that had gone before in this run, ``num_images_read``
+    those that a prefix cache spared. ``prefix_seconds`` is what was prefilled that such a cache spares the
+    next prompt, and ``prefix_bytes`` what it takes there.
     """
 
     num_results: int = 0
@@ -82,6 +84,9 @@ class Totals:
     completion_tokens: int = 0
     num_images: int = 0
     num_images_again: int = 0
+    num_images_read: int = 0
+    prefix_seconds: float = 0.0
+    prefix_bytes: int = 0
     seconds: float = 0.0
 
 
@@ -292,6 +297,7 @@ def one_per_request(answers: Iterable[Result]) -> Iterator[Result]:
 
 
 _MAX_INFO_BYTES = 16 << 20
+_LATER_TOTALS = ("num_images_read", "prefix_seconds", "prefix_bytes")
 
 
 def read_info(run: Path) -> RunInfo:
@@ -321,13 +327,15 @@ def readable_info(run: Path) -> RunInfo:
 
 
 def _grouped(found: JsonObject, what: str) -> JsonObject:
-    """Return run.json with settings in groups: older runs have them beside all else, and no ``thinking``."""
+    """Return run.json as it is written now: older runs have settings beside all else, and fewer fields."""
 
     def of(cls: Any) -> dict[str, object]:
         return {field.name: found.raw(field.name) for field in fields(cls) if found.has(field.name)}
 
     groups = (("sampling", Sampling), ("limits", BatchLimits), ("showing", Showing))
     known = {name: of(cls) for name, cls in groups} | of(RunInfo)
+    if isinstance(totals := known.get("totals"), dict):
+        known["totals"] = {name: getattr(Totals(), name) for name in _LATER_TOTALS} | totals
     if isinstance(showing := known["showing"], dict):
         known["showing"] = {"thinking": False} | showing
     return JsonObject(known, what)
