@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from itertools import combinations, groupby
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from cache.base.text import counted, visible
@@ -135,13 +136,8 @@ def render_report(
     colours = _colours(sheet)
     timelines = list(_timelines(sheet, colours))
     recordings = sorted({row.recording for row in sheet.rows})
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"visible": visible, "share": _share, "settings": _settings}
-    environment.filters |= {"counted": counted, "file_name": file_name}
     css, script = _text_of("report.css"), _text_of("report.js")
-    return environment.from_string(_text_of("report.html")).render(
+    return _template().render(
         policy=_policy(css, script),
         css=Markup(css),  # noqa: S704 - a file of ours
         script=Markup(script),  # noqa: S704 - a file of ours
@@ -172,6 +168,16 @@ def render_report(
         decoded_per_s=_decoded_per_s,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"visible": visible, "share": _share, "settings": _settings}
+    environment.filters |= {"counted": counted, "file_name": file_name}
+    return environment.from_string(_text_of("report.html"))
 
 
 def _policy(css: str, script: str) -> str:
