@@ -14,9 +14,10 @@ from typing import Self
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, JsonValue, seal, unseal
 from cache.base.errors import InputError, StoreError
 from cache.base.files import Durability, Folder
+from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.gc import OnProgress
 from cache.key import EntryKey
-from cache.layout import INDEX, StoredEntry, stored_entries
+from cache.layout import INDEX, StoredEntry, entry_folder, stored_entries
 from cache.leases import held_lease
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest
 from cache.quarantine import why_quarantined
@@ -195,7 +196,14 @@ class CheckProgress:
     def has(self, entry: StoredEntry) -> bool:
         """Say whether an entry need not be looked at again: one that came or changed since then must be."""
         key = entry.key.hex
-        return key <= self._after and entry.changed_s < self.since_s and key not in self._suspects
+        if key > self._after or key in self._suspects:
+            return False
+        folder = entry_folder(self._store.path, entry.key)
+        try:
+            files_s = (os.lstat(f"{folder}/{name}").st_ctime for name in (CHUNK_NAME, METADATA_NAME))
+            return max(entry.changed_s, *files_s) < self.since_s
+        except OSError:
+            return False
 
     def add(self, key: EntryKey, *, is_right: bool) -> None:
         """Take note of an entry that was looked at; keys come in order."""

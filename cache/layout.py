@@ -146,7 +146,7 @@ def entry_folder(store: Path | str, key: Digest) -> str:
 class StoredEntry:
     """An entry's folder. ``used_s`` is when it was written or hit, in POSIX seconds.
 
-    ``changed_s`` is when it came to its place, was hit or was changed, whichever is last; nobody can set it.
+    ``changed_s`` is when it came to its place or was hit, whichever is later; nobody can set it.
     """
 
     key: EntryKey
@@ -171,14 +171,13 @@ def stored_entries(
 ) -> Iterator[StoredEntry]:
     """Yield every entry of a store, in no particular order; what vanishes meanwhile is left out."""
     for key in stored_keys(store):
-        folder, num_bytes, changed_s = entry_folder(store, key), 0, 0.0
+        folder, num_bytes = entry_folder(store, key), 0
         for name in files:
             with suppress(OSError):
-                file = os.lstat(f"{folder}/{name}")
-                num_bytes, changed_s = num_bytes + file.st_size, max(changed_s, file.st_ctime)
+                num_bytes += os.lstat(f"{folder}/{name}").st_size
         with suppress(FileNotFoundError, NotADirectoryError):
             found = os.lstat(folder)
-            yield StoredEntry(key, num_bytes, found.st_mtime, max(changed_s, found.st_ctime))
+            yield StoredEntry(key, num_bytes, found.st_mtime, found.st_ctime)
 
 
 def stored_bytes(store: Path) -> int:

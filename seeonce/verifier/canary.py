@@ -1,6 +1,7 @@
 """Whether batching is right here: a few questions about a few pictures, batched from a store against live."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from cache.key import EncoderSpec, pixel_digest
 from cache.manifest import FrameEntry
 from cache.store import Durability, Store
 from checkpoint.backend import provenance
+from checkpoint.config import CheckpointConfig
 from checkpoint.identity import find_encoder
 from infer import canary
 from infer.features import StoredFeatures
@@ -46,12 +48,21 @@ def describe_soundly(
     Raises:
         CheckpointError: answers are wrong either way, or the model does not load.
     """
-    home, limits = session.home, options.limits
-    if any(layer.is_recurrent for layer in selected.config.text.layers):
-        limits = canary.sound_limits(home, limits, lambda tried: try_random(tried), listener.say, _RECURRENT)
-    else:
-        limits = canary.sound_limits(home, limits, lambda tried: try_demo(tried), listener.say)
+    limits = sound_limits(session.home, selected.config, options.limits, listener.say)
     return describe(session, selected, replace(options, limits=limits), listener, asked)
+
+
+def sound_limits(
+    home: Home, config: CheckpointConfig, limits: BatchLimits, say: Callable[[str], None]
+) -> BatchLimits:
+    """Return ``limits``, or slower ones under which a checkpoint of this kind answers rightly here.
+
+    Raises:
+        CheckpointError: answers are wrong either way.
+    """
+    if any(layer.is_recurrent for layer in config.text.layers):
+        return canary.sound_limits(home, limits, lambda tried: try_random(tried), say, _RECURRENT)
+    return canary.sound_limits(home, limits, lambda tried: try_demo(tried), say)
 
 
 def try_demo(limits: BatchLimits) -> str | None:
