@@ -50,7 +50,7 @@ def try_random(limits: BatchLimits) -> str | None:
 def _try_checkpoint(checkpoint: Path, questions: list[str], limits: BatchLimits) -> str | None:
     from seeonce.verifier.canary_trial import run_trial
 
-    pictures = sorted((_demo() / "recording").glob("*.png"))[::8]
+    pictures = sorted((_demo() / "recording").glob("*.png"))[::16]
     return run_trial(checkpoint, pictures, questions, limits)
 
 
