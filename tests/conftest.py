@@ -3,9 +3,10 @@
 import seeonce  # noqa: F401, I001 - before MLX, which then multiplies with OpenBLAS
 import gc
 import json
+import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,6 +135,17 @@ def _be_another_user(patch: pytest.MonkeyPatch, root: Path) -> Path:
 def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
     _leave_canary_out(monkeypatch)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def free_fsync() -> Iterator[None]:
+    """What a power cut takes is held against a model of a disk; a real fsync only takes time.
+
+    Processes that tests start do it really.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: os.fstat(fd) and None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -218,7 +218,7 @@ def test_pass_one_is_held_against_the_bare_tower_and_what_was_measured_is_kept(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stand_in, "_PICTURES_A_SECOND", 2)
-    monkeypatch.setattr(suite, "QUICK", replace(QUICK, num_idle=12))
+    monkeypatch.setattr(suite, "QUICK", replace(QUICK, num_idle=12, num_pass_one_frames=2, num_repetitions=1))
     output = tmp_path / "bench.json"
     ended = run("seeonce bench --quick --model demo --only pass-one --output", output, "--json")
     assert ended.code == 0, ended.err

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import HomeAfter, Run
 from screens import ROOT, folder_of, python
 
 from cache.base.errors import InputError
@@ -294,26 +294,26 @@ def _stopped(file: Path, home: Path, num_lines: int, by: signal.Signals) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
-    by: signal.Signals,
-    code: int,
-    run: Run,
-    plain: Path,
-    tmp_path: Path,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    images = folder_of(tmp_path / "images", 24)
+@pytest.fixture(scope="module")
+def long(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """The command line of an experiment about 24 frames."""
+    root = tmp_path_factory.mktemp("long")
+    images = folder_of(root / "images", 24)
     text = (
         f'recordings = ["{images}"]\nmodels = ["{plain}"]\n[prompts]\na = "A?"\nb = "B?"\n'
         "[sampling]\ntemperature = 1.0\nseed = 3\nmax_tokens = 24\n"
     )
-    assert run("seeonce encode", images, "--model", plain).code == 0
-    assert run("seeonce describe latest --max-tokens 1 --model", plain).code == 0
-    shutil.rmtree(home / "runs")
-    shutil.copytree(home, tmp_path / "other")
-    file = _file(tmp_path, text)
+    return "seeonce run", _file(root, text)
+
+
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
+    by: signal.Signals, code: int, run: Run, long: tuple[Any, ...], home: Path, home_after: HomeAfter
+) -> None:
+    whole, (_, file) = home_after(long), long
+    shutil.copytree(whole, home)
+    for made in ("runs", "answers"):
+        shutil.rmtree(home / made)
     assert _stopped(file, home, 5, by) == code
     torn = len(_answers(_newest(home)))
     assert run("seeonce runs --json").json[0]["state"] == "interrupted"
@@ -321,9 +321,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     assert ended.code == 0
     assert 5 <= torn < 48
     assert ended.json[0]["run"]["num_known"] >= 4
-    monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / "other"))
-    assert run("seeonce run", file).code == 0
-    assert _answers(_newest(home)) == _answers(_newest(tmp_path / "other"))
+    assert _answers(_newest(home)) == _answers(_newest(whole))
 
 
 def test_two_processes_at_once_give_the_answers_of_one(

@@ -80,7 +80,7 @@ def try_random(limits: BatchLimits) -> str | None:
 
 
 def _try_checkpoint(checkpoint: Path, questions: list[str], limits: BatchLimits) -> str | None:
-    pictures = sorted((_demo() / "recording").glob("*.png"))[::8]
+    pictures = sorted((_demo() / "recording").glob("*.png"))[::16]
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
         return _differs(checkpoint, pictures, questions, limits, Home(Path(name)))
 
