@@ -71,7 +71,7 @@ def test_what_a_shell_makes_of_a_line_is_what_is_run(tmp_path: Path, monkeypatch
 
 def test_there_is_a_guide_for_each_task_and_each_shows_something_to_run() -> None:
     names = [guide.stem for guide in GUIDES]
-    assert names == ["compare-prompts", "describe", "escribano", "gpu", "python", "store"]
+    assert names == ["bucket", "compare-prompts", "describe", "escribano", "gpu", "python", "store"]
     for guide in GUIDES:
         page = guide.read_text(encoding="utf-8")
         assert _commands(page) or PYTHON.findall(page) or "Not run by a test" in page
