@@ -20,7 +20,8 @@ STEPS = {
     1: f"""
         CREATE TABLE recordings (id TEXT PRIMARY KEY, video_path TEXT, audio_mic_path TEXT,
             duration REAL NOT NULL, captured_at TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'raw',
-            source_type TEXT NOT NULL, source_metadata TEXT, updated_at TEXT DEFAULT 'then');
+            processing_step TEXT, source_type TEXT NOT NULL, source_metadata TEXT,
+            updated_at TEXT DEFAULT 'then');
         CREATE TABLE observations ({_OBSERVED.format(null="NOT NULL")}, {_VISUAL}, vlm_description TEXT,
             {_AUDIO});
         CREATE INDEX of_recording ON observations(recording_id, type);
@@ -34,7 +35,8 @@ STEPS = {
     14: """
         CREATE TABLE frames (id TEXT PRIMARY KEY, display_id TEXT NOT NULL, captured_at TEXT NOT NULL,
             timestamp REAL NOT NULL, image_path TEXT NOT NULL, phash TEXT, width INTEGER, height INTEGER,
-            analyzed INTEGER DEFAULT 0, retry_count INTEGER DEFAULT 0, failed_at TEXT);
+            analyzed INTEGER DEFAULT 0, processing_lock_id TEXT, processing_started_at TEXT,
+            retry_count INTEGER DEFAULT 0, failed_at TEXT);
         CREATE INDEX frames_by_time ON frames(timestamp);""",
     15: f"""
         CREATE TABLE fresh ({_OBSERVED.format(null="")}, frame_id TEXT REFERENCES frames(id), {_VISUAL},
