@@ -202,11 +202,20 @@ def _captured_at(meta: CapMeta, headers: list[VideoHeader]) -> str:
     return headers[0].captured_at if meta.captured_s is None else iso_utc(meta.captured_s)
 
 
+def places(environ: Mapping[str, str]) -> list[Path]:
+    """Return the folders in which Cap keeps its recordings, those that are there."""
+    return [resolve(home) for home in _homes(environ) if os.path.isdir(home)]  # noqa: PTH112 (never raises)
+
+
+def _homes(environ: Mapping[str, str]) -> list[Path]:
+    place = environ.get("CAP_RECORDINGS", "")
+    return [Path(place)] if place else [Path.home() / name for name in _PLACES]
+
+
 def _bundles(environ: Mapping[str, str], say: Say) -> list[Path]:
     place = environ.get("CAP_RECORDINGS", "")
-    homes = [Path(place)] if place else [Path.home() / name for name in _PLACES]
     found: list[Path] = []
-    for home in homes:
+    for home in _homes(environ):
         try:
             with os.scandir(resolve(home)) as entries:
                 found += sorted(

@@ -35,7 +35,7 @@ class Shape:
         """Look at the tables that Escribano's versions have had."""
         self._columns = {
             table: {str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")}
-            for table in ("recordings", "observations", "frames")
+            for table in ("recordings", "observations", "frames", "topic_blocks", "subjects")
         }
 
     def has(self, table: str, *columns: str) -> bool:

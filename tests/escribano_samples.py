@@ -4,6 +4,7 @@ The tables and columns are those of its public migrations; the SQL is ours. ``PL
 an early plan, whose image column has another name.
 """
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,8 @@ STEPS = {
     1: f"""
         CREATE TABLE recordings (id TEXT PRIMARY KEY, video_path TEXT, audio_mic_path TEXT,
             duration REAL NOT NULL, captured_at TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'raw',
-            source_type TEXT NOT NULL, source_metadata TEXT, updated_at TEXT DEFAULT 'then');
+            processing_step TEXT, source_type TEXT NOT NULL, source_metadata TEXT,
+            updated_at TEXT DEFAULT 'then');
         CREATE TABLE observations ({_OBSERVED.format(null="NOT NULL")}, {_VISUAL}, vlm_description TEXT,
             {_AUDIO});
         CREATE INDEX of_recording ON observations(recording_id, type);
@@ -34,7 +36,8 @@ STEPS = {
     14: """
         CREATE TABLE frames (id TEXT PRIMARY KEY, display_id TEXT NOT NULL, captured_at TEXT NOT NULL,
             timestamp REAL NOT NULL, image_path TEXT NOT NULL, phash TEXT, width INTEGER, height INTEGER,
-            analyzed INTEGER DEFAULT 0, retry_count INTEGER DEFAULT 0, failed_at TEXT);
+            analyzed INTEGER DEFAULT 0, processing_lock_id TEXT, processing_started_at TEXT,
+            retry_count INTEGER DEFAULT 0, failed_at TEXT);
         CREATE INDEX frames_by_time ON frames(timestamp);""",
     15: f"""
         CREATE TABLE fresh ({_OBSERVED.format(null="")}, frame_id TEXT REFERENCES frames(id), {_VISUAL},
@@ -148,3 +151,26 @@ def dump(path: Path) -> list[str]:
     """Return every row and every table of a database as SQL."""
     with closing(sqlite3.connect(path)) as database:
         return list(database.iterdump())
+
+
+def parsed(text: str, num_frames: int) -> list[dict[str, object]]:
+    """Read an answer by the rules that Escribano's parser is seen to follow; the code is ours.
+
+    A frame's part ends before the next "Frame N:" or at the end of the text. ``apps`` and ``topics`` lose a
+    bracket at the very beginning and the very end of what was found, and are split at commas.
+    """
+    found: list[dict[str, object]] = []
+    for number in range(1, num_frames + 1):
+        match = re.search(
+            rf"Frame {number}:\s*description:\s*(?P<description>.+?)\s*\|\s*activity:\s*(?P<activity>.+?)\s*"
+            r"\|\s*apps:\s*(?P<apps>\[.+?\]|[^|]+)\s*\|\s*topics:\s*(?P<topics>.+?)(?=Frame \d+:|\Z)",
+            text,
+            re.IGNORECASE | re.DOTALL,
+        )
+        if match is None:
+            found.append({"description": f"Failed to parse Frame {number}", "activity": "unknown"})
+            continue
+        lists = {name: re.sub(r"\A\[|\]\Z", "", match[name]).split(",") for name in ("apps", "topics")}
+        kept = {name: [item.strip() for item in items if item.strip()] for name, items in lists.items()}
+        found.append({name: match[name].strip() for name in ("description", "activity")} | dict(kept))
+    return found

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from store_samples import frame, manifest
 from cache.base.home import Home
 from cache.manifest import write_manifest
 from cache.store import Store
-from seeonce.runs.export import escribano
+from seeonce.runs.export import escribano, escribano_write
 
 PARSED = {"description": "Writing tests", "activity": "coding", "apps": ["Code", "A \"b\" 'ü'"], "topics": []}
 NEW = ("Writing tests", "coding", '["Code", "A \\"b\\" \'ü\'"]', "[]", None)
@@ -196,17 +197,115 @@ def test_a_database_of_every_version_takes_the_columns_that_it_has(
     assert ("left out" in ended.out) == (len(there) < len(COLUMNS))
 
 
-def test_frames_of_the_recorder_reach_the_observations_that_escribano_made_of_them(
+DAY = {"rows": ("frame=f0", "frame=f1", "frame=f2"), "place": "day=2026-11-21"}
+
+
+def _add_frames(database: Path) -> None:
+    for number in range(3):
+        add_frame(database, f"f{number}", 1_795_262_400.0 + number, f"/tmp/{number}.jpg")
+    change(
+        database,
+        "UPDATE frames SET processing_lock_id = 'left', processing_started_at = '2026-11-21T00:00:00Z'",
+    )
+
+
+def _observed(database: Path) -> list[dict[str, object]]:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        query = (
+            "SELECT o.*, analyzed, processing_lock_id FROM frames "
+            "LEFT JOIN observations o ON frame_id = frames.id ORDER BY frames.id"
+        )
+        return [dict(row) for row in connection.execute(query)]
+
+
+def test_a_frame_of_the_recorder_gets_the_observation_that_escribano_would_have_made(
     run: Run, answered: Answered, database: Path
 ) -> None:
-    for name in ("f0", "f1"):
-        add_frame(database, name, 1_795_262_400.0, "/tmp/1.jpg")
+    _add_frames(database)
     change(database, "UPDATE observations SET recording_id = NULL, frame_id = 'f0' WHERE id = 'obs-2'")
-    answered({}, {}, rows=("frame=f0", "frame=f1"), place="day=2026-11-21")
+    answered({}, {}, {"parsed": None, "text": "I see"}, **DAY)
     ended = run("seeonce export --to escribano")
     assert ended.code == 3
-    assert "no visual observation of frame f1: Escribano has not looked at that frame" in ended.out
+    assert "2 observations written (1 of them new)" in ended.out
+    assert "not written: frame 2: the answer is no description line" in ended.out
+    assert "2 observations of these the recorder segments by itself" in ended.out
+    there, made, left = _observed(database)
     assert _values(database, "obs-2") == NEW
+    assert [made[name] for name in COLUMNS] == list(NEW)
+    assert (made["type"], made["recording_id"], made["tb_id"], made["text"]) == ("visual", None, None, None)
+    assert (made["frame_id"], made["timestamp"], made["image_path"]) == ("f1", 1_795_262_401.0, "/tmp/1.jpg")
+    assert [(row["analyzed"], row["processing_lock_id"]) for row in (there, made, left)] == [
+        (1, None), (1, None), (0, "left"),
+    ]  # fmt: skip
+    stats = json.loads(str(made["vlm_stats"]))
+    assert (stats["prompt_tokens"], stats["generation_tokens"], stats["batch_size"]) == (5, 7, 1)
+    before = dump(database)
+    assert "0 observations written, 2 say so already" in run("seeonce export --to escribano").out
+    assert dump(database) == before
+
+
+def test_a_frame_that_escribano_describes_right_now_is_left_to_it(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    _add_frames(database)
+    now = datetime.now(UTC).isoformat()
+    change(database, "UPDATE frames SET processing_started_at = ? WHERE id = 'f1'", now)
+    answered({}, {}, {}, **DAY)
+    ended = run("seeonce export --to escribano --json")
+    assert "Escribano describes frame f1 right now" in ended.json["problems"][0]
+    assert [row["analyzed"] for row in _observed(database)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("said", ["Failed to parse Frame 2", "No description", "Parse error: x"])
+def test_what_escribano_writes_for_no_answer_is_replaced_with_its_raw_text(
+    said: str, run: Run, answered: Answered, database: Path
+) -> None:
+    change(
+        database, "UPDATE observations SET vlm_description = ?, vlm_raw_response = 'raw', apps = '[]'", said
+    )
+    answered({}, {})
+    ended = run("seeonce export --to escribano")
+    assert ended.code == 0
+    assert [_values(database, row) for row in ("obs-0", "obs-1")] == [NEW, NEW]
+    assert _values(database, "obs-2")[0] == said
+
+
+def test_the_steps_that_are_to_run_again_are_named_and_activities_that_are_none(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    _add_frames(database)
+    change(
+        database, "INSERT INTO topic_blocks (id, recording_id) VALUES ('b1', '__recorder__'), ('b2', 'rec')"
+    )
+    answered({"parsed": PARSED | {"activity": "Writing tests"}})
+    ended = run("seeonce export --to escribano")
+    assert "DELETE FROM topic_blocks WHERE recording_id = " in ended.out
+    assert "processing_step = " in ended.out
+    assert "npx escribano --file VIDEO" in ended.out
+    assert "Not among Escribano's activities, so each makes segments of its own: Writing tests;" in ended.out
+    change(database, "UPDATE observations SET frame_id = 'f0', tb_id = 'b1' WHERE id = 'obs-2'")
+    answered({}, run="20261121-100001-abcd", **DAY)
+    (step,) = run("seeonce export --to escribano --json").json["later_steps"]
+    assert "Topic blocks made of what is replaced: 1." in step
+    assert "DELETE FROM topic_blocks WHERE id IN ('\"'\"'b1'\"'\"')" in step
+
+
+def test_three_copies_are_kept_and_how_to_remove_them_is_said(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    mine = database.with_name("escribano.db.before-seeonce-mine")
+    mine.touch()
+    answered({})
+    for number in range(5):
+        change(database, "UPDATE observations SET vlm_description = NULL, activity_type = ?", str(number))
+        ended = run("seeonce export --to escribano")
+    copies = sorted(database.parent.glob("*.before-seeonce-2*"))
+    assert len(copies) == 3
+    assert mine.exists()
+    assert f"rm {database}.before-seeonce-[0-9]*" in ended.out
+    with closing(sqlite3.connect(copies[0])) as connection:
+        assert connection.execute("SELECT MIN(activity_type) FROM observations").fetchone()[0] >= "2"
 
 
 def test_rows_that_are_gone_or_now_of_another_recording_are_told_and_the_rest_is_written(
@@ -280,7 +379,7 @@ def test_the_copy_is_the_database_as_it_was_with_what_only_the_wal_held(
 def test_a_write_lock_of_another_process_is_waited_for_and_then_said(
     run: Run, answered: Answered, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(escribano, "WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(escribano_write, "WRITE_TIMEOUT_S", 0.2)
     answered({})
     before, files = dump(database), sorted(database.parent.iterdir())
     holder = python(

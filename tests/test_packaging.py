@@ -36,7 +36,8 @@ ALLOWED = {
 }
 # Below seeonce, the same; what is not named here imports nothing of these.
 BELOW_SEEONCE = {
-    "commands": {"bench", "demo", "runs", "verifier", "commands"},
+    "commands": {"bench", "bridge", "demo", "runs", "verifier", "commands"},
+    "bridge": {"runs", "verifier"},
     "bench": {"demo", "runs", "verifier"},
     "verifier": {"demo", "runs"},
     "runs": set[str](),

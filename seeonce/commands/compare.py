@@ -30,7 +30,7 @@ def compare_command(
     home = Home.locate()
     first = _answered(home, left)
     if right == RECORDED:
-        from seeonce.runs.export.escribano import recorded_run
+        from seeonce.runs.export.recorded import recorded_run
 
         second = recorded_run(home, first.answers)
         pairs = [(_side(_named(left, first, second), first), _side(right, second))]

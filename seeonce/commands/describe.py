@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from enum import StrEnum
 from math import ceil
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeResult, Session, resume
 from seeonce.runs.find import load_run
 from seeonce.runs.options import DescribeOptions
+from seeonce.runs.presets import PRESETS
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import Totals, prompt_order
@@ -31,6 +33,7 @@ from seeonce.verifier.canary import describe_soundly
 
 _WORTH_SAYING_S = 1.0
 _ROOM = 1.05  # for what is said of each prefix, and for a few more frames
+PresetName = StrEnum("PresetName", list(PRESETS))  # type: ignore[misc]
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
 Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")]
@@ -46,6 +49,9 @@ def describe_command(
     ] = None,
     prompt_file: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A file with one; repeatable.")
+    ] = None,
+    preset: Annotated[
+        PresetName | None, typer.Option(help="A prompt with the form of its answers: what Escribano asks.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system text, before every prompt.")] = None,
     system_file: Annotated[Path | None, typer.Option(help="A file with one.")] = None,
@@ -104,8 +110,11 @@ def describe_command(
 
     Example: seeonce describe latest --prompt "Which applications are open?" --output apps.jsonl
     """
+    texts, form = prompt or [], None if schema is None else read_schema(schema)
+    if preset is not None:
+        texts, form, max_tokens = _of_preset(context, preset, max_tokens)
     options = DescribeOptions(
-        prompts=collect_prompts(prompt or [], prompt_file or []),
+        prompts=collect_prompts(texts, prompt_file or []),
         model=model,
         sampling=Sampling(
             temperature=temperature,
@@ -118,7 +127,7 @@ def describe_command(
             repetition_window=repetition_window,
             stop=tuple(dict.fromkeys(stop or ())),
             logprobs=logprobs,
-            schema=None if schema is None else read_schema(schema),
+            schema=form,
         ),
         limits=BatchLimits(
             max_num_seqs,
@@ -145,6 +154,21 @@ def describe_command(
         else:
             code = _each(session, options, list(dict.fromkeys(recording or [LATEST])), as_json=as_json)
     raise typer.Exit(code)
+
+
+def _of_preset(context: typer.Context, preset: PresetName, max_tokens: int) -> tuple[list[str], str, int]:
+    """Return the prompt, the schema and the length of answers of a preset."""
+    given = [
+        name for name in ("prompt", "prompt_file", "schema", "frames_per_prompt") if _was_given(context, name)
+    ]
+    if given:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"--preset {preset.value} says what is asked and how it is answered: leave out {words}."
+        )
+    found = PRESETS[preset.value]
+    length = max_tokens if _was_given(context, "max_tokens") else found.max_tokens
+    return [found.prompt], found.schema, length
 
 
 def _each(session: Session, options: DescribeOptions, recordings: Sequence[str], *, as_json: bool) -> int:

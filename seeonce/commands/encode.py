@@ -1,7 +1,9 @@
 """``seeonce encode``: options, progress and the printed form."""
 
 import json
+import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,13 +11,15 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
 from cache.base.home import Home
-from cache.base.text import counted, megabytes
+from cache.base.text import counted, megabytes, printable
 from cache.store import Durability
 from precompute.options import EncodeOptions, options_of_each
 from precompute.pass_one import encode_each
 from precompute.pipeline import EncodeResult
 from seeonce.commands.terminal import Terminal
 from sources.folder import split_paths
+
+_NICENESS = 15  # of a watch, beside whatever the user does
 
 Recordings = Annotated[
     list[str] | None,
@@ -58,6 +62,13 @@ def encode_command(
     no_thumbnails: Annotated[
         bool, typer.Option("--no-thumbnails", help="Keep no small pictures of the frames for reports.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Encode what comes until Ctrl-C: of a folder, Cap's, Escribano's recorder."
+        ),
+    ] = False,
+    battery: Annotated[bool, typer.Option("--on-battery", help="With --watch, also on battery.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
 ) -> None:
     """Run the vision encoder once over every new frame.
@@ -65,15 +76,40 @@ def encode_command(
     Example: seeonce encode ~/Recordings/monday --max-pixels 1000000
     """
     selectors = recordings or []
+    if watch:
+        if since is not None or limit is not None or near_duplicates is not None or "-" in selectors:
+            raise InputError(
+                "--watch takes all that comes: leave out --since, --limit, --near-duplicates and -"
+            )
+    elif battery:
+        raise InputError("--on-battery is for --watch")
     listed = split_paths(sys.stdin.buffer.read()) if "-" in selectors else []
     options = EncodeOptions(
         "latest", model, max_pixels, every, limit, durability,
         thumbnails=not no_thumbnails, scene_change=scene_change, near_duplicates=near_duplicates,
     )  # fmt: skip
+    if watch:
+        raise typer.Exit(_watch(options, selectors, as_json=as_json, on_battery=battery))
     with Terminal() as listener:
         wanted = options_of_each(options, selectors, listed, since)
         ends = [_print(result, as_json) for result in encode_each(Home.locate(), wanted, listener)]
     raise typer.Exit(_exit_code(ends))
+
+
+def _watch(options: EncodeOptions, selectors: list[str], *, as_json: bool, on_battery: bool) -> int:
+    """Encode what comes until Ctrl-C, which is no failure: print what it came to."""
+    from precompute.watch import Watch, places_of
+
+    places = [place for selector in selectors or (None,) for place in places_of(selector)]
+    os.nice(_NICENESS)
+    with Terminal() as listener:
+        for place in places:
+            listener.say(f"Watching {printable(place.path)}; Ctrl-C ends it.")
+        watched = Watch(Home.locate(), options, listener, on_battery=on_battery)
+        with suppress(KeyboardInterrupt):
+            watched.run(places)
+    watched.note_use()
+    return _exit_code([_print(result, as_json) for result in watched.results.values()] or [0])
 
 
 def _print(result: EncodeResult | InputError, as_json: bool) -> int:

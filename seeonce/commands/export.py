@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +14,10 @@ import typer
 from cache.base.errors import EXIT_PARTLY, InputError
 from cache.base.files import write_private
 from cache.base.home import Home
-from cache.base.text import STANDARD_OUTPUT, counted, printable
+from cache.base.text import STANDARD_OUTPUT, counted, megabytes, printable
 from seeonce.commands.arguments import warn
-from seeonce.runs.export.escribano import ExportPlan, RowChange, export, target_of
+from seeonce.runs.export.escribano import ExportPlan, RowChange
+from seeonce.runs.export.escribano_write import COPIES_KEPT, export, target_of
 from seeonce.runs.export.files import as_csv, as_parquet
 from seeonce.runs.find import select_run
 from seeonce.runs.run import Result, Run
@@ -72,7 +75,7 @@ def export_command(
     if not answers:
         raise InputError(f"{folder.name} has no answers: see its results.jsonl")
     database, row_id = target_of(home, answers[0].recording, "use --to csv or --to parquet")
-    done = export(database, row_id, answers, overwrite=overwrite, dry_run=dry_run)
+    done = export(database, row_id, answers, overwrite=overwrite, dry_run=dry_run, model=chosen.info.model)
     shown = _as_json if as_json else _in_words
     typer.echo(shown(done, database, dry_run=dry_run))
     if done.problems:
@@ -111,14 +114,35 @@ def _in_words(plan: ExportPlan, database: Path, *, dry_run: bool) -> str:
     if plan.missing_columns:
         lines.append(f"this database has no column {', '.join(plan.missing_columns)}: left out")
     verb = "would be written" if dry_run else "written"
+    made = f" ({plan.num_inserted} of them new)" if plan.num_inserted else ""
     kept = f", {plan.num_kept} keep another description (--overwrite replaces them)" if plan.num_kept else ""
     lines.append(
-        f"{printable(database)}: {counted(len(plan.changes), 'observation')} {verb}, "
+        f"{printable(database)}: {counted(len(plan.changes), 'observation')} {verb}{made}, "
         f"{plan.num_same} say so already{kept}, {len(plan.problems)} not reached."
     )
+    if plan.odd_activities:
+        lines.append(
+            f"Not among Escribano's activities, so each makes segments of its own: "
+            f"{', '.join(printable(word)[:_WIDTH] for word in plan.odd_activities[:5])}"
+            f"{', …' * (len(plan.odd_activities) > 5)}; describe --preset escribano keeps to them."
+        )
+    lines += plan.later_steps
     if plan.backup is not None:
         lines.append(f"As it was before: {printable(plan.backup)}")
+        lines.append(_copies(plan, database))
     return "\n".join(lines)
+
+
+def _copies(plan: ExportPlan, database: Path) -> str:
+    """Say what the copies take, and how they are removed."""
+    num_bytes = 0
+    with suppress(OSError):
+        num_bytes = sum(path.stat().st_size for path in plan.copies)
+    place = shlex.quote(printable(database))
+    return (
+        f"{counted(len(plan.copies), 'copy')} beside it, {megabytes(num_bytes)}; the newest {COPIES_KEPT} "
+        f"are kept. Remove them with: rm {place}.before-seeonce-[0-9]*"
+    )
 
 
 def _more(number: int) -> list[str]:
@@ -127,7 +151,8 @@ def _more(number: int) -> list[str]:
 
 def _change(change: RowChange) -> str:
     columns = "; ".join(f"{name} {_shown(old)} -> {_shown(new)}" for name, old, new in change.columns)
-    return f"observation {printable(os.fsdecode(change.id))} (frame {change.frame}): {columns}"
+    new = "new " if change.is_new else ""
+    return f"{new}observation {printable(os.fsdecode(change.id))} (frame {change.frame}): {columns}"
 
 
 def _shown(value: object) -> str:
@@ -141,6 +166,7 @@ def _as_json(plan: ExportPlan, database: Path, *, dry_run: bool) -> str:
             "observation": os.fsdecode(change.id),
             "frame": change.frame,
             "columns": {name: new for name, _, new in change.columns},
+            "new": change.is_new,
         }
         for change in plan.changes
     ]
@@ -154,5 +180,8 @@ def _as_json(plan: ExportPlan, database: Path, *, dry_run: bool) -> str:
             "num_kept": plan.num_kept,
             "missing_columns": plan.missing_columns,
             "problems": plan.problems,
+            "odd_activities": plan.odd_activities,
+            "later_steps": plan.later_steps,
+            "copies": [str(path) for path in plan.copies],
         }
     )

@@ -12,6 +12,7 @@ from cache.base.errors import EXIT_INTERRUPTED, SeeonceError
 from checkpoint.backend import installed_version
 from checkpoint.blas import put_openblas_in_front
 from seeonce.commands.bench import bench_command
+from seeonce.commands.bridge import bridge_command
 from seeonce.commands.compare import compare_command
 from seeonce.commands.describe import describe_command
 from seeonce.commands.doctor import doctor_command
@@ -48,6 +49,7 @@ app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("score")(score_command)
 app.command("bench")(bench_command)
+app.command("bridge")(bridge_command)
 app.command("doctor")(doctor_command)
 app.add_typer(store_app, name="store")
 

@@ -68,7 +68,7 @@ def _chosen(home: Home, selectors: list[str]) -> list[Run]:
     """Return the runs that are named, each once; ``recorded`` is about the frames of all others."""
     found = [run for name in selectors if name != RECORDED for run in select_runs(home, name, warn)]
     if RECORDED in selectors:
-        from seeonce.runs.export.escribano import recorded_run
+        from seeonce.runs.export.recorded import recorded_run
 
         if not found:
             raise InputError("recorded is what was said of a run's frames: name a run, too.")

@@ -1,0 +1,163 @@
+"""Answers requests of Escribano's with one checkpoint, from stored features; what is new is encoded first."""
+
+import gc
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+from cache.base.errors import InputError
+from cache.base.home import Home
+from cache.base.listener import Listener
+from cache.leases import held_lease
+from cache.pixel_index import PixelIndex
+from cache.store import Store
+from checkpoint.backend import import_mlx
+from checkpoint.identity import find_encoder, remember_model
+from infer.limits import BatchLimits
+from infer.request import Answer, Image, Request, Text
+from infer.sampling import Sampling
+from seeonce.bridge.messages import LINE_SCHEMA, Asked, Picture, as_lines, paths_of, read_messages
+from seeonce.bridge.pictures import Pictures
+from seeonce.verifier.canary import sound_limits
+
+if TYPE_CHECKING:
+    from infer.engine import Engine
+
+TEMPERATURE = 0.3
+TIMEOUT_S = 300
+_RESERVED_TOKENS = 24_000
+
+Reply = dict[str, object]
+
+
+class Answerer:
+    """One checkpoint that is asked about pictures; use as a context manager."""
+
+    def __init__(self, home: Home, model: str, max_pixels: int | None, listener: Listener) -> None:
+        """Find the checkpoint and open the store.
+
+        Raises:
+            CheckpointError: the model is missing or not supported.
+        """
+        self._say = listener.say
+        self._folder, self._config, spec = find_encoder(home, model, listener.say, max_pixels)
+        self._dtype = spec.compute_dtype
+        self._store = Store.open(home)
+        self._limits = sound_limits(home, self._config, BatchLimits(), listener.say)
+        self._index = PixelIndex(home)
+        remember_model(self._index, spec.encoder_id, model, self._folder)
+        self._pictures = Pictures(self._store, self._index, self._folder, self._config, spec)
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> "Answerer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.rest()
+        self._index.close()
+
+    def load(self) -> "Engine":
+        """Return the engine, loaded when it is not."""
+        from infer.engine import Engine
+
+        if self._engine is None:
+            self._engine = Engine.load(self._folder, self._config, self._dtype)
+        return self._engine
+
+    def unload(self) -> None:
+        """Let go of all weights; the next request loads them again."""
+        self._engine = None
+        self._pictures.unload()
+        gc.collect()
+        import_mlx().clear_cache()
+
+    def rest(self) -> None:
+        """Write what is to be kept of the pictures that were shown."""
+        self._pictures.write(at_once=True)
+
+    def infer(self, params: Mapping[str, object], max_tokens: int) -> Reply:
+        """Answer messages: text and what it cost.
+
+        Raises:
+            SeeonceError: there is no answer.
+        """
+        asked = read_messages(params)
+        sampling = Sampling(
+            temperature=TEMPERATURE, max_tokens=max_tokens, schema=LINE_SCHEMA if asked.wants_lines else None
+        )
+        with held_lease(self._store, "bridge"), _at_most(TIMEOUT_S):
+            started_s = time.perf_counter()
+            request, answer = self._answer(asked, sampling)
+            seconds = time.perf_counter() - started_s
+        self._pictures.write()
+        if answer.error is not None:
+            raise InputError(answer.error)
+        usage = answer.usage
+        return {
+            "text": as_lines(request, answer) if asked.wants_lines else answer.text,
+            "stats": {
+                "prompt_tokens": usage.prompt_tokens,
+                "generation_tokens": usage.completion_tokens,
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+                "prompt_tps": 0.0,  # not measured apart
+                "generation_tps": usage.completion_tokens / seconds,
+                "peak_memory_gb": import_mlx().get_peak_memory() / 1e9,
+                "generate_time_s": seconds,
+            },
+        }
+
+    def prompt_fit(self, params: Mapping[str, object], max_tokens: int) -> Reply:
+        """Tell whether a prompt without pictures fits beside so many tokens of an answer."""
+        asked = read_messages(params)
+        segments = tuple(Text(part) for part in asked.parts if isinstance(part, str))
+        num_tokens = len(self.load().tokenizer.encode(segments, asked.system).ids)
+        limit = self._config.text.max_context
+        budget = limit - max_tokens - _RESERVED_TOKENS
+        return {
+            "fits": num_tokens <= budget,
+            "prompt_tokens": num_tokens,
+            "context_limit": limit,
+            "requested_output_tokens": max_tokens,
+            "reserved_tokens": _RESERVED_TOKENS,
+            "safe_input_budget": budget,
+        }
+
+    def _answer(self, asked: Asked, sampling: Sampling) -> tuple[Request, Answer]:
+        """Ask; an entry that is found damaged meanwhile is gone, so its picture is encoded again, once."""
+        request, answer = self._ask(asked, sampling)
+        if answer.error is not None and not all(map(self._store.exists, request.keys)):
+            request, answer = self._ask(asked, sampling)
+        return request, answer
+
+    def _ask(self, asked: Asked, sampling: Sampling) -> tuple[Request, Answer]:
+        from infer.features import StoredFeatures
+
+        frames = iter(self._pictures.frames(paths_of(asked.pictures)) if asked.pictures else ())
+        segments = tuple(
+            Image(next(frames)) if isinstance(part, Picture) else Text(part) for part in asked.parts
+        )
+        request = Request(0, segments, sampling, asked.system, numbered=asked.wants_lines)
+        engine = self.load()
+        (answered,) = engine.answer([request], StoredFeatures(self._store, "bridge"), self._limits)
+        return answered
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raise ``InputError`` in the main thread when the block takes longer."""
+
+    def end(_: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise InputError(f"VLM inference timed out after {seconds}s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

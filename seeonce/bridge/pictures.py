@@ -1,0 +1,143 @@
+"""The pictures that a bridge is shown: each is encoded once and named by a manifest, so that it stays."""
+
+import gc
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from precompute.encode import encode_recording
+
+from cache.base.errors import InputError, StoreError
+from cache.base.text import printable
+from cache.key import EncoderSpec
+from cache.layout import now
+from cache.manifest import (
+    FrameEntry,
+    Manifest,
+    RecordingInfo,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from cache.pixel_index import FileStamp, PixelIndex
+from cache.stats import StoreLimit
+from cache.store import Store
+from cache.thumbnails import Thumbnails
+from checkpoint.config import CheckpointConfig
+from checkpoint.folder import CheckpointFolder
+from precompute.encoder import VisionEncoder
+from sources.folder import KIND
+from sources.recording import Frame, Recording, id_of, resolve
+
+_WRITE_AFTER_S = 5.0  # a manifest is written whole; entries are safe for a day without one
+
+
+class Pictures:
+    """Encodes pictures for one encoder; those of one folder are the frames of one recording."""
+
+    def __init__(
+        self,
+        store: Store,
+        index: PixelIndex,
+        folder: CheckpointFolder,
+        config: CheckpointConfig,
+        spec: EncoderSpec,
+    ) -> None:
+        """Begin with no encoder loaded: pictures that the store knows need none."""
+        self._store, self._index = store, index
+        self._folder, self._config, self._spec = folder, config, spec
+        self._encoder: VisionEncoder | None = None
+        self._recordings: dict[str, dict[str, FrameEntry]] = {}
+        self._infos: dict[str, RecordingInfo] = {}
+        self._unwritten: dict[str, float] = {}
+
+    def frames(self, shown: Sequence[tuple[Path, float]]) -> list[FrameEntry]:
+        """Return the frame of each picture, given with its time in seconds; one that is new is encoded.
+
+        Raises:
+            InputError: a picture cannot be read.
+            StoreError: the disk is full or refuses, or the store is as large as it may be.
+        """
+        places = [(resolve(path), time_s) for path, time_s in shown]
+        frames = tuple(
+            Frame(number, time_s, printable(place), _stamp_of(place))
+            for number, (place, time_s) in enumerate(places)
+        )
+        info = self._info(places[0][0].parent)
+        result = encode_recording(
+            Recording(info, frames),
+            self._spec,
+            self._store,
+            self._index,
+            self._load,
+            thumbnails=Thumbnails(self._store.home),
+            limit=StoreLimit.of(self._store),
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt
+        if result.stopped:
+            raise StoreError(result.stopped)
+        if result.manifest.skipped:
+            raise InputError(result.manifest.skipped[0].reason)
+        return [
+            self._note(place.parent, frame)
+            for (place, _), frame in zip(places, result.manifest.frames, strict=True)
+        ]
+
+    def write(self, *, at_once: bool = False) -> None:
+        """Write the manifests that have grown some seconds ago, or all that have grown."""
+        for id_, since_s in list(self._unwritten.items()):
+            if at_once or time.monotonic() - since_s >= _WRITE_AFTER_S:
+                frames = tuple(self._recordings[id_].values())
+                info = replace(self._infos[id_], num_frames=len(frames))
+                write_manifest(
+                    self._store.home,
+                    Manifest(info, self._spec, frames, (), complete=True, created_at=now()),
+                    self._store.durability,
+                )
+                del self._unwritten[id_]
+
+    def unload(self) -> None:
+        """Let go of the encoder's memory."""
+        self._encoder = None
+        gc.collect()
+
+    def _load(self) -> VisionEncoder:
+        if self._encoder is None:
+            self._encoder = VisionEncoder(self._folder, self._config, self._spec)
+        return self._encoder
+
+    def _note(self, folder: Path, frame: FrameEntry) -> FrameEntry:
+        """Add a frame to the recording of its folder, or put it in the place of an older one of that file."""
+        info = self._info(folder)
+        known = self._recordings[info.id]
+        earlier = known.get(frame.source)
+        noted = replace(frame, index=len(known) if earlier is None else earlier.index)
+        if noted != earlier:
+            known[frame.source] = noted
+            self._unwritten.setdefault(info.id, time.monotonic())
+        return noted
+
+    def _info(self, folder: Path) -> RecordingInfo:
+        """Return the recording of a folder, with the frames that an earlier bridge was shown of it."""
+        id_ = id_of(f"bridge {folder.parent.name} {folder.name}", "bridge", os.fsencode(folder))
+        if id_ not in self._infos:
+            name = f"shown by Escribano from {printable(folder)}"[:200]
+            self._infos[id_] = RecordingInfo(id_, name, KIND, "-", now(), 0, None, None)
+            self._recordings[id_] = {}
+            with suppress(OSError, StoreError):
+                path = manifest_path(self._store.home, id_, self._spec.encoder_id)
+                manifest = read_manifest(path)
+                self._infos[id_] = manifest.recording
+                self._recordings[id_] = {frame.source: frame for frame in manifest.frames}
+        return self._infos[id_]
+
+
+def _stamp_of(place: Path) -> FileStamp:
+    try:
+        return FileStamp.of(place)
+    except OSError:
+        return FileStamp(str(place), 0, 0, 0)

@@ -1,0 +1,189 @@
+"""Writing to Escribano's database: a copy first, then all rows or none. Other programs may go on writing."""
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+from cache.base.errors import InputError, disk_error
+from cache.base.home import Home
+from cache.base.text import printable
+from cache.manifest import list_manifests
+from seeonce.runs.export.escribano import ExportPlan, RowChange, plan_rows
+from seeonce.runs.export.escribano_steps import later_steps
+from seeonce.runs.run import Result
+from sources.escribano import KIND, split_place
+from sources.escribano_db import RECORDING, Shape, reading, words
+
+WRITE_TIMEOUT_S = 30.0
+COPIES_KEPT = 3
+_PAGES_AT_ONCE = 10_000
+
+
+def target_of(home: Home, recording_id: str, advice: str) -> tuple[Path, str | None]:
+    """Return the database of a recording and the id of its row there, ``None`` for a day of the recorder.
+
+    ``advice`` is for a recording that is not from Escribano.
+
+    Raises:
+        InputError: it is not known, or not from Escribano.
+    """
+    infos = [ref.recording for ref in list_manifests(home) if ref.recording.id == recording_id]
+    if not infos:
+        raise InputError(f"{recording_id} is not encoded any more, so its database is not known")
+    if infos[0].kind != KIND:
+        raise InputError(f"{recording_id} is no recording of Escribano's (it is a {infos[0].kind}): {advice}")
+    place = split_place(infos[0].path)
+    return place.database, place.id if place.kind == RECORDING else None
+
+
+def export(
+    database: Path,
+    recording: str | None,
+    answers: Sequence[Result],
+    *,
+    overwrite: bool,
+    dry_run: bool = False,
+    model: str = "",
+) -> ExportPlan:
+    """Write descriptions into the visual observations of a recording, all in one transaction.
+
+    A frame of the recorder that has no observation gets one. ``dry_run`` reads only, and returns what would
+    change. ``model`` is noted as what answered. Of the copies beside the database the newest are kept.
+
+    Raises:
+        InputError: the database cannot be read, is locked, or is not Escribano's; nothing was written.
+        StoreError: the copy cannot be made, or the disk refuses; nothing was written.
+    """
+    if dry_run:
+        with reading(database) as connection, _about(database):
+            plan = plan_rows(connection, answers, recording, overwrite=overwrite, model=model)
+            steps = later_steps(connection, database, recording, plan.changes)
+            return replace(plan, later_steps=steps)
+    with _writing(database) as connection, _about(database):
+        plan = plan_rows(connection, answers, recording, overwrite=overwrite, model=model)
+        backup = _back_up(database) if plan.changes else None
+        for change in plan.changes:
+            _write(connection, change)
+        steps = later_steps(connection, database, recording, plan.changes)
+        connection.execute("COMMIT" if plan.changes else "ROLLBACK")
+    copies: tuple[Path, ...] = ()
+    with suppress(OSError):
+        copies = _newest_copies(database) if backup is not None else ()
+    return replace(plan, backup=backup, copies=copies, later_steps=steps)
+
+
+@contextmanager
+def _about(database: Path) -> Iterator[None]:
+    """Have errors name the database."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{printable(database)}: {error}") from error
+
+
+@contextmanager
+def _writing(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database with its write lock held: what is read then is what is written to."""
+    if not os.path.isfile(database):  # noqa: PTH113 (never raises)
+        raise InputError(f"{printable(database)}: no such database; nothing was written")
+    uri = f"file:{quote(os.fsencode(database))}?mode=rw"
+    try:
+        with closing(
+            sqlite3.connect(uri, uri=True, timeout=WRITE_TIMEOUT_S, isolation_level=None)
+        ) as connection:
+            connection.text_factory = os.fsdecode
+            # trusted_schema stays on: Escribano's own triggers keep its full-text index in step.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise InputError(f"{words(database, error, WRITE_TIMEOUT_S)}; nothing was written") from error
+
+
+def _write(connection: sqlite3.Connection, change: RowChange) -> None:
+    values = [new for _, _, new in change.columns]
+    if change.is_new:
+        written = _insert(connection, change, values)
+    else:
+        columns = ", ".join(f"{name} = ?" for name, _, _ in change.columns)
+        query = f"UPDATE observations SET {columns} WHERE id = CAST(? AS TEXT) AND type = 'visual'"  # noqa: S608
+        written = connection.execute(query, (*values, change.id)).rowcount
+    if written != 1:
+        raise sqlite3.IntegrityError(f"a change of one row reached {written}")
+    if change.of_frame is not None:
+        _mark_analyzed(connection, change.of_frame)
+
+
+def _insert(connection: sqlite3.Connection, change: RowChange, values: Sequence[object]) -> int:
+    """Make an observation of a frame, with its time and its image; the id is ours."""
+    names = ", ".join(name for name, _, _ in change.columns)
+    now = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+    query = (
+        f"INSERT INTO observations (id, type, frame_id, timestamp, image_path, created_at, {names}) "  # noqa: S608
+        f"SELECT CAST(? AS TEXT), 'visual', id, timestamp, image_path, {now}{', ?' * len(values)} "
+        "FROM frames WHERE id = CAST(? AS TEXT)"
+    )
+    return connection.execute(query, (change.id, *values, change.of_frame)).rowcount
+
+
+def _mark_analyzed(connection: sqlite3.Connection, frame: bytes) -> None:
+    """Tell Escribano that a frame is described, and let go of a claim that a process left behind."""
+    shape = Shape(connection)
+    columns = ("analyzed = 1", "processing_lock_id = NULL")
+    there = [column for column in columns if shape.has("frames", column.partition(" ")[0])]
+    if there:
+        query = f"UPDATE frames SET {', '.join(there)} WHERE id = CAST(? AS TEXT)"  # noqa: S608
+        connection.execute(query, (frame,))
+
+
+def _back_up(database: Path) -> Path:
+    """Copy the database as it is committed now, WAL and all, beside itself; durable before it is named."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    backup = database.with_name(f"{database.name}.before-seeonce-{stamp}")
+    partial = backup.with_name(f".{backup.name}.{os.getpid()}.part")
+    try:
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        uri = f"file:{quote(os.fsencode(database))}?mode=ro"
+        with (
+            closing(sqlite3.connect(uri, uri=True, timeout=WRITE_TIMEOUT_S)) as source,
+            closing(sqlite3.connect(partial)) as copy,
+        ):
+            source.backup(copy, pages=_PAGES_AT_ONCE)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, whole by itself
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        numbers = [number for at, number, _ in _copies(database) if at == stamp]
+        if numbers:  # another export within one second
+            backup = backup.with_name(f"{backup.name}-{max(numbers) + 1}")
+        partial.rename(backup)
+    except (OSError, sqlite3.Error) as error:
+        with suppress(OSError):
+            partial.unlink()
+        what = f"{printable(database)}: nothing was written, since no copy of it can be made beside it"
+        raise disk_error(database.parent, what, error) from error
+    return backup
+
+
+def _newest_copies(database: Path) -> tuple[Path, ...]:
+    """Remove all copies but the newest, and return those, the newest first."""
+    newest = [path for _, _, path in sorted(_copies(database), reverse=True)]
+    for path in newest[COPIES_KEPT:]:
+        with suppress(OSError):
+            path.unlink()
+    return tuple(newest[:COPIES_KEPT])
+
+
+def _copies(database: Path) -> list[tuple[str, int, Path]]:
+    """Return the copies beside a database: when each was made, its number within that second, its path."""
+    name = re.compile(re.escape(f"{database.name}.before-seeonce-") + r"(\d{8}-\d{6})(?:-(\d+))?")
+    found = ((name.fullmatch(path.name), path) for path in database.parent.iterdir())
+    return [(match[1], int(match[2] or 1), path) for match, path in found if match is not None]
