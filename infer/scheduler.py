@@ -8,7 +8,6 @@ be padded to its length.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from cache.manifest import FrameEntry
 from infer.kv_memory import InFlight, KVMemory
@@ -42,8 +41,11 @@ class _Batch:
 class Schedule:
     """The waiting sequences, and the prefixes kept for them."""
 
-    def __init__(self, arriving: Iterator[Sequence], limits: BatchLimits, memory: KVMemory) -> None:
-        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed."""
+    def __init__(self, arriving: Iterator[Sequence | None], limits: BatchLimits, memory: KVMemory) -> None:
+        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
+
+        ``None`` among them says that nothing more has come yet.
+        """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
@@ -53,7 +55,8 @@ class Schedule:
     @property
     def upcoming(self) -> list[Sequence]:
         """The waiting sequences that are known, in order; empty when all have been handed out."""
-        self._waiting += islice(self._arriving, LOOK_AHEAD - len(self._waiting))
+        while len(self._waiting) < LOOK_AHEAD and (sequence := next(self._arriving, None)) is not None:
+            self._waiting.append(sequence)
         return self._waiting
 
     @property
@@ -70,7 +73,7 @@ class Schedule:
         if now.num_rows and now.num_rows == self._refused_at:
             return []  # none has left since: asking the same at every step would take time from decoding
         chosen = self._chosen(now)
-        self._refused_at = None if chosen else now.num_rows
+        self._refused_at = None if chosen or not self._waiting else now.num_rows
         return chosen
 
     def _chosen(self, now: InFlight) -> list[Sequence]:

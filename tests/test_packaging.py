@@ -36,8 +36,9 @@ ALLOWED = {
 }
 # Below seeonce, the same; what is not named here imports nothing of these.
 BELOW_SEEONCE = {
-    "commands": {"bench", "demo", "runs", "verifier", "commands"},
+    "commands": {"bench", "demo", "runs", "server", "verifier", "commands"},
     "bench": {"demo", "runs", "verifier"},
+    "server": {"runs", "verifier"},
     "verifier": {"demo", "runs"},
     "runs": set[str](),
     "demo": set[str](),

@@ -1,10 +1,13 @@
 """Whether batching is right here, tried with small checkpoints, once for each device and versions."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cache.base.home import Home
 from cache.base.listener import Listener
+from checkpoint.config import CheckpointConfig
 from infer import canary
 from infer.limits import BatchLimits
 from seeonce.runs.describe import DescribeResult, Session, describe
@@ -25,12 +28,21 @@ def describe_soundly(
     Raises:
         CheckpointError: answers are wrong either way, or the model does not load.
     """
-    home, limits = session.home, options.limits
-    if any(layer.is_recurrent for layer in selected.config.text.layers):
-        limits = canary.sound_limits(home, limits, lambda tried: try_random(tried), listener.say, _RECURRENT)
-    else:
-        limits = canary.sound_limits(home, limits, lambda tried: try_demo(tried), listener.say)
+    limits = sound_limits(session.home, selected.config, options.limits, listener.say)
     return describe(session, selected, replace(options, limits=limits), listener)
+
+
+def sound_limits(
+    home: Home, config: CheckpointConfig, limits: BatchLimits, say: Callable[[str], None]
+) -> BatchLimits:
+    """Return ``limits``, or slower ones under which a checkpoint of this kind answers rightly here.
+
+    Raises:
+        CheckpointError: answers are wrong either way.
+    """
+    if any(layer.is_recurrent for layer in config.text.layers):
+        return canary.sound_limits(home, limits, lambda tried: try_random(tried), say, _RECURRENT)
+    return canary.sound_limits(home, limits, lambda tried: try_demo(tried), say)
 
 
 def try_demo(limits: BatchLimits) -> str | None:
