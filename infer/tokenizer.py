@@ -71,7 +71,7 @@ def _grid(grid_thw: tuple[int, int, int], merge_size: int) -> NDArray[np.int32]:
     return axes.reshape(3, -1)
 
 
-_KEPT_PROMPTS = 256
+_KEPT_PROMPTS, _KEPT_IDS = 256, 1_000_000
 
 _Said = tuple[str, tuple[str | None, ...]]  # a role, and its texts; ``None`` among them is an image
 
@@ -112,6 +112,7 @@ class ChatTokenizer:
         self._opens_think: dict[bool, bool] = {}
         self._tokens = config.tokens
         self._known: dict[tuple[tuple[_Said, ...], bool], tuple[tuple[int, ...], ...]] = {}
+        self._num_kept_ids = 0
         self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
         if not self._special_pattern.fullmatch(self._image_token):
             raise CheckpointError(
@@ -194,8 +195,9 @@ class ChatTokenizer:
         """
         known = (said, thinking)
         if known not in self._known:
-            if len(self._known) >= _KEPT_PROMPTS:
+            if len(self._known) >= _KEPT_PROMPTS or self._num_kept_ids >= _KEPT_IDS:
                 self._known.clear()
+                self._num_kept_ids = 0
             parts: list[list[int]] = [[]]
             for special, text in self._pieces(said, thinking):
                 if special == self._image_token:
@@ -204,6 +206,7 @@ class ChatTokenizer:
                     parts[-1] += self._special_ids(special)
                 parts[-1] += self.text_ids(text)
             self._known[known] = tuple(map(tuple, parts))
+            self._num_kept_ids += sum(map(len, parts))
         return self._known[known]
 
     def _pieces(self, said: tuple[_Said, ...], thinking: bool) -> list[tuple[str, str]]:

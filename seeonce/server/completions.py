@@ -72,9 +72,11 @@ class Completions:
             raise refused("messages: the last one must be the user's.", "messages")
         new: list[NewPicture] = []
         turns: list[Turn] = []
-        for message in asked.messages:
+        for number, message in enumerate(asked.messages):
             role = "system" if message.role == "developer" else message.role
-            turns.append(Turn(role, await self._segments(message, asked, model, new)))
+            turns.append(
+                Turn(role, await self._segments(message, f"messages.{number}.content", asked, model, new))
+            )
         system = None
         if turns[0].role == "system":
             system = "".join(part.text for part in turns.pop(0).segments if isinstance(part, Text))
@@ -83,7 +85,7 @@ class Completions:
         return request, tuple(new)
 
     async def _segments(
-        self, message: Message, asked: ChatAsked, model: ServedModel, new: list[NewPicture]
+        self, message: Message, where: str, asked: ChatAsked, model: ServedModel, new: list[NewPicture]
     ) -> tuple[Segment, ...]:
         content = message.content
         if message.role != "user":
@@ -104,13 +106,13 @@ class Completions:
             return (Text(content),)
         extension = asked.seeonce
         segments: list[Segment] = []
-        for part in content:
+        for number, part in enumerate(content):
             if not isinstance(part, ImagePart):
                 segments.append(Text(part.text))
                 continue
             found = await self._pictures.frame(
                 part.image_url,
-                len(new),
+                f"{where}.{number}.image_url",
                 model,
                 None if extension is None else extension.max_pixels,
                 None if extension is None else extension.store,
@@ -140,7 +142,7 @@ class Completions:
 
         job = Job(model, requests, emit, new, stream=bool(asked.stream))
         self._engine.submit(job)
-        reply = Reply(model.name, is_chat)
+        reply = Reply(model.name, is_chat, asked.wants_usage)
         try:
             gone = asyncio.ensure_future(_until_gone(http))
             try:
@@ -155,7 +157,7 @@ class Completions:
         except BaseException:
             job.cancel()
             raise
-        return _Stream(job, _chunks(reply, events, len(requests), asked.wants_usage))
+        return _Stream(job, _chunks(reply, events, len(requests)))
 
 
 class _Stream(StreamingResponse):
@@ -179,9 +181,7 @@ def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tupl
     return tuple(replace(request, sampling=sampling) for sampling in drawn)
 
 
-async def _chunks(
-    reply: Reply, events: "asyncio.Queue[Event]", num_choices: int, wants_usage: bool
-) -> AsyncIterator[bytes]:
+async def _chunks(reply: Reply, events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[bytes]:
     if reply.is_chat:
         for index in range(num_choices):
             yield event(reply.beginning(index))
@@ -198,7 +198,7 @@ async def _chunks(
     except ApiError as error:  # the status has been sent
         yield event(error.body)
         return
-    if wants_usage:
+    if reply.wants_usage:
         yield event(reply.total(ended))
     yield event("[DONE]")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
 from infer.limits import BatchLimits
-from infer.request import Answer, Request
+from infer.request import Answer, Request, Text, Turn
 from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.jobs import Accepted, Choice, Job, NewPicture
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
+_MOST_CHARACTERS = 16  # a token, many times what text has
+_TOO_LONG = "context_length_exceeded"
 
 Result = TypeVar("Result")
 _log = logging.getLogger("seeonce.server")
@@ -232,12 +234,17 @@ class EngineThread:
 
         if job.cancelled:
             return ApiError(499, "The client is gone.")
+        most = _MOST_CHARACTERS * loaded.model.config.text.max_context
+        turns = (*request.earlier, Turn("user", request.segments))
+        num = sum(len(part.text) for turn in turns for part in turn.segments if isinstance(part, Text))
+        if num > most:  # which takes long to find out token by token
+            return refused(f"The texts have {num:,} characters: shorten them.", "messages", _TOO_LONG)
         try:
             sequence = Sequence(request, loaded.engine.tokenizer.prompt(request))
         except SeeonceError as error:
             return refused(str(error), "messages")
         problem = loaded.memory.problem(sequence)
-        return None if problem is None else refused(problem, "messages", "context_length_exceeded")
+        return None if problem is None else refused(problem, "messages", _TOO_LONG)
 
     def _may_encode(self) -> bool:
         """Decoding gets half of the time, and all of it while too many features wait to be read."""
@@ -280,13 +287,17 @@ class EngineThread:
     def _hooks(self, sequence: "Sequence") -> "RowHooks":
         """Return what a request brings into the batch, its client's watch before the others."""
         choice = self._choices[sequence.request.id]
-        if choice.job.cancelled:
+        if choice.job.cancelled or self._loaded is None:
             raise InputError("The client is gone.")
-        if self._loaded is None:
-            raise RuntimeError("a sequence without a model")
         engine = self._loaded.engine
-        hooks = engine.hooks(sequence)
-        choice.begin(sequence, engine.tokenizer)
+        try:
+            hooks = engine.hooks(sequence)
+            choice.begin(sequence, engine.tokenizer)
+        except SeeonceError:
+            raise
+        except Exception as error:  # a bug of ours: the other requests go on
+            _log.exception("a request was ended by an error")
+            raise SeeonceError(f"The request failed ({type(error).__name__}).") from error
         return replace(hooks, watches=(choice, *hooks.watches))
 
     def _first_token(self, job: Job) -> None:

@@ -28,8 +28,9 @@ def refused(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param, code)
 
 
-def of_ours(error: SeeonceError, param: str | None = None) -> ApiError:
+def of_ours(error: SeeonceError, param: str | None = None, where: str = "") -> ApiError:
     """Return what an error of ours is to a client: what it can change, or what only the server's user can."""
+    message = f"{where}: {error}" if where else str(error)
     if isinstance(error, NotEncodedError):
-        return ApiError(404, str(error), param, "not_encoded")
-    return ApiError(400 if isinstance(error, InputError) else 500, str(error), param)
+        return ApiError(404, message, param, "not_encoded")
+    return ApiError(400 if isinstance(error, InputError) else 500, message, param)

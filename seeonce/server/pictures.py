@@ -52,9 +52,9 @@ class Pictures:
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="seeonce-pictures")
 
     async def frame(
-        self, image: ImageUrl, number: int, model: ServedModel, max_pixels: int | None, keep: bool | None
+        self, image: ImageUrl, where: str, model: ServedModel, max_pixels: int | None, keep: bool | None
     ) -> FrameEntry | NewPicture:
-        """Return the frame of a picture, the ``number``-th of its request.
+        """Return the frame of the picture that stands at ``where`` in its request.
 
         ``max_pixels`` is that of the whole request. ``keep`` stores its features, by default if the server
         does.
@@ -68,12 +68,15 @@ class Pictures:
         try:
             if image.url.startswith("seeonce:"):
                 if image.max_pixels is not None:
-                    raise refused("image_url.max_pixels: a stored frame is as it was encoded.", "messages")
+                    raise refused("max_pixels: a stored frame is as it was encoded.", "messages")
                 return await loop.run_in_executor(self._threads, self._stored, image.url, model)
             data = await self._bytes(image.url)
-            return await loop.run_in_executor(self._threads, self._picture, data, number, model, limit, keep)
+            return await loop.run_in_executor(self._threads, self._picture, data, model, limit, keep)
         except SeeonceError as error:
-            raise of_ours(error, "messages") from error
+            raise of_ours(error, "messages", where) from error
+        except ApiError as error:
+            error.message = f"{where}: {error.message}"
+            raise
 
     def close(self) -> None:
         """End the threads."""
@@ -89,20 +92,20 @@ class Pictures:
         if scheme in ("http", "https"):
             if not self._allowed.remote:
                 raise refused(
-                    "image_url.url: pictures are not fetched from the network here (the server was started "
+                    "pictures are not fetched from the network here (the server was started "
                     "without --allow-remote-images): send a data: URL.",
                     "messages",
                 )
             return await fetch(url, MAX_BYTES)
         raise refused(
-            "image_url.url: expected a data: URL of base64, seeonce:RECORDING/FRAME, file: or https:.",
+            "expected a data: URL of base64, seeonce:RECORDING/FRAME, file: or https:.",
             "messages",
         )
 
     def _file(self, url: str) -> bytes:
         """Read a file under one of the folders that are allowed; links out of them lead nowhere."""
         parts = urlsplit(url)
-        missing = refused("image_url.url: no such file under the folders that are allowed.", "messages")
+        missing = refused("no such file under the folders that are allowed.", "messages")
         if parts.netloc not in ("", "localhost"):
             raise missing
         try:
@@ -120,9 +123,7 @@ class Pictures:
     def _stored(self, url: str, model: ServedModel) -> FrameEntry:
         match = _FRAME.fullmatch(url)
         if match is None:
-            raise refused(
-                "image_url.url: expected seeonce:RECORDING/FRAME, as in seeonce:demo/0.", "messages"
-            )
+            raise refused("expected seeonce:RECORDING/FRAME, as in seeonce:demo/0.", "messages")
         refs = find_recording(self._home, unquote(match["recording"]))
         manifest = manifest_for(refs, model.spec, model.name)
         index = int(match["frame"])
@@ -133,13 +134,13 @@ class Pictures:
         return frame
 
     def _picture(
-        self, data: bytes, number: int, model: ServedModel, max_pixels: int | None, keep: bool
+        self, data: bytes, model: ServedModel, max_pixels: int | None, keep: bool
     ) -> FrameEntry | NewPicture:
         image = read_image(data)
         spec = _lowered(model.spec, max_pixels)
         pixels = pixel_digest(pixels_array(image))
         key = entry_key(pixels, spec.encoder_id)
-        entry = FrameEntry(number, 0.0, "", pixels, key, image.width, image.height, (1, 1, 1), 1)
+        entry = FrameEntry(0, 0.0, "", pixels, key, image.width, image.height, (1, 1, 1), 1)
         known = self._store.entry_info(key)
         self._count(is_hit=known is not None)
         if known is not None:
@@ -160,9 +161,9 @@ def _decoded(url: str) -> bytes:
             raise ValueError("no base64")
         data = base64.b64decode(url[match.end() :].strip(), validate=True)
     except (ValueError, binascii.Error) as error:
-        raise refused(f"image_url.url: a data: URL that is broken ({error}).", "messages") from error
+        raise refused(f"a data: URL that is broken ({error}).", "messages") from error
     if not data:
-        raise refused("image_url.url: a data: URL without a picture.", "messages")
+        raise refused("a data: URL without a picture.", "messages")
     return data
 
 

@@ -84,4 +84,4 @@ def is_public(address: str) -> bool:
 
 
 def _problem(what: str) -> ApiError:
-    return refused(f"image_url.url: the picture {what}.", "messages")
+    return refused(f"the picture {what}.", "messages")

@@ -19,6 +19,7 @@ class Reply:
 
     model: str
     is_chat: bool
+    wants_usage: bool = False
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -76,13 +77,16 @@ class Reply:
         self, index: int, delta: Json, finish_reason: str | None = None, logprobs: Json | None = None
     ) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._object("chat.completion.chunk", [choice])
+        return self._part("chat.completion.chunk", choice)
 
     def _text_chunk(
         self, index: int, text: str, finish_reason: str | None = None, logprobs: Json | None = None
     ) -> Json:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._object("text_completion", [choice])
+        return self._part("text_completion", choice)
+
+    def _part(self, kind: str, choice: Json) -> Json:
+        return self._object(kind, [choice]) | ({"usage": None} if self.wants_usage else {})
 
     def _object(self, kind: str, choices: list[Json]) -> Json:
         return {
