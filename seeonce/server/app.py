@@ -24,7 +24,7 @@ from cache.base.home import Home
 from cache.store import Store
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
-from seeonce.server.asked import ChatAsked, TextAsked, read_request
+from seeonce.server.asked import ChatAsked, Model, TextAsked, read_request
 from seeonce.server.completions import Completions, Gone
 from seeonce.server.connections import BoundedConnection
 from seeonce.server.engine_thread import EngineThread
@@ -36,6 +36,7 @@ from seeonce.server.models import Models
 from seeonce.server.pictures import Allowed, Pictures
 
 _GRACE_S = 30
+_SMALL_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,14 @@ def _paths(server: Server) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation of texts and pictures."""
         body = await read_body(request)
-        asked = await asyncio.to_thread(read_request, ChatAsked, body)
+        asked = await _read(ChatAsked, body)
         return await server.completions.chat(asked, request)
 
     @app.post("/v1/completions", openapi_extra=_body_of(TextAsked), response_model=None)
     async def completions(request: Request) -> Response:
         """Go on with a text."""
         body = await read_body(request)
-        asked = await asyncio.to_thread(read_request, TextAsked, body)
+        asked = await _read(TextAsked, body)
         return await server.completions.text(asked, request)
 
     @app.get("/v1/models")
@@ -179,6 +180,13 @@ def _paths(server: Server) -> FastAPI:
         return HTMLResponse(_page(app.openapi()))
 
     return app
+
+
+async def _read(kind: type[Model], body: bytes) -> Model:
+    """Read a request, a large one in a thread: a picture in it takes long."""
+    if len(body) < _SMALL_BYTES:
+        return read_request(kind, body)
+    return await asyncio.to_thread(read_request, kind, body)
 
 
 def _guarded(app: FastAPI, access: Access, metrics: Metrics) -> ASGIApp:

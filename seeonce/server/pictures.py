@@ -6,6 +6,7 @@ import binascii
 import os
 import re
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
 from cache.entry import num_merged_tokens
 from cache.key import EncoderSpec, entry_key, pixel_digest
-from cache.manifest import FrameEntry
+from cache.manifest import FrameEntry, manifest_files
 from cache.store import Store
 from checkpoint.identity import with_max_pixels
 from precompute.patches import cut_into_patches
-from seeonce.runs.recording import find_recording, manifest_for
+from seeonce.runs.recording import LATEST, find_recording, manifest_for
 from seeonce.server.asked import ImageUrl
 from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.jobs import NewPicture
@@ -30,6 +31,7 @@ from sources.pixels import pixels_array, read_image
 
 LOW_PIXELS = 512 * 512
 MAX_BYTES = 64 << 20
+_MOST_KNOWN = 64
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
 
@@ -49,6 +51,9 @@ class Pictures:
     def __init__(self, home: Home, store: Store, allowed: Allowed, metrics: Metrics) -> None:
         """Take pictures from where it is ``allowed``."""
         self._home, self._store, self._allowed, self._metrics = home, store, allowed, metrics
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], dict[int, FrameEntry]] = {}
+        self._known_at: tuple[tuple[str, int, int, int], ...] = ()
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="seeonce-pictures")
 
     async def frame(
@@ -124,14 +129,29 @@ class Pictures:
         match = _FRAME.fullmatch(url)
         if match is None:
             raise refused("expected seeonce:RECORDING/FRAME, as in seeonce:demo/0.", "messages")
-        refs = find_recording(self._home, unquote(match["recording"]))
-        manifest = manifest_for(refs, model.spec, model.name)
-        index = int(match["frame"])
-        frame = next((frame for frame in manifest.frames if frame.index == index), None)
+        recording, index = unquote(match["recording"]), int(match["frame"])
+        frame = self._frames(recording, model).get(index)
         if frame is None:
-            raise ApiError(404, f"{manifest.recording.id} has no frame {index}.", "messages", "not_encoded")
+            raise ApiError(404, f"{recording} has no frame {index}.", "messages", "not_encoded")
         self._count(is_hit=self._store.entry_info(frame.key) is not None)
         return frame
+
+    def _frames(self, recording: str, model: ServedModel) -> dict[int, FrameEntry]:
+        """Return a recording's frames by their index, read again when any manifest has changed."""
+        stats = [(path, path.stat()) for path in manifest_files(self._home)]
+        now = tuple((str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino) for path, stat in stats)
+        with self._lock:
+            if self._known_at != now or len(self._known) >= _MOST_KNOWN:
+                self._known_at = now
+                self._known.clear()
+            found = self._known.get((recording, model.name))
+        if found is None:
+            manifest = manifest_for(find_recording(self._home, recording), model.spec, model.name)
+            found = {frame.index: frame for frame in manifest.frames}
+            with self._lock:
+                if self._known_at == now and recording != LATEST:
+                    self._known[recording, model.name] = found
+        return found
 
     def _picture(
         self, data: bytes, model: ServedModel, max_pixels: int | None, keep: bool
