@@ -133,7 +133,7 @@ class Engine:
 
     def answer(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         source: FeatureSource,
         limits: BatchLimits,
         *,
@@ -144,9 +144,11 @@ class Engine:
         """Answer ``requests``, yielding each as it finishes; which order that is depends on their lengths.
 
         A request that fails, before its prefill or while it is decoded, gets an answer that says why, and
-        the others go on: nothing of theirs depends on it. ``report`` is told once, at the end, what was done,
-        also when the caller ends the run early. ``hooks_of`` is for those who watch or force tokens, by
-        default ``hooks``; ``stop_ids`` end an answer, by default the tokenizer's.
+        the others go on: nothing of theirs depends on it. ``requests`` is asked between two steps; ``None``
+        says that nothing more has come yet, and the rows that decode need not wait for it. ``report`` is told
+        once, at the end, what was done, also when the caller ends the run early. ``hooks_of`` is for those
+        who watch or force tokens, by default ``hooks``; ``stop_ids`` end an answer, by default the
+        tokenizer's.
         """
         # Others may compute features, which only the thread of the model may do.
         reads_only = isinstance(source, StoredFeatures)
@@ -184,6 +186,12 @@ class Engine:
         """The tokenizer as a schema needs it, which takes about a second."""
         return Guide(self.tokenizer.backend, self.tokenizer.stop_ids)
 
+    def memory(self, limits: BatchLimits) -> KVMemory:
+        """Return the bound on what KV caches take under ``limits``."""
+        max_bytes = limits.kv_memory_bytes or default_kv_bytes(self.model.weight_bytes)
+        max_context = self.model.config.text.max_context
+        return KVMemory(max_bytes, self.model.kv_token_bytes, max_context, self.model.row_bytes)
+
     def answer_of(self, sequence: Sequence, finish_reason: str) -> Answer:
         """Return the answer of a sequence that has ended, without stop string, its reasoning apart."""
         sampling, tokens = sequence.request.sampling, tuple(sequence.tokens)
@@ -192,7 +200,7 @@ class Engine:
         reasoning = ""
         if kept != whole:
             finish_reason = "stop"
-        if sampling.schema is None and kept is not None:  # under a schema an answer cannot reason
+        if sequence.request.chat and sampling.schema is None and kept is not None:  # else it cannot reason
             opened = self.tokenizer.opens_think(sequence.request.thinking)
             reasoning, kept = split_reasoning(kept, opened=opened)
         error = None
@@ -224,16 +232,14 @@ class _Loop:
         model = engine.model
         self._engine, self._model, self._source = engine, model, source
         self._limits, self._hooks_of, self._on_disk = limits, hooks_of, on_disk
-        max_bytes = limits.kv_memory_bytes or default_kv_bytes(model.weight_bytes)
-        max_context = model.config.text.max_context
-        self._memory = KVMemory(max_bytes, model.kv_token_bytes, max_context, model.row_bytes)
+        self._memory = engine.memory(limits)
         self._decoding = DecodeBatch(model.model, stop_ids)
         self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
         self._answers: list[tuple[Request, Answer]] = []  # found between two turns
         self._num_uids = 0
 
-    def run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
+    def run(self, requests: Iterator[Request | None]) -> Iterator[tuple[Request, Answer]]:
         schedule = Schedule(self._arriving(requests), self._limits, self._memory, self._on_disk)
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
@@ -242,13 +248,13 @@ class _Loop:
             yield from self._answers
             self._answers.clear()
 
-    def _arriving(self, requests: Iterator[Request]) -> Iterator[Sequence]:
+    def _arriving(self, requests: Iterator[Request | None]) -> Iterator[Sequence | None]:
         """Tokenise requests, and let through those that can be answered at all."""
         for request in requests:
-            prompt = self._engine.tokenizer.encode(
-                request.segments, request.system, thinking=request.thinking
-            )
-            sequence = Sequence(request, prompt)
+            if request is None:
+                yield None
+                continue
+            sequence = Sequence(request, self._engine.tokenizer.prompt(request))
             if self._on_disk is not None:
                 sequence.begins = self._on_disk.name(sequence)
             problem = self._memory.problem(sequence)

@@ -97,9 +97,9 @@ class RowProcessor:
         mx.async_eval(list(self._noted[-1][1:]))  # type: ignore[no-untyped-call]
 
     def logprobs(
-        self, num_tokens: int, decode: Callable[[Sequence[int]], str]
+        self, num_tokens: int, decode: Callable[[Sequence[int]], str], first: int = 0
     ) -> tuple[TokenLogprob, ...] | None:
-        """Return the log-probabilities of the first ``num_tokens`` tokens; ``None`` when not asked for."""
+        """Return the log-probabilities of tokens ``first`` to ``num_tokens``; ``None`` when not asked for."""
         if self._top is None:
             return None
 
@@ -108,7 +108,7 @@ class RowProcessor:
             top = tuple(Candidate(other, decode([other]), logprob) for other, logprob in pairs)
             return TokenLogprob(token, decode([token]), float(np.array(own)), top)
 
-        return tuple(one(*noted) for noted in self._noted[:num_tokens])
+        return tuple(one(*noted) for noted in self._noted[first:num_tokens])
 
     def _run(self, logits: mx.array, apply: Callable[[LogitsProcessor, mx.array], mx.array]) -> mx.array:
         if self._top is not None:

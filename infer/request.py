@@ -25,8 +25,19 @@ Segment = Text | Image
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What was said before a question; ``role`` is "user", "assistant" or "system"."""
+
+    role: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One question: a user turn of texts and images, after a system text. ``id`` is the caller's own.
+
+    ``earlier`` are the turns between the two. Without ``chat`` its text is a text that goes on, with no
+    template around it.
 
     ``numbered`` tells that its frames are shown under their numbers, and each is to be answered for.
     ``thinking`` lets the model reason before it answers, where its template has a switch for that.
@@ -38,11 +49,14 @@ class Request:
     system: str | None = None
     numbered: bool = False
     thinking: bool = False
+    earlier: tuple[Turn, ...] = ()
+    chat: bool = True
 
     @property
     def frames(self) -> tuple[FrameEntry, ...]:
         """The frames that it shows, in order."""
-        return tuple(segment.frame for segment in self.segments if isinstance(segment, Image))
+        segments = (*(segment for turn in self.earlier for segment in turn.segments), *self.segments)
+        return tuple(segment.frame for segment in segments if isinstance(segment, Image))
 
     @property
     def keys(self) -> tuple[EntryKey, ...]:

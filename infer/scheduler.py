@@ -46,14 +46,15 @@ class Schedule:
 
     def __init__(
         self,
-        arriving: Iterator[Sequence],
+        arriving: Iterator[Sequence | None],
         limits: BatchLimits,
         memory: KVMemory,
         on_disk: PrefixCache | None = None,
     ) -> None:
         """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
 
-        Those that have a prefix ``on_disk`` start from it.
+        ``None`` among them says that nothing more has come yet. Those that have a prefix ``on_disk`` start
+        from it.
         """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._on_disk = on_disk
@@ -66,7 +67,8 @@ class Schedule:
     @property
     def upcoming(self) -> list[Sequence]:
         """The waiting sequences that are known, in order; empty when all have been handed out."""
-        self._waiting += islice(self._arriving, LOOK_AHEAD - len(self._waiting))
+        while len(self._waiting) < LOOK_AHEAD and (sequence := next(self._arriving, None)) is not None:
+            self._waiting.append(sequence)
         return self._waiting
 
     @property
@@ -90,7 +92,7 @@ class Schedule:
         if now.num_rows and now.num_rows == self._refused_at and not has_more:
             return []  # none has left since: asking the same at every step would take time from decoding
         chosen = self._chosen(now)
-        self._refused_at = None if chosen else now.num_rows
+        self._refused_at = None if chosen or not self._waiting else now.num_rows
         return chosen
 
     def _chosen(self, now: InFlight) -> list[Sequence]:

@@ -21,7 +21,7 @@ from checkpoint.backend import import_mlx
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import readable_folder
-from infer.request import Image, Segment, Text
+from infer.request import Image, Request, Segment, Text, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,9 @@ def _grid(grid_thw: tuple[int, int, int], merge_size: int) -> NDArray[np.int32]:
     return axes.reshape(3, -1)
 
 
-_KEPT_PROMPTS = 256
+_KEPT_PROMPTS, _KEPT_IDS = 256, 1_000_000
+
+_Said = tuple[str, tuple[str | None, ...]]  # a role, and its texts; ``None`` among them is an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ class ChatTokenizer:
         self._folder = folder
         self._opens_think: dict[bool, bool] = {}
         self._tokens = config.tokens
-        self._known: dict[tuple[str | None, bool, tuple[str | None, ...]], tuple[tuple[int, ...], ...]] = {}
+        self._known: dict[tuple[tuple[_Said, ...], bool], tuple[tuple[int, ...], ...]] = {}
+        self._num_kept_ids = 0
         self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
         if not self._special_pattern.fullmatch(self._image_token):
             raise CheckpointError(
@@ -126,7 +129,9 @@ class ChatTokenizer:
     def opens_think(self, thinking: bool) -> bool:
         """Tell whether the template itself opens a ``<think>`` block that the answer then closes."""
         if thinking not in self._opens_think:
-            self._opens_think[thinking] = self._render([], None, thinking).rstrip().endswith("<think>")
+            self._opens_think[thinking] = (
+                self._render([{"role": "user", "content": []}], thinking).rstrip().endswith("<think>")
+            )
         return self._opens_think[thinking]
 
     @property
@@ -134,20 +139,40 @@ class ChatTokenizer:
         """The transformers tokenizer itself, for those who constrain what it decodes."""
         return self._tokenizer
 
-    def encode(
-        self, segments: Iterable[Segment], system: str | None = None, *, thinking: bool = False
-    ) -> PromptTokens:
-        """Return the ids of a user turn made of ``segments``, after a system text, ready for the answer.
+    def prompt(self, request: Request) -> PromptTokens:
+        """Return the ids of a request's prompt. Raises ``CheckpointError`` as ``encode`` does."""
+        if not request.chat:
+            texts = (part.text for part in request.segments if isinstance(part, Text))
+            return PromptTokens(tuple(self.text_ids("".join(texts))), ())
+        return self.encode(
+            request.segments, request.system, thinking=request.thinking, earlier=request.earlier
+        )
 
-        ``thinking`` lets the answer begin with reasoning, in families whose template has a switch for that.
+    def encode(
+        self,
+        segments: Iterable[Segment],
+        system: str | None = None,
+        *,
+        thinking: bool = False,
+        earlier: tuple[Turn, ...] = (),
+    ) -> PromptTokens:
+        """Return the ids of a user turn made of ``segments``, ready for the answer.
+
+        Before it come a system text and ``earlier`` turns. ``thinking`` lets the answer begin with reasoning,
+        in families whose template has a switch for that.
 
         Raises:
-            CheckpointError: the chat template takes no such turn.
+            CheckpointError: the chat template takes no such turns.
         """
-        segments = tuple(segments)
-        frames = [segment.frame for segment in segments if isinstance(segment, Image)]
-        texts = tuple(segment.text if isinstance(segment, Text) else None for segment in segments)
-        around = self._around_images(texts, system, thinking)
+        turns = (*earlier, Turn("user", tuple(segments)))
+        if system is not None:
+            turns = (Turn("system", (Text(system),)), *turns)
+        frames = [part.frame for turn in turns for part in turn.segments if isinstance(part, Image)]
+        said = tuple(
+            (turn.role, tuple(part.text if isinstance(part, Text) else None for part in turn.segments))
+            for turn in turns
+        )
+        around = self._around_images(said, thinking)
         ids = list(around[0])
         images: list[ImageSpan] = []
         for frame, following in zip(frames, around[1:], strict=True):
@@ -163,52 +188,50 @@ class ChatTokenizer:
         )
         return text
 
-    def _around_images(
-        self, texts: tuple[str | None, ...], system: str | None, thinking: bool
-    ) -> tuple[tuple[int, ...], ...]:
-        """Return the ids before, between and after the images; ``None`` among ``texts`` is an image.
+    def _around_images(self, said: tuple[_Said, ...], thinking: bool) -> tuple[tuple[int, ...], ...]:
+        """Return the ids before, between and after the images.
 
         Kept for the next frame: a prompt is asked of every frame, and only the images differ.
         """
-        known = (system, thinking, texts)
+        known = (said, thinking)
         if known not in self._known:
-            if len(self._known) >= _KEPT_PROMPTS:
+            if len(self._known) >= _KEPT_PROMPTS or self._num_kept_ids >= _KEPT_IDS:
                 self._known.clear()
+                self._num_kept_ids = 0
             parts: list[list[int]] = [[]]
-            for special, text in self._pieces(texts, system, thinking):
+            for special, text in self._pieces(said, thinking):
                 if special == self._image_token:
                     parts.append([])
                 else:
                     parts[-1] += self._special_ids(special)
                 parts[-1] += self.text_ids(text)
             self._known[known] = tuple(map(tuple, parts))
+            self._num_kept_ids += sum(map(len, parts))
         return self._known[known]
 
-    def _pieces(
-        self, texts: tuple[str | None, ...], system: str | None, thinking: bool
-    ) -> list[tuple[str, str]]:
-        """Split the rendered turn into (special token, text that follows it).
+    def _pieces(self, said: tuple[_Said, ...], thinking: bool) -> list[tuple[str, str]]:
+        """Split the rendered turns into (special token, text that follows it).
 
         User text is rendered as a nonce that no template knows, so only the template's own special
         tokens are split at; then it is put back, whole, beside the template text around it.
         """
-        nonces = {uuid.uuid4().hex: text for text in texts if text is not None}
+        nonces = {uuid.uuid4().hex: text for _, texts in said for text in texts if text is not None}
         named = iter(nonces)
-        content = [
-            {"type": "image"} if text is None else {"type": "text", "text": next(named)} for text in texts
-        ]
-        instead = None if system is None else uuid.uuid4().hex
-        if instead is not None and system is not None:
-            nonces[instead] = system
-        parts = self._special_pattern.split(self._render(content, instead, thinking))
+        messages: list[dict[str, Any]] = []
+        for role, texts in said:
+            content = [
+                {"type": "image"} if text is None else {"type": "text", "text": next(named)} for text in texts
+            ]
+            # A user's turn is a list in every template; the others have one text each.
+            messages.append({"role": role, "content": content if role == "user" else content[0]["text"]})
+        parts = self._special_pattern.split(self._render(messages, thinking))
         texts_between = [_put_back(text, nonces) for text in parts[0::2]]
         return list(zip(["", *parts[1::2]], texts_between, strict=True))
 
-    def _render(self, content: list[dict[str, str]], system: str | None, thinking: bool) -> str:
-        before = [] if system is None else [{"role": "system", "content": system}]
+    def _render(self, messages: list[dict[str, Any]], thinking: bool) -> str:
         try:
             rendered: str = self._tokenizer.apply_chat_template(
-                [*before, {"role": "user", "content": content}],
+                messages,
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=thinking,  # a template without that switch does not look at it

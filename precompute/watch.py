@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
+from cache.base.listener import Listener
 from cache.base.text import printable
 from cache.key import EncoderId, EncoderSpec
 from cache.layout import now
@@ -24,8 +25,9 @@ from cache.trash import is_alive
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
 from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
-from precompute.encode import EncodeResult, Progress, encode_recording
-from precompute.pass_one import EncodeOptions, Listener, encode
+from precompute.options import EncodeOptions
+from precompute.pass_one import encode
+from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources import cap, escribano
 from sources.escribano_db import DAY, FRAME, is_database_name
 from sources.recording import Frame, FrameChoice, Recording

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cache.base.errors import InputError
-from cache.base.text import printable
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -46,8 +45,10 @@ class Tags(NamedTuple):
         return self.transfer in (16, 18)
 
 
-def conversion(image: "Image.Image", path: Path) -> Conversion | None:
+def conversion(image: "Image.Image", source: Path | bytes, name: str) -> Conversion | None:
     """Give what makes an opened picture RGB as a viewer shows it; None where ``convert("RGB")`` does.
+
+    ``source`` is the file, or its bytes; ``name`` is for messages.
 
     Raises:
         InputError: The range of its values is known to nobody.
@@ -55,10 +56,10 @@ def conversion(image: "Image.Image", path: Path) -> Conversion | None:
     if image.mode in ("I", "F"):
         kind = "whole numbers of 32 bits" if image.mode == "I" else "floating point numbers"
         raise InputError(
-            f"{printable(path)}: its pixels are {kind}, of which nobody knows what is white; "
+            f"{name}: its pixels are {kind}, of which nobody knows what is white; "
             "save it again with 8 or 16 bits"
         )
-    tags = _tags(image, path)
+    tags = _tags(image, source)
     profile = image.info.get("icc_profile")
     if tags.are_wide and (image.format == "PNG" or not profile):
         return partial(_by_tags, tags=tags)
@@ -122,17 +123,23 @@ def _transform(profile: bytes, mode: str) -> "ImageCmsTransform | None":
         return None
 
 
-def _tags(image: "Image.Image", path: Path) -> Tags:
+def _tags(image: "Image.Image", source: Path | bytes) -> Tags:
     """Read a PNG file's cICP chunk or an AVIF file's nclx box; what says nothing is sRGB."""
     if image.format not in ("PNG", "AVIF"):
         return Tags(1, 13)
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+    head = _head(source)
     if image.format == "PNG":
         before, found, after = head.partition(b"IDAT")[0].partition(b"cICP")
         return Tags(*after[:2]) if found and len(after) >= 2 and before else Tags(1, 13)
     place = head.find(b"colrnclx")
     return Tags(*struct.unpack_from(">HH", head, place + 8)) if 0 <= place < len(head) - 12 else Tags(1, 13)
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEAD_BYTES]
+    with source.open("rb") as file:
+        return file.read(_HEAD_BYTES)
 
 
 def _by_tags(image: "Image.Image", tags: Tags) -> "Image.Image":

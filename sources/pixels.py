@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +36,7 @@ _SIGNATURES = (
     (b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"),
     (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
 )  # fmt: skip
+_SIGNATURE_BYTES = 12
 _silence = logging.NullHandler()  # what Pillow logs would go to stderr where nobody has set up logging
 _PILLOW_MODULES = re.compile(r"PIL\.")
 _filter_lock = threading.Lock()
@@ -49,8 +51,8 @@ class ImageHeader(NamedTuple):
     """Whether it is an animation or has several pages, of which the first is taken."""
 
 
-def read_image(path: Path) -> "Image.Image":
-    """Read an image file as viewers show it: EXIF transposed, 8 bits, sRGB; alpha dropped.
+def read_image(source: Path | bytes) -> "Image.Image":
+    """Read an image file, or its bytes, as viewers show it: EXIF transposed, 8 bits, sRGB; alpha dropped.
 
     Of an animation the first picture. Any number of threads may call this at once.
 
@@ -59,10 +61,10 @@ def read_image(path: Path) -> "Image.Image":
     Raises:
         InputError: Missing, unreadable, of another format, damaged, or of a size that no screen has.
     """
-    with _opened(path) as image:
+    with _opened(source) as image:
         from PIL import ImageOps
 
-        to_rgb = conversion(image, path)
+        to_rgb = conversion(image, source, _name(source))
         upright = ImageOps.exif_transpose(image)
         return upright.convert("RGB") if to_rgb is None else to_rgb(upright)
 
@@ -83,32 +85,35 @@ def is_read_plainly(path: Path) -> bool:
         InputError: As `read_image`.
     """
     with _opened(path) as image:
-        return conversion(image, path) is None
+        return conversion(image, path, _name(path)) is None
 
 
 @contextmanager
-def _opened(path: Path) -> "Iterator[Image.Image]":
+def _opened(source: Path | bytes) -> "Iterator[Image.Image]":
     """Open an image file; whatever Pillow raises inside is an `InputError` that names it."""
-    _require_file(path)
+    if isinstance(source, Path):
+        _require_file(source)
     _hush_pillow()
     from PIL import Image, UnidentifiedImageError
 
+    name = _name(source)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            check_size(image.width, image.height, printable(path))
+        file = source if isinstance(source, Path) else BytesIO(source)
+        with Image.open(file, formats=_FORMATS) as image:
+            check_size(image.width, image.height, name)
             yield image
     except InputError:
         raise
     except PermissionError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(name, error) from error
     except Image.DecompressionBombError as error:
-        raise _too_large(printable(path), "more than twice Pillow's limit of pixels") from error
+        raise _too_large(name, "more than twice Pillow's limit of pixels") from error
     except UnidentifiedImageError as error:
-        raise _not_an_image(path) from error
+        raise _not_an_image(source) from error
     except Exception as error:  # Pillow lets almost any exception out of a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{printable(path)}: damaged image ({printable(reason)}); save it again or remove it"
+            f"{name}: damaged image ({printable(reason)}); save it again or remove it"
         ) from error
 
 
@@ -148,7 +153,7 @@ def _require_file(path: Path) -> None:
     except FileNotFoundError as error:
         raise InputError(f"{printable(path)}: no such file (moved or deleted?)") from error
     except (OSError, ValueError) as error:  # no permission, a loop of links, a name too long
-        raise _unreadable(path, error) from error
+        raise _unreadable(printable(path), error) from error
     if not S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         raise InputError(f"{printable(path)}: not a file; name an image or a video")
     if status.st_size == 0:
@@ -177,25 +182,33 @@ def _hush_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _name(source: Path | bytes) -> str:
+    return printable(source) if isinstance(source, Path) else "the picture"
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
     reason = getattr(error, "strerror", None) or str(error)
-    return InputError(f"{printable(path)}: cannot be read ({reason}); check the file and its permissions")
+    return InputError(f"{name}: cannot be read ({reason}); check the file and its permissions")
 
 
-def _not_an_image(path: Path) -> InputError:
-    with path.open("rb") as file:
-        head = file.read(12)
+def _not_an_image(source: Path | bytes) -> InputError:
+    name = _name(source)
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(_SIGNATURE_BYTES)
+    else:
+        head = source[:_SIGNATURE_BYTES]
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         return InputError(
-            f"{printable(path)}: a HEIC picture, which is not read; convert it: sips -s format png FILE "
+            f"{name}: a HEIC picture, which is not read; convert it: sips -s format png FILE "
             "--out FILE.png on a Mac, heif-convert FILE FILE.png elsewhere"
         )
-    for signature, name in _SIGNATURES:
+    for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             return InputError(
-                f"{printable(path)}: damaged image (a {name} that does not open); save it again or remove it"
+                f"{name}: damaged image (a {kind} that does not open); save it again or remove it"
             )
-    return InputError(f"{printable(path)}: no {FORMAT_NAMES} inside; convert it or remove it")
+    return InputError(f"{name}: no {FORMAT_NAMES} inside; convert it or remove it")
 
 
 def _too_large(name: str, found: str) -> InputError:

@@ -36,9 +36,10 @@ ALLOWED = {
 }
 # Below seeonce, the same; what is not named here imports nothing of these.
 BELOW_SEEONCE = {
-    "commands": {"bench", "bridge", "demo", "runs", "verifier", "commands"},
+    "commands": {"bench", "bridge", "demo", "runs", "server", "verifier", "commands"},
     "bridge": {"runs", "verifier"},
     "bench": {"demo", "runs", "verifier"},
+    "server": {"runs", "verifier"},
     "verifier": {"demo", "runs"},
     "runs": set[str](),
     "demo": set[str](),

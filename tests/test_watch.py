@@ -18,7 +18,6 @@ import psutil
 import pytest
 from conftest import Run
 from escribano_samples import add_frame, new_database
-from precompute.encode import Progress
 from screens import noise
 from test_cap import _studio
 from videos import make_video
@@ -31,7 +30,8 @@ from cache.manifest import list_manifests, read_manifest
 from cache.store import Store
 from precompute import watch
 from precompute.encoder import VisionEncoder
-from precompute.pass_one import EncodeOptions
+from precompute.options import EncodeOptions
+from precompute.pipeline import Progress
 from precompute.watch import Gate, Place, Watch, places_of
 
 

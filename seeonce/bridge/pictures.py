@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from precompute.encode import encode_recording
-
 from cache.base.errors import InputError, StoreError
 from cache.base.text import printable
 from cache.key import EncoderSpec
@@ -29,6 +27,7 @@ from cache.thumbnails import Thumbnails
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
 from precompute.encoder import VisionEncoder
+from precompute.pipeline import encode_recording
 from sources.folder import KIND
 from sources.recording import Frame, Recording, id_of, resolve
 

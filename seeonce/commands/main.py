@@ -24,6 +24,7 @@ from seeonce.commands.report import report_command
 from seeonce.commands.run import run_command
 from seeonce.commands.runs import runs_command
 from seeonce.commands.score import score_command
+from seeonce.commands.serve import serve_command
 from seeonce.commands.store import app as store_app
 from seeonce.commands.verify import verify_command
 
@@ -48,6 +49,7 @@ app.command("runs")(runs_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("score")(score_command)
+app.command("serve")(serve_command)
 app.command("bench")(bench_command)
 app.command("bridge")(bridge_command)
 app.command("doctor")(doctor_command)

@@ -1,0 +1,104 @@
+"""``seeonce serve``: options and the server's life."""
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.base.errors import InputError
+from cache.base.home import Home
+from cache.base.text import parse_size, user_path
+from infer.limits import BatchLimits
+
+_MOST_PORTS = 65535
+
+
+def serve_command(
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded last.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; others than this machine's need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at.")] = 8765,
+    api_key: Annotated[
+        str | None, typer.Option(help="The key that clients must send; SEEONCE_API_KEY hides it from ps.")
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(help="Answers waited for at once; more are told to come later.")
+    ] = 256,
+    idle_unload: Annotated[
+        float, typer.Option(help="Unload the model after so many seconds without a request.")
+    ] = 1800.0,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Keep nothing of pictures that are new.")
+    ] = False,
+    allow_files: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Take file: pictures from here; repeatable.")
+    ] = None,
+    allow_remote_images: Annotated[
+        bool, typer.Option("--allow-remote-images", help="Fetch http(s) pictures from public addresses.")
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages from here ask; repeatable.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A name that clients call it by; repeatable.")
+    ] = None,
+) -> None:
+    """Answer OpenAI's API from the store.
+
+    A picture that was ever seen costs no vision again; a new one is encoded once.
+
+    Example: seeonce serve --model demo --port 8765
+    """
+    key = api_key or os.environ.get("SEEONCE_API_KEY") or None
+    if not _is_loopback(host) and key is None:
+        raise InputError(f"--host {host} lets others in: give --api-key, or set SEEONCE_API_KEY.")
+    if not 0 <= port <= _MOST_PORTS:
+        raise InputError(f"--port is {port}; expected 0 to {_MOST_PORTS}.")
+    if max_queue < 1:
+        raise InputError(f"--max-queue is {max_queue}; expected at least 1.")
+    if idle_unload <= 0:
+        raise InputError(f"--idle-unload is {idle_unload:g}; expected seconds, more than 0.")
+    limits = BatchLimits(
+        max_num_seqs,
+        kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+    )
+    folders = tuple(map(_folder, allow_files or ()))
+    from seeonce.server.app import ServeOptions, serve
+    from seeonce.server.guard import Access
+    from seeonce.server.pictures import Allowed
+
+    names = {name.lower() for name in [*(allow_host or ()), host, socket.gethostname()]}
+    options = ServeOptions(
+        model,
+        limits,
+        Allowed(folders, allow_remote_images, not no_store),
+        Access(frozenset(names), frozenset(origin.rstrip("/") for origin in allow_origin or ()), key),
+        max_queue,
+        idle_unload,
+    )
+    serve(Home.locate(), options, host, port, lambda line: typer.echo(line, err=True))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _folder(path: Path) -> Path:
+    folder = user_path(path)
+    if not folder.is_dir():
+        raise InputError(f"--allow-files {path}: no such folder.")
+    return folder.resolve()

@@ -1,0 +1,262 @@
+"""The server: its parts put together, its paths, and its life from start to SIGTERM."""
+
+import asyncio
+import html
+import signal
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import HTTPException
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
+from cache.store import Store
+from checkpoint.backend import installed_version
+from infer.limits import BatchLimits
+from seeonce.server.asked import ChatAsked, Model, TextAsked, read_request
+from seeonce.server.completions import Completions, Gone
+from seeonce.server.connections import BoundedConnection
+from seeonce.server.engine_thread import EngineThread
+from seeonce.server.errors import ApiError, of_ours
+from seeonce.server.features import ServedFeatures
+from seeonce.server.guard import Access, Guard, read_body
+from seeonce.server.metrics import Metrics
+from seeonce.server.models import Models
+from seeonce.server.pictures import Allowed, Pictures
+
+_GRACE_S = 30
+_SMALL_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How to serve: the options of ``seeonce serve``. At most ``max_open`` answers are waited for at once."""
+
+    model: str | None = None
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    allowed: Allowed = field(default_factory=Allowed)
+    access: Access = field(default_factory=Access)
+    max_open: int = 256
+    idle_unload_s: float = 1800.0
+
+
+class Server:
+    """All parts of one server; use as a context manager, or ``start`` and ``stop`` it."""
+
+    def __init__(self, home: Home, options: ServeOptions, say: Callable[[str], None]) -> None:
+        """Open the store of ``home``, and make it when there is none.
+
+        Raises:
+            SeeonceError: the store or the model cannot be used.
+        """
+        store = Store.open(home)
+        self.metrics = Metrics()
+        self.models = Models(home, options.model, say)
+        self.pictures = Pictures(home, store, options.allowed, self.metrics)
+        features = ServedFeatures(store, self.metrics)
+        self.engine = EngineThread(
+            home, features, options.limits, self.metrics, options.max_open, options.idle_unload_s, say
+        )
+        self.completions = Completions(self.models, self.pictures, self.engine)
+        self.app = _guarded(_paths(self), options.access, self.metrics)
+
+    def start(self) -> None:
+        """Load the default model.
+
+        Raises:
+            CheckpointError: it does not load.
+        """
+        self.engine.start()
+        try:
+            self.engine.call(lambda: self.engine.preload(self.models.open(self.models.default))).result()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End what runs."""
+        self.engine.stop()
+        self.pictures.close()
+
+
+def serve(home: Home, options: ServeOptions, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests that are under way have 30 seconds to end.
+
+    Raises:
+        SeeonceError: the store or the model cannot be used.
+    """
+    server = Server(home, options, say)
+    server.start()
+    try:
+        config = uvicorn.Config(
+            server.app,
+            host,
+            port,
+            http=BoundedConnection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        with _quiet_sigterm():
+            say(f"Serving {server.models.default} at http://{host}:{port}/v1; Ctrl-C ends it.")
+            uvicorn.Server(config).run()
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _quiet_sigterm() -> Any:
+    """uvicorn raises the signal again once it has ended: then there is still something to put in order."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _paths(server: Server) -> FastAPI:
+    app = FastAPI(
+        title="seeonce", version=installed_version("seeonce"), docs_url=None, redoc_url=None,
+        description="The store behind OpenAI's API: a picture that was ever seen costs no vision again.",
+    )  # fmt: skip
+    app.add_exception_handler(ApiError, _error)  # type: ignore[arg-type]  # it is called with that error alone
+    app.add_exception_handler(SeeonceError, _our_error)  # type: ignore[arg-type]
+    app.add_exception_handler(Gone, _gone)
+    app.add_exception_handler(StarletteHTTPException, _http_error)  # type: ignore[arg-type]
+
+    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatAsked), response_model=None)
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation of texts and pictures."""
+        body = await read_body(request)
+        asked = await _read(ChatAsked, body)
+        return await server.completions.chat(asked, request)
+
+    @app.post("/v1/completions", openapi_extra=_body_of(TextAsked), response_model=None)
+    async def completions(request: Request) -> Response:
+        """Go on with a text."""
+        body = await read_body(request)
+        asked = await _read(TextAsked, body)
+        return await server.completions.text(asked, request)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """List the models that can be asked, and which is loaded."""
+        names = await asyncio.to_thread(server.models.names)
+        return {"object": "list", "data": [_model(server, name) for name in names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """Say whether a model can be asked."""
+        return _model(server, await asyncio.to_thread(server.models.known, name))
+
+    @app.get("/health", response_model=None)
+    async def health() -> Response:
+        """Say whether the server can answer."""
+        is_well = server.engine.is_alive
+        return JSONResponse({"status": "ok" if is_well else "failed"}, 200 if is_well else 503)
+
+    @app.get("/metrics", response_model=None)
+    async def metrics() -> Response:
+        """Count, in Prometheus's words."""
+        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """Show the paths, without a byte from another server."""
+        return HTMLResponse(_page(app.openapi()))
+
+    return app
+
+
+async def _read(kind: type[Model], body: bytes) -> Model:
+    """Read a request, a large one in a thread: a picture in it takes long."""
+    if len(body) < _SMALL_BYTES:
+        return read_request(kind, body)
+    return await asyncio.to_thread(read_request, kind, body)
+
+
+def _guarded(app: FastAPI, access: Access, metrics: Metrics) -> ASGIApp:
+    inner: ASGIApp = app
+    if access.origins:
+        inner = CORSMiddleware(
+            app, allow_origins=sorted(access.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    return _Counted(Guard(inner, access), app, metrics)
+
+
+class _Counted:
+    """Counts requests by path and status."""
+
+    def __init__(self, app: ASGIApp, paths: FastAPI, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._known = {getattr(route, "path", "") for route in paths.routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["path"] if scope["path"] in self._known else "other"
+                self._metrics.requests.labels(path, str(message["status"])).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted)
+
+
+def _model(server: Server, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "seeonce",
+        "seeonce": {"loaded": server.engine.loaded == name},
+    }
+
+
+def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+async def _error(_: Request, error: ApiError) -> Response:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _our_error(request: Request, error: SeeonceError) -> Response:
+    return await _error(request, of_ours(error))
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    return await _error(request, ApiError(error.status_code, str(error.detail), headers=headers))
+
+
+async def _gone(*_: object) -> Response:
+    return Response(status_code=499)
+
+
+def _page(openapi: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td>"
+        f"<td>{html.escape(str(about.get('description', '')))}</td></tr>"
+        for path, methods in openapi["paths"].items()
+        for method, about in methods.items()
+    )
+    return (
+        "<!doctype html><meta charset=utf-8><title>seeonce</title>"
+        f"<h1>seeonce {html.escape(openapi['info']['version'])}</h1>"
+        f"<p>{html.escape(openapi['info']['description'])}</p>"
+        f'<table>{rows}</table><p>All fields: <a href="/openapi.json">openapi.json</a>.</p>'
+    )

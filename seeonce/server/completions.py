@@ -1,0 +1,237 @@
+"""From a request that was read to its reply: pictures, the engine's job, and what it tells."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from checkpoint.folder import has_thinking_switch
+from infer.request import Image, Request, Segment, Text, Turn
+from infer.sampling import Sampling
+from seeonce.server.asked import ChatAsked, Drawing, ImagePart, Message, TextAsked
+from seeonce.server.engine_thread import EngineThread
+from seeonce.server.errors import ApiError, refused
+from seeonce.server.jobs import Accepted, Delta, Ended, Event, Job, NewPicture
+from seeonce.server.models import Models, ServedModel
+from seeonce.server.pictures import Pictures
+from seeonce.server.replies import Reply, event
+
+
+class Gone(Exception):  # noqa: N818 - nothing is wrong
+    """The client went away before its reply began."""
+
+
+class Completions:
+    """Answers completions of both kinds."""
+
+    def __init__(self, models: Models, pictures: Pictures, engine: EngineThread) -> None:
+        """Answer with ``engine``."""
+        self._models, self._pictures, self._engine = models, pictures, engine
+
+    async def chat(self, asked: ChatAsked, http: HttpRequest) -> Response:
+        """Reply to a chat. Raises ``ApiError``."""
+        drawn = asked.drawn()
+        model = await self.model(asked.model)
+        if asked.thinking and not has_thinking_switch(model.folder.path):
+            raise refused(
+                f"chat_template_kwargs: {model.name} has no switch for thinking.", "chat_template_kwargs"
+            )
+        request, new = await self._conversation(asked, model)
+        requests = _each(request, drawn, asked)
+        return await self._reply(asked, model, requests, new, http, is_chat=True)
+
+    async def text(self, asked: TextAsked, http: HttpRequest) -> Response:
+        """Reply to a text that is to go on. Raises ``ApiError``."""
+        drawn = asked.samplings(asked.logprobs)
+        model = await self.model(asked.model)
+        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        if not prompts or not all(prompts):
+            raise refused("prompt: expected a text, or several, none of them empty.", "prompt")
+        requests = [
+            one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), drawn, asked)
+        ]
+        return await self._reply(asked, model, tuple(requests), (), http, is_chat=False)
+
+    async def model(self, name: str | None) -> ServedModel:
+        """Return the model of that name. Raises ``ApiError``."""
+        known = self._models.known(name)
+        found = self._models.opened(known)
+        if found is None:
+            found = await asyncio.wrap_future(self._engine.call(lambda: self._models.open(known)))
+        return found
+
+    async def _conversation(
+        self, asked: ChatAsked, model: ServedModel
+    ) -> tuple[Request, tuple[NewPicture, ...]]:
+        """Return the request that a conversation is, and the pictures that are new in it."""
+        if asked.messages[-1].role != "user":
+            raise refused("messages: the last one must be the user's.", "messages")
+        new: list[NewPicture] = []
+        turns: list[Turn] = []
+        for number, message in enumerate(asked.messages):
+            role = "system" if message.role == "developer" else message.role
+            turns.append(
+                Turn(role, await self._segments(message, f"messages.{number}.content", asked, model, new))
+            )
+        system = None
+        if turns[0].role == "system":
+            system = "".join(part.text for part in turns.pop(0).segments if isinstance(part, Text))
+        last = turns.pop()
+        request = Request(0, last.segments, system=system, thinking=asked.thinking, earlier=tuple(turns))
+        return request, tuple(new)
+
+    async def _segments(
+        self, message: Message, where: str, asked: ChatAsked, model: ServedModel, new: list[NewPicture]
+    ) -> tuple[Segment, ...]:
+        content = message.content
+        if message.role != "user":
+            parts = [] if content is None or isinstance(content, str) else content
+            if any(isinstance(part, ImagePart) for part in parts):
+                raise refused(
+                    f"messages: pictures belong to the user, not to the {message.role}.", "messages"
+                )
+            texts = (
+                [content]
+                if isinstance(content, str)
+                else [p.text for p in parts if not isinstance(p, ImagePart)]
+            )
+            return (Text("".join(texts)),)
+        if content is None or not content:
+            raise refused("messages: a user's message without content.", "messages")
+        if isinstance(content, str):
+            return (Text(content),)
+        extension = asked.seeonce
+        segments: list[Segment] = []
+        for number, part in enumerate(content):
+            if not isinstance(part, ImagePart):
+                segments.append(Text(part.text))
+                continue
+            found = await self._pictures.frame(
+                part.image_url,
+                f"{where}.{number}.image_url",
+                model,
+                None if extension is None else extension.max_pixels,
+                None if extension is None else extension.store,
+            )
+            if isinstance(found, NewPicture):
+                new.append(found)
+                found = found.frame
+            segments.append(Image(found))
+        return tuple(segments)
+
+    async def _reply(
+        self,
+        asked: Drawing,
+        model: ServedModel,
+        requests: tuple[Request, ...],
+        new: tuple[NewPicture, ...],
+        http: HttpRequest,
+        *,
+        is_chat: bool,
+    ) -> Response:
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def emit(event: Event) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        job = Job(model, requests, emit, new, stream=bool(asked.stream))
+        self._engine.submit(job)
+        reply = Reply(model.name, is_chat, asked.wants_usage)
+        try:
+            gone = asyncio.ensure_future(_until_gone(http))
+            try:
+                await _next(events, gone)  # accepted, or an error
+                if not asked.stream:
+                    ended = [
+                        each async for each in _all(events, len(requests), gone) if isinstance(each, Ended)
+                    ]
+                    return JSONResponse(reply.whole(ended))
+            finally:
+                gone.cancel()
+        except BaseException:
+            job.cancel()
+            raise
+        return _Stream(job, _chunks(reply, events, len(requests)))
+
+
+class _Stream(StreamingResponse):
+    """A stream of events that lets its job go however it ends."""
+
+    def __init__(self, job: Job, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.cancel()
+
+
+def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tuple[Request, ...]:
+    """Return a request for each choice; without a seed of the client's each draws anew."""
+    if asked.seed is None and drawn[0].temperature > 0:
+        drawn = tuple(replace(sampling, seed=secrets.randbits(62)) for sampling in drawn)
+    return tuple(replace(request, sampling=sampling) for sampling in drawn)
+
+
+async def _chunks(reply: Reply, events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[bytes]:
+    if reply.is_chat:
+        for index in range(num_choices):
+            yield event(reply.beginning(index))
+    ended: list[Ended] = []
+    try:
+        async for each in _all(events, num_choices):
+            if isinstance(each, Delta):
+                yield event(reply.more(each))
+                continue
+            ended.append(each)
+            if each.rest.content or each.rest.reasoning or each.rest.logprobs:
+                yield event(reply.more(each.rest))
+            yield event(reply.ending(each))
+    except ApiError as error:  # the status has been sent
+        yield event(error.body)
+        return
+    if reply.wants_usage:
+        yield event(reply.total(ended))
+    yield event("[DONE]")
+
+
+async def _all(
+    events: "asyncio.Queue[Event]", num_choices: int, gone: "asyncio.Future[None] | None" = None
+) -> AsyncIterator[Delta | Ended]:
+    num_ended = 0
+    while num_ended < num_choices:
+        found = await _next(events, gone)
+        if isinstance(found, Delta | Ended):
+            num_ended += isinstance(found, Ended)
+            yield found
+
+
+async def _next(
+    events: "asyncio.Queue[Event]", gone: "asyncio.Future[None] | None" = None
+) -> Accepted | Delta | Ended:
+    """Return what is told next. Raises ``ApiError``, and ``Gone`` when the client went away."""
+    if gone is None:
+        found = await events.get()
+    else:
+        getting = asyncio.ensure_future(events.get())
+        await asyncio.wait((getting, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not getting.done():
+            getting.cancel()
+            raise Gone
+        found = getting.result()
+    if isinstance(found, ApiError):
+        raise found
+    return found
+
+
+async def _until_gone(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,154 @@
+"""The API's objects: completions, chunks of a stream, log-probabilities and usage."""
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from infer.request import TokenLogprob
+from seeonce.server.jobs import Delta, Ended
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Reply:
+    """One completion, under one id, as a whole or in chunks."""
+
+    model: str
+    is_chat: bool
+    wants_usage: bool = False
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.id = ("chatcmpl-" if self.is_chat else "cmpl-") + uuid.uuid4().hex
+
+    def whole(self, ended: Sequence[Ended]) -> Json:
+        """Return the object of a request that does not stream."""
+        kind = "chat.completion" if self.is_chat else "text_completion"
+        choices = [self._choice(each) for each in sorted(ended, key=lambda each: each.index)]
+        return self._object(kind, choices) | {"usage": usage(ended)}
+
+    def beginning(self, index: int) -> Json:
+        """Return the first chunk of a choice, which names the role."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def more(self, delta: Delta) -> Json:
+        """Return a chunk with what came to a choice."""
+        if not self.is_chat:
+            return self._text_chunk(delta.index, delta.content, logprobs=text_logprobs(delta.logprobs))
+        said: Json = {}
+        if delta.reasoning:
+            said["reasoning_content"] = delta.reasoning
+        if delta.content or not said:
+            said["content"] = delta.content
+        return self._chunk(delta.index, said, logprobs=chat_logprobs(delta.logprobs))
+
+    def ending(self, ended: Ended) -> Json:
+        """Return the last chunk of a choice, with its finish reason."""
+        reason, extension = _finish(ended)
+        if not self.is_chat:
+            chunk = self._text_chunk(ended.index, "", finish_reason=reason)
+        else:
+            chunk = self._chunk(ended.index, {}, finish_reason=reason)
+        chunk["choices"][0] |= extension
+        return chunk
+
+    def total(self, ended: Sequence[Ended]) -> Json:
+        """Return the chunk that has the usage of the whole stream, and no choice."""
+        kind = "chat.completion.chunk" if self.is_chat else "text_completion"
+        return self._object(kind, []) | {"usage": usage(ended)}
+
+    def _choice(self, ended: Ended) -> Json:
+        answer = ended.answer
+        reason, extension = _finish(ended)
+        common = {"index": ended.index, "finish_reason": reason}
+        if not self.is_chat:
+            return common | {"text": answer.text, "logprobs": text_logprobs(answer.logprobs)} | extension
+        message: Json = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        return common | {"message": message, "logprobs": chat_logprobs(answer.logprobs)} | extension
+
+    def _chunk(
+        self, index: int, delta: Json, finish_reason: str | None = None, logprobs: Json | None = None
+    ) -> Json:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._part("chat.completion.chunk", choice)
+
+    def _text_chunk(
+        self, index: int, text: str, finish_reason: str | None = None, logprobs: Json | None = None
+    ) -> Json:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._part("text_completion", choice)
+
+    def _part(self, kind: str, choice: Json) -> Json:
+        return self._object(kind, [choice]) | ({"usage": None} if self.wants_usage else {})
+
+    def _object(self, kind: str, choices: list[Json]) -> Json:
+        return {
+            "id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices
+        }  # fmt: skip
+
+
+def usage(ended: Sequence[Ended]) -> Json:
+    """Return what a request cost; its prompt counts once, however many answers it has."""
+    prompt = max(each.answer.usage.prompt_tokens for each in ended)
+    completion = sum(each.answer.usage.completion_tokens for each in ended)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": min(each.cached_tokens for each in ended)},
+    }
+
+
+def chat_logprobs(found: Sequence[TokenLogprob] | None) -> Json | None:
+    """Return log-probabilities in the chat's form, ``None`` without any."""
+    if not found:
+        return None
+    return {
+        "content": [
+            _token(each.text, each.logprob)
+            | {"top_logprobs": [_token(other.text, other.logprob) for other in each.top]}
+            for each in found
+        ],
+        "refusal": None,
+    }
+
+
+def text_logprobs(found: Sequence[TokenLogprob] | None) -> Json | None:
+    """Return log-probabilities in the older form of text completions, ``None`` without any."""
+    if not found:
+        return None
+    starts = [0]
+    for each in found:
+        starts.append(starts[-1] + len(each.text))
+    return {
+        "tokens": [each.text for each in found],
+        "token_logprobs": [each.logprob for each in found],
+        "top_logprobs": [{other.text: other.logprob for other in each.top} for each in found],
+        "text_offset": starts[:-1],
+    }
+
+
+def event(found: Json | str) -> bytes:
+    """Return one server-sent event."""
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, allow_nan=False)
+    return f"data: {text}\n\n".encode()
+
+
+def _token(text: str, logprob: float) -> Json:
+    whole = None if "\ufffd" in text else list(text.encode())
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": whole}
+
+
+def _finish(ended: Ended) -> tuple[str, Json]:
+    """Return the API's finish reason, and ours beside it where the API has no word for it."""
+    reason = ended.answer.finish_reason
+    if reason in ("stop", "length"):
+        return reason, {}
+    return "stop", {"seeonce": {"finish_reason": reason}}

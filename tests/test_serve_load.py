@@ -1,0 +1,128 @@
+"""Sixteen clients at once: every answer is true and the one that ``describe`` gives, and about as fast."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_mlx_vlm import Encoded
+from served import Served, data_url, image, prepared, served, text
+
+from infer.engine import Engine
+from infer.features import StoredFeatures
+from infer.limits import BatchLimits
+from infer.request import Request
+from infer.sampling import Sampling
+from seeonce.demo import questions
+from seeonce.demo.questions import QUESTIONS
+from seeonce.demo.score import Result, is_true, read_truth
+from seeonce.runs.prompts import Prompt
+from seeonce.server.app import ServeOptions
+
+FOLDER = Path(questions.__file__).parent
+LIMITS = BatchLimits(16, 4, 2048)
+EIGHT = [text for number in range(2) for texts in QUESTIONS.values() for text in texts[number : number + 1]][
+    :8
+]
+SCHEMA = {"type": "object", "properties": {"apps": {"type": "string", "maxLength": 20}}, "required": ["apps"]}
+NUM_CLIENTS = 16
+
+
+class Asked:
+    """Twenty frames and eight questions, as requests of the engine and as bodies of the API."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        self.encoded = encoded
+        frames = list({frame.key: frame for frame in encoded.manifest.frames}.values())[:20]
+        self.pairs = [(frame, question) for frame in frames for question in EIGHT]
+        self.requests = [
+            Request(number, Prompt(question).segments(frame), Sampling(max_tokens=80))
+            for number, (frame, question) in enumerate(self.pairs)
+        ]
+
+    def described(self, engine: Engine) -> tuple[list[str], float]:
+        began_s = time.perf_counter()
+        source = StoredFeatures(self.encoded.store, "demo")
+        found = {request.id: answer.text for request, answer in engine.answer(self.requests, source, LIMITS)}
+        return [found[request.id] for request in self.requests], time.perf_counter() - began_s
+
+    def bodies(self, **fields: object) -> list[dict[str, Any]]:
+        place = f"seeonce:{self.encoded.manifest.recording.id}"
+        asks = []
+        for frame, question in self.pairs:
+            content = [image(f"{place}/{frame.index}"), text(question)]
+            messages = [{"role": "user", "content": content}]
+            asks.append({"body": {"messages": messages, "max_tokens": 80, **fields}})
+        return asks
+
+
+def _clients(api: Served, asks: list[dict[str, Any]]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "serve_clients.py"), f"http://127.0.0.1:{api.port}", str(NUM_CLIENTS)],
+        input=json.dumps(asks), capture_output=True, text=True, check=False, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return Asked(prepared(FOLDER / "checkpoint", FOLDER / "recording", tmp_path_factory.mktemp("home")))
+
+
+@pytest.mark.campaign
+def test_every_answer_under_load_is_true_and_the_one_that_describe_gives(asked: Asked) -> None:
+    engine = Engine.load(asked.encoded.folder, asked.encoded.config, "float32")
+    wanted, _ = asked.described(engine)
+    truth = read_truth(FOLDER / "recording" / "truth.csv")
+    true = [
+        is_true(Result((Path(frame.source).name,), question, answer), truth)
+        for (frame, question), answer in zip(asked.pairs, wanted, strict=True)
+    ]
+    asks = asked.bodies()
+    for number, ((frame, question), one) in enumerate(zip(asked.pairs, asks, strict=True)):
+        one["body"]["stream"] = number % 2 == 0
+        if number % 3 == 0:
+            url = data_url(Path(frame.source).read_bytes())
+            one["body"]["messages"][0]["content"] = [image(url), text(question)]
+    mixed = [each for number, one in enumerate(asks) for each in (one, _other(number, one["body"]))]
+    with served(asked.encoded.store.home.path, ServeOptions(str(FOLDER / "checkpoint"), LIMITS)) as api:
+        found = _clients(api, mixed)
+        api.wait_until_idle()
+    assert found["texts"][::2] == wanted
+    assert all(true)
+    print(f"{len(wanted)} answers of {NUM_CLIENTS} clients equal to describe's, all true; others in between")
+
+
+def _other(number: int, body: dict[str, Any]) -> dict[str, Any]:
+    """Return an ask of another kind that stands beside: a text, a schema, or a client that leaves."""
+    if number % 3 == 0:
+        return {"body": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20}}
+    if number % 3 == 1:
+        schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+        return {"body": body | {"response_format": schema, "max_tokens": 20}}
+    return {"body": body | {"stream": True}, "leaves": True}
+
+
+@pytest.mark.campaign
+def test_sixteen_clients_reach_what_describe_reaches(asked: Asked) -> None:
+    engine = Engine.load(asked.encoded.folder, asked.encoded.config, "float32")
+    ratios, first = [], list[float]()
+    with served(asked.encoded.store.home.path, ServeOptions(str(FOLDER / "checkpoint"), LIMITS)) as api:
+        for _ in range(5):
+            wanted, described_s = asked.described(engine)
+            found = _clients(api, asked.bodies(stream=True))
+            assert found["texts"] == wanted
+            ratios.append(described_s / found["took_s"])
+            first += found["first_s"]
+        cached, read = api.metric("cached_tokens_total"), api.metric("prompt_tokens_total")
+    first.sort()
+    print(
+        f"throughput against describe: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; time to first words, "
+        f"median {first[len(first) // 2]:.3f} s; {cached / read:.0%} of prompt tokens from shared prefixes"
+    )
+    assert sorted(ratios)[len(ratios) // 2] >= 0.9
