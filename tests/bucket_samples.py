@@ -1,19 +1,23 @@
 """Stores of every kind for the tests of what holds for all, and servers of buckets for the campaigns."""
 
+import hashlib
+import hmac
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import obstore
+import pytest
 from store_samples import PROVENANCE, SPEC, entry_folder, features, new_store, pixels
 
 from cache.bucket import BucketStore
@@ -97,33 +101,91 @@ def watched(store: BucketStore, before: Callable[[str, str], None]) -> BucketSto
     return BucketStore(Watched(store.objects, before), store.store_id, store.writable)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server of S3 on this machine, with an empty bucket."""
+
+    address: str
+    environ: Mapping[str, str]
+
+
 @contextmanager
-def moto_server(monkeypatch_env: Callable[[str, str], None]) -> Iterator[str]:
-    """Start ``moto_server``, on the PATH or named by MOTO_SERVER; yield a bucket's address."""
-    program = os.environ.get("MOTO_SERVER") or shutil.which("moto_server")
+def moto_server(_folder: Path) -> Iterator[Server]:
+    """Start ``moto_server``, on the PATH or named by MOTO_SERVER."""
+    program, port = os.environ.get("MOTO_SERVER") or shutil.which("moto_server"), free_port()
     if program is None:
-        raise FileNotFoundError("moto_server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [program, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        pytest.skip("no moto_server: pip install 'moto[server]' somewhere, and MOTO_SERVER=…/bin/moto_server")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], **quiet)  # type: ignore[call-overload]
     try:
-        for _ in range(300):
-            try:
-                request = urllib.request.Request(f"{url}/screens", method="PUT")
-                request.add_header(
-                    "Authorization", "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/x"
-                )
-                urllib.request.urlopen(request, timeout=5).close()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.1)
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
-            monkeypatch_env(name, value)
-        yield "s3://screens"
+        yield _with_bucket(port)
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def ceph_server(folder: Path) -> Iterator[Server]:
+    """Start Ceph with its gateway, where Debian's radosgw, ceph-mon and ceph-osd are installed."""
+    port = free_port()
+    if shutil.which("radosgw") is None or os.geteuid() != 0:
+        pytest.skip("no Ceph, see tests/ceph.sh; and it runs as root here")
+    try:
+        script = Path(__file__).with_name("ceph.sh")
+        subprocess.run(
+            ["bash", str(script), str(folder), str(port)], check=True, capture_output=True, timeout=300
+        )
+        yield _with_bucket(port)
+    finally:
+        for file in (folder / "run").glob("*.pid"):
+            with suppress(ValueError, ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGTERM)
+
+
+SERVERS = {"moto": moto_server, "ceph": ceph_server}
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _with_bucket(port: int) -> Server:
+    """Wait for a server, and make a bucket by a request that is signed as S3 wants it."""
+    url, until_s = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    while True:
+        try:
+            put_bucket(url, "screens")
+            return Server("s3://screens", {**KEYS, "AWS_ENDPOINT_URL": url})
+        except OSError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.1)
+
+
+def put_bucket(url: str, name: str) -> None:
+    """Make a bucket: obstore cannot. Signature version 4, as AWS describes it."""
+    now, host, nothing = datetime.now(UTC), url.partition("//")[2], hashlib.sha256(b"").hexdigest()
+    stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+    signed = "host;x-amz-content-sha256;x-amz-date"
+    headers = f"host:{host}\nx-amz-content-sha256:{nothing}\nx-amz-date:{stamp}\n"
+    request = f"PUT\n/{name}\n\n{headers}\n{signed}\n{nothing}"
+    scope = f"{day}/us-east-1/s3/aws4_request"
+    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    key = f"AWS4{KEYS['AWS_SECRET_ACCESS_KEY']}".encode()
+    for part in (*scope.split("/"), to_sign):
+        key = hmac.digest(key, part.encode(), "sha256")
+    authorization = (
+        f"AWS4-HMAC-SHA256 Credential={KEYS['AWS_ACCESS_KEY_ID']}/{scope}, SignedHeaders={signed}, "
+        f"Signature={key.hex()}"
+    )
+    put = urllib.request.Request(f"{url}/{name}", method="PUT")
+    for header, value in (
+        ("Authorization", authorization),
+        ("x-amz-content-sha256", nothing),
+        ("x-amz-date", stamp),
+    ):
+        put.add_header(header, value)
+    urllib.request.urlopen(put, timeout=30).close()

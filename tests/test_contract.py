@@ -1,16 +1,22 @@
 """What every store promises, on a disk or in a bucket, and what only one in a bucket needs to."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import obstore
 import pytest
 import zarr
-from bucket_samples import KilledError, Place, moto_server, new_place, watched
+from bucket_samples import SERVERS, KilledError, Place, Server, new_place, watched
 from store_samples import PROVENANCE, SPEC, features, manifest, pixels, same
 from zarr.storage import ObjectStore
 
@@ -22,30 +28,37 @@ from cache.objects import Objects
 from cache.store import Store
 
 MISSING = entry_key(pixels(999), SPEC.encoder_id)
-KINDS = ["local", "memory", "file", pytest.param("moto", marks=pytest.mark.campaign)]
-BUCKETS = KINDS[1:]
+SERVED = [pytest.param(kind, marks=pytest.mark.campaign) for kind in SERVERS]
+BUCKETS = ["memory", "file", *SERVED]
+KINDS = ["local", *BUCKETS]
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
-    """A bucket of a server of its own."""
-    patch = pytest.MonkeyPatch()
-    try:
-        with moto_server(patch.setenv) as address:
-            yield address
-    except FileNotFoundError:
-        pytest.skip("no moto_server: pip install 'moto[server]' somewhere, and MOTO_SERVER=…/bin/moto_server")
-    finally:
-        patch.undo()
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Return a function that gives a running server of a kind, started when it is first asked for."""
+    with ExitStack() as started:
+
+        @cache
+        def server(kind: str) -> Server:
+            return started.enter_context(SERVERS[kind](tmp_path_factory.mktemp(kind)))
+
+        yield server
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server_of: Callable[[str], Server],
+) -> Place:
     """An empty store of the kind that a test is parametrised with."""
-    kind = request.param
-    if kind == "moto":
-        kind = f"{request.getfixturevalue('moto')}/{tmp_path.name}"
-    return new_place(kind, tmp_path)
+    if request.param not in SERVERS:
+        return new_place(request.param, tmp_path)
+    server = server_of(request.param)
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    return new_place(f"{server.address}/{tmp_path.name}", tmp_path)
 
 
 every = pytest.mark.parametrize("place", KINDS, indirect=True)
@@ -419,3 +432,18 @@ def test_a_local_store_and_a_bucket_are_both_what_the_passes_ask_for(tmp_path: P
 
 def test_names_of_an_entry_are_those_on_disk() -> None:
     assert chunk_name(MISSING) == f"frames/{MISSING.hex[:2]}/{MISSING.hex}/c.0.0.0"
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("kind", SERVERS)
+def test_eight_writers_race_and_two_are_killed(kind: str, server_of: Callable[[str], Server]) -> None:
+    server, rounds = server_of(kind), 100
+    program = Path(__file__).with_name("bucket_race.py")
+    done = subprocess.run(
+        [sys.executable, str(program), f"{server.address}/race", str(rounds)],
+        capture_output=True, text=True, check=True, timeout=1800,
+        env={**os.environ, **server.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["failed"] == 0, done.stderr
+    assert found["killed"] > rounds
