@@ -16,6 +16,8 @@ import pytest
 import typer.main
 from tiny_checkpoint import Tiny, write_checkpoint
 
+from cache.base.home import Home
+from infer.canary import Verdict, combination, remember
 from seeonce.commands import main
 from seeonce.verifier import canary, outputs
 
@@ -175,6 +177,7 @@ def home_after(tmp_path_factory: pytest.TempPathFactory) -> HomeAfter:
             _be_another_user(patch, root)
             line, *more = lines[-1]
             assert _run_command(str(line), *more) == 0, lines
+        remember(Home(root / "home"), combination(), Verdict.batched)  # for processes of their own
         return root / "home"
 
     return made
