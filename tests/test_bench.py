@@ -188,7 +188,7 @@ def test_a_fault_that_leaves_the_first_token_is_seen_at_every_size(
 def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_wrong(
     encoded: Encoded, tmp_path: Path
 ) -> None:
-    (table,) = PromptExperiment(encoded, tmp_path, (2,), 12, 6, Clock(1, num_warm_ups=0)).measure()
+    (table,) = PromptExperiment(encoded, tmp_path, (2,), 6, 6, Clock(1, num_warm_ups=0)).measure()
     wrong = {str(row[1]): row[-1] for row in table.rows}
     assert [wrong[name] for name in wrong if name.startswith("seeonce")] == [0, 0, 0]
     assert wrong["mlx-vlm live, batch_generate"] != 0
@@ -201,7 +201,7 @@ def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_w
 def test_tokens_from_the_store_are_right_at_every_level_and_batch_generator_loses_deepstack(
     encoded: Encoded,
 ) -> None:
-    (table,) = decoding.measure(encoded, (1, 6), max_tokens=8, clock=Clock(1, num_warm_ups=0))
+    (table,) = decoding.measure(encoded, (1, 6), max_tokens=4, clock=Clock(1, num_warm_ups=0))
     wrong = {(row[0], row[1]): row[-1] for row in table.rows}
     assert [number for (_, path), number in wrong.items() if str(path).startswith("seeonce")] == [0] * 4
     assert wrong[1, "mlx-vlm BatchGenerator"] == 0

@@ -166,20 +166,6 @@ def test_a_png_file_whose_chunk_names_its_colours_is_shown_in_srgb(tmp_path: Pat
     assert _error(read_image(path), _screen()) <= 3
 
 
-def _write_plain_video(path: Path, screen: Image.Image, transfer: int, primaries: int) -> Path:
-    """Write a video of one picture of 8 bits, as a PNG file has them."""
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("png", rate=1)
-        assert isinstance(stream, av.VideoStream)
-        (stream.width, stream.height), stream.pix_fmt = screen.size, "rgb24"
-        stream.codec_context.color_trc, stream.codec_context.color_primaries = transfer, primaries
-        frame = av.VideoFrame.from_ndarray(np.asarray(screen), "rgb24")
-        frame.pts, frame.time_base = 0, Fraction(1, 1)
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return path
-
-
 def _write_video(path: Path, signal: Floats, transfer: int, primaries: int = 9) -> Path:
     """Write a video of 10 bits, without loss, whose three pictures show one signal."""
     deep = np.round(np.clip(signal, 0, 1) * 1023).astype(np.uint16)
@@ -215,7 +201,7 @@ def test_hdr_videos_are_shown_with_white_as_white(
 
 
 def test_videos_of_p3_are_shown_in_srgb(tmp_path: Path) -> None:
-    video = _write_plain_video(tmp_path / "p3.mkv", _in_p3(_screen()), 13, primaries=12)
+    video = _write_video(tmp_path / "p3.mkv", np.asarray(_in_p3(_screen())) / 255, 13, primaries=12)
     assert _error(open_video(video, FrameChoice(1)).frames()[0].read(), _screen()) <= 3
 
 

@@ -93,7 +93,7 @@ def test_a_second_encode_imports_nothing_slow(encoded: Store, images: Path, plai
         "assert main.run(main.app, sys.argv[1:], error_code=1) == 0\n"
         f"print('LOADED', *(name for name in {slow} if name in sys.modules))"
     )
-    out, err = python(program, "encode", images, "--model", plain).communicate(timeout=120)
+    out, err = python(program, "encode", images, "--model", plain).communicate(timeout=300)
     assert out.splitlines()[-1] == "LOADED", err
 
 
@@ -235,11 +235,11 @@ def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
 ) -> None:
     folder = folder_of(tmp_path / "long", 60)
     process = python(SEEONCE, "encode", folder, "--model", plain, "--durability", "none")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list((home / "store" / "frames").glob("??/*/zarr.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "Traceback" not in err
     ended = run("seeonce encode --json --durability none", folder, "--model", plain)

@@ -13,7 +13,7 @@ from seeonce.demo.questions import CHANGE_QUESTION, DEFAULT_PROMPT, QUESTIONS
 from seeonce.demo.score import score
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
 
-NUM_OF_CONTROLS = 4
+NUM_OF_CONTROLS = 3
 
 
 @pytest.fixture(

@@ -24,7 +24,7 @@ from seeonce.verifier.outputs import Watcher
 
 MAX_TOKENS = 10
 NUM_FAMILIES, NUM_VARIANTS = 24, 4
-ALWAYS, CAMPAIGN = range(5), range(5, 200)
+ALWAYS, CAMPAIGN = range(4), range(4, 200)
 Checkpoints = Callable[[str], "Pool"]
 TINY = {
     "plain": Tiny(max_pixels=MAX_PIXELS),
@@ -157,7 +157,7 @@ def test_a_random_mix_gives_the_tokens_of_one_at_a_time_live(
 )
 def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(pools: Checkpoints, name: str, seed: int) -> None:
     pool = pools(name)
-    mix = pool.mix(random.Random(seed), most=8)
+    mix = pool.mix(random.Random(seed), most=8 if seed else 4)
     requests = [replace(request, sampling=Sampling(max_tokens=MAX_TOKENS)) for request in mix.requests]
     taken = {request.id: mix.live[request.id].tokens for request in requests}
     teachers = {number: Watcher(tokens, [(token,) for token in tokens]) for number, tokens in taken.items()}

@@ -283,14 +283,14 @@ def _answers(folder: Path) -> list[dict[str, Any]]:
 def _stopped(file: Path, home: Path, num_lines: int, by: signal.Signals) -> int:
     """Start an experiment and stop it when it has so many answers; return how it ended."""
     process = python(SEEONCE, "run", file, SEEONCE_HOME=str(home))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
         if found and max(found) >= num_lines:
             break
         time.sleep(0.005)
     process.send_signal(by)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     return process.returncode
 
 
@@ -329,7 +329,7 @@ def test_two_processes_at_once_give_the_answers_of_one(
 ) -> None:
     file = _file(tmp_path, LEAST + "[sampling]\ntemperature = 1.0\nmax_tokens = 8\n")
     both = [python(SEEONCE, "run", file, SEEONCE_HOME=str(home), SEEONCE_MODEL="demo") for _ in range(2)]
-    ends = [(*process.communicate(timeout=60), process.returncode) for process in both]
+    ends = [(*process.communicate(timeout=300), process.returncode) for process in both]
     assert sorted(code for _, _, code in ends) in ([0, 0], [0, 3]), ends  # one may leave the run to the other
     (cell,) = run("seeonce run --json --fresh", file).json
     alone = _answers(home / "runs" / cell["run"]["id"])

@@ -26,7 +26,7 @@ NUM_QUESTIONS = 8
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     root = tmp_path_factory.mktemp("asked")
     checkpoint = write_checkpoint(root / "checkpoint", Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"))
-    return Asked(checkpoint, root, 3)
+    return Asked(checkpoint, root, 2)
 
 
 @pytest.fixture(scope="module")

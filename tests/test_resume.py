@@ -49,14 +49,14 @@ def _killed(home: Path, plain: Path, num_lines: int) -> Path:
     """Start a run and kill it when it has so many answers."""
     words = [*SETTINGS.split(), "tuesday", "--model", plain]
     process = python(SEEONCE, "describe", *words, SEEONCE_HOME=str(home))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
         if found and max(found) >= num_lines:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     return _newest(home)
 
 

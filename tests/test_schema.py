@@ -1,12 +1,13 @@
 """Answers under a schema: every one parses, whatever the weights; a bad schema is one error, at once."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from conftest import Ended, Run
+from conftest import Ended, HomeAfter, Run
 from screens import folder_of
 from store_samples import frame
 
@@ -44,11 +45,15 @@ RECURSIVE = {
 }
 
 
+@pytest.fixture(scope="module")
+def monday(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of(tmp_path_factory.mktemp("recordings") / "monday", 3)
+
+
 @pytest.fixture
-def asked(run: Run, plain: Path, tmp_path: Path) -> Any:
+def asked(run: Run, plain: Path, monday: Path, home: Path, home_after: HomeAfter, tmp_path: Path) -> Any:
     """Ask about three frames with random weights, several seeds at a time."""
-    images = folder_of(tmp_path / "monday", 3)
-    assert run("seeonce encode", images, "--model", plain).code == 0
+    shutil.copytree(home_after(("seeonce encode", monday, "--model", plain)), home)
 
     def ask(schema: object, *words: object) -> Ended:
         if isinstance(schema, dict):

@@ -1,6 +1,7 @@
 """What --json prints follows its schema, and the words claim what was checked."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import HomeAfter, Run
 from live_mlx_vlm import draw_noise
 
 from cache.entry import Features
@@ -32,10 +33,16 @@ def test_the_schema_is_one_and_names_the_version_that_is_written() -> None:
     assert SCHEMA["properties"]["schema"]["const"] == REPORT_SCHEMA
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_noise(tmp_path_factory.mktemp("recordings") / "images", 3)
+
+
 @pytest.mark.parametrize("options", ["--level bytes", "--all", "--level embeddings --controls", "--sample 2"])
-def test_a_real_report_follows_the_schema(options: str, run: Run, tmp_path: Path, plain: Path) -> None:
-    images = draw_noise(tmp_path / "images", 3)
-    run("seeonce encode", images, "--model", plain)
+def test_a_real_report_follows_the_schema(
+    options: str, run: Run, home: Path, home_after: HomeAfter, images: Path, plain: Path
+) -> None:
+    shutil.copytree(home_after(("seeonce encode", images, "--model", plain)), home)
     more = () if options == "--all" else (images, "--model", plain)
     found = run(f"verify-cache --json {options}", *more).json
     jsonschema.Draft202012Validator(SCHEMA).validate(found)
