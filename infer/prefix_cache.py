@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.base.errors import SeeonceError
+from cache.base.errors import SeeonceError, disk_error
 from cache.base.text import megabytes
 from cache.prefixes import OPTION, PrefixInfo, PrefixKey, PrefixStore
 from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsKVCache, RowsRecurrentState
@@ -47,7 +47,7 @@ class PrefixCache:
     def __init__(self, store: PrefixStore, model: LanguageModel, computed_by: tuple[str, ...]) -> None:
         """Keep in ``store`` what ``model`` computes; ``computed_by`` names weights, type, device."""
         self._store, self._computed_by = store, computed_by
-        self._layout = _Layout(model)
+        self._layout = Layout(model)
         self._reads = self._writes = True
         self._notes: list[str] = []
         self._reading: dict[PrefixKey, Future[_Read | None]] = {}
@@ -154,7 +154,7 @@ class PrefixCache:
         try:
             if self._writes:
                 self._store.write(info, parts)
-        except (OSError, SeeonceError) as error:
+        except OSError as error:
             self._give_up_writing(error)
         finally:
             with self._lock:
@@ -192,16 +192,16 @@ class PrefixCache:
                 "the prefix cache is not used."
             )
 
-    def _give_up_writing(self, error: Exception) -> None:
+    def _give_up_writing(self, error: OSError) -> None:
         if self._writes:
             self._writes = False
-            self._note(f"No more prefixes are kept on disk: {' '.join(str(error).split())}")
+            self._note(str(disk_error(self._store.path, "No more prefixes are kept on disk", error)))
 
     def _note(self, line: str) -> None:
         self._notes.append(line)
 
 
-class _Layout:
+class Layout:
     """How the arrays of all layers lie in a payload: one after the other, each contiguous."""
 
     def __init__(self, model: LanguageModel) -> None:
