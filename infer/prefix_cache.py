@@ -51,6 +51,7 @@ class PrefixCache:
         self._reads = self._writes = True
         self._notes: list[str] = []
         self._reading: dict[PrefixKey, Future[_Read | None]] = {}
+        self._wrong: set[PrefixKey] = set()  # read in vain: a folder that cannot be written to keeps damage
         self._buffer = np.empty(0, np.uint8)
         self._pending_bytes, self._lock = 0, threading.Lock()
         self._read_s = self._prefill_s = float("inf")  # of a token, the best that was seen
@@ -59,6 +60,7 @@ class PrefixCache:
     def __enter__(self) -> Self:
         self._reader = ThreadPoolExecutor(1, "seeonce-prefix-reader")
         self._writer = ThreadPoolExecutor(1, "seeonce-prefix-writer")
+        self._wrong.clear()
         if self._writes or self._reads:
             try:
                 self._store.prepare()
@@ -83,7 +85,10 @@ class PrefixCache:
 
     def has(self, sequence: Sequence) -> bool:
         """Say whether a sequence can start from a prefix on disk, as far as one look tells."""
-        return self._reads and sequence.begins is not None and self._store.has(sequence.begins.key)
+        begins = sequence.begins
+        if not self._reads or begins is None or begins.key in self._wrong:
+            return False
+        return self._store.has(begins.key)
 
     def expect(self, sequences: Iterable[Sequence]) -> None:
         """Have read what these start from, in order; what else was read is dropped."""
@@ -118,6 +123,7 @@ class PrefixCache:
         found = future.result()
         self._judge()
         if found is None:
+            self._wrong.add(begins.key)
             return None
         rows = self._layout.rows(found.arrays, begins.num_tokens)
         return SharedPrefix(

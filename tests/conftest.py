@@ -120,7 +120,8 @@ def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty SEEONCE_HOME, no network, and none of the user's settings and recordings."""
-    for name in ("SEEONCE_MODEL", "SEEONCE_RECORDINGS", "SEEONCE_DTYPE", "ESCRIBANO_DB", "CAP_RECORDINGS"):
+    settings = ("MODEL", "RECORDINGS", "DTYPE", "PREFIX_CACHE")
+    for name in (*(f"SEEONCE_{name}" for name in settings), "ESCRIBANO_DB", "CAP_RECORDINGS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

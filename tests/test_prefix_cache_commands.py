@@ -14,7 +14,6 @@ SIZE = "--prefix-cache 1GB"
 
 @pytest.fixture
 def screens(run: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("SEEONCE_PREFIX_CACHE", raising=False)
     monkeypatch.setenv("SEEONCE_MODEL", str(plain))
     folder = folder_of(tmp_path / "screens", 2)
     assert run("seeonce encode", folder).code == 0
