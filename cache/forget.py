@@ -26,6 +26,7 @@ from cache.manifest import (
     stored_recordings,
 )
 from cache.pixel_index import PixelIndex
+from cache.prefixes import collect_prefixes
 from cache.quarantine import quarantined, remove_quarantined
 from cache.store import Store
 from cache.thumbnails import Thumbnails
@@ -35,7 +36,8 @@ from cache.thumbnails import Thumbnails
 class Forgotten:
     """What went. ``num_left`` entries stay for now: others name them, or a running command uses them.
 
-    ``num_files`` files, or places in them, were remembered with the digests of their pictures.
+    ``num_files`` files, or places in them, were remembered with the digests of their pictures, and
+    ``num_prefixes`` lay in the prefix cache.
     """
 
     recording: str
@@ -47,6 +49,7 @@ class Forgotten:
     num_quarantined: int = 0
     num_runs: int = 0
     num_files: int = 0
+    num_prefixes: int = 0
 
 
 def find_recording_id(home: Home, selector: str) -> str:
@@ -99,6 +102,7 @@ def purge_entries(store: Store, found: Forgotten, named: ManifestNames) -> Forgo
         StoreError: the disk refuses, or a manifest cannot be read.
     """
     collected, needed = collect(store, only=named.keys), References(store.home).names
+    num_prefixes = purge_prefixes(store)
     copies = [name for key in named.keys - needed.keys for name in quarantined(store.path, key)]
     for name in copies:
         remove_quarantined(store.path, name)
@@ -109,7 +113,21 @@ def purge_entries(store: Store, found: Forgotten, named: ManifestNames) -> Forgo
         num_left=sum(map(store.exists, named.keys)),
         num_thumbnails=sum(map(Thumbnails(store.home).remove, named.pixels - needed.pixels)),
         num_quarantined=len(copies),
+        num_prefixes=num_prefixes,
     )
+
+
+def purge_prefixes(store: Store) -> int:
+    """Remove at once the prefixes over frames that no recording names; return how many there were.
+
+    Raises:
+        StoreError: the disk refuses, or a manifest cannot be read.
+    """
+    needed = References(store.home).names.keys
+    try:
+        return collect_prefixes(store.home, needed)[0]
+    except OSError as error:
+        raise StoreError(f"cannot remove prefixes: {error.strerror}; check the disk") from error
 
 
 def _remove_manifests(store: Store, path: Path) -> int:

@@ -41,6 +41,7 @@ from cache.layout import (
 )
 from cache.leases import Lease, active_leases, expired_leases
 from cache.manifest import ManifestNames, manifest_files, manifest_names
+from cache.prefixes import collect_prefixes
 from cache.quarantine import old_quarantined, remove_quarantined
 from cache.store import Store
 from cache.thumbnails import Thumbnails
@@ -78,6 +79,8 @@ class Collection:
     num_quarantined: int = 0
     num_files: int = 0
     num_thumbnails: int = 0
+    num_prefixes: int = 0
+    prefix_bytes: int = 0
     leases: tuple[Lease, ...] = ()
     dry_run: bool = False
 
@@ -271,11 +274,16 @@ def _remove_others(store: Store, references: References, dry_run: bool) -> dict[
             with suppress(FileNotFoundError):  # another collection was first
                 _finish_batch(path, name, references)
     pictures = list(_unneeded_pictures(path, thumbnails, references))
+    prefixes = collect_prefixes(
+        store.home, references.names.keys, before_s=references.before_s, dry_run=dry_run
+    )
     return {
         "num_tmp": len(unfinished),
         "num_trash": len(batches),
         "num_quarantined": len(quarantined),
         "num_files": len(files),
+        "num_prefixes": prefixes[0],
+        "prefix_bytes": prefixes[1],
         "num_thumbnails": sum(dry_run or thumbnails.remove(digest) for digest in pictures),
     }
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import google_crc32c
@@ -99,7 +100,7 @@ class PrefixStore:
         self._root = str(self.path)
 
     def prepare(self) -> None:
-        """Make what is missing of its folders, and remove what killed processes left.
+        """Make what is missing of its folders; remove what killed processes left, and what is too much.
 
         Raises:
             OSError: the disk refuses.
@@ -110,6 +111,7 @@ class PrefixStore:
                 for name in (FRAMES, TMP, TRASH, QUARANTINE):
                     root.make_folder(name, exist_ok=True)
         sweep(self.path)
+        shrink(self.path, self.max_bytes)
 
     def has(self, key: PrefixKey) -> bool:
         """Say whether there is a prefix of that name, right or wrong: one look, nothing is opened."""
@@ -290,52 +292,40 @@ def sweep(path: Path) -> None:
                 opened.remove_tree(name)
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixStats:
-    """How many prefixes are kept, and their bytes on disk."""
-
-    num: int = 0
-    num_bytes: int = 0
-
-
-def prefix_stats(home: Home) -> PrefixStats:
-    """Count what the cache of a home holds."""
+def prefix_totals(home: Home) -> tuple[int, int]:
+    """Return how many prefixes the cache of a home holds, and their bytes."""
     kept = stored_prefixes(home.path / _FOLDER)
-    return PrefixStats(len(kept), sum(found.num_bytes for found in kept))
+    return len(kept), sum(found.num_bytes for found in kept)
 
 
 def collect_prefixes(
-    home: Home, needed: frozenset[EntryKey], *, before_s: float, dry_run: bool = False, purge: bool = False
-) -> PrefixStats:
-    """Remove the prefixes over a frame that is not ``needed``, used last before that time; return what went.
+    home: Home, needed: frozenset[EntryKey], *, before_s: float = inf, dry_run: bool = False
+) -> tuple[int, int]:
+    """Remove prefixes over a frame that is not ``needed``, used last before that time.
 
-    One that cannot be read is over such a frame. What killed processes left goes too, and with ``purge`` what
-    lies in quarantine.
+    One that cannot be read is over such a frame. What killed processes left and what lies in quarantine goes
+    too. Returns how many prefixes went, and their bytes.
 
     Raises:
         OSError: the disk refuses.
     """
     path = home.path / _FOLDER
-    if not path.is_dir():
-        return PrefixStats()
     going = [
         found
         for found in stored_prefixes(path)
-        if found.used_s < before_s and not _keys(path, found) <= needed
+        if found.used_s < before_s and not _is_needed(path, found, needed)
     ]
     if dry_run:
-        return PrefixStats(len(going), sum(found.num_bytes for found in going))
+        return len(going), sum(found.num_bytes for found in going)
     sweep(path)
-    for name in quarantined(path) if purge else ():
+    for name in quarantined(path):
         remove_quarantined(path, name)
-    return PrefixStats(*_remove(path, going))
+    return _remove(path, going)
 
 
-_UNREADABLE = frozenset({EntryKey(bytes(32))})  # needed by nobody
-
-
-def _keys(path: Path, found: StoredEntry) -> frozenset[EntryKey]:
+def _is_needed(path: Path, found: StoredEntry, needed: frozenset[EntryKey]) -> bool:
+    """Say whether all frames of a prefix are needed; one that cannot be read is of unknown frames."""
     with suppress(DamagedError, StoreError):
         info = visit(str(path), found.key, lambda folder: _read_info(folder, found.key))
-        return frozenset(info.keys) if info is not None else frozenset()
-    return _UNREADABLE
+        return info is None or needed.issuperset(info.keys)
+    return False

@@ -16,6 +16,7 @@ from cache.key import EncoderId, EncoderSpec, EntryKey
 from cache.layout import TMP, names_in, read_store_id, stored_bytes, stored_entries, time_text
 from cache.leases import Use, recent_uses
 from cache.manifest import ManifestRef, list_manifests
+from cache.prefixes import prefix_totals
 from cache.quarantine import quarantined
 from cache.store import Store
 
@@ -41,6 +42,7 @@ class StoreStats:
     ``num_frames`` are the frames that manifests name, ``num_shared`` those among them that share an
     entry with another, ``num_bytes_saved`` what they would take if they did not. ``reclaimable`` is what a
     collection would remove now, None when a manifest cannot be read; ``runs`` are the last ones.
+    ``num_prefixes`` lie in the prefix cache beside the store.
     """
 
     num_entries: int = 0
@@ -58,6 +60,8 @@ class StoreStats:
     free_bytes: int = 0
     reclaimable: Collection | None = None
     runs: tuple[Use, ...] = ()
+    num_prefixes: int = 0
+    prefix_bytes: int = 0
 
 
 def store_stats(home: Home) -> StoreStats:
@@ -73,6 +77,7 @@ def store_stats(home: Home) -> StoreStats:
     refs = list_manifests(home)
     frames_of = Counter(key for ref in refs for key in ref.keys)
     encoders, num_unreadable = _by_encoder(store, sizes, refs)
+    num_prefixes, prefix_bytes = prefix_totals(home)
     return StoreStats(
         num_entries=len(sizes),
         num_bytes=sum(sizes.values()),
@@ -89,6 +94,8 @@ def store_stats(home: Home) -> StoreStats:
         free_bytes=store.free_bytes(),
         reclaimable=_reclaimable(store),
         runs=tuple(recent_uses(store.path)),
+        num_prefixes=num_prefixes,
+        prefix_bytes=prefix_bytes,
     )
 
 

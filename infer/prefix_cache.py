@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.base.errors import SeeonceError
+from cache.base.errors import SeeonceError, disk_error
 from cache.base.text import megabytes
 from cache.prefixes import OPTION, PrefixInfo, PrefixKey, PrefixStore
 from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsKVCache, RowsRecurrentState
@@ -47,10 +47,11 @@ class PrefixCache:
     def __init__(self, store: PrefixStore, model: LanguageModel, computed_by: tuple[str, ...]) -> None:
         """Keep in ``store`` what ``model`` computes; ``computed_by`` names weights, type, device."""
         self._store, self._computed_by = store, computed_by
-        self._layout = _Layout(model)
+        self._layout = Layout(model)
         self._reads = self._writes = True
         self._notes: list[str] = []
         self._reading: dict[PrefixKey, Future[_Read | None]] = {}
+        self._wrong: set[PrefixKey] = set()  # read in vain: a folder that cannot be written to keeps damage
         self._buffer = np.empty(0, np.uint8)
         self._pending_bytes, self._lock = 0, threading.Lock()
         self._read_s = self._prefill_s = float("inf")  # of a token, the best that was seen
@@ -59,6 +60,7 @@ class PrefixCache:
     def __enter__(self) -> Self:
         self._reader = ThreadPoolExecutor(1, "seeonce-prefix-reader")
         self._writer = ThreadPoolExecutor(1, "seeonce-prefix-writer")
+        self._wrong.clear()
         if self._writes or self._reads:
             try:
                 self._store.prepare()
@@ -83,7 +85,10 @@ class PrefixCache:
 
     def has(self, sequence: Sequence) -> bool:
         """Say whether a sequence can start from a prefix on disk, as far as one look tells."""
-        return self._reads and sequence.begins is not None and self._store.has(sequence.begins.key)
+        begins = sequence.begins
+        if not self._reads or begins is None or begins.key in self._wrong:
+            return False
+        return self._store.has(begins.key)
 
     def expect(self, sequences: Iterable[Sequence]) -> None:
         """Have read what these start from, in order; what else was read is dropped."""
@@ -118,6 +123,7 @@ class PrefixCache:
         found = future.result()
         self._judge()
         if found is None:
+            self._wrong.add(begins.key)
             return None
         rows = self._layout.rows(found.arrays, begins.num_tokens)
         return SharedPrefix(
@@ -154,7 +160,7 @@ class PrefixCache:
         try:
             if self._writes:
                 self._store.write(info, parts)
-        except (OSError, SeeonceError) as error:
+        except OSError as error:
             self._give_up_writing(error)
         finally:
             with self._lock:
@@ -192,16 +198,16 @@ class PrefixCache:
                 "the prefix cache is not used."
             )
 
-    def _give_up_writing(self, error: Exception) -> None:
+    def _give_up_writing(self, error: OSError) -> None:
         if self._writes:
             self._writes = False
-            self._note(f"No more prefixes are kept on disk: {' '.join(str(error).split())}")
+            self._note(str(disk_error(self._store.path, "No more prefixes are kept on disk", error)))
 
     def _note(self, line: str) -> None:
         self._notes.append(line)
 
 
-class _Layout:
+class Layout:
     """How the arrays of all layers lie in a payload: one after the other, each contiguous."""
 
     def __init__(self, model: LanguageModel) -> None:

@@ -102,7 +102,7 @@ class Schedule:
             return []
         self.prefixes.keep_only([sequence.keys for sequence in waiting])
         if self._on_disk is not None:
-            self._load(self._on_disk, wait=not now.num_rows)
+            self._load(self._on_disk, now)
         followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
         most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
         if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
@@ -121,16 +121,17 @@ class Schedule:
         self._waiting = [sequence for sequence in waiting if id(sequence) not in chosen]
         return batch.sequences
 
-    def _load(self, on_disk: PrefixCache, *, wait: bool) -> None:
+    def _load(self, on_disk: PrefixCache, now: InFlight) -> None:
         """Take in what has been read for the sequences that are next, and have read what they lack.
 
-        With ``wait``, nothing else is to be done until that of the first is there.
+        With nothing in flight, that of the first is waited for.
         """
         first_of = dict[Keys, Sequence]()
         for sequence in self._waiting:
             first_of.setdefault(sequence.keys, sequence)
         most = self._limits.prefill_batch_size + READ_AHEAD
-        lacking, room = list[Sequence](), self._memory.max_bytes - self.prefixes.num_bytes
+        held = self.prefixes.num_bytes + self._memory.batch_bytes(now, [])
+        lacking, room = list[Sequence](), self._memory.max_bytes - held
         for sequence in [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None]:
             if sequence.begins is not None:
                 room -= self._memory.prefix_bytes(sequence.begins.num_tokens)
@@ -138,7 +139,7 @@ class Schedule:
                 break
             lacking.append(sequence)
         on_disk.expect(lacking)
-        is_first = wait and bool(lacking) and lacking[0] is self._waiting[0]
+        is_first = not now.num_rows and bool(lacking) and lacking[0] is self._waiting[0]
         for sequence in lacking:
             prefix = on_disk.take(sequence, wait=is_first)
             is_first = False

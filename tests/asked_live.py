@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
-from live_mlx_vlm import SIZES, Encoded, Live, draw_noise, encode_folder
+from live_mlx_vlm import SIZES, Encoded, Live, draw_noise, encode_folder, start_from_disk_if_told
 from mlx_vlm.generate import generate_step
 from mlx_vlm.utils import prepare_inputs
 
@@ -68,6 +68,7 @@ class Asked:
         assert self.encoded.spec.compute_dtype == dtype
         self.frames = self.encoded.manifest.frames
         self.engine = Engine.load(self.encoded.folder, self.encoded.config, dtype)
+        start_from_disk_if_told(self.engine, self.encoded.store.home)
         self.tokenizer = self.engine.tokenizer
         self.source = StoredFeatures(self.encoded.store, "images")
         self._checkpoint, self._dtype = checkpoint, dtype

@@ -125,7 +125,8 @@ def _leave_canary_out(patch: pytest.MonkeyPatch) -> None:
 
 def _be_another_user(patch: pytest.MonkeyPatch, root: Path) -> Path:
     """Set an empty SEEONCE_HOME, no network, and none of the user's settings and recordings."""
-    for name in ("SEEONCE_MODEL", "SEEONCE_RECORDINGS", "SEEONCE_DTYPE", "ESCRIBANO_DB", "CAP_RECORDINGS"):
+    settings = ("MODEL", "RECORDINGS", "DTYPE", "PREFIX_CACHE")
+    for name in (*(f"SEEONCE_{name}" for name in settings), "ESCRIBANO_DB", "CAP_RECORDINGS"):
         patch.delenv(name, raising=False)
     patch.setenv("HOME", str(root / "user"))
     patch.setenv("HF_HUB_OFFLINE", "1")

@@ -1,5 +1,6 @@
 """What tests hold seeonce against: mlx-vlm as its users call it, and recordings of drawn noise."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cache.base.home import Home
 from cache.key import EncoderSpec
 from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
+from cache.prefixes import PrefixStore
 from cache.store import Durability, Store
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
@@ -101,9 +103,16 @@ class Encoded:
     ) -> dict[int, Answer]:
         """Answer requests from the store, batched."""
         engine = Engine.load(self.folder, self.config, self.spec.compute_dtype)
+        start_from_disk_if_told(engine, self.store.home)
         source = StoredFeatures(self.store, self.manifest.recording.id)
         answers = engine.answer(requests, source, limits, hooks_of=hooks_of)
         return {request.id: answer for request, answer in answers}
+
+
+def start_from_disk_if_told(engine: Engine, home: Home) -> None:
+    """With SEEONCE_TEST_PREFIX_CACHE=BYTES every campaign of pass two starts from prefixes on disk, too."""
+    if num_bytes := os.environ.get("SEEONCE_TEST_PREFIX_CACHE"):
+        engine.keep_prefixes(PrefixStore(home, int(num_bytes)), ("the only weights of this home",))
 
 
 def encode_folder(checkpoint: Path, images: Path, home: Path) -> Encoded:

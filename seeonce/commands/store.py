@@ -17,7 +17,7 @@ from cache.base.text import counted, megabytes, parse_age_s, parse_size
 from cache.bucket import BucketStore
 from cache.bucket_upkeep import BucketCollection, check_bucket, collect_bucket
 from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
-from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries
+from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries, purge_prefixes
 from cache.gc import Collection, collect
 from cache.layout import stored_entries, time_text
 from cache.leases import forget_uses
@@ -50,6 +50,7 @@ def stats_table(home: Home, stats: StoreStats) -> str:
         ("in quarantine", f"{stats.num_quarantined:,}"),
         ("unfinished or left over", f"{stats.num_tmp:,}"),
         ("gc would free", reclaimable),
+        ("prefix cache", f"{stats.num_prefixes:,} ({megabytes(stats.prefix_bytes)})"),
         ("free on the disk", megabytes(stats.free_bytes)),
     ]
     for row in stats.encoders:
@@ -68,7 +69,8 @@ def collection_text(found: Collection) -> str:
         f"{verb} {counted(found.num_entries, 'entry')} ({megabytes(found.num_bytes)}), "
         f"{found.num_tmp:,} unfinished, "
         f"{found.num_trash:,} in trash, {found.num_quarantined:,} in quarantine for 30 days, "
-        f"{counted(found.num_thumbnails, 'thumbnail')}, {found.num_files:,} other files."
+        f"{counted(found.num_thumbnails, 'thumbnail')}, {_prefixes(found.num_prefixes)} "
+        f"({megabytes(found.prefix_bytes)}), {found.num_files:,} other files."
     ]
     if found.num_kept:
         lines.append(f"{counted(found.num_kept, 'entry')} kept: needed again meanwhile.")
@@ -109,8 +111,13 @@ def forgotten_text(found: Forgotten, *, purge: bool) -> str:
     return (
         f"{line}, {counted(found.num_entries, 'entry')} ({megabytes(found.num_bytes)}), "
         f"{counted(found.num_thumbnails, 'thumbnail')}, {found.num_quarantined:,} in quarantine, "
-        f"{counted(found.num_runs, 'run')}, the memory of {counted(found.num_files, 'file')}.{left}"
+        f"{counted(found.num_runs, 'run')}, {_prefixes(found.num_prefixes)}, "
+        f"the memory of {counted(found.num_files, 'file')}.{left}"
     )
+
+
+def _prefixes(number: int) -> str:
+    return "1 prefix" if number == 1 else f"{number:,} prefixes"
 
 
 def check_text(found: CheckReport) -> str:
@@ -325,7 +332,8 @@ def forget_command(
             raise
         # It may have been forgotten before, without its runs.
         found = Forgotten(recording, num_runs=_remove_runs(opened, recording))
-        if not found.num_runs:
+        found = replace(found, num_prefixes=purge_prefixes(opened))
+        if not (found.num_runs or found.num_prefixes):
             raise NotEncodedError(
                 f"{recording!r} is not in the store, and no run is of it: see what there is with "
                 "seeonce store ls."
