@@ -19,7 +19,7 @@ from cache.base.home import Home
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
 
-ENGINE_EPOCH = 3
+ENGINE_EPOCH = 4
 """Raised when our own prefill, sharing or decoding changes: then every combination is new."""
 
 KNOWN_TO_WORK = "mlx 0.32.4 with mlx-vlm 0.7.10"

@@ -15,11 +15,12 @@ from cache.base.errors import SeeonceError
 from cache.manifest import FrameEntry
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
+from infer.decoding import DecodeBatch
 from infer.features import FeatureSource, ReadAhead, StoredFeatures
 from infer.hooks import LogitsProcessor, RowHooks, TokenWatch
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch, LanguageModel, PromptInputs
+from infer.model import LanguageModel, PromptInputs
 from infer.prefill import Prefill
 from infer.prefixes import Keys, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
@@ -180,7 +181,7 @@ class _Loop:
         max_bytes = limits.kv_memory_bytes or default_kv_bytes(model.weight_bytes)
         max_context = model.config.text.max_context
         self._memory = KVMemory(max_bytes, model.kv_token_bytes, max_context, model.row_bytes)
-        self._decoding = DecodeBatch(model.model, stop_ids)
+        self._decoding, self._stop_ids = DecodeBatch(model.model), stop_ids
         self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
         self._answers: list[tuple[Request, Answer]] = []  # found between two turns
@@ -214,7 +215,7 @@ class _Loop:
     def _turn(self, schedule: Schedule) -> None:
         if len(self._decoding):
             decoded = self._decoding.step()
-            self._decoding.remove({uid for uid, token, why in decoded if self._ends_early(uid, token, why)})
+            self._decoding.remove([sequence for sequence, token in decoded if self._ends(sequence, token)])
         if self._prefill is None:
             self._admit(schedule)
         if self._prefill is not None:
@@ -223,23 +224,24 @@ class _Loop:
                 self._join(schedule, self._prefill)
                 self._prefill = None
 
-    def _ends_early(self, uid: int, token: int, finish_reason: str | None) -> bool:
-        """Take a token; tell whether its row ends with it and is still in the batch."""
-        sequence = self._running[uid]
+    def _ends(self, sequence: Sequence, token: int) -> bool:
+        """Take a token; tell whether its sequence ends with it."""
         try:
-            why = sequence.take(token, finish_reason)
+            why = sequence.take(token, self._stop_ids)
             if why is None:
                 return False
             self._answers.append((sequence.request, self._engine.answer_of(sequence, why)))
         except SeeonceError as error:
             self._fail(sequence, str(error))
-        del self._running[uid]
-        return finish_reason is None
+        del self._running[sequence.uid]
+        return True
 
     def _admit(self, schedule: Schedule) -> None:
         """Begin to prefill what the schedule gives, less those that fail."""
         to_come = max((sequence.num_to_come for sequence in self._running.values()), default=0)
-        batch = schedule.next_batch(InFlight(len(self._decoding), self._decoding.num_columns, to_come))
+        decoding = self._decoding
+        now = InFlight(len(decoding), decoding.num_columns, to_come, decoding.num_slots)
+        batch = schedule.next_batch(now)
         if not batch:
             return
         own = [frame for sequence in batch if sequence.prefix is None for frame in sequence.request.frames]

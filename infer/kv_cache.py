@@ -1,9 +1,8 @@
-"""What the layers keep of several rows, left-padded, some of which may begin with a shared prefix.
+"""What the layers keep of several rows: left-padded side by side in prefill, a slot each while they decode.
 
-Attention keeps keys and values (``RowsKVCache``), a gated delta net a state of fixed size
+Attention keeps keys and values (``RowsKVCache``, ``SlotKVCache``), a gated delta net a state of fixed size
 (``RowsRecurrentState``). Counts and paddings are plain integers here, so that no step waits for the device to
-learn them. Both speak as mlx-vlm expects of a batch cache: its ``GenerationBatch`` calls ``filter``,
-``extend`` and ``state``; attention calls ``update_and_fetch``, a delta net ``update_window`` and
+learn them. mlx-vlm's attention calls ``update_and_fetch``, its delta net ``update_window`` and
 ``update_recurrent``.
 """
 
@@ -13,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-STEP = 256  # columns by which a cache grows
+STEP = 64  # columns by which a cache grows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +25,15 @@ class KVRow:
     def first(self, num_tokens: int) -> "KVRow":
         """Return those of the first tokens: they do not depend on what follows."""
         return KVRow(self.keys[:, :, :num_tokens], self.values[:, :, :num_tokens])
+
+    def copy(self) -> "KVRow":
+        """Return a copy, which holds nothing of the batch that it was cut from."""
+        return KVRow(mx.contiguous(self.keys), mx.contiguous(self.values))
+
+    @property
+    def arrays(self) -> tuple[mx.array, mx.array]:
+        """What is to be evaluated."""
+        return self.keys, self.values
 
 
 def rounded_up(num_columns: int) -> int:
@@ -59,12 +67,10 @@ class RowsKVCache:
         self.values = mx.concatenate([row.values for row in rows])
 
     def row(self, index: int, num_tokens: int) -> KVRow:
-        """Return a copy of a row's first tokens."""
+        """Return a row's first tokens, a view of the batch."""
         keys, values = self._held()
         at = slice(self.paddings[index], self.paddings[index] + num_tokens)
-        return KVRow(
-            mx.contiguous(keys[index : index + 1, :, at]), mx.contiguous(values[index : index + 1, :, at])
-        )
+        return KVRow(keys[index : index + 1, :, at], values[index : index + 1, :, at])
 
     @property
     def offset(self) -> int:
@@ -78,7 +84,7 @@ class RowsKVCache:
 
     @property
     def state(self) -> tuple[mx.array, ...]:
-        """What must be evaluated before the cache is cut or joined."""
+        """What a chunk must have computed before the next."""
         return () if self.keys is None or self.values is None else (self.keys, self.values)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -113,36 +119,6 @@ class RowsKVCache:
         # A padding column attends to itself: it may attend to nothing else, and nothing gives NaN.
         return (real & (seen[None] <= asking)) | (seen[None] == asking)
 
-    def filter(self, indices: mx.array) -> None:
-        """Keep some rows; drop the columns that are padding in all of them, once they are many."""
-        keys, values = self._held()
-        self.keys, self.values = keys[indices], values[indices]
-        self.paddings = [self.paddings[index] for index in indices.tolist()]  # type: ignore[union-attr,index]
-        self._starts = []
-        unused = min(self.paddings)
-        if unused >= STEP // 2:  # what is cut must be copied before the next write, so not for a few
-            self.keys, self.values = self.keys[:, :, unused:], self.values[:, :, unused:]
-            self.paddings = [padding - unused for padding in self.paddings]
-            self.used -= unused
-
-    def extend(self, other: "RowsKVCache") -> None:
-        """Add the rows of ``other``; the shorter of the two moves to the right."""
-        used = max(self.used, other.used)
-        capacity = rounded_up(used + 1)
-        mine, theirs = self._aligned(used, capacity), other._aligned(used, capacity)
-        self.keys = mx.concatenate([mine.keys, theirs.keys])
-        self.values = mx.concatenate([mine.values, theirs.values])
-        self.paddings = [padding + used - self.used for padding in self.paddings] + [
-            padding + used - other.used for padding in other.paddings
-        ]
-        self.used = used
-        self._starts = []
-
-    def _aligned(self, used: int, capacity: int) -> KVRow:
-        keys, values = self._held()
-        row = KVRow(keys[:, :, : self.used], values[:, :, : self.used])
-        return _placed(row, used - self.used, capacity)
-
     def _held(self) -> tuple[mx.array, mx.array]:
         if self.keys is None or self.values is None:
             raise RuntimeError("nothing is in this KV cache yet")
@@ -168,6 +144,104 @@ def _placed(row: KVRow, left: int, capacity: int) -> KVRow:
     return KVRow(mx.pad(row.keys, width), mx.pad(row.values, width))
 
 
+class Slots:
+    """How many tokens of its row each slot holds, alike in all layers; a free slot holds none.
+
+    A free slot is computed along, as a row that begins with its next token, until another row is put there.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no slots."""
+        self.lengths: list[int] = []
+        self.ends = mx.array([], dtype=mx.int32)
+        self.mask: mx.array | None = None
+
+    @property
+    def num_columns(self) -> int:
+        """Columns in use once the next token of each row is written."""
+        return max(self.lengths, default=0) + 1
+
+    def begin_step(self) -> None:
+        """Make what all layers need for the next token: where it is written, and what it may attend to."""
+        self.ends = mx.array(self.lengths, dtype=mx.int32)
+        alike = min(self.lengths) + 1 == self.num_columns
+        self.mask = None if alike else (mx.arange(self.num_columns) <= self.ends[:, None])[:, None, None]
+
+
+class SlotKVCache:
+    """Keys and values of rows that decode: token ``j`` of the row in slot ``i`` lies in column ``j`` of it.
+
+    A row is written into its slot and nothing else is touched.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        """Begin with nothing; ``slots`` is shared by all layers."""
+        self._slots = slots
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def offset(self) -> int:
+        """Columns in use, which mlx-vlm adds to others: an integer needs no waiting."""
+        return self._slots.num_columns - 1
+
+    @property
+    def row_lengths(self) -> mx.array:
+        """Number of tokens of each row, int32 ``(num_slots,)``."""
+        return self._slots.ends
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """The arrays that are held."""
+        return () if self.keys is None or self.values is None else (self.keys, self.values)
+
+    def resize(self, kept: list[int], num_slots: int, num_columns: int, like: KVRow | None = None) -> None:
+        """Move the slots ``kept`` to the front of ``num_slots`` that have room for ``num_columns``.
+
+        ``like`` is a row as they will be put there, needed where nothing is held yet.
+        """
+        like = like or KVRow(*self._held())
+        capacity, used = rounded_up(num_columns), max((self._slots.lengths[slot] for slot in kept), default=0)
+
+        def moved(held: mx.array | None, like: mx.array) -> mx.array:
+            fresh = mx.zeros((num_slots, like.shape[1], capacity, like.shape[3]), like.dtype)
+            if held is not None and kept:
+                fresh[: len(kept), :, :used] = held[:, :, :used][mx.array(kept)]
+            return fresh
+
+        self.keys, self.values = moved(self.keys, like.keys), moved(self.values, like.values)
+
+    def put(self, slot: int, row: KVRow) -> None:
+        """Write a row into a slot, which has room for it."""
+        keys, values = self._held()
+        num_tokens = row.keys.shape[2]
+        keys[slot : slot + 1, :, :num_tokens] = row.keys
+        values[slot : slot + 1, :, :num_tokens] = row.values
+
+    def make_mask(
+        self,
+        num_columns: int,  # noqa: ARG002
+        return_array: bool = False,  # noqa: ARG002
+        window_size: int | None = None,  # noqa: ARG002
+    ) -> mx.array | None:
+        """Return which columns the next token of each row may attend to; ``None`` for all."""
+        return self._slots.mask
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write each row's next token, ``(num_slots, num_kv_heads, 1, head_dim)``; return all columns."""
+        held_keys, held_values = self._held()
+        at = mx.arange(len(self._slots.lengths))
+        held_keys[at, :, self._slots.ends] = keys[:, :, 0]
+        held_values[at, :, self._slots.ends] = values[:, :, 0]
+        end = self._slots.num_columns
+        return held_keys[:, :, :end], held_values[:, :, :end]
+
+    def _held(self) -> tuple[mx.array, mx.array]:
+        if self.keys is None or self.values is None:
+            raise RuntimeError("no row has been put into this KV cache yet")
+        return self.keys, self.values
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RecurrentRow:
     """The state of one gated delta net after the first ``num_tokens`` of one row.
@@ -187,6 +261,15 @@ class RecurrentRow:
                 f"a recurrent state after {self.num_tokens} tokens is not one after {num_tokens}"
             )
         return self
+
+    def copy(self) -> "RecurrentRow":
+        """Return it as it is: it was copied when it was handed out."""
+        return self
+
+    @property
+    def arrays(self) -> tuple[mx.array, mx.array]:
+        """What is to be evaluated."""
+        return self.window, self.recurrent
 
 
 class RowsRecurrentState:
@@ -219,7 +302,7 @@ class RowsRecurrentState:
 
     @property
     def state(self) -> tuple[mx.array, ...]:
-        """What must be evaluated before rows leave or join."""
+        """What a chunk must have computed before the next."""
         return () if self.window is None or self.recurrent is None else (self.window, self.recurrent)
 
     def __getitem__(self, index: int) -> mx.array | None:
@@ -255,18 +338,22 @@ class RowsRecurrentState:
         self._used += num_columns
         return output, self.recurrent
 
-    def filter(self, indices: mx.array) -> None:
-        """Keep some rows."""
-        window, recurrent = self._held()
-        self.window, self.recurrent = window[indices], recurrent[indices]
-        self._paddings = self._starts = []
+    def resize(self, kept: list[int], num_slots: int, like: RecurrentRow | None = None) -> None:
+        """Move the slots ``kept`` to the front of ``num_slots``; ``like`` is a row as those put there."""
+        like = like or RecurrentRow(*self._held(), 0)
 
-    def extend(self, other: "RowsRecurrentState") -> None:
-        """Add the rows of ``other``."""
-        (window, recurrent), (other_window, other_recurrent) = self._held(), other._held()
-        self.window = mx.concatenate([window, other_window])
-        self.recurrent = mx.concatenate([recurrent, other_recurrent])
-        self._paddings = self._starts = []
+        def moved(held: mx.array | None, like: mx.array) -> mx.array:
+            fresh = mx.zeros((num_slots, *like.shape[1:]), like.dtype)
+            if held is not None and kept:
+                fresh[: len(kept)] = held[mx.array(kept)]
+            return fresh
+
+        self.window, self.recurrent = moved(self.window, like.window), moved(self.recurrent, like.recurrent)
+
+    def put(self, slot: int, row: RecurrentRow) -> None:
+        """Write a row's state into a slot."""
+        window, recurrent = self._held()
+        window[slot : slot + 1], recurrent[slot : slot + 1] = row.window, row.recurrent
 
     def _next_paddings(self, num_columns: int) -> list[int]:
         """Return how many of the next columns are padding, row by row."""

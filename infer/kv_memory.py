@@ -18,11 +18,15 @@ _SHARE_OF_HOST = 0.25
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """The sequences that decode now: their number, the columns in use, and the most that will follow."""
+    """The sequences that decode now: their number, the columns in use, and the most that will follow.
+
+    ``num_slots`` are held for them, some of which may be free.
+    """
 
     num_rows: int = 0
     num_columns: int = 0
     num_to_come: int = 0
+    num_slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ class KVMemory:
             return 0
         columns = max([now.num_columns, *(prompt for prompt, _ in new)])
         to_come = max([now.num_to_come, *(max_tokens for _, max_tokens in new)])
-        return (now.num_rows + len(new)) * (rounded_up(columns + to_come) * self.token_bytes + self.row_bytes)
+        num_rows = max(now.num_slots, now.num_rows + len(new))
+        return num_rows * (rounded_up(columns + to_come) * self.token_bytes + self.row_bytes)
 
     def prefix_bytes(self, num_tokens: int) -> int:
         """Return what a kept prefix takes; of no tokens nothing is kept."""

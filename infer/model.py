@@ -2,18 +2,16 @@
 
 mlx-vlm 0.7.10 loses or swaps DeepStack features when it batches: they travel as a Python list, of
 which a merged batch keeps the first row's, and which chunked prefill does not slice. Here they travel
-as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and prefill is ours
-(``prefill``); decoding is mlx-vlm's.
+as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and prefill and decoding are ours
+(``prefill``, ``decoding``): of mlx-vlm remain the decoder's layers.
 
 Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
 position_ids, position_embeddings)``; those of attention ask a cache for ``update_and_fetch`` and ``offset``
 alone, gated delta nets for ``[0]``, ``lengths``, ``update_window``, before their convolution, and
-``update_recurrent``; ``GenerationBatch`` decodes with ``rope_deltas`` of each row, one step ahead of what it
-hands out, and asks a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's
-``process_last_token`` sees each row alone.
+``update_recurrent``.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +20,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_vlm.generate.ar import GenerationBatch
 from mlx_vlm.generate.common import generation_stream, wired_limit
 from mlx_vlm.models.base import LanguageModelOutput, create_attention_mask
 from numpy.typing import NDArray
@@ -33,18 +30,15 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.family import LayerState
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
-from infer.kv_cache import RowsState
-from infer.sequence import Sequence
 from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
 
 FeaturesOf = Callable[[int], Features]
 
 
 class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
-    """A decoder with sequence-aligned DeepStack, as ``GenerationBatch`` calls a model.
+    """A decoder with sequence-aligned DeepStack.
 
-    ``recurrent`` tells of each layer whether it is a gated delta net; the others are attention. Exposes no
-    ``language_model``: with it, decoding would go past this class.
+    ``recurrent`` tells of each layer whether it is a gated delta net; the others are attention.
     """
 
     def __init__(self, language_model: Any, layers: Iterable[LayerState]) -> None:
@@ -259,70 +253,3 @@ def _to_mlx(features: Features) -> mx.array:
     """Copy features bit for bit; bfloat16 comes as the uint16 of its bits."""
     array = mx.array(features.array)
     return array.view(mx.bfloat16) if features.dtype == "bfloat16" else array
-
-
-class DecodeBatch:
-    """mlx-vlm's ``GenerationBatch``: one token of every row a step; rows leave and join between steps."""
-
-    def __init__(self, model: DenseDeepstackModel, stop_ids: frozenset[int]) -> None:
-        """Begin an empty batch."""
-        self._model, self._stop = model, stop_ids.__contains__
-        self._batch = GenerationBatch.empty(model, _most_likely, self._stop, compute_logprobs=False)
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    def join(
-        self,
-        rows: list[Sequence],
-        rope_deltas: list[int],
-        logits: mx.array,
-        cache: list[RowsState],
-    ) -> None:
-        """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
-        if any(row.processor for row in rows):
-            scored = [
-                row.processor(mx.array(row.prompt.ids), logits[index : index + 1])
-                if row.processor
-                else logits[index : index + 1]
-                for index, row in enumerate(rows)
-            ]
-            logits = mx.concatenate(scored)
-        first = _most_likely(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        joining = GenerationBatch(
-            model=self._model,
-            uids=[row.uid for row in rows],
-            inputs=first,
-            prompt_cache=list(cache),
-            sampler=_most_likely,
-            stop_criteria=self._stop,
-            max_tokens=[row.num_to_come for row in rows],
-            greedy_sampling=True,
-            logits_processors=[[row.processor] if row.processor else None for row in rows],
-        )
-        joining.compute_logprobs = False
-        joining._rope_deltas = mx.array([[delta] for delta in rope_deltas], dtype=mx.int32)
-        mx.eval(first, [layer.state for layer in cache])
-        mx.clear_cache()  # the activations of a prefill are large, and the next one may have another shape
-        if len(self._batch):
-            self._batch.extend(joining)
-        else:
-            self._batch = joining
-
-    def step(self) -> list[tuple[int, int, str | None]]:
-        """Decode one token of every row, and return uid, token and finish reason; rows that end leave."""
-        return [(int(r.uid), int(r.token), r.finish_reason) for r in self._batch.next()]
-
-    @property
-    def num_columns(self) -> int:
-        """Columns of the KV cache that are in use: as many as the longest row has tokens, or more."""
-        return int(self._batch.prompt_cache[self._model.attention].used) if len(self._batch) else 0
-
-    def remove(self, uids: Collection[int]) -> None:
-        """Take out rows that are to end before their time, all at once; the others go on as they were."""
-        if uids:  # whatever is kept is copied
-            self._batch.filter([index for index, uid in enumerate(self._batch.uids) if uid not in uids])
-
-
-def _most_likely(logprobs: mx.array) -> mx.array:
-    return mx.argmax(logprobs, axis=-1)

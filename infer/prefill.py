@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import mlx.core as mx
 import numpy as np
 
-from infer.kv_cache import KVRow, LayerRow, RowsKVCache, RowsRecurrentState, RowsState
+from infer.kv_cache import LayerRow, RowsKVCache, RowsRecurrentState, RowsState
 from infer.model import DenseDeepstackModel, PromptInputs
 from infer.sequence import Sequence
 
@@ -71,11 +71,8 @@ class Prefill:
 
     def _first_tokens(self, index: int, num_tokens: int) -> tuple[LayerRow, ...]:
         """Return copies of what each layer keeps of a row's first tokens."""
-        kept = tuple(cache.row(index, num_tokens) for cache in self.cache)
-        copies = [
-            (row.keys, row.values) if isinstance(row, KVRow) else (row.window, row.recurrent) for row in kept
-        ]
-        mx.eval(copies)  # a lazy copy would hold the whole batch
+        kept = tuple(cache.row(index, num_tokens).copy() for cache in self.cache)
+        mx.eval([row.arrays for row in kept])  # a lazy copy would hold the whole batch
         return kept
 
     def _end_of_kept(self, index: int) -> int:

@@ -10,9 +10,9 @@ from asked_live import Asked
 from conftest import MAX_PIXELS
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from infer.kv_cache import RecurrentRow, RowsRecurrentState, RowsState
+from infer.decoding import DecodeBatch
+from infer.kv_cache import RecurrentRow, RowsRecurrentState, RowsState, rounded_up
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch
 from infer.prefixes import most_saved
 from infer.request import Request
 from infer.tokenizer import ImageSpan, PromptTokens
@@ -158,7 +158,8 @@ def test_states_take_the_bytes_that_the_bound_counts(
 
 def test_rows_are_held_within_the_bound(asked: Asked, questions: list[Request]) -> None:
     model = asked.engine.model
-    three = 3 * (256 * model.kv_token_bytes + model.row_bytes)
+    longest = max(len(asked.prompt(request).ids) + 8 for request in questions)
+    three = 3 * (rounded_up(longest) * model.kv_token_bytes + model.row_bytes)
     ended = asked.run(questions, replace(LIMITS, kv_memory_bytes=three, share_prefixes=False))
     assert ended.tokens(questions) == asked.want(questions)
     assert ended.stats.max_in_flight == 3

@@ -1,0 +1,158 @@
+"""Decoding, one token of every row a step: who joins is written into a slot, who ends frees it."""
+
+from collections.abc import Sequence as Listed
+
+import mlx.core as mx
+
+from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsRecurrentState, RowsState, SlotKVCache, Slots
+from infer.model import DenseDeepstackModel
+from infer.sequence import Sequence
+
+_IDLE_STEPS = 4  # with half of the slots free, before the rows are moved together
+
+
+class DecodeBatch:
+    """Rows in slots. What is handed out was begun a step before: the device never waits for Python."""
+
+    def __init__(self, model: DenseDeepstackModel) -> None:
+        """Begin without rows."""
+        self._model = model
+        self._rows: list[Sequence | None] = []  # by slot
+        self._rope_deltas: list[int] = []
+        self._begun: list[tuple[int, Sequence]] = []  # slots and rows that have a token in ``_tokens``
+        self._tokens = mx.array([], dtype=mx.uint32)  # the next token of each slot, perhaps not computed yet
+        self._slots = Slots()
+        self._num_idle_steps = 0
+        self._cache: list[SlotKVCache | RowsRecurrentState] = [
+            RowsRecurrentState([]) if is_recurrent else SlotKVCache(self._slots)
+            for is_recurrent in model.recurrent
+        ]
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    @property
+    def num_slots(self) -> int:
+        """Slots that are held, in use or not."""
+        return len(self._rows)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the KV cache that are in use: as many as the longest row has tokens."""
+        return max(self._slots.lengths, default=0)
+
+    def join(
+        self, rows: Listed[Sequence], rope_deltas: Listed[int], logits: mx.array, cache: Listed[RowsState]
+    ) -> None:
+        """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
+        scored = [
+            row.processor(mx.array(row.prompt.ids), logits[index : index + 1]) if row.processor else None
+            for index, row in enumerate(rows)
+        ]
+        first = mx.argmax(_replaced(logits, scored), axis=-1)
+        layers = [[held.row(index, len(row.prompt.ids)) for held in cache] for index, row in enumerate(rows)]
+        slots = self._reserve(len(rows), max(len(row.prompt.ids) for row in rows), layers[0])
+        for slot, row, delta, kept in zip(slots, rows, rope_deltas, layers, strict=True):
+            for held, layer in zip(self._cache, kept, strict=True):
+                held.put(slot, layer)  # type: ignore[arg-type]  # a layer's rows are of its kind
+            self._rows[slot], self._rope_deltas[slot] = row, delta
+            self._slots.lengths[slot] = len(row.prompt.ids)
+            self._begun.append((slot, row))
+        self._tokens[mx.array(slots)] = first
+        mx.async_eval(self._tokens, [held.state for held in self._cache])  # type: ignore[no-untyped-call]
+
+    def step(self) -> list[tuple[Sequence, int]]:
+        """Hand out the next token of every row, having begun with those after them."""
+        tokens, begun = self._tokens, self._begun
+        for slot, row in begun:
+            if row.num_to_come == 1:  # its last, whichever it is
+                self._free(slot)
+        self._begun = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
+        if self._begun:
+            self._begin(tokens)
+        values: list[int] = tokens.tolist()  # type: ignore[assignment]
+        return [(row, values[slot]) for slot, row in begun]
+
+    def remove(self, rows: Listed[Sequence]) -> None:
+        """Free the slots of rows that have ended; nothing of others is touched."""
+        for slot, row in enumerate(self._rows):
+            if row in rows:
+                self._free(slot)
+        self._begun = [(slot, row) for slot, row in self._begun if row not in rows]
+
+    def _begin(self, tokens: mx.array) -> None:
+        """Compute what follows ``tokens``; nobody waits for it here, unless a row has a processor."""
+        tokens = self._compacted(tokens)
+        if self._slots.num_columns > self._capacity:
+            self._resize(list(range(self.num_slots)), self.num_slots, self._slots.num_columns)
+        self._slots.begin_step()
+        deltas = mx.array(self._rope_deltas, dtype=mx.int32)[:, None]
+        logits = self._model(tokens[:, None], cache=self._cache, rope_deltas=deltas).logits[:, -1]
+        if any(row.processor for _, row in self._begun):
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]
+            values: list[int] = tokens.tolist()  # type: ignore[assignment]
+            scored: list[mx.array | None] = [None] * self.num_slots
+            for slot, row in self._begun:
+                if row.processor:
+                    scored[slot] = row.processor.process_last_token(values[slot], logits[slot : slot + 1])
+            logits = _replaced(logits, scored)
+        self._tokens = mx.argmax(logits, axis=-1)
+        mx.async_eval(self._tokens, [held.state for held in self._cache])  # type: ignore[no-untyped-call]
+        for slot, _ in self._begun:
+            self._slots.lengths[slot] += 1
+
+    def _free(self, slot: int) -> None:
+        self._rows[slot] = None
+        self._rope_deltas[slot] = self._slots.lengths[slot] = 0
+
+    def _reserve(self, num_rows: int, num_tokens: int, like: Listed[LayerRow]) -> list[int]:
+        """Return free slots for rows of up to ``num_tokens``; more are made where there are too few."""
+        free = [slot for slot, row in enumerate(self._rows) if row is None]
+        num_slots = self.num_slots + max(0, num_rows - len(free))
+        num_columns = max(num_tokens, self.num_columns) + 1
+        if num_slots > self.num_slots or num_columns > self._capacity:
+            free += range(self.num_slots, num_slots)
+            self._resize(list(range(self.num_slots)), num_slots, num_columns, like)
+        return free[:num_rows]
+
+    @property
+    def _capacity(self) -> int:
+        held = self._cache[self._model.attention].state
+        return held[0].shape[2] if held else 0
+
+    def _compacted(self, tokens: mx.array) -> mx.array:
+        """Move rows together that have filled less than half of the slots for some steps."""
+        self._num_idle_steps = self._num_idle_steps + 1 if 2 * len(self._begun) <= self.num_slots else 0
+        if self._num_idle_steps < _IDLE_STEPS:
+            return tokens
+        kept = [slot for slot, _ in self._begun]
+        self._resize(kept, len(kept), self._slots.num_columns)
+        self._begun = [(slot, row) for slot, (_, row) in enumerate(self._begun)]
+        return tokens[mx.array(kept)]
+
+    def _resize(
+        self, kept: list[int], num_slots: int, num_columns: int, like: Listed[LayerRow] | None = None
+    ) -> None:
+        """Move the slots ``kept`` to the front of ``num_slots``, in every layer."""
+        for index, held in enumerate(self._cache):
+            row = None if like is None else like[index]
+            if isinstance(held, SlotKVCache):
+                held.resize(kept, num_slots, num_columns, row if isinstance(row, KVRow) else None)
+            else:
+                held.resize(kept, num_slots, row if isinstance(row, RecurrentRow) else None)
+        more = num_slots - len(kept)
+        self._rows = [*(self._rows[slot] for slot in kept), *[None] * more]
+        self._rope_deltas = [*(self._rope_deltas[slot] for slot in kept), *[0] * more]
+        self._slots.lengths = [*(self._slots.lengths[slot] for slot in kept), *[0] * more]
+        moved = [self._tokens[mx.array(kept)]] if kept else []
+        self._tokens = mx.concatenate([*moved, mx.zeros(more, mx.uint32)])
+        self._num_idle_steps = 0
+
+
+def _replaced(logits: mx.array, scored: Listed[mx.array | None]) -> mx.array:
+    """Return ``logits`` ``(batch, vocab)``, those rows replaced that processors have scored."""
+    if all(row is None for row in scored):
+        return logits
+    return mx.concatenate(
+        [logits[index : index + 1] if row is None else row for index, row in enumerate(scored)]
+    )
