@@ -4,9 +4,12 @@ from collections.abc import Sequence as Listed
 
 import mlx.core as mx
 
-from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsRecurrentState, RowsState, SlotKVCache, Slots
+from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsRecurrentState
 from infer.model import DenseDeepstackModel
+from infer.prefill import Prefill
+from infer.prefixes import SharedPrefix
 from infer.sequence import Sequence
+from infer.slots import SlotKVCache, Slots
 
 _IDLE_STEPS = 4  # with half of the slots free, before the rows are moved together
 
@@ -24,8 +27,8 @@ class DecodeBatch:
         self._slots = Slots()
         self._num_idle_steps = 0
         self._cache: list[SlotKVCache | RowsRecurrentState] = [
-            RowsRecurrentState([]) if is_recurrent else SlotKVCache(self._slots)
-            for is_recurrent in model.recurrent
+            RowsRecurrentState([]) if is_recurrent else SlotKVCache(self._slots, layer)
+            for layer, is_recurrent in enumerate(model.recurrent)
         ]
 
     def __len__(self) -> int:
@@ -33,30 +36,35 @@ class DecodeBatch:
 
     @property
     def num_slots(self) -> int:
-        """Slots that are held, in use or not."""
-        return len(self._rows)
+        """Slots that are held, in use or not; none once all rows have ended."""
+        return len(self._rows) if self._begun else 0
 
     @property
     def num_columns(self) -> int:
-        """Columns of the KV cache that are in use: as many as the longest row has tokens."""
+        """Columns in use: as many as the longest row has tokens of its own."""
         return max(self._slots.lengths, default=0)
 
-    def join(
-        self, rows: Listed[Sequence], rope_deltas: Listed[int], logits: mx.array, cache: Listed[RowsState]
-    ) -> None:
-        """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
+    @property
+    def prefixes(self) -> frozenset[SharedPrefix]:
+        """The prefixes that rows read."""
+        return frozenset(prefix for prefix in self._slots.prefixes if prefix is not None)
+
+    def join(self, prefill: Prefill) -> None:
+        """Take in the rows of a prefill that is done."""
+        rows, logits = prefill.sequences, prefill.logits
         scored = [
             row.processor(mx.array(row.prompt.ids), logits[index : index + 1]) if row.processor else None
             for index, row in enumerate(rows)
         ]
         first = mx.argmax(_replaced(logits, scored), axis=-1)
-        layers = [[held.row(index, len(row.prompt.ids)) for held in cache] for index, row in enumerate(rows)]
-        slots = self._reserve(len(rows), max(len(row.prompt.ids) for row in rows), layers[0])
-        for slot, row, delta, kept in zip(slots, rows, rope_deltas, layers, strict=True):
-            for held, layer in zip(self._cache, kept, strict=True):
+        lengths = [len(row.prompt.ids) - row.num_in_place for row in rows]
+        layers = [prefill.own(index) for index in range(len(rows))]
+        slots = self._reserve(len(rows), max(lengths), layers[0])
+        for index, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+            for held, layer in zip(self._cache, layers[index], strict=True):
                 held.put(slot, layer)  # type: ignore[arg-type]  # a layer's rows are of its kind
-            self._rows[slot], self._rope_deltas[slot] = row, delta
-            self._slots.lengths[slot] = len(row.prompt.ids)
+            self._rows[slot], self._rope_deltas[slot] = row, prefill.rope_deltas[index]
+            self._slots.lengths[slot], self._slots.prefixes[slot] = lengths[index], row.prefix
             self._begun.append((slot, row))
         self._tokens[mx.array(slots)] = first
         mx.async_eval(self._tokens, [held.state for held in self._cache])  # type: ignore[no-untyped-call]
@@ -104,15 +112,17 @@ class DecodeBatch:
     def _free(self, slot: int) -> None:
         self._rows[slot] = None
         self._rope_deltas[slot] = self._slots.lengths[slot] = 0
+        self._slots.prefixes[slot] = None
 
     def _reserve(self, num_rows: int, num_tokens: int, like: Listed[LayerRow]) -> list[int]:
         """Return free slots for rows of up to ``num_tokens``; more are made where there are too few."""
-        free = [slot for slot, row in enumerate(self._rows) if row is None]
-        num_slots = self.num_slots + max(0, num_rows - len(free))
+        kept = list(range(self.num_slots))
+        free = [slot for slot in kept if self._rows[slot] is None]
+        num_slots = len(kept) + max(0, num_rows - len(free))
         num_columns = max(num_tokens, self.num_columns) + 1
-        if num_slots > self.num_slots or num_columns > self._capacity:
-            free += range(self.num_slots, num_slots)
-            self._resize(list(range(self.num_slots)), num_slots, num_columns, like)
+        if num_slots > len(kept) or num_columns > self._capacity:
+            free += range(len(kept), num_slots)
+            self._resize(kept, num_slots, num_columns, like)
         return free[:num_rows]
 
     @property
@@ -144,6 +154,7 @@ class DecodeBatch:
         self._rows = [*(self._rows[slot] for slot in kept), *[None] * more]
         self._rope_deltas = [*(self._rope_deltas[slot] for slot in kept), *[0] * more]
         self._slots.lengths = [*(self._slots.lengths[slot] for slot in kept), *[0] * more]
+        self._slots.prefixes = [*(self._slots.prefixes[slot] for slot in kept), *[None] * more]
         moved = [self._tokens[mx.array(kept)]] if kept else []
         self._tokens = mx.concatenate([*moved, mx.zeros(more, mx.uint32)])
         self._num_idle_steps = 0

@@ -240,7 +240,7 @@ class _Loop:
         """Begin to prefill what the schedule gives, less those that fail."""
         to_come = max((sequence.num_to_come for sequence in self._running.values()), default=0)
         decoding = self._decoding
-        now = InFlight(len(decoding), decoding.num_columns, to_come, decoding.num_slots)
+        now = InFlight(len(decoding), decoding.num_columns, to_come, decoding.num_slots, decoding.prefixes)
         batch = schedule.next_batch(now)
         if not batch:
             return
@@ -286,6 +286,8 @@ class _Loop:
                 num_bytes = self._memory.prefix_bytes(num_tokens)
                 prefix = SharedPrefix(sequence.prompt, kept, num_tokens, num_bytes)
                 schedule.prefixes.put(sequence.keys, prefix)
-            sequence.prefix = None  # its row has a copy
-        self._decoding.join(prefill.sequences, prefill.rope_deltas, prefill.logits, prefill.cache)
+                sequence.prefix = prefix
+            if not sequence.num_in_place:
+                sequence.prefix = None  # its row has a copy
+        self._decoding.join(prefill)
         self.stats.held(len(self._decoding), schedule.prefixes.num_bytes)

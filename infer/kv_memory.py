@@ -10,6 +10,7 @@ from typing import Any
 
 from checkpoint.backend import memory_bytes
 from infer.kv_cache import rounded_up
+from infer.prefixes import SharedPrefix
 from infer.sequence import Sequence
 
 _SHARE_OF_DEVICE = 0.6  # the rest is for activations, features, and what else runs
@@ -20,13 +21,14 @@ _SHARE_OF_HOST = 0.25
 class InFlight:
     """The sequences that decode now: their number, the columns in use, and the most that will follow.
 
-    ``num_slots`` are held for them, some of which may be free.
+    ``num_slots`` are held for them, some of which may be free, and they read ``prefixes`` in place.
     """
 
     num_rows: int = 0
     num_columns: int = 0
     num_to_come: int = 0
     num_slots: int = 0
+    prefixes: frozenset[SharedPrefix] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,10 @@ class KVMemory:
     row_bytes: int = 0
 
     def size(self, sequence: Sequence) -> tuple[int, int]:
-        """Return the tokens of a sequence's prompt, and how many may follow."""
+        """Return how many tokens a sequence's prompt has of its own, and how many may follow."""
         num_tokens = len(sequence.prompt.ids)
-        return num_tokens, min(sequence.request.sampling.max_tokens, self.max_context - num_tokens)
+        to_come = min(sequence.request.sampling.max_tokens, self.max_context - num_tokens)
+        return num_tokens - sequence.num_in_place, to_come
 
     def problem(self, sequence: Sequence) -> str | None:
         """Say why a sequence cannot be answered even alone, ``None`` if it can."""

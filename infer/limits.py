@@ -10,7 +10,8 @@ class BatchLimits:
     """How many sequences decode at once, how many are prefilled together, and in chunks of what size.
 
     ``kv_memory_bytes`` bounds what KV caches take, shared prefixes included; ``None`` takes a share of what
-    the device has. ``share_prefixes`` prefills what prompts over the same frames begin with once.
+    the device has. ``share_prefixes`` prefills what prompts over the same frames begin with once; with
+    ``copy_prefixes`` each row then decodes over a copy of its own, instead of all over one.
     """
 
     max_num_seqs: int = 8
@@ -18,6 +19,7 @@ class BatchLimits:
     prefill_step_size: int = 2048
     kv_memory_bytes: int | None = None
     share_prefixes: bool = True
+    copy_prefixes: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (

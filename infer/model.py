@@ -7,10 +7,11 @@ as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and pr
 
 Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
 position_ids, position_embeddings)``; those of attention ask a cache for ``update_and_fetch`` and ``offset``
-alone, gated delta nets for ``[0]``, ``lengths``, ``update_window``, before their convolution, and
-``update_recurrent``.
+alone, and hand it to their module's ``scaled_dot_product_attention``; gated delta nets ask for ``[0]``,
+``lengths``, ``update_window``, before their convolution, and ``update_recurrent``.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         self.recurrent = tuple(layer.is_recurrent for layer in layers)
         self.attention = self.recurrent.index(False)
         self.decoder = language_model.model
+        for layer, is_recurrent in zip(self.decoder.layers, self.recurrent, strict=True):
+            if not is_recurrent:
+                _let_caches_attend(layer.self_attn)
         self.lm_head = None if language_model.args.tie_word_embeddings else language_model.lm_head
 
     @property
@@ -117,6 +121,27 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         head = self.decoder.embed_tokens.as_linear if self.lm_head is None else self.lm_head
         logits: mx.array = head(h)
         return logits
+
+
+def _let_caches_attend(attention: Any) -> None:
+    """Have a cache that has ``attend`` of its own asked for it, in the module of mlx-vlm's ``attention``.
+
+    Other caches, such as mlx-vlm's own, are attended to as before.
+    """
+    module: Any = sys.modules[type(attention).__module__]
+    right = module.scaled_dot_product_attention
+    if getattr(right, "lets_caches_attend", False):
+        return
+
+    def attend(
+        queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **more: Any
+    ) -> mx.array:
+        if hasattr(cache, "attend"):
+            return cache.attend(queries, keys, values, scale, mask)  # type: ignore[no-any-return]
+        return right(queries, keys, values, cache, scale=scale, mask=mask, **more)  # type: ignore[no-any-return]
+
+    attend.lets_caches_attend = True  # type: ignore[attr-defined]
+    module.scaled_dot_product_attention = attend
 
 
 def _layers_of(deepstack: mx.array) -> tuple[mx.array, ...]:

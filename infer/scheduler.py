@@ -13,7 +13,7 @@ from itertools import islice
 from cache.manifest import FrameEntry
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
-from infer.prefixes import Keys, PrefixPool, SharedPrefix, most_saved, num_common
+from infer.prefixes import Keys, PrefixPool, SharedPrefix, end_of_images, most_saved, num_common
 from infer.sequence import Sequence
 
 LOOK_AHEAD = 64
@@ -48,6 +48,7 @@ class Schedule:
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
         self._refused_at: int | None = None
+        self._reads_in_place = not limits.copy_prefixes
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
@@ -107,26 +108,41 @@ class Schedule:
 
     def _follow(self, batch: _Batch, sequence: Sequence) -> bool:
         """Take in a sequence that starts from a kept prefix, if there is room."""
-        if not self._fits(batch, sequence, 0):
+        self._start(sequence)
+        if not self._fits(batch, sequence):
             if not batch.is_idle:
+                sequence.prefix = None  # it may be gone when there is room
                 return False
             self._make_room(sequence)
-        sequence.prefix, sequence.num_shared = self._prefix_of(sequence) or (None, 0)
+            self._start(sequence)
         batch.add(sequence)
         return True
+
+    def _start(self, sequence: Sequence) -> None:
+        """Have a sequence start from what is kept of its prompt's beginning, and read that in place."""
+        sequence.prefix, sequence.num_shared = self._prefix_of(sequence) or (None, 0)
+        in_place = 0 if sequence.prefix is None else sequence.prefix.num_in_place
+        sequence.num_in_place = in_place if self._reads_in_place and sequence.num_shared >= in_place else 0
 
     def _lead(self, batch: _Batch, sequence: Sequence) -> bool:
         """Take in a sequence that starts from nothing, if there is room, and plan what others get of it."""
         num_followers, num_kept = self._followers(sequence)
-        if not self._fits(batch, sequence, num_kept):
+        self._keep(sequence, num_kept)
+        if not self._fits(batch, sequence):
             if not batch.is_idle:
+                self._keep(sequence, 0)
                 return False
             self._make_room(sequence)
-            if not self._fits(batch, sequence, num_kept):
-                num_followers = num_kept = 0
-        sequence.num_kept = num_kept
+            if not self._fits(batch, sequence):
+                num_followers = 0
+                self._keep(sequence, 0)
         batch.add(sequence, num_followers)
         return True
+
+    def _keep(self, sequence: Sequence, num_tokens: int) -> None:
+        """Have so much of a sequence kept for others, and read in place by itself."""
+        sequence.num_kept = num_tokens
+        sequence.num_in_place = end_of_images(sequence.prompt, num_tokens) if self._reads_in_place else 0
 
     def _followers(self, leader: Sequence) -> tuple[int, int]:
         """Return how many waiting sequences start from what is kept of ``leader``, and how much that is."""
@@ -142,12 +158,14 @@ class Schedule:
             return len(common), max((count for count, _ in common), default=0)
         return most_saved(leader.prompt, [min(count, most) for count, most in common])
 
-    def _fits(self, batch: _Batch, sequence: Sequence, num_kept: int) -> bool:
-        kept = [num_kept, *(other.num_kept for other in batch.sequences)]
-        sizes = [self._memory.size(each) for each in (*batch.sequences, sequence)]
-        needed = self._memory.batch_bytes(batch.now, sizes)
-        needed += sum(map(self._memory.prefix_bytes, kept)) + self.prefixes.num_bytes
-        return needed <= self._memory.max_bytes
+    def _fits(self, batch: _Batch, sequence: Sequence) -> bool:
+        sequences = (*batch.sequences, sequence)
+        needed = self._memory.batch_bytes(batch.now, [self._memory.size(each) for each in sequences])
+        for each in sequences:
+            needed += self._memory.prefix_bytes(each.num_kept)
+            if each.num_kept:  # what is read in place is held twice, until it is copied out of the prefill
+                needed += each.num_in_place * self._memory.token_bytes
+        return needed + self.prefixes.bytes_with(batch.now.prefixes) <= self._memory.max_bytes
 
     def _make_room(self, sequence: Sequence) -> None:
         """Drop kept prefixes until a sequence fits that is alone."""

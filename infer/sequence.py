@@ -17,8 +17,9 @@ class Sequence:
     """A request and its tokens: those of its prompt, and those that are decoded.
 
     Once it is chosen to be prefilled, its first ``num_shared`` tokens start from ``prefix``, and of its own
-    the first ``num_kept`` are kept for others that begin in the same way. ``uid`` names its row; it may still
-    get ``num_to_come`` tokens.
+    the first ``num_kept`` are kept for others that begin in the same way. While it decodes, it reads the
+    first ``num_in_place`` where the prefix lies, together with others, and has no copy of them. ``uid`` names
+    its row; it may still get ``num_to_come`` tokens.
     """
 
     request: Request
@@ -27,6 +28,7 @@ class Sequence:
     prefix: SharedPrefix | None = None
     num_shared: int = 0
     num_kept: int = 0
+    num_in_place: int = 0
     uid: int = 0
     num_to_come: int = 0
     processor: RowProcessor | None = None

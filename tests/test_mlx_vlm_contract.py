@@ -11,8 +11,9 @@ from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from checkpoint.config import read_config
-from infer.kv_cache import KVRow, RowsRecurrentState, SlotKVCache, Slots
+from infer.kv_cache import KVRow, RowsRecurrentState
 from infer.model import DenseDeepstackModel
+from infer.slots import SlotKVCache, Slots
 from infer.tokenizer import ImageSpan, mrope_positions
 
 
@@ -30,7 +31,7 @@ class SpyCache:
     """A cache of two slots that notes what is asked of it."""
 
     def __init__(self, slots: Slots) -> None:
-        self.cache = SlotKVCache(slots)
+        self.cache = SlotKVCache(slots, 0)
         self.cache.resize([], 2, 8, KVRow(mx.zeros((1, 2, 1, 16)), mx.zeros((1, 2, 1, 16))))
         self.asked: set[str] = set()
 
@@ -43,12 +44,12 @@ class SpyCache:
 def test_attention_asks_a_cache_for_its_update_and_no_more(tiny: Tiny, tmp_path: Path) -> None:
     model = _wrapped(Live(write_checkpoint(tmp_path, tiny)))
     slots = Slots()
-    slots.lengths = [3, 5]
+    slots.lengths, slots.prefixes = [3, 5], [None, None]
     slots.begin_step()
     caches = [SpyCache(slots) for _ in model.layers]
     model(mx.array([[1], [2]]), cache=caches)
-    assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "bits"}
-    assert caches[1].asked <= {"offset", "update_and_fetch", "bits"}
+    assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "attend"}
+    assert caches[1].asked <= {"offset", "update_and_fetch", "attend"}
 
 
 @pytest.fixture(scope="module")

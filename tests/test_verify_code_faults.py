@@ -22,10 +22,9 @@ from infer import features as stored
 from infer import model as adapter
 from infer import tokenizer as positions
 from infer.engine import Engine
-from infer.kv_cache import RowsKVCache
 from infer.limits import BatchLimits
 from infer.model import DenseDeepstackModel, LanguageModel, PromptInputs
-from infer.prefill import Prefill
+from infer.prefill import Prefill, RowsKVCache
 from infer.prefixes import PrefixPool, SharedPrefix
 from infer.request import Answer, Request
 from infer.sampling import Sampling, SeededDraw
