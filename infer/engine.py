@@ -4,6 +4,7 @@ Features are read when a request is about to be prefilled, so memory does not gr
 frames.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -185,6 +186,7 @@ class _Loop:
         self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
         self._answers: list[tuple[Request, Answer]] = []  # found between two turns
+        self._was_step_alone = False
         self._num_uids = 0
 
     def run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
@@ -213,16 +215,22 @@ class _Loop:
         self._answers.append((sequence.request, failed(problem, len(sequence.prompt.ids))))
 
     def _turn(self, schedule: Schedule) -> None:
-        if len(self._decoding):
+        started, num_rows = time.perf_counter(), len(self._decoding)
+        if num_rows:
             decoded = self._decoding.step()
             self._decoding.remove([sequence for sequence, token in decoded if self._ends(sequence, token)])
         if self._prefill is None:
             self._admit(schedule)
-        if self._prefill is not None:
-            self._prefill.step()
-            if self._prefill.is_done:
-                self._join(schedule, self._prefill)
-                self._prefill = None
+        if self._prefill is None:
+            if self._was_step_alone:
+                schedule.in_flight.stepped(num_rows, time.perf_counter() - started)
+            self._was_step_alone = True
+            return
+        self._was_step_alone = False  # the next one waits for this prefill
+        self._prefill.step()
+        if self._prefill.is_done:
+            self._join(schedule, self._prefill)
+            self._prefill = None
 
     def _ends(self, sequence: Sequence, token: int) -> bool:
         """Take a token; tell whether its sequence ends with it."""

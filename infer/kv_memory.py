@@ -15,6 +15,7 @@ from infer.sequence import Sequence
 
 _SHARE_OF_DEVICE = 0.6  # the rest is for activations, features, and what else runs
 _SHARE_OF_HOST = 0.25
+_SPARE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,15 @@ class KVMemory:
 
 def default_kv_bytes(weight_bytes: int) -> int:
     """Return a share of what the device recommends less the weights; on a CPU, of the host's memory."""
+    return _share_of(weight_bytes, _SHARE_OF_DEVICE, _SHARE_OF_HOST)
+
+
+def spare_bytes(weight_bytes: int) -> int:
+    """Return how much MLX may keep of buffers that are free, for their next use."""
+    return _share_of(weight_bytes, _SPARE_SHARE, _SPARE_SHARE)
+
+
+def _share_of(weight_bytes: int, of_device: float, of_host: float) -> int:
     import mlx.core as mx
 
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
@@ -90,5 +100,5 @@ def default_kv_bytes(weight_bytes: int) -> int:
     # Metal recommends; CUDA tells what the device has.
     recommended = device.get("max_recommended_working_set_size") or device.get("total_memory")
     if recommended:
-        return max(0, int((int(recommended) - weight_bytes) * _SHARE_OF_DEVICE))
-    return int(memory_bytes() * _SHARE_OF_HOST)
+        return max(0, int((int(recommended) - weight_bytes) * of_device))
+    return int(memory_bytes() * of_host)

@@ -12,8 +12,8 @@ alone, and hand it to their module's ``scaled_dot_product_attention``; gated del
 """
 
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.family import LayerState
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
+from infer.kv_memory import spare_bytes
 from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
 
 FeaturesOf = Callable[[int], Features]
@@ -203,10 +204,18 @@ class LanguageModel:
         """Return a context in which everything is computed in mlx-vlm's own stream."""
         return mx.stream(generation_stream)
 
-    def wired(self) -> AbstractContextManager[object]:
-        """Return a context in which the device keeps its memory wired (Metal; nothing elsewhere)."""
-        wired: AbstractContextManager[object] = wired_limit(self.model, [generation_stream])
-        return wired
+    @contextmanager
+    def wired(self) -> Iterator[None]:
+        """Keep the device's memory wired (Metal; nothing elsewhere), and bound the buffers kept for reuse.
+
+        They are not given back after each prefill: that would wait for the decoding that is in flight.
+        """
+        before = mx.set_cache_limit(spare_bytes(self.weight_bytes))
+        try:
+            with wired_limit(self.model, [generation_stream]):
+                yield
+        finally:
+            mx.set_cache_limit(before)
 
     @property
     def weight_bytes(self) -> int:

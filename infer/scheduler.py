@@ -9,6 +9,7 @@ be padded to its length.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import median
 
 from cache.manifest import FrameEntry
 from infer.kv_memory import InFlight, KVMemory
@@ -17,6 +18,9 @@ from infer.prefixes import Keys, PrefixPool, SharedPrefix, end_of_images, most_s
 from infer.sequence import Sequence
 
 LOOK_AHEAD = 64
+_FEWEST, _MOST = 8, 256  # in flight, where nobody says how many
+_NUM_STEPS = 6  # of which the median says how fast so many are
+_LEAST_GAIN = 1.05  # in tokens a second, for twice as many
 
 
 @dataclass(slots=True)
@@ -39,6 +43,36 @@ class _Batch:
             self.leading.add(sequence.keys)
 
 
+class InFlightLimit:
+    """How many sequences may decode at once: as told, or doubled as long as more make more tokens a second.
+
+    Only steps that are full and that no prefill delays say anything; memory may keep them from being full.
+    """
+
+    def __init__(self, told: int | None) -> None:
+        """Begin with ``told``, which then stays, or with eight."""
+        self.num = told or _FEWEST
+        self._settled = told is not None
+        self._tokens_per_s = 0.0
+        self._seconds: list[float] = []
+
+    def stepped(self, num_rows: int, seconds: float) -> None:
+        """Take note of what a step of so many rows took."""
+        if self._settled or num_rows < self.num:
+            return
+        self._seconds.append(seconds)
+        if len(self._seconds) < _NUM_STEPS:
+            return
+        found, before = num_rows / median(self._seconds), self._tokens_per_s
+        self._seconds.clear()
+        self._settled = found < before * _LEAST_GAIN or self.num >= _MOST
+        if found > before * _LEAST_GAIN:
+            self._tokens_per_s = found
+            self.num = min(2 * self.num, _MOST)
+        elif found < before:
+            self.num //= 2
+
+
 class Schedule:
     """The waiting sequences, and the prefixes kept for them."""
 
@@ -47,7 +81,8 @@ class Schedule:
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
-        self._refused_at: int | None = None
+        self._refused_at: tuple[int, int] | None = None
+        self.in_flight = InFlightLimit(limits.max_num_seqs)
         self._reads_in_place = not limits.copy_prefixes
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
@@ -68,25 +103,25 @@ class Schedule:
 
         With nothing in flight there is at least one, as long as any waits.
         """
-        if now.num_rows and now.num_rows == self._refused_at:
+        state = (now.num_rows, self.in_flight.num)
+        if now.num_rows and state == self._refused_at:
             return []  # none has left since: asking the same at every step would take time from decoding
         chosen = self._chosen(now)
-        self._refused_at = None if chosen else now.num_rows
+        self._refused_at = None if chosen else state
         return chosen
 
     def _chosen(self, now: InFlight) -> list[Sequence]:
         waiting = self.upcoming
-        num_free = self._limits.max_num_seqs - now.num_rows
+        num_free = self.in_flight.num - now.num_rows
         if not waiting or num_free < 1:
             return []
         self.prefixes.keep_only([sequence.keys for sequence in waiting])
         followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
-        most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
         if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
             return []
         batch = _Batch(now)
         for sequence in waiting:
-            if len(batch.sequences) == most or batch.num_claimed >= num_free:
+            if batch.num_claimed >= num_free or self._is_full(batch):
                 break
             is_follower = id(sequence) in followers
             if is_follower != bool(followers) or sequence.keys in batch.leading:
@@ -100,8 +135,18 @@ class Schedule:
 
     def _worth_a_prefill(self, num_next: int) -> int:
         """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""
-        half = max(1, self._limits.max_num_seqs // 2)
+        half = max(1, self.in_flight.num // 2)
         return min(self._limits.prefill_batch_size, half, num_next)
+
+    def _is_full(self, batch: _Batch) -> bool:
+        """Whether so many are prefilled together; of questions over prefixes that are read in place, more."""
+        num = len(batch.sequences)
+        if num < self._limits.prefill_batch_size:
+            return False
+        columns = [len(each.prompt.ids) - each.num_shared for each in batch.sequences]
+        in_place = all(each.num_in_place for each in batch.sequences if each.prefix)
+        small = in_place and all(each.prefix for each in batch.sequences)
+        return not small or (num + 1) * max(columns) > self._limits.prefill_step_size
 
     def _prefix_of(self, sequence: Sequence) -> tuple[SharedPrefix, int] | None:
         return self.prefixes.match(sequence.keys, sequence.prompt)

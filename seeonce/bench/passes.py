@@ -131,7 +131,8 @@ class PassTwo:
             if answer.error is not None:
                 raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
             done[request.id] = answer.tokens, time.perf_counter()
-        sent = [started] * limits.max_num_seqs + sorted(ended for _, ended in done.values())
+        at_once = limits.max_num_seqs or len(requests)
+        sent = [started] * at_once + sorted(ended for _, ended in done.values())
         latencies = [
             done[request.id][1] - min(at, began[request.id])
             for request, at in zip(requests, sent, strict=False)

@@ -73,7 +73,10 @@ def describe_command(
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Sampled answers repeat under the same seed.")] = 0,
-    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
+    max_num_seqs: Annotated[
+        str,
+        typer.Option(metavar="N|auto", help="Answers decoded at once, at most; auto: while more are faster."),
+    ] = "auto",
     prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
     prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
     kv_memory: Annotated[
@@ -116,7 +119,7 @@ def describe_command(
             schema=None if schema is None else read_schema(schema),
         ),
         limits=BatchLimits(
-            max_num_seqs,
+            _num_in_flight(max_num_seqs),
             prefill_batch_size,
             prefill_step_size,
             parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
@@ -138,6 +141,14 @@ def describe_command(
         else:
             code = _each(session, options, list(dict.fromkeys(recording or [LATEST])), as_json=as_json)
     raise typer.Exit(code)
+
+
+def _num_in_flight(told: str) -> int | None:
+    if told == "auto":
+        return None
+    if not told.isascii() or not told.removeprefix("-").isdigit():
+        raise InputError(f"--max-num-seqs is {told!r}; expected a whole number, or auto.")
+    return int(told)
 
 
 def _each(session: Session, options: DescribeOptions, recordings: Sequence[str], *, as_json: bool) -> int:
