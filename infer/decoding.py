@@ -24,10 +24,10 @@ class DecodeBatch:
         self._rope_deltas: list[int] = []
         self._begun: list[tuple[int, Sequence]] = []  # slots and rows that have a token in ``_tokens``
         self._tokens = mx.array([], dtype=mx.uint32)  # the next token of each slot, perhaps not computed yet
-        self._slots = Slots()
+        self.slots = Slots()
         self._num_idle_steps = 0
         self._cache: list[SlotKVCache | RowsRecurrentState] = [
-            RowsRecurrentState([]) if is_recurrent else SlotKVCache(self._slots, layer)
+            RowsRecurrentState([]) if is_recurrent else SlotKVCache(self.slots, layer)
             for layer, is_recurrent in enumerate(model.recurrent)
         ]
 
@@ -42,12 +42,12 @@ class DecodeBatch:
     @property
     def num_columns(self) -> int:
         """Columns in use: as many as the longest row has tokens of its own."""
-        return max(self._slots.lengths, default=0)
+        return max(self.slots.lengths, default=0)
 
     @property
     def prefixes(self) -> frozenset[SharedPrefix]:
         """The prefixes that rows read."""
-        return frozenset(prefix for prefix in self._slots.prefixes if prefix is not None)
+        return frozenset(prefix for prefix in self.slots.prefixes if prefix is not None)
 
     def join(self, prefill: Prefill) -> None:
         """Take in the rows of a prefill that is done."""
@@ -64,7 +64,7 @@ class DecodeBatch:
             for held, layer in zip(self._cache, layers[index], strict=True):
                 held.put(slot, layer)  # type: ignore[arg-type]  # a layer's rows are of its kind
             self._rows[slot], self._rope_deltas[slot] = row, prefill.rope_deltas[index]
-            self._slots.lengths[slot], self._slots.prefixes[slot] = lengths[index], row.prefix
+            self.slots.lengths[slot], self.slots.prefixes[slot] = lengths[index], row.prefix
             self._begun.append((slot, row))
         self._tokens[mx.array(slots)] = first
         mx.async_eval(self._tokens, [held.state for held in self._cache])  # type: ignore[no-untyped-call]
@@ -91,11 +91,7 @@ class DecodeBatch:
     def _begin(self, tokens: mx.array) -> None:
         """Compute what follows ``tokens``; nobody waits for it here, unless a row has a processor."""
         tokens = self._compacted(tokens)
-        if self._slots.num_columns > self._capacity:
-            self._resize(list(range(self.num_slots)), self.num_slots, self._slots.num_columns)
-        self._slots.begin_step()
-        deltas = mx.array(self._rope_deltas, dtype=mx.int32)[:, None]
-        logits = self._model(tokens[:, None], cache=self._cache, rope_deltas=deltas).logits[:, -1]
+        logits = self._logits(tokens)
         if any(row.processor for _, row in self._begun):
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
             values: list[int] = tokens.tolist()  # type: ignore[assignment]
@@ -106,13 +102,26 @@ class DecodeBatch:
             logits = _replaced(logits, scored)
         self._tokens = mx.argmax(logits, axis=-1)
         mx.async_eval(self._tokens, [held.state for held in self._cache])  # type: ignore[no-untyped-call]
+
+    def forward(self, tokens: mx.array) -> mx.array:
+        """Return the most likely token after the ``tokens`` of all slots, as if none had a processor."""
+        return mx.argmax(self._logits(tokens), axis=-1)
+
+    def _logits(self, tokens: mx.array) -> mx.array:
+        if self.slots.num_columns > self._capacity:
+            self._resize(list(range(self.num_slots)), self.num_slots, self.slots.num_columns)
+        self.slots.begin_step()
+        deltas = mx.array(self._rope_deltas, dtype=mx.int32)[:, None]
+        output = self._model(tokens[:, None], cache=self._cache, rope_deltas=deltas)
+        logits: mx.array = output.logits[:, -1]
         for slot, _ in self._begun:
-            self._slots.lengths[slot] += 1
+            self.slots.lengths[slot] += 1
+        return logits
 
     def _free(self, slot: int) -> None:
         self._rows[slot] = None
-        self._rope_deltas[slot] = self._slots.lengths[slot] = 0
-        self._slots.prefixes[slot] = None
+        self._rope_deltas[slot] = self.slots.lengths[slot] = 0
+        self.slots.prefixes[slot] = None
 
     def _reserve(self, num_rows: int, num_tokens: int, like: Listed[LayerRow]) -> list[int]:
         """Return free slots for rows of up to ``num_tokens``; more are made where there are too few."""
@@ -136,7 +145,7 @@ class DecodeBatch:
         if self._num_idle_steps < _IDLE_STEPS:
             return tokens
         kept = [slot for slot, _ in self._begun]
-        self._resize(kept, len(kept), self._slots.num_columns)
+        self._resize(kept, len(kept), self.slots.num_columns)
         self._begun = [(slot, row) for slot, (_, row) in enumerate(self._begun)]
         return tokens[mx.array(kept)]
 
@@ -153,8 +162,8 @@ class DecodeBatch:
         more = num_slots - len(kept)
         self._rows = [*(self._rows[slot] for slot in kept), *[None] * more]
         self._rope_deltas = [*(self._rope_deltas[slot] for slot in kept), *[0] * more]
-        self._slots.lengths = [*(self._slots.lengths[slot] for slot in kept), *[0] * more]
-        self._slots.prefixes = [*(self._slots.prefixes[slot] for slot in kept), *[None] * more]
+        self.slots.lengths = [*(self.slots.lengths[slot] for slot in kept), *[0] * more]
+        self.slots.prefixes = [*(self.slots.prefixes[slot] for slot in kept), *[None] * more]
         moved = [self._tokens[mx.array(kept)]] if kept else []
         self._tokens = mx.concatenate([*moved, mx.zeros(more, mx.uint32)])
         self._num_idle_steps = 0

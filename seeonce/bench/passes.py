@@ -26,6 +26,7 @@ from infer.sequence import Sequence, sampling_hooks
 from precompute.encode import Seconds, encode_recording
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
+from seeonce.bench.bare import BareDecoder
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, draw_screen, write_truth
 from seeonce.runs.prompts import DEFAULT_PROMPT, Prompt
 from sources.folder import open_folder
@@ -101,6 +102,11 @@ class PassTwo:
         self._encoded = encoded
         self._engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
         self.tokenizer = self._engine.tokenizer
+        self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
+
+    def bare(self, requests: list[Request], limits: BatchLimits) -> BareDecoder:
+        """Return what the decoder alone does for these requests."""
+        return BareDecoder(self._engine, requests, self._source, limits)
 
     def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
         """Answer requests from the store; return the texts in the order of the requests."""
@@ -124,7 +130,7 @@ class PassTwo:
             began[sequence.request.id] = time.perf_counter()
             return sampling_hooks(sequence)
 
-        source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
+        source = self._source
         started, done = time.perf_counter(), dict[int, tuple[tuple[int, ...], float]]()
         answers = self._engine.answer(requests, source, limits, hooks_of=hooks_of, stop_ids=stop_ids)
         for request, answer in answers:
