@@ -23,6 +23,7 @@ from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.model import LanguageModel, PromptInputs
 from infer.prefill import Prefill
+from infer.prefix_trial import copies_are_faster
 from infer.prefixes import Keys, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
@@ -118,6 +119,11 @@ class Engine:
             finally:
                 if report is not None:
                     report(loop.stats)
+
+    def copies_are_faster(self) -> bool:
+        """Time whether rows decode faster over a copy of a prefix each than over one together."""
+        with self.model.stream():
+            return copies_are_faster(self.model.model)
 
     def hooks(self, sequence: Sequence) -> RowHooks:
         """Return what a request's sampling brings into the batch: a schema, a draw, stop strings."""

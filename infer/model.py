@@ -224,6 +224,12 @@ class LanguageModel:
         return sum(int(array.nbytes) for _, array in weights)
 
     @property
+    def attention_shape(self) -> str:
+        """Name what decides how fast attention is: widths of hidden states, keys and values, and the type."""
+        layer = self.config.text.layers[self.model.attention]
+        return f"{self._hidden} {layer.num_per_token} {self._dtype}"
+
+    @property
     def kv_token_bytes(self) -> int:
         """Bytes of the keys and values of one token, all layers."""
         return sum(layer.num_per_token for layer in self.config.text.layers) * self._dtype.size

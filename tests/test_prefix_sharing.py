@@ -178,7 +178,7 @@ def test_answers_of_one_token_share_too(asked: Asked) -> None:
     assert ended.tokens(requests) == asked.want(requests)
 
 
-@pytest.mark.parametrize("limits", [BatchLimits(), BatchLimits(4, 4), BatchLimits(8, 8)], ids=str)
+@pytest.mark.parametrize("limits", [BatchLimits(8), BatchLimits(4, 4), BatchLimits(8, 8)], ids=str)
 def test_followers_do_not_wait_for_more_slots_than_they_fill(asked: Asked, limits: BatchLimits) -> None:
     requests = asked.questions(8)
     with StepsOf(asked) as counted:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from asked_live import Asked
 
+from cache.base.home import Home
 from infer.attention import Readers, attend
+from infer.canary import faster_limits
 from infer.decoding import DecodeBatch
 from infer.kv_cache import KVRow
 from infer.limits import BatchLimits
@@ -188,3 +190,20 @@ def test_steps_that_are_not_full_say_nothing() -> None:
 
 def test_as_many_as_are_worth_it_give_the_same_answers(asked: Asked, questions: list[Request]) -> None:
     assert _wrong(asked, questions, BatchLimits()) == 0
+
+
+def test_the_faster_way_to_read_prefixes_is_timed_once(asked: Asked, tmp_path: Path) -> None:
+    tried: list[bool] = []
+
+    def copies_are_faster() -> bool:
+        tried.append(asked.engine.copies_are_faster())
+        return True
+
+    shape = asked.engine.model.attention_shape
+    for _ in range(2):
+        limits = faster_limits(Home(tmp_path), BatchLimits(), shape, copies_are_faster)
+        assert limits.copy_prefixes
+    assert len(tried) == 1
+    assert not faster_limits(Home(tmp_path), BatchLimits(), f"{shape} wider", lambda: False).copy_prefixes
+    alone = BatchLimits(share_prefixes=False)
+    assert faster_limits(Home(tmp_path), alone, shape, copies_are_faster) == alone
