@@ -19,13 +19,14 @@ from cache.base.home import Home
 from checkpoint.backend import installed_version
 from infer.limits import BatchLimits
 
-ENGINE_EPOCH = 3
+ENGINE_EPOCH = 4
 """Raised when our own prefill, sharing or decoding changes: then every combination is new."""
 
 KNOWN_TO_WORK = "mlx 0.32.4 with mlx-vlm 0.7.10"
 _FILE = "canary.json"
 _BACKENDS = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-13", "mlx-cuda-12", "mlx-vlm")
 _UNCHUNKED = 2**31 - 1
+_COPIES, _IN_PLACE = "copies", "in_place"
 
 
 class Verdict(StrEnum):
@@ -108,19 +109,43 @@ def _tried(trial: Trial, limits: BatchLimits) -> str | None:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
+def faster_limits(
+    home: Home, limits: BatchLimits, shape: str, copies_are_faster: Callable[[], bool]
+) -> BatchLimits:
+    """Return limits under which prefixes are read in place or copied, as is faster here.
+
+    That is timed once for each combination and ``shape`` of attention, and noted beside the verdicts.
+    """
+    if not limits.share_prefixes or not home.path.is_dir():
+        return limits
+    words = f"{_words(combination())}, attention {shape}"
+    verdict = _verdict(home, words)
+    if verdict not in (_COPIES, _IN_PLACE):
+        verdict = _COPIES if copies_are_faster() else _IN_PLACE
+        _note(home, words, verdict)
+    return replace(limits, copy_prefixes=verdict == _COPIES)
+
+
 def remembered(home: Home, here: Combination) -> Verdict | None:
     """Return the verdict of an earlier trial; ``None`` when there was none, or the file is not readable."""
-    for known in _read(home.path / _FILE):
-        if known.get("combination") == _words(here):
-            with suppress(ValueError):
-                return Verdict(known.get("verdict", ""))
+    with suppress(ValueError):
+        return Verdict(_verdict(home, _words(here)))
     return None
 
 
 def remember(home: Home, here: Combination, verdict: Verdict) -> None:
     """Keep a verdict. A home that cannot be written costs another trial, no more."""
-    known = [line for line in _read(home.path / _FILE) if line.get("combination") != _words(here)]
-    text = json.dumps([*known, {"combination": _words(here), "verdict": verdict.value}], indent=2) + "\n"
+    _note(home, _words(here), verdict.value)
+
+
+def _verdict(home: Home, words: str) -> str:
+    found = (line.get("verdict", "") for line in _read(home.path / _FILE) if line.get("combination") == words)
+    return next(found, "")
+
+
+def _note(home: Home, words: str, verdict: str) -> None:
+    known = [line for line in _read(home.path / _FILE) if line.get("combination") != words]
+    text = json.dumps([*known, {"combination": words, "verdict": verdict}], indent=2) + "\n"
     with suppress(OSError):
         fresh = home.path / f".{_FILE}.new"
         fresh.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ Features are read when a request is about to be prefilled, so memory does not gr
 frames.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from cache.manifest import FrameEntry
 from cache.prefixes import PrefixStore
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
+from infer.decoding import DecodeBatch
 from infer.features import FeatureSource, ReadAhead, StoredFeatures
 from infer.hooks import LogitsProcessor, RowHooks, TokenWatch
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch, LanguageModel, PromptInputs
+from infer.model import LanguageModel, PromptInputs
 from infer.prefill import Prefill
 from infer.prefix_cache import PrefixCache
+from infer.prefix_trial import copies_are_faster
 from infer.prefixes import Keys, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
@@ -165,6 +168,11 @@ class Engine:
             if report is not None:
                 report(loop.stats)
 
+    def copies_are_faster(self) -> bool:
+        """Time whether rows decode faster over a copy of a prefix each than over one together."""
+        with self.model.stream():
+            return copies_are_faster(self.model.model)
+
     def hooks(self, sequence: Sequence) -> RowHooks:
         """Return what a request's sampling brings into the batch: a schema, a draw, stop strings."""
         request, sampling = sequence.request, sequence.request.sampling
@@ -233,10 +241,11 @@ class _Loop:
         self._engine, self._model, self._source = engine, model, source
         self._limits, self._hooks_of, self._on_disk = limits, hooks_of, on_disk
         self._memory = engine.memory(limits)
-        self._decoding = DecodeBatch(model.model, stop_ids)
+        self._decoding, self._stop_ids = DecodeBatch(model.model), stop_ids
         self._running: dict[int, Sequence] = {}
         self._prefill: Prefill | None = None
         self._answers: list[tuple[Request, Answer]] = []  # found between two turns
+        self._was_step_alone = False
         self._num_uids = 0
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[tuple[Request, Answer]]:
@@ -267,34 +276,41 @@ class _Loop:
         self._answers.append((sequence.request, failed(problem, len(sequence.prompt.ids))))
 
     def _turn(self, schedule: Schedule) -> None:
-        if len(self._decoding):
+        started, num_rows = time.perf_counter(), len(self._decoding)
+        if num_rows:
             decoded = self._decoding.step()
-            self._decoding.remove({uid for uid, token, why in decoded if self._ends_early(uid, token, why)})
+            self._decoding.remove([sequence for sequence, token in decoded if self._ends(sequence, token)])
         if self._prefill is None:
             self._admit(schedule)
-        if self._prefill is not None:
-            self._prefill.step()
-            if self._prefill.is_done:
-                self._join(schedule, self._prefill)
-                self._prefill = None
+        if self._prefill is None:
+            if self._was_step_alone:
+                schedule.in_flight.stepped(num_rows, time.perf_counter() - started)
+            self._was_step_alone = True
+            return
+        self._was_step_alone = False  # the next one waits for this prefill
+        self._prefill.step()
+        if self._prefill.is_done:
+            self._join(schedule, self._prefill)
+            self._prefill = None
 
-    def _ends_early(self, uid: int, token: int, finish_reason: str | None) -> bool:
-        """Take a token; tell whether its row ends with it and is still in the batch."""
-        sequence = self._running[uid]
+    def _ends(self, sequence: Sequence, token: int) -> bool:
+        """Take a token; tell whether its sequence ends with it."""
         try:
-            why = sequence.take(token, finish_reason)
+            why = sequence.take(token, self._stop_ids)
             if why is None:
                 return False
             self._answers.append((sequence.request, self._engine.answer_of(sequence, why)))
         except SeeonceError as error:
             self._fail(sequence, str(error))
-        del self._running[uid]
-        return finish_reason is None
+        del self._running[sequence.uid]
+        return True
 
     def _admit(self, schedule: Schedule) -> None:
         """Begin to prefill what the schedule gives, less those that fail."""
         to_come = max((sequence.num_to_come for sequence in self._running.values()), default=0)
-        batch = schedule.next_batch(InFlight(len(self._decoding), self._decoding.num_columns, to_come))
+        decoding = self._decoding
+        now = InFlight(len(decoding), decoding.num_columns, to_come, decoding.num_slots, decoding.prefixes)
+        batch = schedule.next_batch(now)
         if not batch:
             return
         own = [frame for sequence in batch if sequence.prefix is None for frame in sequence.request.frames]
@@ -348,7 +364,9 @@ class _Loop:
                 num_bytes = self._memory.prefix_bytes(num_tokens)
                 prefix = SharedPrefix(sequence.prompt, kept, num_tokens, num_bytes)
                 schedule.prefixes.put(sequence.keys, prefix)
-            sequence.prefix = None  # its row has a copy
-        self._decoding.join(prefill.sequences, prefill.rope_deltas, prefill.logits, prefill.cache)
+                sequence.prefix = prefix
+            if not sequence.num_in_place:
+                sequence.prefix = None  # its row has a copy
+        self._decoding.join(prefill)
         self.stats.held(len(self._decoding), schedule.prefixes.num_bytes)
         self.stats.num_images_read = schedule.num_images_read

@@ -10,19 +10,26 @@ from typing import Any
 
 from checkpoint.backend import memory_bytes
 from infer.kv_cache import rounded_up
+from infer.prefixes import SharedPrefix
 from infer.sequence import Sequence
 
 _SHARE_OF_DEVICE = 0.6  # the rest is for activations, features, and what else runs
 _SHARE_OF_HOST = 0.25
+_SPARE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """The sequences that decode now: their number, the columns in use, and the most that will follow."""
+    """The sequences that decode now: their number, the columns in use, and the most that will follow.
+
+    ``num_slots`` are held for them, some of which may be free, and they read ``prefixes`` in place.
+    """
 
     num_rows: int = 0
     num_columns: int = 0
     num_to_come: int = 0
+    num_slots: int = 0
+    prefixes: frozenset[SharedPrefix] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +46,10 @@ class KVMemory:
     row_bytes: int = 0
 
     def size(self, sequence: Sequence) -> tuple[int, int]:
-        """Return the tokens of a sequence's prompt, and how many may follow."""
+        """Return how many tokens a sequence's prompt has of its own, and how many may follow."""
         num_tokens = len(sequence.prompt.ids)
-        return num_tokens, min(sequence.request.sampling.max_tokens, self.max_context - num_tokens)
+        to_come = min(sequence.request.sampling.max_tokens, self.max_context - num_tokens)
+        return num_tokens - sequence.num_in_place, to_come
 
     def problem(self, sequence: Sequence) -> str | None:
         """Say why a sequence cannot be answered even alone, ``None`` if it can."""
@@ -66,7 +74,8 @@ class KVMemory:
             return 0
         columns = max([now.num_columns, *(prompt for prompt, _ in new)])
         to_come = max([now.num_to_come, *(max_tokens for _, max_tokens in new)])
-        return (now.num_rows + len(new)) * (rounded_up(columns + to_come) * self.token_bytes + self.row_bytes)
+        num_rows = max(now.num_slots, now.num_rows + len(new))
+        return num_rows * (rounded_up(columns + to_come) * self.token_bytes + self.row_bytes)
 
     def prefix_bytes(self, num_tokens: int) -> int:
         """Return what a kept prefix takes; of no tokens nothing is kept."""
@@ -75,6 +84,15 @@ class KVMemory:
 
 def default_kv_bytes(weight_bytes: int) -> int:
     """Return a share of what the device recommends less the weights; on a CPU, of the host's memory."""
+    return _share_of(weight_bytes, _SHARE_OF_DEVICE, _SHARE_OF_HOST)
+
+
+def spare_bytes(weight_bytes: int) -> int:
+    """Return how much MLX may keep of buffers that are free, for their next use."""
+    return _share_of(weight_bytes, _SPARE_SHARE, _SPARE_SHARE)
+
+
+def _share_of(weight_bytes: int, of_device: float, of_host: float) -> int:
     import mlx.core as mx
 
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
@@ -82,5 +100,5 @@ def default_kv_bytes(weight_bytes: int) -> int:
     # Metal recommends; CUDA tells what the device has.
     recommended = device.get("max_recommended_working_set_size") or device.get("total_memory")
     if recommended:
-        return max(0, int((int(recommended) - weight_bytes) * _SHARE_OF_DEVICE))
-    return int(memory_bytes() * _SHARE_OF_HOST)
+        return max(0, int((int(recommended) - weight_bytes) * of_device))
+    return int(memory_bytes() * of_host)

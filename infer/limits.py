@@ -9,15 +9,18 @@ from cache.base.errors import InputError
 class BatchLimits:
     """How many sequences decode at once, how many are prefilled together, and in chunks of what size.
 
+    ``max_num_seqs`` ``None`` lets as many decode as fit and as make it faster (``scheduler.InFlightLimit``).
     ``kv_memory_bytes`` bounds what KV caches take, shared prefixes included; ``None`` takes a share of what
-    the device has. ``share_prefixes`` prefills what prompts over the same frames begin with once.
+    the device has. ``share_prefixes`` prefills what prompts over the same frames begin with once; with
+    ``copy_prefixes`` each row then decodes over a copy of its own, instead of all over one.
     """
 
-    max_num_seqs: int = 8
+    max_num_seqs: int | None = None
     prefill_batch_size: int = 4
     prefill_step_size: int = 2048
     kv_memory_bytes: int | None = None
     share_prefixes: bool = True
+    copy_prefixes: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -25,7 +28,7 @@ class BatchLimits:
             ("--prefill-batch-size", self.prefill_batch_size),
             ("--prefill-step-size", self.prefill_step_size),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; expected at least 1.")
         if self.kv_memory_bytes is not None and self.kv_memory_bytes < 1:
             raise InputError(f"--kv-memory is {self.kv_memory_bytes} bytes; expected more, for example 8GB.")

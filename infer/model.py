@@ -2,19 +2,18 @@
 
 mlx-vlm 0.7.10 loses or swaps DeepStack features when it batches: they travel as a Python list, of
 which a merged batch keeps the first row's, and which chunked prefill does not slice. Here they travel
-as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and prefill is ours
-(``prefill``); decoding is mlx-vlm's.
+as one dense array ``(batch, seq, num_deepstack, hidden)``, zero at text, and prefill and decoding are ours
+(``prefill``, ``decoding``): of mlx-vlm remain the decoder's layers.
 
 Relies on, each held by a contract test: decoder layers are called as ``layer(h, mask, cache,
 position_ids, position_embeddings)``; those of attention ask a cache for ``update_and_fetch`` and ``offset``
-alone, gated delta nets for ``[0]``, ``lengths``, ``update_window``, before their convolution, and
-``update_recurrent``; ``GenerationBatch`` decodes with ``rope_deltas`` of each row, one step ahead of what it
-hands out, and asks a batch cache for ``state``, ``filter`` and ``extend``; a logits processor's
-``process_last_token`` sees each row alone.
+alone, and hand it to their module's ``scaled_dot_product_attention``; gated delta nets ask for ``[0]``,
+``lengths``, ``update_window``, before their convolution, and ``update_recurrent``.
 """
 
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_vlm.generate.ar import GenerationBatch
 from mlx_vlm.generate.common import generation_stream, wired_limit
 from mlx_vlm.models.base import LanguageModelOutput, create_attention_mask
 from numpy.typing import NDArray
@@ -33,18 +31,16 @@ from checkpoint.config import CheckpointConfig
 from checkpoint.family import LayerState
 from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
-from infer.kv_cache import RowsState
-from infer.sequence import Sequence
+from infer.kv_memory import spare_bytes
 from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
 
 FeaturesOf = Callable[[int], Features]
 
 
 class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
-    """A decoder with sequence-aligned DeepStack, as ``GenerationBatch`` calls a model.
+    """A decoder with sequence-aligned DeepStack.
 
-    ``recurrent`` tells of each layer whether it is a gated delta net; the others are attention. Exposes no
-    ``language_model``: with it, decoding would go past this class.
+    ``recurrent`` tells of each layer whether it is a gated delta net; the others are attention.
     """
 
     def __init__(self, language_model: Any, layers: Iterable[LayerState]) -> None:
@@ -53,6 +49,9 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         self.recurrent = tuple(layer.is_recurrent for layer in layers)
         self.attention = self.recurrent.index(False)
         self.decoder = language_model.model
+        for layer, is_recurrent in zip(self.decoder.layers, self.recurrent, strict=True):
+            if not is_recurrent:
+                _let_caches_attend(layer.self_attn)
         self.lm_head = None if language_model.args.tie_word_embeddings else language_model.lm_head
 
     @property
@@ -125,6 +124,27 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         return logits
 
 
+def _let_caches_attend(attention: Any) -> None:
+    """Have a cache that has ``attend`` of its own asked for it, in the module of mlx-vlm's ``attention``.
+
+    Other caches, such as mlx-vlm's own, are attended to as before.
+    """
+    module: Any = sys.modules[type(attention).__module__]
+    right = module.scaled_dot_product_attention
+    if getattr(right, "lets_caches_attend", False):
+        return
+
+    def attend(
+        queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **more: Any
+    ) -> mx.array:
+        if hasattr(cache, "attend"):
+            return cache.attend(queries, keys, values, scale, mask)  # type: ignore[no-any-return]
+        return right(queries, keys, values, cache, scale=scale, mask=mask, **more)  # type: ignore[no-any-return]
+
+    attend.lets_caches_attend = True  # type: ignore[attr-defined]
+    module.scaled_dot_product_attention = attend
+
+
 def _layers_of(deepstack: mx.array) -> tuple[mx.array, ...]:
     return tuple(deepstack[:, :, index] for index in range(deepstack.shape[2]))
 
@@ -184,16 +204,30 @@ class LanguageModel:
         """Return a context in which everything is computed in mlx-vlm's own stream."""
         return mx.stream(generation_stream)
 
-    def wired(self) -> AbstractContextManager[object]:
-        """Return a context in which the device keeps its memory wired (Metal; nothing elsewhere)."""
-        wired: AbstractContextManager[object] = wired_limit(self.model, [generation_stream])
-        return wired
+    @contextmanager
+    def wired(self) -> Iterator[None]:
+        """Keep the device's memory wired (Metal; nothing elsewhere), and bound the buffers kept for reuse.
+
+        They are not given back after each prefill: that would wait for the decoding that is in flight.
+        """
+        before = mx.set_cache_limit(spare_bytes(self.weight_bytes))
+        try:
+            with wired_limit(self.model, [generation_stream]):
+                yield
+        finally:
+            mx.set_cache_limit(before)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that are held."""
         weights: Any = tree_flatten(self.model.parameters())
         return sum(int(array.nbytes) for _, array in weights)
+
+    @property
+    def attention_shape(self) -> str:
+        """Name what decides how fast attention is: widths of hidden states, keys and values, and the type."""
+        layer = self.config.text.layers[self.model.attention]
+        return f"{self._hidden} {layer.num_per_token} {self._dtype}"
 
     @property
     def kv_token_bytes(self) -> int:
@@ -259,70 +293,3 @@ def _to_mlx(features: Features) -> mx.array:
     """Copy features bit for bit; bfloat16 comes as the uint16 of its bits."""
     array = mx.array(features.array)
     return array.view(mx.bfloat16) if features.dtype == "bfloat16" else array
-
-
-class DecodeBatch:
-    """mlx-vlm's ``GenerationBatch``: one token of every row a step; rows leave and join between steps."""
-
-    def __init__(self, model: DenseDeepstackModel, stop_ids: frozenset[int]) -> None:
-        """Begin an empty batch."""
-        self._model, self._stop = model, stop_ids.__contains__
-        self._batch = GenerationBatch.empty(model, _most_likely, self._stop, compute_logprobs=False)
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    def join(
-        self,
-        rows: list[Sequence],
-        rope_deltas: list[int],
-        logits: mx.array,
-        cache: list[RowsState],
-    ) -> None:
-        """Take in prefilled rows; ``logits`` ``(batch, vocab)`` are those of each row's last token."""
-        if any(row.processor for row in rows):
-            scored = [
-                row.processor(mx.array(row.prompt.ids), logits[index : index + 1])
-                if row.processor
-                else logits[index : index + 1]
-                for index, row in enumerate(rows)
-            ]
-            logits = mx.concatenate(scored)
-        first = _most_likely(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        joining = GenerationBatch(
-            model=self._model,
-            uids=[row.uid for row in rows],
-            inputs=first,
-            prompt_cache=list(cache),
-            sampler=_most_likely,
-            stop_criteria=self._stop,
-            max_tokens=[row.num_to_come for row in rows],
-            greedy_sampling=True,
-            logits_processors=[[row.processor] if row.processor else None for row in rows],
-        )
-        joining.compute_logprobs = False
-        joining._rope_deltas = mx.array([[delta] for delta in rope_deltas], dtype=mx.int32)
-        mx.eval(first, [layer.state for layer in cache])
-        mx.clear_cache()  # the activations of a prefill are large, and the next one may have another shape
-        if len(self._batch):
-            self._batch.extend(joining)
-        else:
-            self._batch = joining
-
-    def step(self) -> list[tuple[int, int, str | None]]:
-        """Decode one token of every row, and return uid, token and finish reason; rows that end leave."""
-        return [(int(r.uid), int(r.token), r.finish_reason) for r in self._batch.next()]
-
-    @property
-    def num_columns(self) -> int:
-        """Columns of the KV cache that are in use: as many as the longest row has tokens, or more."""
-        return int(self._batch.prompt_cache[self._model.attention].used) if len(self._batch) else 0
-
-    def remove(self, uids: Collection[int]) -> None:
-        """Take out rows that are to end before their time, all at once; the others go on as they were."""
-        if uids:  # whatever is kept is copied
-            self._batch.filter([index for index, uid in enumerate(self._batch.uids) if uid not in uids])
-
-
-def _most_likely(logprobs: mx.array) -> mx.array:
-    return mx.argmax(logprobs, axis=-1)

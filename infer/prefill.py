@@ -2,13 +2,130 @@
 
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence as Listed
 
 import mlx.core as mx
 import numpy as np
 
-from infer.kv_cache import KVRow, LayerRow, RowsKVCache, RowsRecurrentState, RowsState
+from infer.attention import Readers, attend
+from infer.kv_cache import KVRow, LayerRow, RowsRecurrentState, rounded_up
 from infer.model import DenseDeepstackModel, PromptInputs
 from infer.sequence import Sequence
+
+
+class RowsKVCache:
+    """Keys and values of rows that end at the same column; row ``i`` begins at column ``paddings[i]``.
+
+    A row's new tokens begin at column ``starts[i]``: what is computed for columns before that is padding, and
+    must not overwrite what lies there of a prefix. Prefixes that are read in place are not in these columns.
+    """
+
+    def __init__(
+        self,
+        paddings: Listed[int],
+        used: int = 0,
+        starts: Listed[int] = (),
+        readers: Readers | None = None,
+        layer: int = 0,
+    ) -> None:
+        """Begin with ``used`` columns, which ``put_prefixes`` fills."""
+        self._readers, self._layer = readers or Readers([]), layer
+        self.paddings = list(paddings)
+        self.used = used
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self._starts = list(starts)
+
+    def put_prefixes(self, prefixes: Listed[KVRow | None], num_columns: int) -> None:
+        """Copy each row's prefix to where the row begins, with room for ``num_columns``."""
+        like = next(prefix for prefix in prefixes if prefix is not None)
+        rows = [
+            _placed(prefix or like.between(0, 0), padding, rounded_up(num_columns))
+            for prefix, padding in zip(prefixes, self.paddings, strict=True)
+        ]
+        self.keys = mx.concatenate([row.keys for row in rows])
+        self.values = mx.concatenate([row.values for row in rows])
+
+    def row(self, index: int, num_tokens: int) -> KVRow:
+        """Return a row's first tokens, a view of the batch."""
+        keys, values = self._held()
+        at = slice(self.paddings[index], self.paddings[index] + num_tokens)
+        return KVRow(keys[index : index + 1, :, at], values[index : index + 1, :, at])
+
+    @property
+    def offset(self) -> int:
+        """Columns in use: Qwen3-VL-MoE's attention cuts the mask here, and an integer needs no waiting."""
+        return self.used
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """What a chunk must have computed before the next."""
+        return () if self.keys is None or self.values is None else (self.keys, self.values)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append columns ``(batch, num_kv_heads, columns, head_dim)``; return all that are in use."""
+        begin, end = self.used, self.used + keys.shape[2]
+        self._reserve(end, keys, values)
+        if self._starts and begin < max(self._starts):
+            kept = mx.arange(begin, end)[None] < mx.array(self._starts)[:, None]
+            old_keys, old_values = self._held()
+            keys = mx.where(kept[:, None, :, None], old_keys[:, :, begin:end], keys)
+            values = mx.where(kept[:, None, :, None], old_values[:, :, begin:end], values)
+        held_keys, held_values = self._held()
+        held_keys[:, :, begin:end] = keys
+        held_values[:, :, begin:end] = values
+        self.used = end
+        return held_keys[:, :, :end], held_values[:, :, :end]
+
+    def make_mask(
+        self,
+        num_columns: int,
+        return_array: bool = False,  # noqa: ARG002
+        window_size: int | None = None,  # noqa: ARG002
+    ) -> mx.array | str | None:
+        """Return what the next columns may attend to: ``(batch, 1, columns, used)``, or "causal", or all."""
+        if not any(self.paddings) and (num_columns == 1 or not self._readers):
+            return "causal" if num_columns > 1 else None
+        seen = mx.arange(self.used + num_columns)
+        real = (seen[None] >= mx.array(self.paddings)[:, None])[:, None, None]
+        if num_columns == 1:
+            return real
+        asking = mx.arange(self.used, self.used + num_columns)[:, None]
+        # A padding column attends to itself: it may attend to nothing else, and nothing gives NaN.
+        return (real & (seen[None] <= asking)) | (seen[None] == asking)
+
+    def attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | str | None
+    ) -> mx.array:
+        """Attend to what ``update_and_fetch`` returned and to the prefixes before it."""
+        return attend(queries, KVRow(keys, values), self._readers, self._layer, scale, mask)
+
+    def _held(self) -> tuple[mx.array, mx.array]:
+        if self.keys is None or self.values is None:
+            raise RuntimeError("nothing is in this KV cache yet")
+        return self.keys, self.values
+
+    def _reserve(self, num_columns: int, keys: mx.array, values: mx.array) -> None:
+        if self.keys is not None and self.keys.shape[2] >= num_columns:
+            return
+        capacity = rounded_up(num_columns)
+        held = KVRow(keys[:, :, :0], values[:, :, :0])
+        if self.keys is not None and self.values is not None:
+            held = KVRow(self.keys[:, :, : self.used], self.values[:, :, : self.used])
+        placed = _placed(held, 0, capacity)
+        self.keys, self.values = placed.keys, placed.values
+
+
+def _placed(row: KVRow, left: int, capacity: int) -> KVRow:
+    """Put rows into ``capacity`` columns, after ``left`` empty ones."""
+    right = capacity - left - row.keys.shape[2]
+    if left == 0 and right == 0:
+        return row
+    width = [(0, 0), (0, 0), (left, right), (0, 0)]
+    return KVRow(mx.pad(row.keys, width), mx.pad(row.values, width))
+
+
+RowsState = RowsKVCache | RowsRecurrentState
 
 
 class Prefill:
@@ -35,7 +152,9 @@ class Prefill:
         self._starts = [self._width - each.num_tokens for each in inputs]
         self._done = 0
         self._logits: mx.array | None = None
-        total = max(map(self._num_tokens, range(len(sequences))))
+        self._readers = Readers([each.prefix if each.num_in_place else None for each in sequences])
+        self._before = [each.num_in_place if each.prefix else 0 for each in sequences]  # not in the columns
+        total = max(map(self._num_columns, range(len(sequences))))
         self.cache = [self._layer_cache(layer, total) for layer in range(len(model.layers))]
         self._ends = {
             (index, num_tokens): self._end_of_kept(index, num_tokens)
@@ -95,14 +214,31 @@ class Prefill:
             if column == end:
                 self.kept[index, num_tokens] = self._first_tokens(index, num_tokens)
 
+    def own(self, index: int) -> list[LayerRow]:
+        """Return what each layer keeps of a row's prompt, after the prefix that it reads in place now."""
+        sequence = self.sequences[index]
+        begin, end = (at - self._before[index] for at in (sequence.num_in_place, len(sequence.prompt.ids)))
+        return [row.between(begin, end) if isinstance(row, KVRow) else row for row in self._rows(index, end)]
+
     def _first_tokens(self, index: int, num_tokens: int) -> tuple[LayerRow, ...]:
         """Return copies of what each layer keeps of a row's first tokens."""
-        kept = tuple(cache.row(index, num_tokens) for cache in self.cache)
-        copies = [
-            (row.keys, row.values) if isinstance(row, KVRow) else (row.window, row.recurrent) for row in kept
-        ]
-        mx.eval(copies)  # a lazy copy would hold the whole batch
+        own = self._rows(index, num_tokens - (before := self._before[index]))
+        prefix = self.sequences[index].prefix
+        kept = tuple(
+            row.after(prefix.in_place(layer))
+            if before and prefix is not None and isinstance(row, KVRow)
+            else row.copy()
+            for layer, row in enumerate(own)
+        )
+        mx.eval([row.arrays for row in kept])  # a lazy copy would hold the whole batch
         return kept
+
+    def _rows(self, index: int, num_columns: int) -> list[LayerRow]:
+        num_tokens = self._before[index] + num_columns
+        return [
+            cache.row(index, num_columns if isinstance(cache, RowsKVCache) else num_tokens)
+            for cache in self.cache
+        ]
 
     def _end_of_kept(self, index: int, num_tokens: int) -> int:
         """Return the column after which a row's first tokens are copied."""
@@ -111,21 +247,25 @@ class Prefill:
         return self._starts[index] + num_tokens - self.sequences[index].num_shared
 
     def _layer_cache(self, layer: int, total: int) -> RowsState:
-        paddings = [total - self._num_tokens(index) for index in range(len(self.sequences))]
+        paddings = [total - self._num_columns(index) for index in range(len(self.sequences))]
         used = total - self._width
         starts = [used + start for start in self._starts]
         prefixes = [
-            each.prefix.rows[layer].first(each.num_shared) if each.prefix is not None else None
-            for each in self.sequences
+            each.prefix.rows[layer].between(before, each.num_shared) if each.prefix is not None else None
+            for each, before in zip(self.sequences, self._before, strict=True)
         ]
-        kind = RowsRecurrentState if self._model.recurrent[layer] else RowsKVCache
-        cache: RowsState = kind(paddings, used, starts)
+        cache: RowsState
+        if self._model.recurrent[layer]:
+            seen = [padding - before for padding, before in zip(paddings, self._before, strict=True)]
+            cache = RowsRecurrentState(seen, used, starts)
+        else:
+            cache = RowsKVCache(paddings, used, starts, self._readers, layer)
         if any(prefix is not None for prefix in prefixes):
             cache.put_prefixes(prefixes, total + 1)  # type: ignore[arg-type]  # a layer's rows are of its kind
         return cache
 
-    def _num_tokens(self, index: int) -> int:
-        return self.sequences[index].num_shared + self._inputs[index].num_tokens
+    def _num_columns(self, index: int) -> int:
+        return self.sequences[index].num_shared - self._before[index] + self._inputs[index].num_tokens
 
     def _position_ids(self, begin: int, end: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
         positions = np.zeros((3, len(self._inputs), end - begin), np.int32)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from cache.base.errors import SeeonceError, disk_error
 from cache.base.text import megabytes
 from cache.prefixes import OPTION, PrefixInfo, PrefixKey, PrefixStore
-from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsKVCache, RowsRecurrentState
+from infer.kv_cache import KVRow, LayerRow, RecurrentRow, RowsRecurrentState
 from infer.model import LanguageModel
+from infer.prefill import RowsKVCache
 from infer.prefixes import PrefixName, SharedPrefix, prefix_name
 from infer.sequence import Sequence
 
@@ -148,7 +149,7 @@ class PrefixCache:
         """Write what was prefilled of a sequence, from another thread; ``rows`` must be evaluated."""
         if sequence.begins is None:
             return
-        arrays = [_as_bytes(array) for row in rows for array in _arrays(row)]
+        arrays = [_as_bytes(array) for row in rows for array in row.arrays]
         mx.eval(arrays)
         info = PrefixInfo(sequence.begins.key, sequence.keys, sequence.begins.num_tokens, prefill_s)
         with self._lock:
@@ -221,7 +222,7 @@ class Layout:
             embedded = decoder.decoder.embed_tokens(mx.array([[0]], dtype=mx.int32))
             decoder.hidden(embedded, caches, mx.zeros((3, 1, 1), mx.int32))
             self._of_a_token = [cache.row(0, 1) for cache in caches]
-        self._shapes = [[(array.shape, array.dtype) for array in _arrays(row)] for row in self._of_a_token]
+        self._shapes = [[(array.shape, array.dtype) for array in row.arrays] for row in self._of_a_token]
         self._is_recurrent = decoder.recurrent
         del self._of_a_token
 
@@ -256,10 +257,6 @@ class Layout:
             for shapes, is_recurrent in zip(self._shapes, self._is_recurrent, strict=True)
             for shape, dtype in shapes
         ]
-
-
-def _arrays(row: LayerRow) -> tuple[mx.array, mx.array]:
-    return (row.keys, row.values) if isinstance(row, KVRow) else (row.window, row.recurrent)
 
 
 def _as_bytes(array: mx.array) -> mx.array:

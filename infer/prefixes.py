@@ -1,13 +1,13 @@
 """Prefixes that waiting prompts share: how long they are, and which are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cache.key import EntryKey, FieldHasher
 from cache.prefixes import PrefixKey
-from infer.kv_cache import LayerRow, RecurrentRow
+from infer.kv_cache import KVRow, LayerRow, RecurrentRow
 from infer.tokenizer import PromptTokens
 
 Keys = tuple[EntryKey, ...]
@@ -21,6 +21,18 @@ class SharedPrefix:
     rows: tuple[LayerRow, ...]
     num_tokens: int
     num_bytes: int
+
+    @property
+    def num_in_place(self) -> int:
+        """How many of its tokens rows read in place."""
+        return end_of_images(self.prompt, self.num_tokens)
+
+    def in_place(self, layer: int) -> KVRow:
+        """Return keys and values of those tokens in a layer of attention."""
+        row = self.rows[layer]
+        if not isinstance(row, KVRow):
+            raise TypeError(f"layer {layer} keeps no keys and values")
+        return row.between(0, self.num_in_place)
 
     @property
     def is_whole(self) -> bool:
@@ -41,6 +53,12 @@ def num_common(one: PromptTokens, other: PromptTokens) -> int:
     for longer in (one.images[images:], other.images[images:]):
         count = min([count, *(span.start for span in longer)])
     return count if one.images and count > one.images[0].start else 0
+
+
+def end_of_images(prompt: PromptTokens, num_tokens: int) -> int:
+    """Return where the last image ends that is whole among the first ``num_tokens``; 0 without one."""
+    ends = (span.start + span.num_tokens for span in prompt.images)
+    return max((end for end in ends if end <= num_tokens), default=0)
 
 
 def most_saved(prompt: PromptTokens, common: list[int]) -> tuple[int, int]:
@@ -113,6 +131,10 @@ class PrefixPool:
     def num_bytes(self) -> int:
         """What is held now."""
         return sum(prefix.num_bytes for prefix in self._kept.values())
+
+    def bytes_with(self, read: Iterable[SharedPrefix]) -> int:
+        """Return what is held, with the prefixes that rows read though they are no longer kept here."""
+        return sum(prefix.num_bytes for prefix in {*self._kept.values(), *read})
 
     def match(self, keys: Keys, prompt: PromptTokens) -> tuple[SharedPrefix, int] | None:
         """Return a prefix and how many of its tokens ``prompt`` begins with; the last token is never one.

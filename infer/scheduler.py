@@ -9,16 +9,20 @@ be padded to its length.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import median
 
 from cache.manifest import FrameEntry
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
 from infer.prefix_cache import PrefixCache
-from infer.prefixes import Keys, PrefixPool, SharedPrefix, most_saved, num_common
+from infer.prefixes import Keys, PrefixPool, SharedPrefix, end_of_images, most_saved, num_common
 from infer.sequence import Sequence
 
 LOOK_AHEAD = 64
 READ_AHEAD = 2  # frames, or prefixes, beyond those of the next prefill
+_FEWEST, _MOST = 8, 256  # in flight, where nobody says how many
+_NUM_STEPS = 6  # of which the median says how fast so many are
+_LEAST_GAIN = 1.05  # in tokens a second, for twice as many
 
 
 @dataclass(slots=True)
@@ -41,6 +45,36 @@ class _Batch:
             self.leading.add(sequence.keys)
 
 
+class InFlightLimit:
+    """How many sequences may decode at once: as told, or doubled as long as more make more tokens a second.
+
+    Only steps that are full and that no prefill delays say anything; memory may keep them from being full.
+    """
+
+    def __init__(self, told: int | None) -> None:
+        """Begin with ``told``, which then stays, or with eight."""
+        self.num = told or _FEWEST
+        self._settled = told is not None
+        self._tokens_per_s = 0.0
+        self._seconds: list[float] = []
+
+    def stepped(self, num_rows: int, seconds: float) -> None:
+        """Take note of what a step of so many rows took."""
+        if self._settled or num_rows < self.num:
+            return
+        self._seconds.append(seconds)
+        if len(self._seconds) < _NUM_STEPS:
+            return
+        found, before = num_rows / median(self._seconds), self._tokens_per_s
+        self._seconds.clear()
+        self._settled = found < before * _LEAST_GAIN or self.num >= _MOST
+        if found > before * _LEAST_GAIN:
+            self._tokens_per_s = found
+            self.num = min(2 * self.num, _MOST)
+        elif found < before:
+            self.num //= 2
+
+
 class Schedule:
     """The waiting sequences, and the prefixes kept for them."""
 
@@ -60,8 +94,10 @@ class Schedule:
         self._on_disk = on_disk
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
-        self._refused_at: int | None = None
+        self._refused_at: tuple[int, int] | None = None
         self.num_images_read = 0
+        self.in_flight = InFlightLimit(limits.max_num_seqs)
+        self._reads_in_place = not limits.copy_prefixes
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
@@ -88,28 +124,28 @@ class Schedule:
 
         With nothing in flight there is at least one, as long as any waits.
         """
+        state = (now.num_rows, self.in_flight.num)
         has_more = self._on_disk is not None and self._on_disk.any_read
-        if now.num_rows and now.num_rows == self._refused_at and not has_more:
+        if now.num_rows and state == self._refused_at and not has_more:
             return []  # none has left since: asking the same at every step would take time from decoding
         chosen = self._chosen(now)
-        self._refused_at = None if chosen or not self._waiting else now.num_rows
+        self._refused_at = None if chosen or not self._waiting else state
         return chosen
 
     def _chosen(self, now: InFlight) -> list[Sequence]:
         waiting = self.upcoming
-        num_free = self._limits.max_num_seqs - now.num_rows
+        num_free = self.in_flight.num - now.num_rows
         if not waiting or num_free < 1:
             return []
         self.prefixes.keep_only([sequence.keys for sequence in waiting])
         if self._on_disk is not None:
             self._load(self._on_disk, now)
         followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
-        most = min(self._limits.prefill_batch_size, self._limits.max_num_seqs)
         if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
             return []
         batch = _Batch(now)
         for sequence in waiting:
-            if len(batch.sequences) == most or batch.num_claimed >= num_free:
+            if batch.num_claimed >= num_free or self._is_full(batch):
                 break
             is_follower = id(sequence) in followers
             if is_follower != bool(followers) or sequence.keys in batch.leading or self._is_coming(sequence):
@@ -130,7 +166,7 @@ class Schedule:
         for sequence in self._waiting:
             first_of.setdefault(sequence.keys, sequence)
         most = self._limits.prefill_batch_size + READ_AHEAD
-        held = self.prefixes.num_bytes + self._memory.batch_bytes(now, [])
+        held = self.prefixes.bytes_with(now.prefixes) + self._memory.batch_bytes(now, [])
         lacking, room = list[Sequence](), self._memory.max_bytes - held
         for sequence in [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None]:
             if sequence.begins is not None:
@@ -152,34 +188,59 @@ class Schedule:
 
     def _worth_a_prefill(self, num_next: int) -> int:
         """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""
-        half = max(1, self._limits.max_num_seqs // 2)
+        half = max(1, self.in_flight.num // 2)
         return min(self._limits.prefill_batch_size, half, num_next)
+
+    def _is_full(self, batch: _Batch) -> bool:
+        """Whether so many are prefilled together; of questions over prefixes that are read in place, more."""
+        num = len(batch.sequences)
+        if num < self._limits.prefill_batch_size:
+            return False
+        columns = [len(each.prompt.ids) - each.num_shared for each in batch.sequences]
+        in_place = all(each.num_in_place for each in batch.sequences if each.prefix)
+        small = in_place and all(each.prefix for each in batch.sequences)
+        return not small or (num + 1) * max(columns) > self._limits.prefill_step_size
 
     def _prefix_of(self, sequence: Sequence) -> tuple[SharedPrefix, int] | None:
         return self.prefixes.match(sequence.keys, sequence.prompt)
 
     def _follow(self, batch: _Batch, sequence: Sequence) -> bool:
         """Take in a sequence that starts from a kept prefix, if there is room."""
-        if not self._fits(batch, sequence, 0):
+        self._start(sequence)
+        if not self._fits(batch, sequence):
             if not batch.is_idle:
+                sequence.prefix = None  # it may be gone when there is room
                 return False
             self._make_room(sequence)
-        sequence.prefix, sequence.num_shared = self._prefix_of(sequence) or (None, 0)
+            self._start(sequence)
         batch.add(sequence)
         return True
+
+    def _start(self, sequence: Sequence) -> None:
+        """Have a sequence start from what is kept of its prompt's beginning, and read that in place."""
+        sequence.prefix, sequence.num_shared = self._prefix_of(sequence) or (None, 0)
+        in_place = 0 if sequence.prefix is None else sequence.prefix.num_in_place
+        sequence.num_in_place = in_place if self._reads_in_place and sequence.num_shared >= in_place else 0
 
     def _lead(self, batch: _Batch, sequence: Sequence) -> bool:
         """Take in a sequence that starts from nothing, if there is room, and plan what others get of it."""
         num_followers, num_kept = self._followers(sequence)
-        if not self._fits(batch, sequence, num_kept):
+        self._keep(sequence, num_kept)
+        if not self._fits(batch, sequence):
             if not batch.is_idle:
+                self._keep(sequence, 0)
                 return False
             self._make_room(sequence)
-            if not self._fits(batch, sequence, num_kept):
-                num_followers = num_kept = 0
-        sequence.num_kept = num_kept
+            if not self._fits(batch, sequence):
+                num_followers = 0
+                self._keep(sequence, 0)
         batch.add(sequence, num_followers)
         return True
+
+    def _keep(self, sequence: Sequence, num_tokens: int) -> None:
+        """Have so much of a sequence kept for others, and read in place by itself."""
+        sequence.num_kept = num_tokens
+        sequence.num_in_place = end_of_images(sequence.prompt, num_tokens) if self._reads_in_place else 0
 
     def _followers(self, leader: Sequence) -> tuple[int, int]:
         """Return how many waiting sequences start from what is kept of ``leader``, and how much that is."""
@@ -195,12 +256,14 @@ class Schedule:
             return len(common), max((count for count, _ in common), default=0)
         return most_saved(leader.prompt, [min(count, most) for count, most in common])
 
-    def _fits(self, batch: _Batch, sequence: Sequence, num_kept: int) -> bool:
-        kept = [num_kept, *(other.num_kept for other in batch.sequences)]
-        sizes = [self._memory.size(each) for each in (*batch.sequences, sequence)]
-        needed = self._memory.batch_bytes(batch.now, sizes)
-        needed += sum(map(self._memory.prefix_bytes, kept)) + self.prefixes.num_bytes
-        return needed <= self._memory.max_bytes
+    def _fits(self, batch: _Batch, sequence: Sequence) -> bool:
+        sequences = (*batch.sequences, sequence)
+        needed = self._memory.batch_bytes(batch.now, [self._memory.size(each) for each in sequences])
+        for each in sequences:
+            needed += self._memory.prefix_bytes(each.num_kept)
+            if each.num_kept:  # what is read in place is held twice, until it is copied out of the prefill
+                needed += each.num_in_place * self._memory.token_bytes
+        return needed + self.prefixes.bytes_with(batch.now.prefixes) <= self._memory.max_bytes
 
     def _make_room(self, sequence: Sequence) -> None:
         """Drop kept prefixes until a sequence fits that is alone."""

@@ -18,8 +18,9 @@ class Sequence:
 
     Once it is chosen to be prefilled, its first ``num_shared`` tokens start from ``prefix``, and of its own
     the first ``num_kept`` are kept for others that begin in the same way, and the first ``num_on_disk`` for
-    later runs. ``begins`` names what it begins with, where there is a cache on disk. ``uid`` names its row;
-    it may still get ``num_to_come`` tokens.
+    later runs. ``begins`` names what it begins with, where there is a cache on disk. While it decodes, it
+    reads the first ``num_in_place`` where the prefix lies, together with others, and has no copy of them.
+    ``uid`` names its row; it may still get ``num_to_come`` tokens.
     """
 
     request: Request
@@ -30,6 +31,7 @@ class Sequence:
     num_kept: int = 0
     num_on_disk: int = 0
     begins: PrefixName | None = None
+    num_in_place: int = 0
     uid: int = 0
     num_to_come: int = 0
     processor: RowProcessor | None = None
@@ -44,25 +46,26 @@ class Sequence:
         self.uid, self.num_to_come, self.watches = uid, max_tokens, hooks.watches
         self.processor = RowProcessor(hooks) if hooks.touches_logits else None
 
-    def take(self, token: int, finish_reason: str | None) -> str | None:
+    def take(self, token: int, stop_ids: frozenset[int]) -> str | None:
         """Take the next token; return why the sequence ends here, ``None`` when more follow.
-
-        ``finish_reason`` is "stop", "length", or ``None`` when the batch goes on with it.
 
         Raises:
             SeeonceError: a watch or a processor of this request failed; it ends here.
         """
         self.num_to_come -= 1
-        if finish_reason != "stop":
-            self.tokens.append(token)
-            if self.processor is not None:
-                self.processor.taken(token)
-            words = [watch.seen(token) for watch in self.watches]
-            finish_reason = next((word for word in words if word is not None), finish_reason)
-        if finish_reason is None and self.processor is not None and self.processor.error is not None:
+        if token in stop_ids:
+            return "stop"
+        self.tokens.append(token)
+        if self.processor is not None:
+            self.processor.taken(token)
+        words = [watch.seen(token) for watch in self.watches]
+        word = next((word for word in words if word is not None), None)
+        if word is not None or self.num_to_come == 0:
+            return word or "length"
+        if self.processor is not None and self.processor.error is not None:
             # The next token is decoded already: an error on the way to it ends the request here.
             raise SeeonceError(self.processor.error)
-        return finish_reason
+        return None
 
 
 HooksOf = Callable[[Sequence], RowHooks]

@@ -15,6 +15,7 @@ from conftest import MAX_PIXELS
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from infer.hooks import RowHooks
+from infer.kv_cache import rounded_up
 from infer.limits import BatchLimits
 from infer.request import Request
 from infer.sampling import Sampling
@@ -90,7 +91,7 @@ class Pool:
         ended = {r.id: rng.randint(1, MAX_TOKENS) for r in requests if rng.random() < 0.2}
         longest = max(len(self.asked.prompt(request).ids) for request in requests) + MAX_TOKENS
         model = self.asked.engine.model
-        row_bytes = -(-longest // 256) * 256 * model.kv_token_bytes + model.row_bytes
+        row_bytes = rounded_up(longest) * model.kv_token_bytes + model.row_bytes
         limits = BatchLimits(
             max_num_seqs=rng.randint(1, 16),
             prefill_batch_size=rng.randint(1, 8),

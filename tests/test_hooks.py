@@ -1,6 +1,6 @@
 """What a request brings into the batch acts on its own row, and on no other."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,11 +9,11 @@ import pytest
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise, encode_folder
 
 from cache.base.errors import InputError
+from infer.decoding import DecodeBatch
 from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.hooks import RowHooks
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch
 from infer.prefill import Prefill
 from infer.request import Answer, Candidate, Request
 from infer.sampling import Sampling
@@ -128,11 +128,11 @@ class Removals:
             self._prefill = prefill
             step(prefill)
 
-        def noted_remove(batch: DecodeBatch, uids: Collection[int]) -> None:
-            if uids:
-                self.num_rows.append(len(uids))
+        def noted_remove(batch: DecodeBatch, rows: list[EngineSequence]) -> None:
+            if rows:
+                self.num_rows.append(len(rows))
                 self.num_amid_prefill += self._prefill is not None and not self._prefill.is_done
-            remove(batch, uids)
+            remove(batch, rows)
 
         monkeypatch.setattr(Prefill, "step", noted_step)
         monkeypatch.setattr(DecodeBatch, "remove", noted_remove)

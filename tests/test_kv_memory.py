@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,8 @@ from tiny_checkpoint import Tiny
 from cache.entry import Features
 from cache.key import entry_key
 from cache.manifest import FrameEntry
+from infer.decoding import DecodeBatch
+from infer.kv_cache import rounded_up
 from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.request import Request
@@ -33,24 +36,40 @@ def asked(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
 def test_a_batch_takes_its_rows_times_its_longest_row() -> None:
     memory = KVMemory(GB, token_bytes=10, max_context=4096)
     assert memory.batch_bytes(InFlight(), []) == 0
-    assert memory.batch_bytes(InFlight(), [(100, 10)]) == 256 * 10
-    assert memory.batch_bytes(InFlight(2, 300, 5), [(100, 10), (250, 240)]) == 4 * 768 * 10
+    assert memory.batch_bytes(InFlight(), [(100, 10)]) == 128 * 10
+    assert memory.batch_bytes(InFlight(2, 300, 5), [(100, 10), (250, 240)]) == 4 * 576 * 10
 
 
-def test_token_bytes_are_those_of_the_cache_that_decodes(asked: Asked) -> None:
-    from infer.kv_cache import RowsKVCache
+def test_a_free_slot_is_held_until_somebody_is_put_there() -> None:
+    memory = KVMemory(GB, token_bytes=10, max_context=4096)
+    assert memory.batch_bytes(InFlight(2, 100, 10, num_slots=6), [(100, 10)]) == 6 * 128 * 10
+    assert memory.batch_bytes(InFlight(2, 100, 10, num_slots=2), [(100, 10)]) == 3 * 128 * 10
 
-    caches = [RowsKVCache([0]) for _ in asked.engine.model.model.layers]
-    asked.engine.model.model(mx.array([[1]]), cache=caches)
-    assert (
-        sum(array.nbytes for cache in caches for array in cache.state)
-        == 256 * asked.engine.model.kv_token_bytes
-    )
+
+def test_token_bytes_are_those_of_the_cache_that_decodes(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, held = DecodeBatch.join, list[int]()
+
+    def noted(self: DecodeBatch, *joining: Any) -> None:
+        right(self, *joining)
+        num_bytes = sum(array.nbytes for cache in self._cache for array in cache.state)
+        held.append(num_bytes // self.num_slots)
+
+    monkeypatch.setattr(DecodeBatch, "join", noted)
+    asked.run(asked.questions(1), LIMITS)
+    columns = rounded_up(max(len(asked.prompt(request).ids) for request in asked.questions(1)) + 1)
+    assert max(held) == columns * asked.engine.model.kv_token_bytes
+
+
+def _row_bytes(asked: Asked, requests: list[Request]) -> int:
+    longest = max(len(asked.prompt(request).ids) + request.sampling.max_tokens for request in requests)
+    return rounded_up(longest) * asked.engine.model.kv_token_bytes
 
 
 def test_no_more_run_at_once_than_fit(asked: Asked) -> None:
     requests = asked.questions(4)
-    three = 3 * 256 * asked.engine.model.kv_token_bytes
+    three = 3 * _row_bytes(asked, requests)
     ended = asked.run(requests, replace(LIMITS, kv_memory_bytes=three, share_prefixes=False))
     assert ended.stats.max_in_flight == 3
     assert ended.tokens(requests) == asked.want(requests)

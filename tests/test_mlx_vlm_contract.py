@@ -7,13 +7,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from live_mlx_vlm import Live, draw_noise
-from mlx_vlm.generate.ar import GenerationBatch
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from checkpoint.config import read_config
-from infer.kv_cache import RowsKVCache, RowsRecurrentState
+from infer.kv_cache import KVRow, RowsRecurrentState
 from infer.model import DenseDeepstackModel
+from infer.slots import SlotKVCache, Slots
 from infer.tokenizer import ImageSpan, mrope_positions
 
 
@@ -28,10 +28,11 @@ def _wrapped(live: Live) -> DenseDeepstackModel:
 
 
 class SpyCache:
-    """A batch cache that notes what is asked of it."""
+    """A cache of two slots that notes what is asked of it."""
 
-    def __init__(self) -> None:
-        self.cache = RowsKVCache([0])
+    def __init__(self, slots: Slots) -> None:
+        self.cache = SlotKVCache(slots, 0)
+        self.cache.resize([], 2, 8, KVRow(mx.zeros((1, 2, 1, 16)), mx.zeros((1, 2, 1, 16))))
         self.asked: set[str] = set()
 
     def __getattr__(self, name: str) -> object:
@@ -39,39 +40,16 @@ class SpyCache:
         return getattr(self.cache, name)
 
 
-class Counting:
-    """A language model that gives the token after the last one, and notes its inputs."""
-
-    def __init__(self) -> None:
-        self.inputs: list[list[int]] = []
-
-    def __call__(self, inputs: mx.array, cache: list[object], rope_deltas: mx.array) -> mx.array:
-        assert rope_deltas.shape == inputs.shape
-        self.inputs.append(inputs.flatten().tolist())  # type: ignore[arg-type]
-        return mx.where(mx.arange(50)[None] == inputs + 1, 9.0, 0.0)[:, None]
-
-
-def _decoding(model: Counting, tokens: list[int], max_tokens: int = 4) -> GenerationBatch:
-    batch = GenerationBatch(
-        model=model,
-        uids=tokens,
-        inputs=mx.array(tokens),
-        prompt_cache=[],
-        sampler=lambda logprobs: mx.argmax(logprobs, axis=-1),
-        stop_criteria=lambda token: False,
-        max_tokens=[max_tokens] * len(tokens),
-    )
-    batch.compute_logprobs = False
-    batch._rope_deltas = mx.zeros((len(tokens), 1), mx.int32)
-    return batch
-
-
-def test_attention_asks_a_cache_for_its_update_and_no_more(live: Live) -> None:
-    model = _wrapped(live)
-    caches = [SpyCache() for _ in model.layers]
-    model(mx.array([[1]]), cache=caches)
-    assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "bits"}
-    assert caches[1].asked <= {"offset", "update_and_fetch", "bits"}
+@pytest.mark.parametrize("tiny", [Tiny(), Tiny(moe=True)], ids=["dense", "moe"])
+def test_attention_asks_a_cache_for_its_update_and_no_more(tiny: Tiny, tmp_path: Path) -> None:
+    model = _wrapped(Live(write_checkpoint(tmp_path, tiny)))
+    slots = Slots()
+    slots.lengths, slots.prefixes = [3, 5], [None, None]
+    slots.begin_step()
+    caches = [SpyCache(slots) for _ in model.layers]
+    model(mx.array([[1], [2]]), cache=caches)
+    assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "attend"}
+    assert caches[1].asked <= {"offset", "update_and_fetch", "attend"}
 
 
 @pytest.fixture(scope="module")
@@ -118,37 +96,6 @@ def test_a_masked_column_leaves_a_recurrent_state_as_it_is(delta_net: Any) -> No
     delta_net(x, None, plain)
     for one, other in zip(padded.state, plain.state, strict=True):
         np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-5)
-
-
-def test_decoding_hands_out_a_token_after_the_step_that_follows_it() -> None:
-    model = Counting()
-    batch = _decoding(model, [10, 30])
-    assert [response.token for response in batch.next()] == [10, 30]
-    assert model.inputs == [[10, 30]]
-
-
-def test_a_row_taken_out_between_steps_leaves_the_others_as_they_were() -> None:
-    model = Counting()
-    batch = _decoding(model, [10, 20, 30])
-    batch.next()
-    batch.filter([0, 2])
-    assert [(response.uid, response.token) for response in batch.next()] == [(10, 11), (30, 31)]
-
-
-def test_rows_that_join_bring_their_next_token_and_rope_deltas() -> None:
-    model = Counting()
-    batch = _decoding(model, [10])
-    batch.next()
-    batch.extend(_decoding(model, [40]))
-    assert [(response.uid, response.token) for response in batch.next()] == [(10, 11), (40, 40)]
-    assert model.inputs[-1] == [11, 40]
-
-
-def test_the_adapter_hides_what_would_lead_mlx_vlm_past_it(live: Live) -> None:
-    model = _wrapped(live)
-    assert not hasattr(model, "language_model")
-    assert not hasattr(model, "fused_greedy_decode")
-    assert len(model.layers) == len(live.model.language_model.layers)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

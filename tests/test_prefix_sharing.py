@@ -13,6 +13,7 @@ from cache.entry import Features
 from cache.manifest import FrameEntry
 from infer.engine import EngineStats
 from infer.hooks import RowHooks
+from infer.kv_cache import rounded_up
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from infer.sequence import sampling_hooks
@@ -183,7 +184,7 @@ def test_answers_of_one_token_share_too(asked: Asked) -> None:
     assert ended.tokens(requests) == asked.want(requests)
 
 
-@pytest.mark.parametrize("limits", [BatchLimits(), BatchLimits(4, 4), BatchLimits(8, 8)], ids=str)
+@pytest.mark.parametrize("limits", [BatchLimits(8), BatchLimits(4, 4), BatchLimits(8, 8)], ids=str)
 def test_followers_do_not_wait_for_more_slots_than_they_fill(many: Asked, limits: BatchLimits) -> None:
     requests = many.questions(8)
     with StepsOf(many) as counted:
@@ -206,7 +207,8 @@ def test_half_of_the_slots_are_not_left_idle_until_the_last_row_ends(asked: Aske
 @pytest.mark.parametrize("num_sequences", [1.05, 2.5, 6])
 def test_a_tight_bound_costs_prefills_and_no_answer(asked: Asked, num_sequences: float) -> None:
     requests = asked.questions(4)
-    longest = 256 * asked.engine.model.kv_token_bytes
+    longest = max(len(asked.prompt(request).ids) + 8 for request in requests)
+    longest = rounded_up(longest) * asked.engine.model.kv_token_bytes
     bound = int(num_sequences * longest)
     ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound))
     assert ended.stats.max_in_flight <= num_sequences

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -10,9 +9,10 @@ from asked_live import Asked
 from conftest import MAX_PIXELS
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from infer.kv_cache import RecurrentRow, RowsRecurrentState, RowsState
+from infer.decoding import DecodeBatch
+from infer.kv_cache import RecurrentRow, RowsRecurrentState, rounded_up
 from infer.limits import BatchLimits
-from infer.model import DecodeBatch
+from infer.prefill import Prefill
 from infer.prefixes import most_saved
 from infer.request import Request
 from infer.tokenizer import ImageSpan, PromptTokens
@@ -53,13 +53,12 @@ def test_eight_questions_prefill_each_image_once(asked: Asked, questions: list[R
 def _exchange_states(patch: Patch) -> None:
     right = DecodeBatch.join
 
-    def exchanged(
-        self: DecodeBatch, rows: list[object], deltas: list[int], logits: mx.array, cache: list[object]
-    ) -> None:
-        for state in cache:
-            if isinstance(state, RowsRecurrentState) and len(rows) > 1 and state.recurrent is not None:
-                state.recurrent = state.recurrent[mx.array([1, 0, *range(2, len(rows))])]
-        right(self, rows, deltas, logits, cache)  # type: ignore[arg-type]
+    def exchanged(self: DecodeBatch, prefill: Prefill) -> None:
+        num_rows = len(prefill.sequences)
+        for state in prefill.cache:
+            if isinstance(state, RowsRecurrentState) and num_rows > 1 and state.recurrent is not None:
+                state.recurrent = state.recurrent[mx.array([1, 0, *range(2, num_rows)])]
+        right(self, prefill)
 
     patch.setattr(DecodeBatch, "join", exchanged)
 
@@ -142,12 +141,10 @@ def test_states_take_the_bytes_that_the_bound_counts(
     held: list[int] = []
     right = DecodeBatch.join
 
-    def noted(
-        self: DecodeBatch, rows: list[object], deltas: Any, logits: Any, cache: list[RowsState]
-    ) -> None:
-        states = [state for state in cache if isinstance(state, RowsRecurrentState)]
-        held.append(sum(array.nbytes for state in states for array in state.state) // len(rows))
-        right(self, rows, deltas, logits, cache)  # type: ignore[arg-type]
+    def noted(self: DecodeBatch, prefill: Prefill) -> None:
+        states = [state for state in prefill.cache if isinstance(state, RowsRecurrentState)]
+        held.append(sum(array.nbytes for state in states for array in state.state) // len(prefill.sequences))
+        right(self, prefill)
 
     monkeypatch.setattr(DecodeBatch, "join", noted)
     asked.run(questions[:NUM_QUESTIONS], LIMITS)
@@ -158,7 +155,8 @@ def test_states_take_the_bytes_that_the_bound_counts(
 
 def test_rows_are_held_within_the_bound(asked: Asked, questions: list[Request]) -> None:
     model = asked.engine.model
-    three = 3 * (256 * model.kv_token_bytes + model.row_bytes)
+    longest = max(len(asked.prompt(request).ids) + 8 for request in questions)
+    three = 3 * (rounded_up(longest) * model.kv_token_bytes + model.row_bytes)
     ended = asked.run(questions, replace(LIMITS, kv_memory_bytes=three, share_prefixes=False))
     assert ended.tokens(questions) == asked.want(questions)
     assert ended.stats.max_in_flight == 3

@@ -22,13 +22,13 @@ from infer import features as stored
 from infer import model as adapter
 from infer import tokenizer as positions
 from infer.engine import Engine
-from infer.kv_cache import RowsKVCache
 from infer.limits import BatchLimits
 from infer.model import DenseDeepstackModel, LanguageModel, PromptInputs
-from infer.prefill import Prefill
+from infer.prefill import Prefill, RowsKVCache
 from infer.prefixes import PrefixPool, SharedPrefix
 from infer.request import Answer, Request
 from infer.sampling import Sampling, SeededDraw
+from infer.sequence import Sequence
 from infer.tokenizer import ChatTokenizer
 from precompute import live, pipeline
 from precompute.encoder import VisionEncoder
@@ -163,8 +163,8 @@ def _show_frames_in_another_order(patch: Patch) -> None:
 
 
 def _never_stop(patch: Patch) -> None:
-    right = adapter.DecodeBatch.__init__
-    patch.setattr(adapter.DecodeBatch, "__init__", lambda self, model, ids: right(self, model, frozenset()))
+    right = Sequence.take
+    patch.setattr(Sequence, "take", lambda self, token, stop_ids: right(self, token, frozenset()))
 
 
 def _ignore_seeds(patch: Patch) -> None:

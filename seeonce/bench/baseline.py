@@ -99,11 +99,12 @@ class LiveModel:
     ) -> list[list[Any]]:
         from mlx_vlm.generate.ar import BatchGenerator
 
+        at_once = limits.max_num_seqs or len(rows)
         generator = BatchGenerator(
             self._model.language_model,
             SimpleNamespace(stopping_criteria=_NeverStops()),
-            completion_batch_size=limits.max_num_seqs,
-            prefill_batch_size=min(limits.prefill_batch_size, limits.max_num_seqs),
+            completion_batch_size=at_once,
+            prefill_batch_size=min(limits.prefill_batch_size, at_once),
             prefill_step_size=limits.prefill_step_size,
             compute_logprobs=top_logprobs_k > 0,
             top_logprobs_k=top_logprobs_k,

@@ -60,7 +60,7 @@ FULL = Extent(
     resolution_budget_s=480.0, num_pass_one_frames=8, pass_one_size=(640, 400), num_screens=24,
     num_idle=1_776,
     memory_frames=(4, 32), store_repetitions=15, store_entries=10_000, num_endpoint_frames=20,
-    levels=(1, 2, 4, 8, 16),
+    levels=(1, 4, 8, 16, 32),
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from infer.sequence import Sequence, sampling_hooks
 from precompute.encoder import VisionEncoder
 from precompute.pass_one import write_result
 from precompute.pipeline import EncodeResult, Seconds, encode_recording
+from seeonce.bench.bare import BareDecoder
 from seeonce.demo.paint import paint
 from seeonce.demo.scene import sample_scene
 from seeonce.demo.screens import FIRST_HELD_OUT_SEED, SIZES, write_truth
@@ -105,6 +106,11 @@ class PassTwo:
         self._encoded = encoded
         self._engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
         self.tokenizer = self._engine.tokenizer
+        self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
+
+    def bare(self, requests: list[Request], limits: BatchLimits) -> BareDecoder:
+        """Return what the decoder alone does for these requests."""
+        return BareDecoder(self._engine, requests, self._source, limits)
 
     def texts(self, requests: list[Request], limits: BatchLimits) -> list[str]:
         """Answer requests from the store; return the texts in the order of the requests."""
@@ -128,14 +134,15 @@ class PassTwo:
             began[sequence.request.id] = time.perf_counter()
             return sampling_hooks(sequence)
 
-        source = StoredFeatures(self._encoded.store, self._encoded.manifest.recording.id)
+        source = self._source
         started, done = time.perf_counter(), dict[int, tuple[tuple[int, ...], float]]()
         answers = self._engine.answer(requests, source, limits, hooks_of=hooks_of, stop_ids=stop_ids)
         for request, answer in answers:
             if answer.error is not None:
                 raise SeeonceError(f"A request of the benchmark failed: {answer.error}")
             done[request.id] = answer.tokens, time.perf_counter()
-        sent = [started] * limits.max_num_seqs + sorted(ended for _, ended in done.values())
+        at_once = limits.max_num_seqs or len(requests)
+        sent = [started] * at_once + sorted(ended for _, ended in done.values())
         latencies = [
             done[request.id][1] - min(at, began[request.id])
             for request, at in zip(requests, sent, strict=False)

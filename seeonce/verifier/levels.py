@@ -45,7 +45,7 @@ class VerifyOptions:
     seed: int = 0
     tolerance: float | None = None
     logprob_tolerance: float | None = None
-    limits: BatchLimits = field(default_factory=BatchLimits)
+    limits: BatchLimits = field(default_factory=lambda: BatchLimits(max_num_seqs=8))
     controls: bool = False
     against: Against | None = None
 

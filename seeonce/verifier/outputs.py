@@ -118,7 +118,7 @@ class OutputCheck:
 
     def _full_batch(self) -> list[Request]:
         """Repeat what is asked until a batch is full: faults of full batches show in full batches only."""
-        copies = -(-self._limits.max_num_seqs // max(1, len(self._requests)))
+        copies = -(-(self._limits.max_num_seqs or 1) // max(1, len(self._requests)))
         return [replace(request, id=number) for number, request in enumerate(self._requests * copies)]
 
     def _live_of(self, request: Request) -> LiveAnswer:
@@ -148,7 +148,7 @@ class OutputCheck:
 
     def _in_flight_words(self) -> str:
         """Say how many answers decoded at once: memory may admit fewer than are allowed."""
-        allowed = self._limits.max_num_seqs
+        allowed = self._limits.max_num_seqs or 0
         fewer = f" ({allowed} were allowed)" if self._max_in_flight < allowed else ""
         return f"up to {self._max_in_flight} in flight{fewer}"
 
