@@ -213,6 +213,7 @@ class Schedule:
                 return False
             self._make_room(sequence)
             self._start(sequence)
+            self._make_room(sequence)  # for more, if its prefix had to go
         batch.add(sequence)
         return True
 
@@ -234,6 +235,7 @@ class Schedule:
             if not self._fits(batch, sequence):
                 num_followers = 0
                 self._keep(sequence, 0)
+                self._make_room(sequence)
         batch.add(sequence, num_followers)
         return True
 

@@ -13,6 +13,7 @@ from tiny_checkpoint import Tiny, write_checkpoint
 from checkpoint.config import read_config
 from infer.kv_cache import KVRow, RowsRecurrentState
 from infer.model import DenseDeepstackModel
+from infer.prefix_trial import copies_are_faster
 from infer.slots import SlotKVCache, Slots
 from infer.tokenizer import ImageSpan, mrope_positions
 
@@ -49,7 +50,24 @@ def test_attention_asks_a_cache_for_its_update_and_no_more(tiny: Tiny, tmp_path:
     caches = [SpyCache(slots) for _ in model.layers]
     model(mx.array([[1], [2]]), cache=caches)
     assert caches[0].asked <= {"row_lengths", "offset", "make_mask", "update_and_fetch", "attend"}
+    assert "attend" in caches[1].asked
     assert caches[1].asked <= {"offset", "update_and_fetch", "attend"}
+
+
+@pytest.mark.parametrize("family", ["plain", "qwen3_5"])
+def test_attention_of_each_family_has_a_cache_attend_that_can(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, right = _wrapped(Live(request.getfixturevalue(family))), SlotKVCache.attend
+    asked: list[tuple[int, ...]] = []
+
+    def noted(self: SlotKVCache, queries: mx.array, *more: Any) -> mx.array:
+        asked.append(queries.shape)
+        return right(self, queries, *more)
+
+    monkeypatch.setattr(SlotKVCache, "attend", noted)
+    copies_are_faster(model)
+    assert {shape[0] for shape in asked} == {16}
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ from asked_live import Asked, renumbered
 from cache.base.errors import StoreError
 from cache.entry import Features
 from cache.manifest import FrameEntry
+from infer.decoding import DecodeBatch
 from infer.engine import EngineStats
 from infer.hooks import RowHooks
 from infer.kv_cache import rounded_up
 from infer.limits import BatchLimits
+from infer.prefill import Prefill
 from infer.sampling import Sampling
 from infer.sequence import sampling_hooks
 
@@ -204,16 +206,44 @@ def test_half_of_the_slots_are_not_left_idle_until_the_last_row_ends(asked: Aske
     assert counted.num_steps < len(asked.frames) * 40 * 0.6
 
 
+class HeldBytes:
+    """Notes what slots and the prefixes that are read in place take after each join."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.most = 0
+        right = DecodeBatch.join
+
+        def noted(batch: DecodeBatch, prefill: Prefill) -> None:
+            right(batch, prefill)
+            slots = sum(array.nbytes for cache in batch._cache for array in cache.state)
+            self.most = max(self.most, slots + sum(prefix.num_bytes for prefix in batch.prefixes))
+
+        monkeypatch.setattr(DecodeBatch, "join", noted)
+
+
+@pytest.mark.parametrize("copy_prefixes", [False, True], ids=["in place", "copied"])
 @pytest.mark.parametrize("num_sequences", [1.05, 2.5, 6])
-def test_a_tight_bound_costs_prefills_and_no_answer(asked: Asked, num_sequences: float) -> None:
+def test_a_tight_bound_costs_prefills_and_no_answer(
+    asked: Asked, num_sequences: float, copy_prefixes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = asked.questions(4)
     longest = max(len(asked.prompt(request).ids) + 8 for request in requests)
-    longest = rounded_up(longest) * asked.engine.model.kv_token_bytes
-    bound = int(num_sequences * longest)
-    ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound))
-    assert ended.stats.max_in_flight <= num_sequences
+    bound = int(num_sequences * rounded_up(longest) * asked.engine.model.kv_token_bytes)
+    held = HeldBytes(monkeypatch)
+    ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound, copy_prefixes=copy_prefixes))
+    assert held.most <= bound
     assert ended.stats.max_prefix_bytes <= bound
     assert ended.tokens(requests) == asked.want(requests)
+
+
+def test_more_questions_fit_where_they_read_one_prefix(asked: Asked) -> None:
+    frame = max(asked.frames, key=lambda frame: frame.num_tokens)
+    requests = [asked.request(number, frame, f"{number}?") for number in range(12)]
+    alone = rounded_up(len(asked.prompt(requests[0]).ids) + 8) * asked.engine.model.kv_token_bytes
+    in_place = asked.run(requests, replace(SHARED, kv_memory_bytes=7 * alone))
+    copied = asked.run(requests, replace(SHARED, kv_memory_bytes=7 * alone, copy_prefixes=True))
+    assert in_place.stats.max_in_flight > copied.stats.max_in_flight
+    assert in_place.tokens(requests) == copied.tokens(requests) == asked.want(requests)
 
 
 def test_a_leader_that_ends_at_once_leaves_its_prefix(asked: Asked) -> None:
