@@ -107,8 +107,13 @@ class Asked:
         hooks_of: HooksOf = lambda _: RowHooks(),
         source: FeatureSource | None = None,
     ) -> Ended:
-        """Answer from the store, batched; no token stops an answer."""
+        """Answer from the store, batched; no token stops an answer.
+
+        A control with a ``source`` of its own must be asked for features, so nothing comes from disk then.
+        """
         stats: list[EngineStats] = []
+        kept = self.engine.prefix_cache
+        self.engine.prefix_cache = None if source else kept
         answers = self.engine.answer(
             requests,
             source or self.source,
@@ -117,7 +122,9 @@ class Asked:
             stop_ids=NO_STOP,
             report=stats.append,
         )
-        return Ended({request.id: answer for request, answer in answers}, stats[0])
+        ended = {request.id: answer for request, answer in answers}
+        self.engine.prefix_cache = kept
+        return Ended(ended, stats[0])
 
     def live(self, request: Request) -> LiveTrace:
         """Let mlx-vlm encode and answer; asked twice, it answers once."""
