@@ -28,11 +28,12 @@ from cache.base.listener import Listener
 from cache.leases import held_lease
 from cache.manifest import list_manifests, read_manifest
 from cache.store import Store
-from precompute import watch
+from precompute import growing, watch
 from precompute.encode import Progress
 from precompute.encoder import VisionEncoder
+from precompute.growing import Gate
 from precompute.pass_one import EncodeOptions
-from precompute.watch import Gate, Place, Watch, places_of
+from precompute.watch import Place, Watch, places_of
 
 
 class Said(Listener):
@@ -53,7 +54,7 @@ class Said(Listener):
 
 @pytest.fixture(autouse=True)
 def _on_mains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "on_battery", lambda: False)
+    monkeypatch.setattr(growing, "on_battery", lambda: False)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def _watch(home: Path, plain: Path, place: Place, work: Callable[[], object]) ->
 
 @pytest.fixture
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_S", 0.05)
+    monkeypatch.setattr(growing, "QUIET_S", 0.05)
     monkeypatch.setattr(watch, "_WAKE_MS", 50)
 
 
@@ -152,7 +153,7 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
 def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
     home: Path, plain: Path, tmp_path: Path, encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_GIVEN_UP_S", 0.8)
+    monkeypatch.setattr(growing, "GIVEN_UP_S", 0.8)
     folder = tmp_path / "shots"
     folder.mkdir()
 
@@ -222,18 +223,18 @@ def test_it_waits_on_battery_and_while_a_describe_runs(home: Path, monkeypatch: 
     store, said = Store.open(Home(home)), list[str]()
     gate = Gate(store.path, said.append)
     power = iter([True, True, False, False, False])
-    monkeypatch.setattr(watch, "_ASK_S", 0.0)
-    monkeypatch.setattr(watch, "on_battery", lambda: next(power))
+    monkeypatch.setattr(growing, "ASK_S", 0.0)
+    monkeypatch.setattr(growing, "on_battery", lambda: next(power))
     gate.wait()
     with held_lease(store, "encode other"):
         gate.wait()
     lease = held_lease(store, "describe monday")
     lease.__enter__()
     answers = iter([False, False, True])  # by the third time it is asked the describe is over
-    monkeypatch.setattr(watch, "on_battery", lambda: next(answers) and lease.__exit__(None, None, None))
+    monkeypatch.setattr(growing, "on_battery", lambda: next(answers) and lease.__exit__(None, None, None))
     gate.wait()
     assert [line.split(" (")[0] for line in said] == ["Waiting: on battery", "Waiting: describe monday runs."]
-    monkeypatch.setattr(watch, "on_battery", lambda: True)
+    monkeypatch.setattr(growing, "on_battery", lambda: True)
     Gate(store.path, said.append, on_battery=True).wait()
 
 
