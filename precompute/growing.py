@@ -92,6 +92,7 @@ class Growing:
             CheckpointError: the model is missing or not supported.
         """
         self._store, self._options, self._listener, self._loaded = store, options, listener, loaded
+        self._limit = StoreLimit.of(store)
         id_ = recording.info.id
         refs = [ref for ref in list_manifests(store.home) if ref.recording.id == id_]
         model = options.model or model_of(store.home, id_, refs[0].encoder_id if refs else None)
@@ -158,7 +159,7 @@ class Growing:
                 self._load,
                 progress,
                 Thumbnails(self._store.home) if self._options.thumbnails else None,
-                StoreLimit.of(self._store),
+                self._limit,
             )
         before = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
         given: list[FrameEntry | SkippedFrame] = [*result.manifest.frames, *result.manifest.skipped]

@@ -6,25 +6,27 @@ SEEONCE_ESCRIBANO names one with node_modules: its own dependencies and tsx, by 
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run
 from escribano_samples import change, parsed
-from screens import noise
+from screens import noise, python
 
 from cache.base.home import Home
 from infer.canary import Verdict, combination, remember
 from seeonce.runs.presets import ACTIVITIES
 
 CHECKOUT = os.environ.get("SEEONCE_ESCRIBANO", "")
-NOON_S = 1_795_262_400.0  # 2026-11-21 12:00 UTC
 
 pytestmark = [
     pytest.mark.campaign,
@@ -86,11 +88,13 @@ def _images(folder: Path, number: int) -> list[Path]:
 
 
 def _add_frames(database: Path, images: list[Path]) -> None:
+    noon_s = datetime.now().replace(hour=12, minute=0, second=0).timestamp()
     for number, image in enumerate(images):
         change(
             database,
-            "INSERT INTO frames (id, display_id, captured_at, timestamp, image_path) VALUES (?,'1','',?,?)",
-            f"f{number}", NOON_S + 10 * number, str(image),
+            "INSERT OR IGNORE INTO frames (id, display_id, captured_at, timestamp, image_path) "
+            "VALUES (?,'1','',?,?)",
+            f"f{number}", noon_s + 10 * number, str(image),
         )  # fmt: skip
 
 
@@ -102,7 +106,9 @@ def _observations(database: Path) -> list[dict[str, Any]]:
 
 
 def _entries(home: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (home / "store" / "frames").glob("??/*/c.0.0.0")}
+    return {
+        path.parent.name: path.stat().st_mtime_ns for path in (home / "store" / "frames").glob("??/*/c.0.0.0")
+    }
 
 
 def test_its_adapter_reads_what_the_bridge_answers_and_no_picture_is_encoded_twice(
@@ -143,8 +149,17 @@ def test_our_transcription_of_its_parser_reads_as_it_does(escribano: Escribano) 
 def test_frames_recorded_and_not_analysed_are_described_exported_and_segmented(
     escribano: Escribano, database: Path, run: Run, tmp_path: Path
 ) -> None:
-    _add_frames(database, _images(tmp_path / "frames", 8))
-    assert run("seeonce encode latest --model demo").code == 0
+    images = _images(tmp_path / "frames", 8)
+    program = "from seeonce.__main__ import main; main()"
+    process = python(program, "encode", "--watch", "--on-battery", "--json", "--model", "demo")
+    for number in range(8):
+        _add_frames(database, images[: number + 1])
+        time.sleep(1)
+    time.sleep(30)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    watched = json.loads(out.splitlines()[-1])
+    assert (process.returncode, watched["num_encoded"], watched["num_new"]) == (0, 8, 8), err
     assert run("seeonce describe latest --preset escribano --model demo").code == 0
     ended = run("seeonce export --to escribano --json")
     assert (ended.code, len(ended.json["changes"]), ended.json["odd_activities"]) == (0, 8, [])
