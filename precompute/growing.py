@@ -136,7 +136,8 @@ class Growing:
             stamp, seen = frame.stamp, self._seen.get(_place(frame.source))
             if seen is not None and (seen[0] == stamp or not stamp.path):  # a file that is gone was seen
                 continue
-            if stamp.mtime_ns and (now_ns - stamp.mtime_ns) < QUIET_S * 1e9:
+            changed_ns = stamp.ctime_ns or stamp.mtime_ns
+            if changed_ns and 0 <= now_ns - changed_ns < QUIET_S * 1e9:
                 pending = True
             elif not stamp.position and stamp.path and not stamp.size and _age_s(stamp) < GIVEN_UP_S:
                 pending = True  # made, and nothing written yet

@@ -15,7 +15,7 @@ from cache.base.text import counted, printable
 from cache.key import EncoderId
 from cache.leases import record_use
 from cache.store import Store
-from precompute.encode import EncodeResult
+from precompute.encode import EncodeResult, Progress
 from precompute.growing import Gate, Growing
 from precompute.pass_one import EncodeOptions, Listener, encode
 from sources import cap, escribano
@@ -37,11 +37,6 @@ class Place:
 
     path: Path
     kind: str
-
-    @property
-    def folder(self) -> Path:
-        """The folder whose changes tell that there may be something new."""
-        return self.path.parent if self.kind == escribano.KIND else self.path
 
     def concerns(self, changed: str) -> bool:
         """Tell whether a change of this path may be something new here; of a database ``state`` tells."""
@@ -91,6 +86,25 @@ def places_of(selector: str | None) -> list[Place]:
         raise InputError(f"{printable(path)} does not grow: --watch takes a folder, or Escribano's database")
     is_caps = path in cap.places(os.environ) or any(path.glob(f"*{cap.SUFFIX}"))
     return [Place(path, cap.KIND if is_caps else FOLDER)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Passes on what pass one reports, and holds it back at each frame while others go first."""
+
+    listener: Listener
+    gate: Gate
+
+    def say(self, line: str) -> None:
+        self.listener.say(line)
+
+    def scan_progress(self, num_s: float, length_s: float) -> None:
+        self.gate.wait()
+        self.listener.scan_progress(num_s, length_s)
+
+    def progress(self, progress: Progress) -> None:
+        self.gate.wait()
+        self.listener.progress(progress)
 
 
 class Watch:
@@ -191,7 +205,7 @@ class Watch:
         self._gate.wait()
         try:
             options = replace(self._options, recording=str(bundle))
-            result = encode(self._home, options, self._listener, self._loaded)
+            result = encode(self._home, options, _Waiting(self._listener, self._gate), self._loaded)
         except InputError as error:
             self._listener.say(f"{error}")
             return
@@ -205,7 +219,10 @@ def _changes(places: Sequence[Place]) -> Iterator[bool]:
     from watchfiles import watch
 
     deep = any(place.kind == cap.KIND for place in places)
-    folders = dict.fromkeys(place.folder for place in places)
+    folders = dict.fromkeys(place.path for place in places if place.kind != escribano.KIND)
+    while not folders:  # a database is asked by its state
+        time.sleep(_WAKE_MS / 1000)
+        yield False
     for changes in watch(
         *folders,
         watch_filter=lambda _, path: any(place.concerns(path) for place in places),
