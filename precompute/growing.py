@@ -115,6 +115,7 @@ class Growing:
                 with suppress(StoreError):
                     frames = read_manifest(ref.path).frames
                     self._seen = {_place(frame.source): (None, frame) for frame in frames}
+        self._written: tuple[tuple[FrameEntry, ...], tuple[SkippedFrame, ...]] = ((), ())
         self.result: EncodeResult | None = None
 
     def look(self, recording: Recording, gate: Gate) -> bool:
@@ -187,12 +188,12 @@ class Growing:
             return
         info = replace(recording.info, num_frames=len(recording.frames()))
         manifest = Manifest(info, self._spec, tuple(frames), tuple(skipped), not was_cut, now())
-        before = self.result.manifest if self.result is not None else None
         progress = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
         progress = replace(progress, num_frames=info.num_frames, num_skipped=len(skipped))
         self.result = EncodeResult(manifest, progress, interrupted=was_cut, left_out=recording.left_out)
-        if before is None or (before.frames, before.skipped) != (manifest.frames, manifest.skipped):
+        if self._written != (manifest.frames, manifest.skipped):
             write_manifest(self._store.home, manifest, self._store.durability)
+            self._written = manifest.frames, manifest.skipped
 
     def _load(self) -> "VisionEncoder":
         from precompute.encoder import VisionEncoder

@@ -150,6 +150,16 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
 
 
 @pytest.mark.usefixtures("_quickly")
+def test_what_is_there_from_the_start_has_a_manifest_though_nothing_more_comes(
+    home: Path, plain: Path, tmp_path: Path
+) -> None:
+    noise(0).save(tmp_path / "0.png")
+    _watch(home, plain, Place(tmp_path, "folder"), lambda: None)
+    (ref,) = list_manifests(Home(home))
+    assert (ref.num_frames, ref.complete) == (1, True)
+
+
+@pytest.mark.usefixtures("_quickly")
 def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
     home: Path, plain: Path, tmp_path: Path, encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
