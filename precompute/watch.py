@@ -1,87 +1,36 @@
-"""Pass one beside a recording that grows: what is new is encoded as it comes, and others go first."""
+"""Watching what grows until Ctrl-C: a folder of pictures, Cap's bundles, Escribano's recorder."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.base.errors import InputError, StoreError
+from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
-from cache.base.text import printable
-from cache.key import EncoderId, EncoderSpec
-from cache.layout import now
-from cache.leases import active_leases, held_lease, record_use
-from cache.manifest import FrameEntry, Manifest, SkippedFrame, list_manifests, read_manifest, write_manifest
-from cache.pixel_index import FileStamp, PixelIndex
-from cache.stats import StoreLimit
+from cache.base.text import counted, printable
+from cache.key import EncoderId
+from cache.leases import record_use
 from cache.store import Store
-from cache.thumbnails import Thumbnails
-from cache.trash import is_alive
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
+from precompute.growing import Gate, Growing
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
-from precompute.pipeline import EncodeResult, Progress, encode_recording
+from precompute.pipeline import EncodeResult
 from sources import cap, escribano
-from sources.escribano_db import DAY, FRAME, is_database_name
-from sources.recording import Frame, FrameChoice, Recording
+from sources.escribano_db import DAY, is_database_name
+from sources.recording import FrameChoice
 from sources.recordings import locate, open_recording
 
 if TYPE_CHECKING:
     from precompute.encoder import VisionEncoder
 
-QUIET_S = 1.0  # a file that changed later than this ago may be half-written
-_GIVEN_UP_S = 10.0  # one that is quiet for so long and cannot be read is named as skipped
 _WAKE_MS = 1000
 _LOOK_S = 60.0  # a change of a file that is kept open is not always reported
-_ASK_S = 2.0
-_GOES_FIRST = ("describe", "bridge", "serve", "verify-cache", "bench")
-
-
-@dataclass(slots=True)
-class Gate:
-    """Holds pass one back while the machine is on battery, or a command wants the device."""
-
-    store: Path
-    say: Callable[[str], None]
-    on_battery: bool = False
-    _asked_s: float = field(default=-_ASK_S)
-    _said: str = ""
-
-    def wait(self) -> None:
-        """Return when nothing stands against encoding; the reason of a wait is said once."""
-        if time.monotonic() - self._asked_s < _ASK_S:
-            return
-        while reason := self._reason():
-            if reason != self._said:
-                self.say(f"Waiting: {reason}.")
-            self._said = reason
-            time.sleep(_ASK_S)
-        self._asked_s, self._said = time.monotonic(), ""
-
-    def _reason(self) -> str:
-        if not self.on_battery and on_battery():
-            return "on battery (--on-battery encodes all the same)"
-        busy = (
-            lease.purpose
-            for lease in active_leases(self.store)
-            if lease.purpose.partition(" ")[0] in _GOES_FIRST and is_alive(lease.name)
-        )
-        return next((f"{printable(purpose)} runs" for purpose in busy), "")
-
-
-def on_battery() -> bool:
-    """Tell whether this machine runs on its battery; one that has none does not."""
-    import psutil
-
-    battery = psutil.sensors_battery()
-    return bool(battery is not None and battery.power_plugged is False)
+_SAY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +39,6 @@ class Place:
 
     path: Path
     kind: str
-
-    @property
-    def folder(self) -> Path:
-        """The folder whose changes tell that there may be something new."""
-        return self.path.parent if self.kind == escribano.KIND else self.path
 
     def concerns(self, changed: str) -> bool:
         """Tell whether a change of this path may be something new here; of a database ``state`` tells."""
@@ -146,6 +90,20 @@ def places_of(selector: str | None) -> list[Place]:
     return [Place(path, cap.KIND if is_caps else FOLDER)]
 
 
+class _Waiting(Listener):
+    """Passes on what pass one reports, and holds it back at each frame while others go first."""
+
+    def __init__(self, listener: Listener, gate: Gate) -> None:
+        self._listener, self._gate = listener, gate
+
+    def say(self, line: str) -> None:
+        self._listener.say(line)
+
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        self._gate.wait()
+        self._listener.show(what, unit, num_done, num_all, note)
+
+
 class Watch:
     """Encodes what comes, until it is interrupted; ``results`` are the recordings that it worked on."""
 
@@ -159,6 +117,7 @@ class Watch:
         self._loaded: dict[EncoderId, VisionEncoder] = {}
         self._growing: dict[str, Growing] = {}
         self._bundles: dict[Path, int] = {}
+        self._said = (time.monotonic(), 0)
         self.results: dict[str, EncodeResult] = {}
 
     def run(self, places: Sequence[Place], ended: Callable[[], bool] = lambda: False) -> None:
@@ -174,6 +133,7 @@ class Watch:
             before, states = states, [place.state() for place in places]
             if changed or pending or states != before or time.monotonic() - looked_s >= _LOOK_S:
                 pending, looked_s = self._look(places), time.monotonic()
+                self._report()
             elif ended():
                 return
 
@@ -183,6 +143,13 @@ class Watch:
             done = result.progress
             id_ = result.manifest.recording.id
             record_use(self._store, "encode", id_, done.num_hits, done.num_new, done.num_bytes)
+
+    def _report(self) -> None:
+        """Say now and then how many frames were encoded."""
+        num_new = sum(result.progress.num_new for result in self.results.values())
+        if num_new != self._said[1] and time.monotonic() - self._said[0] >= _SAY_S:
+            self._listener.say(f"{counted(num_new, 'frame')} encoded so far.")
+            self._said = (time.monotonic(), num_new)
 
     def _look(self, places: Sequence[Place]) -> bool:
         """Encode what is new; tell whether something is there that was not ready."""
@@ -235,7 +202,7 @@ class Watch:
         self._gate.wait()
         try:
             options = replace(self._options, recording=str(bundle))
-            result = encode(self._home, options, self._listener, self._loaded)
+            result = encode(self._home, options, _Waiting(self._listener, self._gate), self._loaded)
         except InputError as error:
             self._listener.say(f"{error}")
             return
@@ -244,159 +211,15 @@ class Watch:
             raise KeyboardInterrupt
 
 
-class Growing:
-    """One recording that grows: of each look at it, only the frames that are new are looked at themselves."""
-
-    def __init__(
-        self,
-        store: Store,
-        options: EncodeOptions,
-        recording: Recording,
-        listener: Listener,
-        loaded: "dict[EncoderId, VisionEncoder]",
-    ) -> None:
-        """Find the encoder: the one that is asked for, else that of before.
-
-        Raises:
-            CheckpointError: the model is missing or not supported.
-        """
-        self._store, self._options, self._listener, self._loaded = store, options, listener, loaded
-        id_ = recording.info.id
-        refs = [ref for ref in list_manifests(store.home) if ref.recording.id == id_]
-        model = options.model or model_of(store.home, id_, refs[0].encoder_id if refs else None)
-        self._folder: CheckpointFolder = find_folder(model, listener.say)
-        self._config: CheckpointConfig = read_config(self._folder.path)
-        with PixelIndex(store.home) as index:
-            spec = encoder_spec(self._folder, self._config, index, options.max_pixels)
-            before = [
-                ref.encoder.preprocessing.max_pixels for ref in refs if ref.encoder.weights == spec.weights
-            ]
-            if options.max_pixels is None and before and before[0] < spec.preprocessing.max_pixels:
-                listener.say(f"Using --max-pixels {before[0]} as before.")
-                spec = with_max_pixels(spec, before[0])
-            remember_model(index, spec.encoder_id, model, self._folder)
-        self._spec: EncoderSpec = spec
-        # Of each frame, by the row or the file that it is: its stamp when it was read, and what it gave.
-        self._seen: dict[str, tuple[FileStamp | None, FrameEntry | SkippedFrame]] = {}
-        for ref in refs:
-            if ref.encoder_id == spec.encoder_id:
-                with suppress(StoreError):
-                    frames = read_manifest(ref.path).frames
-                    self._seen = {_place(frame.source): (None, frame) for frame in frames}
-        self.result: EncodeResult | None = None
-
-    def look(self, recording: Recording, gate: Gate) -> bool:
-        """Encode the frames that are new and quiet; tell whether some are not quiet yet."""
-        frames = recording.frames()
-        ready, pending = self._ready(frames)
-        if ready:
-            gate.wait()
-            self._encode(recording, ready, gate)
-        elif self.result is None and not self._seen:
-            return pending
-        self._write(recording, was_cut=False)
-        return pending
-
-    def _ready(self, frames: Sequence[Frame]) -> tuple[list[Frame], bool]:
-        """Return the frames that are to be read now, and whether others will be later."""
-        ready, pending, now_ns = list[Frame](), False, time.time_ns()
-        for frame in frames:
-            stamp, seen = frame.stamp, self._seen.get(_place(frame.source))
-            if seen is not None and (seen[0] == stamp or not stamp.path):  # a file that is gone was seen
-                continue
-            if stamp.mtime_ns and (now_ns - stamp.mtime_ns) < QUIET_S * 1e9:
-                pending = True
-            elif not stamp.position and stamp.path and not stamp.size and _age_s(stamp) < _GIVEN_UP_S:
-                pending = True  # made, and nothing written yet
-            else:
-                ready.append(frame)
-        return ready, pending
-
-    def _encode(self, recording: Recording, ready: Sequence[Frame], gate: Gate) -> None:
-        asked = tuple(replace(frame, index=number) for number, frame in enumerate(ready))
-
-        def progress(_: Progress) -> None:
-            gate.wait()
-
-        with held_lease(self._store, f"encode {recording.info.id}"), PixelIndex(self._store.home) as index:
-            result = encode_recording(
-                replace(recording, _frames=asked),
-                self._spec,
-                self._store,
-                index,
-                self._load,
-                progress,
-                Thumbnails(self._store.home) if self._options.thumbnails else None,
-                StoreLimit.of(self._store),
-            )
-        before = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
-        given: list[FrameEntry | SkippedFrame] = [*result.manifest.frames, *result.manifest.skipped]
-        for found in given:
-            self._seen[_place(found.source)] = (asked[found.index].stamp, found)
-        self.result = replace(result, progress=_sum(before, result.progress))
-        if result.interrupted or result.stopped:
-            self._write(recording, was_cut=True)
-        if result.interrupted:
-            raise KeyboardInterrupt
-        if result.stopped:
-            raise StoreError(result.stopped)
-
-    def _write(self, recording: Recording, *, was_cut: bool) -> None:
-        """Write the manifest of all frames that are there now, if it says something new."""
-        frames, skipped = list[FrameEntry](), list[SkippedFrame]()
-        for frame in recording.frames():
-            _, seen = self._seen.get(_place(frame.source), (None, None))
-            if isinstance(seen, FrameEntry):
-                frames.append(replace(seen, index=frame.index, timestamp_s=frame.timestamp_s, neighbour=None))
-            elif isinstance(seen, SkippedFrame) and _age_s(frame.stamp) >= _GIVEN_UP_S:
-                skipped.append(replace(seen, index=frame.index, timestamp_s=frame.timestamp_s))
-        if not frames:
-            return
-        info = replace(recording.info, num_frames=len(recording.frames()))
-        manifest = Manifest(info, self._spec, tuple(frames), tuple(skipped), not was_cut, now())
-        before = self.result.manifest if self.result is not None else None
-        progress = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
-        progress = replace(progress, num_frames=info.num_frames, num_skipped=len(skipped))
-        self.result = EncodeResult(manifest, progress, interrupted=was_cut, left_out=recording.left_out)
-        if before is None or (before.frames, before.skipped) != (manifest.frames, manifest.skipped):
-            write_manifest(self._store.home, manifest, self._store.durability)
-
-    def _load(self) -> "VisionEncoder":
-        from precompute.encoder import VisionEncoder
-
-        if self._spec.encoder_id not in self._loaded:
-            self._loaded.clear()  # never two at once
-            self._loaded[self._spec.encoder_id] = VisionEncoder(self._folder, self._config, self._spec)
-        return self._loaded[self._spec.encoder_id]
-
-
-def _place(source: str) -> str:
-    """Return what stays of a frame when its file goes: the row of a database that names it, else its path."""
-    _, mark, row = source.rpartition("#")
-    return row if mark and row.startswith(f"{FRAME}=") else source
-
-
-def _age_s(stamp: FileStamp) -> float:
-    return time.time() - stamp.mtime_ns / 1e9 if stamp.mtime_ns else _GIVEN_UP_S
-
-
-def _sum(one: Progress, other: Progress) -> Progress:
-    return Progress(
-        other.num_frames,
-        one.num_done + other.num_done,
-        one.num_hits + other.num_hits,
-        one.num_new + other.num_new,
-        other.num_skipped,
-        one.num_bytes + other.num_bytes,
-    )
-
-
 def _changes(places: Sequence[Place]) -> Iterator[bool]:
     """Yield about once a second whether something changed at these places."""
     from watchfiles import watch
 
     deep = any(place.kind == cap.KIND for place in places)
-    folders = dict.fromkeys(place.folder for place in places)
+    folders = dict.fromkeys(place.path for place in places if place.kind != escribano.KIND)
+    while not folders:  # a database is asked by its state
+        time.sleep(_WAKE_MS / 1000)
+        yield False
     for changes in watch(
         *folders,
         watch_filter=lambda _, path: any(place.concerns(path) for place in places),

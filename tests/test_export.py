@@ -120,6 +120,18 @@ def test_what_was_written_is_what_is_recorded(run: Run, answered: Answered) -> N
     assert (found["num_frames"], found["agreement"], found["changed_most"]) == (2, 1, [])
 
 
+def test_lists_that_escribanos_analyzer_joins_by_commas_are_read(
+    run: Run, answered: Answered, database: Path
+) -> None:
+    apps = ", ".join(PARSED["apps"])
+    change(database, "UPDATE observations SET vlm_description = 'Writing tests', activity_type = 'coding'")
+    change(database, "UPDATE observations SET apps = ?, topics = '' WHERE id = 'obs-0'", apps)
+    change(database, "UPDATE observations SET vlm_description = 'Failed to parse Frame 1' WHERE id = 'obs-1'")
+    answered({"text": json.dumps(PARSED)}, {"text": json.dumps(PARSED)})
+    (found,) = run("seeonce compare --json latest recorded").json
+    assert (found["num_frames"], found["agreement"]) == (1, 1)
+
+
 def test_the_full_text_index_of_escribano_finds_what_was_written(
     run: Run, answered: Answered, database: Path
 ) -> None:

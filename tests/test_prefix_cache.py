@@ -1,6 +1,5 @@
 """A later run starts from prefixes on disk: no image token is computed, and no answer changes by that."""
 
-import os
 import random
 import shutil
 import time

@@ -28,11 +28,12 @@ from cache.base.listener import Listener
 from cache.leases import held_lease
 from cache.manifest import list_manifests, read_manifest
 from cache.store import Store
-from precompute import watch
+from precompute import growing, watch
 from precompute.encoder import VisionEncoder
+from precompute.growing import Gate
 from precompute.options import EncodeOptions
 from precompute.pipeline import Progress
-from precompute.watch import Gate, Place, Watch, places_of
+from precompute.watch import Place, Watch, places_of
 
 
 class Said(Listener):
@@ -53,7 +54,7 @@ class Said(Listener):
 
 @pytest.fixture(autouse=True)
 def _on_mains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "on_battery", lambda: False)
+    monkeypatch.setattr(growing, "on_battery", lambda: False)
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ def _png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def grow(folder: Path, num_frames: int, step_s: float, seed: int = 0) -> Iterator[str]:
+def grow(folder: Path, num_frames: int, step_s: float, seed: int = 0, spared: int = 12) -> Iterator[str]:
     """Record into a folder, a picture a step: at once, slowly, under another name first, moved, removed.
 
-    Yields what was done; the last picture of all is written whole.
+    Yields what was done. The newest ``spared`` are left alone: what is removed before anybody saw it is lost.
     """
     rng = random.Random(seed)
     for number in range(num_frames):
@@ -98,7 +99,7 @@ def grow(folder: Path, num_frames: int, step_s: float, seed: int = 0) -> Iterato
             part.rename(path)
         else:
             path.write_bytes(content)
-        earlier = sorted(folder.glob("shot-*.png"))[:-20]
+        earlier = sorted(folder.glob("shot-*.png"))[:-spared]
         if how == "moved" and earlier:
             chosen = rng.choice(earlier)
             chosen.rename(chosen.with_name(f"{chosen.stem}-moved.png"))
@@ -125,7 +126,7 @@ def _watch(home: Path, plain: Path, place: Place, work: Callable[[], object]) ->
 
 @pytest.fixture
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_S", 0.05)
+    monkeypatch.setattr(growing, "QUIET_S", 0.05)
     monkeypatch.setattr(watch, "_WAKE_MS", 50)
 
 
@@ -149,10 +150,20 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
 
 
 @pytest.mark.usefixtures("_quickly")
+def test_what_is_there_from_the_start_has_a_manifest_though_nothing_more_comes(
+    home: Path, plain: Path, tmp_path: Path
+) -> None:
+    noise(0).save(tmp_path / "0.png")
+    _watch(home, plain, Place(tmp_path, "folder"), lambda: None)
+    (ref,) = list_manifests(Home(home))
+    assert (ref.num_frames, ref.complete) == (1, True)
+
+
+@pytest.mark.usefixtures("_quickly")
 def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
     home: Path, plain: Path, tmp_path: Path, encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_GIVEN_UP_S", 0.8)
+    monkeypatch.setattr(growing, "GIVEN_UP_S", 0.8)
     folder = tmp_path / "shots"
     folder.mkdir()
 
@@ -222,18 +233,18 @@ def test_it_waits_on_battery_and_while_a_describe_runs(home: Path, monkeypatch: 
     store, said = Store.open(Home(home)), list[str]()
     gate = Gate(store.path, said.append)
     power = iter([True, True, False, False, False])
-    monkeypatch.setattr(watch, "_ASK_S", 0.0)
-    monkeypatch.setattr(watch, "on_battery", lambda: next(power))
+    monkeypatch.setattr(growing, "ASK_S", 0.0)
+    monkeypatch.setattr(growing, "on_battery", lambda: next(power))
     gate.wait()
     with held_lease(store, "encode other"):
         gate.wait()
     lease = held_lease(store, "describe monday")
     lease.__enter__()
     answers = iter([False, False, True])  # by the third time it is asked the describe is over
-    monkeypatch.setattr(watch, "on_battery", lambda: next(answers) and lease.__exit__(None, None, None))
+    monkeypatch.setattr(growing, "on_battery", lambda: next(answers) and lease.__exit__(None, None, None))
     gate.wait()
     assert [line.split(" (")[0] for line in said] == ["Waiting: on battery", "Waiting: describe monday runs."]
-    monkeypatch.setattr(watch, "on_battery", lambda: True)
+    monkeypatch.setattr(growing, "on_battery", lambda: True)
     Gate(store.path, said.append, on_battery=True).wait()
 
 
@@ -277,9 +288,11 @@ def test_ten_minutes_at_a_frame_a_second_and_what_waiting_costs(
             times = watching.cpu_times()
             return float(times.user + times.system)
 
-        time.sleep(10)
+        noise(num_frames).save(folder / "shot-first.png")
+        while not list_manifests(Home(home)):  # until all is loaded
+            time.sleep(1)
         before_s, started_s = core_s(), time.monotonic()
-        done = Counter(grow(folder, num_frames, 1.0))
+        done = Counter(grow(folder, num_frames, 1.0, spared=60))
         time.sleep(30)
         recorded = (core_s() - before_s) / (time.monotonic() - started_s)
         before_s, started_s = core_s(), time.monotonic()
@@ -296,5 +309,5 @@ def test_ten_minutes_at_a_frame_a_second_and_what_waiting_costs(
     print(f"{dict(done)}: {summary['num_new']} encoded; {recorded:.1%} of a core, {idle:.3%} when idle")
     assert [Path(frame.source) for frame in found.frames] == sorted(folder.glob("shot-*.png"))
     assert (process.returncode, found.complete, found.skipped) == (0, True, ())
-    assert summary["num_new"] == num_frames  # a picture is removed only long after it was written
+    assert summary["num_new"] == num_frames + 1
     assert idle < 0.01

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,10 @@ class Answerer:
         Raises:
             CheckpointError: the model is missing or not supported.
         """
-        self._say = listener.say
+        self._home, self._say = home, listener.say
         self._folder, self._config, spec = find_encoder(home, model, listener.say, max_pixels)
         self._dtype = spec.compute_dtype
         self._store = Store.open(home)
-        self._limits = sound_limits(home, self._config, BatchLimits(), listener.say)
         self._index = PixelIndex(home)
         remember_model(self._index, spec.encoder_id, model, self._folder)
         self._pictures = Pictures(self._store, self._index, self._folder, self._config, spec)
@@ -86,13 +86,13 @@ class Answerer:
         Raises:
             SeeonceError: there is no answer.
         """
-        asked = read_messages(params)
+        asked, limits = read_messages(params), self._limits
         sampling = Sampling(
             temperature=TEMPERATURE, max_tokens=max_tokens, schema=LINE_SCHEMA if asked.wants_lines else None
         )
         with held_lease(self._store, "bridge"), _at_most(TIMEOUT_S):
             started_s = time.perf_counter()
-            request, answer = self._answer(asked, sampling)
+            request, answer = self._answer(asked, sampling, limits)
             seconds = time.perf_counter() - started_s
         self._pictures.write()
         if answer.error is not None:
@@ -127,14 +127,19 @@ class Answerer:
             "safe_input_budget": budget,
         }
 
-    def _answer(self, asked: Asked, sampling: Sampling) -> tuple[Request, Answer]:
+    @cached_property
+    def _limits(self) -> BatchLimits:
+        """Limits that are right here, tried with the first request: a start must be done in two minutes."""
+        return sound_limits(self._home, self._config, BatchLimits(), self._say)
+
+    def _answer(self, asked: Asked, sampling: Sampling, limits: BatchLimits) -> tuple[Request, Answer]:
         """Ask; an entry that is found damaged meanwhile is gone, so its picture is encoded again, once."""
-        request, answer = self._ask(asked, sampling)
+        request, answer = self._ask(asked, sampling, limits)
         if answer.error is not None and not all(map(self._store.exists, request.keys)):
-            request, answer = self._ask(asked, sampling)
+            request, answer = self._ask(asked, sampling, limits)
         return request, answer
 
-    def _ask(self, asked: Asked, sampling: Sampling) -> tuple[Request, Answer]:
+    def _ask(self, asked: Asked, sampling: Sampling, limits: BatchLimits) -> tuple[Request, Answer]:
         from infer.features import StoredFeatures
 
         frames = iter(self._pictures.frames(paths_of(asked.pictures)) if asked.pictures else ())
@@ -143,7 +148,7 @@ class Answerer:
         )
         request = Request(0, segments, sampling, asked.system, numbered=asked.wants_lines)
         engine = self.load()
-        (answered,) = engine.answer([request], StoredFeatures(self._store, "bridge"), self._limits)
+        (answered,) = engine.answer([request], StoredFeatures(self._store, "bridge"), limits)
         return answered
 
 

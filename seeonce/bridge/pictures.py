@@ -49,6 +49,7 @@ class Pictures:
         self._store, self._index = store, index
         self._folder, self._config, self._spec = folder, config, spec
         self._encoder: VisionEncoder | None = None
+        self._limit = StoreLimit.of(store)
         self._recordings: dict[str, dict[str, FrameEntry]] = {}
         self._infos: dict[str, RecordingInfo] = {}
         self._unwritten: dict[str, float] = {}
@@ -73,7 +74,7 @@ class Pictures:
             self._index,
             self._load,
             thumbnails=Thumbnails(self._store.home),
-            limit=StoreLimit.of(self._store),
+            limit=self._limit,
         )
         if result.interrupted:
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -102,6 +103,7 @@ def _watch(options: EncodeOptions, selectors: list[str], *, as_json: bool, on_ba
 
     places = [place for selector in selectors or (None,) for place in places_of(selector)]
     os.nice(_NICENESS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is ended so
     with Terminal() as listener:
         for place in places:
             listener.say(f"Watching {printable(place.path)}; Ctrl-C ends it.")
