@@ -60,8 +60,9 @@ class Asked:
 
 
 def _clients(api: Served, asks: list[dict[str, Any]]) -> dict[str, Any]:
+    script = Path(__file__).parent / "serve_clients.py"
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "serve_clients.py"), f"http://127.0.0.1:{api.port}", str(NUM_CLIENTS)],
+        [sys.executable, str(script), f"http://127.0.0.1:{api.port}", str(NUM_CLIENTS)],
         input=json.dumps(asks), capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -34,6 +34,7 @@ from seeonce.server.guard import Access, Guard, read_body
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import Models
 from seeonce.server.pictures import Allowed, Pictures
+from seeonce.server.responses import ResponseAsked
 
 _GRACE_S = 30
 _SMALL_BYTES = 64 << 10
@@ -151,6 +152,13 @@ def _paths(server: Server) -> FastAPI:
         body = await read_body(request)
         asked = await _read(TextAsked, body)
         return await server.completions.text(asked, request)
+
+    @app.post("/v1/responses", openapi_extra=_body_of(ResponseAsked), response_model=None)
+    async def responses(request: Request) -> Response:
+        """Answer a conversation as a response, which is not kept."""
+        body = await read_body(request)
+        asked = await asyncio.to_thread(read_request, ResponseAsked, body)
+        return await server.completions.response(asked, request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

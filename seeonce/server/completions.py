@@ -18,7 +18,8 @@ from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Accepted, Delta, Ended, Event, Job, NewPicture
 from seeonce.server.models import Models, ServedModel
 from seeonce.server.pictures import Pictures
-from seeonce.server.replies import Reply, event
+from seeonce.server.replies import Reply
+from seeonce.server.responses import ResponseAsked, ResponseReply, of_response
 
 
 class Gone(Exception):  # noqa: N818 - nothing is wrong
@@ -34,6 +35,22 @@ class Completions:
 
     async def chat(self, asked: ChatAsked, http: HttpRequest) -> Response:
         """Reply to a chat. Raises ``ApiError``."""
+        model, requests, new = await self._chat_requests(asked)
+        reply = Reply(model.name, is_chat=True, wants_usage=asked.wants_usage, num_choices=len(requests))
+        return await self._reply(asked, model, requests, new, http, reply)
+
+    async def response(self, asked: ResponseAsked, http: HttpRequest) -> Response:
+        """Reply to a request for a response. Raises ``ApiError``."""
+        try:
+            chat = asked.as_chat()
+            model, requests, new = await self._chat_requests(chat, asked.instructions)
+            return await self._reply(chat, model, requests, new, http, ResponseReply(asked, model.name))
+        except ApiError as error:
+            raise of_response(error) from error
+
+    async def _chat_requests(
+        self, asked: ChatAsked, instructions: str | None = None
+    ) -> tuple[ServedModel, tuple[Request, ...], tuple[NewPicture, ...]]:
         drawn = asked.drawn()
         model = await self.model(asked.model)
         if asked.thinking and not has_thinking_switch(model.folder.path):
@@ -41,8 +58,10 @@ class Completions:
                 f"chat_template_kwargs: {model.name} has no switch for thinking.", "chat_template_kwargs"
             )
         request, new = await self._conversation(asked, model)
-        requests = _each(request, drawn, asked)
-        return await self._reply(asked, model, requests, new, http, is_chat=True)
+        if instructions:
+            system = "\n\n".join(filter(None, (instructions, request.system)))
+            request = replace(request, system=system)
+        return model, _each(request, drawn, asked), new
 
     async def text(self, asked: TextAsked, http: HttpRequest) -> Response:
         """Reply to a text that is to go on. Raises ``ApiError``."""
@@ -54,7 +73,8 @@ class Completions:
         requests = [
             one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), drawn, asked)
         ]
-        return await self._reply(asked, model, tuple(requests), (), http, is_chat=False)
+        reply = Reply(model.name, is_chat=False, wants_usage=asked.wants_usage)
+        return await self._reply(asked, model, tuple(requests), (), http, reply)
 
     async def model(self, name: str | None) -> ServedModel:
         """Return the model of that name. Raises ``ApiError``."""
@@ -130,8 +150,7 @@ class Completions:
         requests: tuple[Request, ...],
         new: tuple[NewPicture, ...],
         http: HttpRequest,
-        *,
-        is_chat: bool,
+        reply: Reply | ResponseReply,
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -142,7 +161,6 @@ class Completions:
 
         job = Job(model, requests, emit, new, stream=bool(asked.stream))
         self._engine.submit(job)
-        reply = Reply(model.name, is_chat, asked.wants_usage)
         try:
             gone = asyncio.ensure_future(_until_gone(http))
             try:
@@ -157,7 +175,7 @@ class Completions:
         except BaseException:
             job.cancel()
             raise
-        return _Stream(job, _chunks(reply, events, len(requests)))
+        return _Stream(job, reply.chunks(_all(events, len(requests))))
 
 
 class _Stream(StreamingResponse):
@@ -179,28 +197,6 @@ def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tupl
     if asked.seed is None and drawn[0].temperature > 0:
         drawn = tuple(replace(sampling, seed=secrets.randbits(62)) for sampling in drawn)
     return tuple(replace(request, sampling=sampling) for sampling in drawn)
-
-
-async def _chunks(reply: Reply, events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[bytes]:
-    if reply.is_chat:
-        for index in range(num_choices):
-            yield event(reply.beginning(index))
-    ended: list[Ended] = []
-    try:
-        async for each in _all(events, num_choices):
-            if isinstance(each, Delta):
-                yield event(reply.more(each))
-                continue
-            ended.append(each)
-            if each.rest.content or each.rest.reasoning or each.rest.logprobs:
-                yield event(reply.more(each.rest))
-            yield event(reply.ending(each))
-    except ApiError as error:  # the status has been sent
-        yield event(error.body)
-        return
-    if reply.wants_usage:
-        yield event(reply.total(ended))
-    yield event("[DONE]")
 
 
 async def _all(

@@ -3,11 +3,12 @@
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from infer.request import TokenLogprob
+from seeonce.server.errors import ApiError
 from seeonce.server.jobs import Delta, Ended
 
 Json = dict[str, Any]
@@ -20,6 +21,7 @@ class Reply:
     model: str
     is_chat: bool
     wants_usage: bool = False
+    num_choices: int = 1
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -31,6 +33,28 @@ class Reply:
         kind = "chat.completion" if self.is_chat else "text_completion"
         choices = [self._choice(each) for each in sorted(ended, key=lambda each: each.index)]
         return self._object(kind, choices) | {"usage": usage(ended)}
+
+    async def chunks(self, events: AsyncIterator[Delta | Ended]) -> AsyncIterator[bytes]:
+        """Return the events of a stream, its end or its error included."""
+        if self.is_chat:
+            for index in range(self.num_choices):
+                yield event(self.beginning(index))
+        ended: list[Ended] = []
+        try:
+            async for each in events:
+                if isinstance(each, Delta):
+                    yield event(self.more(each))
+                    continue
+                ended.append(each)
+                if each.rest.content or each.rest.reasoning or each.rest.logprobs:
+                    yield event(self.more(each.rest))
+                yield event(self.ending(each))
+        except ApiError as error:  # the status has been sent
+            yield event(error.body)
+            return
+        if self.wants_usage:
+            yield event(self.total(ended))
+        yield event("[DONE]")
 
     def beginning(self, index: int) -> Json:
         """Return the first chunk of a choice, which names the role."""
@@ -68,7 +92,7 @@ class Reply:
         common = {"index": ended.index, "finish_reason": reason}
         if not self.is_chat:
             return common | {"text": answer.text, "logprobs": text_logprobs(answer.logprobs)} | extension
-        message: Json = {"role": "assistant", "content": answer.text, "refusal": None}
+        message: Json = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
         return common | {"message": message, "logprobs": chat_logprobs(answer.logprobs)} | extension
@@ -135,10 +159,11 @@ def text_logprobs(found: Sequence[TokenLogprob] | None) -> Json | None:
     }
 
 
-def event(found: Json | str) -> bytes:
+def event(found: Json | str, name: str = "") -> bytes:
     """Return one server-sent event."""
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, allow_nan=False)
-    return f"data: {text}\n\n".encode()
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {text}\n\n".encode()
 
 
 def _token(text: str, logprob: float) -> Json:
