@@ -21,10 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
+from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.backend import installed_version
+from checkpoint.identity import model_id
 from infer.limits import BatchLimits
+from seeonce.runs.plan import computed_by
 from seeonce.server.asked import ChatAsked, Model, TextAsked, read_request
+from seeonce.server.batch_paths import batch_paths
+from seeonce.server.batches import Batches, Files
 from seeonce.server.completions import Completions, Gone
 from seeonce.server.connections import BoundedConnection
 from seeonce.server.engine_thread import EngineThread
@@ -70,10 +75,27 @@ class Server:
             home, features, options.limits, self.metrics, options.max_open, options.idle_unload_s, say
         )
         self.completions = Completions(self.models, self.pictures, self.engine)
-        self.app = _guarded(_paths(self), options.access, self.metrics)
+        self.files = Files(home)
+        self.batches = Batches(home, self.files, self.answerer, 2 * options.limits.max_num_seqs)
+        self.paths = _paths(self)
+        self.app = _guarded(self.paths, options.access, self.metrics)
+        self._home = home
 
-    def start(self) -> None:
-        """Load the default model.
+    async def answerer(self, name: str | None) -> str:
+        """Name all that the answers of a model depend on, "" when there is no such model."""
+        try:
+            model = await self.completions.model(name)
+        except (ApiError, SeeonceError):
+            return ""
+
+        def identity() -> str:
+            with PixelIndex(self._home) as index:
+                return f"{model_id(model.folder, index)}, {computed_by()}"
+
+        return await asyncio.to_thread(identity)
+
+    def start(self, *, batches: bool = True) -> None:
+        """Load the default model, and go on with the ``batches`` that the last server left.
 
         Raises:
             CheckpointError: it does not load.
@@ -81,12 +103,15 @@ class Server:
         self.engine.start()
         try:
             self.engine.call(lambda: self.engine.preload(self.models.open(self.models.default))).result()
+            if batches:
+                self.batches.start(self.paths)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """End what runs."""
+        self.batches.stop()
         self.engine.stop()
         self.pictures.close()
 
@@ -138,6 +163,8 @@ def _paths(server: Server) -> FastAPI:
     app.add_exception_handler(SeeonceError, _our_error)  # type: ignore[arg-type]
     app.add_exception_handler(Gone, _gone)
     app.add_exception_handler(StarletteHTTPException, _http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _bug)
+    app.include_router(batch_paths(server.files, server.batches))
 
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatAsked), response_model=None)
     async def chat_completions(request: Request) -> Response:
@@ -157,7 +184,7 @@ def _paths(server: Server) -> FastAPI:
     async def responses(request: Request) -> Response:
         """Answer a conversation as a response, which is not kept."""
         body = await read_body(request)
-        asked = await asyncio.to_thread(read_request, ResponseAsked, body)
+        asked = await _read(ResponseAsked, body)
         return await server.completions.response(asked, request)
 
     @app.get("/v1/models")
@@ -201,7 +228,10 @@ def _guarded(app: FastAPI, access: Access, metrics: Metrics) -> ASGIApp:
     inner: ASGIApp = app
     if access.origins:
         inner = CORSMiddleware(
-            app, allow_origins=sorted(access.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+            app,
+            allow_origins=sorted(access.origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
         )
     return _Counted(Guard(inner, access), app, metrics)
 
@@ -249,6 +279,10 @@ async def _our_error(request: Request, error: SeeonceError) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     return await _error(request, ApiError(error.status_code, str(error.detail), headers=headers))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return await _error(request, ApiError(500, f"The request failed ({type(error).__name__})."))
 
 
 async def _gone(*_: object) -> Response:

@@ -48,7 +48,12 @@ _IN_MESSAGES: Mapping[str, tuple[Any, ...]] = {
 
 
 class Strict(BaseModel):
+    """What is sent; fields of ``nothing`` are taken with these values alone, ``remarks`` are left unread."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    remarks: ClassVar[Sequence[str]] = ()
 
 
 class Extension(Strict):
@@ -122,7 +127,7 @@ class TemplateOptions(Strict):
 
 
 class Asked(Strict):
-    """What every request has; fields of ``nothing`` are taken with these values alone, ``remarks`` unread."""
+    """What every request for an answer has."""
 
     nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = _NOTHING
     remarks: ClassVar[Sequence[str]] = _REMARKS
@@ -242,7 +247,7 @@ class TextAsked(Drawing):
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 
-Model = TypeVar("Model", bound=Asked)
+Model = TypeVar("Model", bound=Strict)
 
 
 def read_request(kind: type[Model], body: bytes) -> Model:
