@@ -21,7 +21,7 @@ from infer.kv_memory import InFlight, KVMemory, default_kv_bytes
 from infer.limits import BatchLimits
 from infer.model import DecodeBatch, LanguageModel, PromptInputs
 from infer.prefill import Prefill
-from infer.prefixes import Keys, SharedPrefix
+from infer.prefixes import Keys, PrefixPool, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
 from infer.scheduler import Schedule
@@ -97,6 +97,7 @@ class Engine:
         hooks_of: HooksOf | None = None,
         stop_ids: frozenset[int] | None = None,
         report: Callable[[EngineStats], None] | None = None,
+        prefixes: PrefixPool | None = None,
     ) -> Iterator[tuple[Request, Answer]]:
         """Answer ``requests``, yielding each as it finishes; which order that is depends on their lengths.
 
@@ -105,13 +106,13 @@ class Engine:
         says that nothing more has come yet, and the rows that decode need not wait for it. ``report`` is told
         once, at the end, what was done, also when the caller ends the run early. ``hooks_of`` is for those
         who watch or force tokens, by default ``hooks``; ``stop_ids`` end an answer, by default the
-        tokenizer's.
+        tokenizer's. ``prefixes`` are kept from call to call.
         """
         # Others may compute features, which only the thread of the model may do.
         reads_only = isinstance(source, StoredFeatures)
         ahead = ReadAhead(source, limits.prefill_batch_size + _READ_AHEAD) if reads_only else None
         stop = self.tokenizer.stop_ids if stop_ids is None else stop_ids
-        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks)
+        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks, prefixes)
         with self.model.wired(), ahead or nullcontext():
             try:
                 yield from loop.run(iter(requests))
@@ -180,11 +181,12 @@ class _Loop:
         stop_ids: frozenset[int],
         limits: BatchLimits,
         hooks_of: HooksOf,
+        prefixes: PrefixPool | None,
     ) -> None:
         self.stats = EngineStats()
         model = engine.model
         self._engine, self._model, self._source = engine, model, source
-        self._limits, self._hooks_of = limits, hooks_of
+        self._limits, self._hooks_of, self._prefixes = limits, hooks_of, prefixes
         self._memory = engine.memory(limits)
         self._decoding = DecodeBatch(model.model, stop_ids)
         self._running: dict[int, Sequence] = {}
@@ -193,7 +195,7 @@ class _Loop:
         self._num_uids = 0
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[tuple[Request, Answer]]:
-        schedule = Schedule(self._arriving(requests), self._limits, self._memory)
+        schedule = Schedule(self._arriving(requests), self._limits, self._memory, self._prefixes)
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
             with self._model.stream():

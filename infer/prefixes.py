@@ -69,12 +69,18 @@ def _first_difference(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 
 class PrefixPool:
-    """Prefixes that are kept, at most ``max_bytes``. To make room the newest goes: its turn is last."""
+    """Prefixes that are kept, at most ``max_bytes``. To make room the newest goes: its turn is last.
 
-    def __init__(self, max_bytes: int) -> None:
+    A ``lasting`` pool also keeps what nobody waits for, as long as there is room: the next question about
+    the same frames may come any time. Of that the least recently wanted goes first, before all others.
+    """
+
+    def __init__(self, max_bytes: int, *, lasting: bool = False) -> None:
         """Begin with nothing kept."""
+        self.lasting = lasting
         self._max_bytes = max_bytes
         self._kept: dict[Keys, SharedPrefix] = {}
+        self._wanted: set[Keys] = set()
 
     @property
     def num_bytes(self) -> int:
@@ -100,6 +106,7 @@ class PrefixPool:
     def put(self, keys: Keys, prefix: SharedPrefix) -> None:
         """Keep a prefix if there is room for it."""
         self._kept.pop(keys, None)
+        self.make_room(self._max_bytes - prefix.num_bytes)
         if self.num_bytes + prefix.num_bytes <= self._max_bytes:
             self._kept[keys] = prefix
 
@@ -109,6 +116,16 @@ class PrefixPool:
             self._kept.popitem()
 
     def keep_only(self, wanted: Sequence[Keys]) -> None:
-        """Drop what no waiting request asks for."""
-        for keys in self._kept.keys() - set(wanted):
+        """Drop what no waiting request asks for; a lasting pool drops it when room is needed."""
+        self._wanted = set(wanted)
+        if not self.lasting:
+            self.make_room(-1)
+        for keys in [keys for keys in self._kept if keys in self._wanted]:
+            self._kept[keys] = self._kept.pop(keys)
+
+    def make_room(self, max_bytes: int) -> None:
+        """Drop what no waiting request asks for until at most so much is held."""
+        for keys in [keys for keys in self._kept if keys not in self._wanted]:
+            if self.num_bytes <= max_bytes:
+                return
             del self._kept[keys]

@@ -41,16 +41,22 @@ class _Batch:
 class Schedule:
     """The waiting sequences, and the prefixes kept for them."""
 
-    def __init__(self, arriving: Iterator[Sequence | None], limits: BatchLimits, memory: KVMemory) -> None:
+    def __init__(
+        self,
+        arriving: Iterator[Sequence | None],
+        limits: BatchLimits,
+        memory: KVMemory,
+        prefixes: PrefixPool | None = None,
+    ) -> None:
         """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
 
-        ``None`` among them says that nothing more has come yet.
+        ``None`` among them says that nothing more has come yet. ``prefixes`` may hold some of before.
         """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
         self._refused_at: int | None = None
-        self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
+        self.prefixes = prefixes or PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
     def upcoming(self) -> list[Sequence]:
@@ -141,6 +147,9 @@ class Schedule:
             for other in others
             if (count := num_common(leader.prompt, other.prompt))
         ]
+        if not common and self.prefixes.lasting and leader.prompt.images:
+            last = leader.prompt.images[-1]
+            return 0, last.start + last.num_tokens
         if not self._memory.row_bytes:
             return len(common), max((count for count, _ in common), default=0)
         return most_saved(leader.prompt, [min(count, most) for count, most in common])
@@ -149,8 +158,9 @@ class Schedule:
         kept = [num_kept, *(other.num_kept for other in batch.sequences)]
         sizes = [self._memory.size(each) for each in (*batch.sequences, sequence)]
         needed = self._memory.batch_bytes(batch.now, sizes)
-        needed += sum(map(self._memory.prefix_bytes, kept)) + self.prefixes.num_bytes
-        return needed <= self._memory.max_bytes
+        needed += sum(map(self._memory.prefix_bytes, kept))
+        self.prefixes.make_room(self._memory.max_bytes - needed)
+        return needed + self.prefixes.num_bytes <= self._memory.max_bytes
 
     def _make_room(self, sequence: Sequence) -> None:
         """Drop kept prefixes until a sequence fits that is alone."""

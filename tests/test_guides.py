@@ -54,7 +54,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_the_commands_of_a_guide_work(guide: Path, environment: dict[str, str], tmp_path: Path) -> None:
     page = guide.read_text(encoding="utf-8")
-    script = "\n".join(["set -e", *_commands(page)])
+    script = "\n".join(["set -e", "trap 'jobs -p | xargs -r kill' EXIT", *_commands(page)])
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
@@ -69,7 +69,7 @@ def test_the_commands_of_a_guide_work(guide: Path, environment: dict[str, str], 
 
 def test_there_is_a_guide_for_each_task_and_each_shows_something_to_run() -> None:
     names = [guide.stem for guide in GUIDES]
-    assert names == ["compare-prompts", "describe", "escribano", "gpu", "python", "store"]
+    assert names == ["compare-prompts", "describe", "escribano", "gpu", "python", "serve", "store"]
     for guide in GUIDES:
         page = guide.read_text(encoding="utf-8")
         assert _commands(page) or PYTHON.findall(page) or "Not run by a test" in page

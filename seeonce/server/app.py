@@ -3,8 +3,8 @@
 import asyncio
 import html
 import signal
+import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,7 @@ def serve(home: Home, options: ServeOptions, host: str, port: int, say: Callable
     Raises:
         SeeonceError: the store or the model cannot be used.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = Server(home, options, say)
     server.start()
     try:
@@ -137,21 +138,12 @@ def serve(home: Home, options: ServeOptions, host: str, port: int, say: Callable
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
         )
-        with _quiet_sigterm():
-            say(f"Serving {server.models.default} at http://{host}:{port}/v1; Ctrl-C ends it.")
-            uvicorn.Server(config).run()
+        say(f"Serving {server.models.default} at http://{host}:{port}/v1; Ctrl-C ends it.")
+        # uvicorn takes the signal, and raises it again once it has ended: then there is more to end.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        uvicorn.Server(config).run()
     finally:
         server.stop()
-
-
-@contextmanager
-def _quiet_sigterm() -> Any:
-    """uvicorn raises the signal again once it has ended: then there is still something to put in order."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _paths(server: Server) -> FastAPI:

@@ -2,8 +2,11 @@
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -32,6 +35,8 @@ class Completions:
     def __init__(self, models: Models, pictures: Pictures, engine: EngineThread) -> None:
         """Answer with ``engine``."""
         self._models, self._pictures, self._engine = models, pictures, engine
+        self._letters: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._is_woken = False
 
     async def chat(self, asked: ChatAsked, http: HttpRequest) -> Response:
         """Reply to a chat. Raises ``ApiError``."""
@@ -153,12 +158,7 @@ class Completions:
         reply: Reply | ResponseReply,
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def emit(event: Event) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
+        emit = partial(self._post, asyncio.get_running_loop(), events)
         job = Job(model, requests, emit, new, stream=bool(asked.stream))
         self._engine.submit(job)
         try:
@@ -176,6 +176,20 @@ class Completions:
             job.cancel()
             raise
         return _Stream(job, reply.chunks(_all(events, len(requests))))
+
+    def _post(self, loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Event]", event: Event) -> None:
+        """Hand an event over from the engine's thread; the loop is woken once for all that wait."""
+        self._letters.append((events, event))
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed: the server ends
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_woken = False
+        while self._letters:
+            events, event = self._letters.popleft()
+            events.put_nowait(event)
 
 
 class _Stream(StreamingResponse):
