@@ -191,7 +191,12 @@ def test_langchain(base: str, said: str) -> None:
 
 def test_llm(base: str, said: str, tmp_path: Path) -> None:
     pytest.importorskip("llm")
-    model = {"model_id": "seeonce", "model_name": "demo", "api_base": base, "api_key_name": "seeonce"}
+    model: dict[str, Any] = {
+        "model_id": "seeonce",
+        "model_name": "demo",
+        "api_base": base,
+        "api_key_name": "seeonce",
+    }
     model |= {"vision": True, "supports_schema": True}
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([model]))
     (tmp_path / "keys.json").write_text('{"seeonce": "any"}')
