@@ -148,9 +148,10 @@ class Completions:
             try:
                 await _next(events, gone)  # accepted, or an error
                 if not asked.stream:
-                    ended = [
-                        each async for each in _all(events, len(requests), gone) if isinstance(each, Ended)
-                    ]
+                    ended: list[Ended] = []
+                    while len(ended) < len(requests):
+                        told = await _next(events, gone)
+                        ended += [told] if isinstance(told, Ended) else []
                     return JSONResponse(reply.whole(ended))
             finally:
                 gone.cancel()
@@ -197,18 +198,15 @@ def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tupl
 
 async def _chunks(reply: Reply, events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[bytes]:
     if reply.is_chat:
-        for index in range(num_choices):
-            yield event(reply.beginning(index))
+        yield b"".join(event(reply.beginning(index)) for index in range(num_choices))
     ended: list[Ended] = []
     try:
-        async for each in _all(events, num_choices):
-            if isinstance(each, Delta):
-                yield event(reply.more(each))
-                continue
-            ended.append(each)
-            if each.rest.content or each.rest.reasoning or each.rest.logprobs:
-                yield event(reply.more(each.rest))
-            yield event(reply.ending(each))
+        while len(ended) < num_choices:
+            waiting = [await _next(events)]
+            while not events.empty():  # what came while the loop was busy goes out as one piece
+                waiting.append(await _next(events))
+            ended += [each for each in waiting if isinstance(each, Ended)]
+            yield b"".join(_events_of(reply, each) for each in waiting)
     except ApiError as error:  # the status has been sent
         yield event(error.body)
         return
@@ -217,15 +215,14 @@ async def _chunks(reply: Reply, events: "asyncio.Queue[Event]", num_choices: int
     yield event("[DONE]")
 
 
-async def _all(
-    events: "asyncio.Queue[Event]", num_choices: int, gone: "asyncio.Future[None] | None" = None
-) -> AsyncIterator[Delta | Ended]:
-    num_ended = 0
-    while num_ended < num_choices:
-        found = await _next(events, gone)
-        if isinstance(found, Delta | Ended):
-            num_ended += isinstance(found, Ended)
-            yield found
+def _events_of(reply: Reply, told: Accepted | Delta | Ended) -> bytes:
+    if isinstance(told, Delta):
+        return event(reply.more(told))
+    if isinstance(told, Accepted):
+        return b""
+    rest = told.rest
+    more = event(reply.more(rest)) if rest.content or rest.reasoning or rest.logprobs else b""
+    return more + event(reply.ending(told))
 
 
 async def _next(
