@@ -12,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import uvicorn
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise
 from PIL import Image
 from served import Served, data_url, image, prepared, served, text
+from uvicorn.server import ServerState
 
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
@@ -420,6 +423,26 @@ def test_clients_that_stall_are_cut_off(api: Served, monkeypatch: pytest.MonkeyP
             assert client.recv(12).startswith(wanted)
             while client.recv(4096):
                 pass
+
+
+def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LONGEST_STALL_S", 0.01)
+
+    async def is_cut_off(*, reads_on: bool) -> bool:
+        config = uvicorn.Config(_answered, log_config=None)
+        config.load()
+        loop, transport = asyncio.get_running_loop(), Mock(**{"get_extra_info.return_value": None})
+        connection = connections.BoundedConnection(config, ServerState(), {}, loop)
+        connection.connection_made(transport)
+        connection.pause_writing()
+        if reads_on:
+            connection.resume_writing()
+        await asyncio.sleep(0.05)
+        connection.connection_lost(OSError())
+        return bool(transport.abort.called)
+
+    assert asyncio.run(is_cut_off(reads_on=False))
+    assert not asyncio.run(is_cut_off(reads_on=True))
 
 
 def test_a_model_is_unloaded_when_nobody_asks_and_loaded_again(
