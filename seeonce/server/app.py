@@ -42,6 +42,7 @@ from seeonce.server.pictures import Allowed, Pictures
 from seeonce.server.responses import ResponseAsked
 
 _GRACE_S = 30
+_SWITCH_S = 0.0005
 _SMALL_BYTES = 64 << 10
 
 
@@ -100,6 +101,8 @@ class Server:
         Raises:
             CheckpointError: it does not load.
         """
+        # The engine waits for the interpreter's lock after each step, by default up to 5 ms.
+        sys.setswitchinterval(_SWITCH_S)
         self.engine.start()
         try:
             self.engine.call(lambda: self.engine.preload(self.models.open(self.models.default))).result()

@@ -35,8 +35,7 @@ class Completions:
     def __init__(self, models: Models, pictures: Pictures, engine: EngineThread) -> None:
         """Answer with ``engine``."""
         self._models, self._pictures, self._engine = models, pictures, engine
-        self._letters: deque[tuple[asyncio.Queue[Event], Event]] = deque()
-        self._is_woken = False
+        self._letters: dict[asyncio.AbstractEventLoop, _Letters] = {}
 
     async def chat(self, asked: ChatAsked, http: HttpRequest) -> Response:
         """Reply to a chat. Raises ``ApiError``."""
@@ -78,7 +77,7 @@ class Completions:
         requests = [
             one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), drawn, asked)
         ]
-        reply = Reply(model.name, is_chat=False, wants_usage=asked.wants_usage)
+        reply = Reply(model.name, is_chat=False, wants_usage=asked.wants_usage, num_prompts=len(prompts))
         return await self._reply(asked, model, tuple(requests), (), http, reply)
 
     async def model(self, name: str | None) -> ServedModel:
@@ -158,7 +157,7 @@ class Completions:
         reply: Reply | ResponseReply,
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
-        emit = partial(self._post, asyncio.get_running_loop(), events)
+        emit = partial(self._letters_of(asyncio.get_running_loop()).post, events)
         job = Job(model, requests, emit, new, stream=bool(asked.stream))
         self._engine.submit(job)
         try:
@@ -166,29 +165,42 @@ class Completions:
             try:
                 await _next(events, gone)  # accepted, or an error
                 if not asked.stream:
-                    ended = [
-                        each async for each in _all(events, len(requests), gone) if isinstance(each, Ended)
-                    ]
+                    ended: list[Ended] = []
+                    while len(ended) < len(requests):
+                        told = await _next(events, gone)
+                        ended += [told] if isinstance(told, Ended) else []
                     return JSONResponse(reply.whole(ended))
             finally:
                 gone.cancel()
         except BaseException:
             job.cancel()
             raise
-        return _Stream(job, reply.chunks(_all(events, len(requests))))
+        return _Stream(job, reply.chunks(_pieces(events, len(requests))))
 
-    def _post(self, loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Event]", event: Event) -> None:
-        """Hand an event over from the engine's thread; the loop is woken once for all that wait."""
-        self._letters.append((events, event))
+    def _letters_of(self, loop: asyncio.AbstractEventLoop) -> "_Letters":
+        """Return the events of a loop: batches have one of their own."""
+        return self._letters.setdefault(loop, _Letters(loop))
+
+
+class _Letters:
+    """Events on their way from the engine's thread to a loop, which is woken once for all that wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._is_woken = False
+
+    def post(self, events: "asyncio.Queue[Event]", event: Event) -> None:
+        self._waiting.append((events, event))
         if not self._is_woken:
             self._is_woken = True
             with suppress(RuntimeError):  # the loop is closed: the server ends
-                loop.call_soon_threadsafe(self._deliver)
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._is_woken = False
-        while self._letters:
-            events, event = self._letters.popleft()
+        while self._waiting:
+            events, event = self._waiting.popleft()
             events.put_nowait(event)
 
 
@@ -213,15 +225,15 @@ def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tupl
     return tuple(replace(request, sampling=sampling) for sampling in drawn)
 
 
-async def _all(
-    events: "asyncio.Queue[Event]", num_choices: int, gone: "asyncio.Future[None] | None" = None
-) -> AsyncIterator[Delta | Ended]:
+async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[list[Delta | Ended]]:
     num_ended = 0
     while num_ended < num_choices:
-        found = await _next(events, gone)
-        if isinstance(found, Delta | Ended):
-            num_ended += isinstance(found, Ended)
-            yield found
+        waiting = [await _next(events)]
+        while not events.empty():  # what came while the loop was busy goes out as one piece
+            waiting.append(await _next(events))
+        told = [each for each in waiting if isinstance(each, Delta | Ended)]
+        num_ended += sum(isinstance(each, Ended) for each in told)
+        yield told
 
 
 async def _next(

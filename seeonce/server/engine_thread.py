@@ -106,8 +106,10 @@ class EngineThread:
         """Take a job.
 
         Raises:
-            ApiError: too many are waiting.
+            ApiError: it asks for too many, or too many are waiting.
         """
+        if len(job.requests) > self._max_open:
+            raise refused(f"{len(job.requests)} answers at once; at most {self._max_open} are waited for.")
         with self._changed:
             if self._ending or self._num_open + len(job.requests) > self._max_open:
                 raise ApiError(

@@ -22,6 +22,7 @@ class Reply:
     is_chat: bool
     wants_usage: bool = False
     num_choices: int = 1
+    num_prompts: int = 1
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -32,29 +33,30 @@ class Reply:
         """Return the object of a request that does not stream."""
         kind = "chat.completion" if self.is_chat else "text_completion"
         choices = [self._choice(each) for each in sorted(ended, key=lambda each: each.index)]
-        return self._object(kind, choices) | {"usage": usage(ended)}
+        return self._object(kind, choices) | {"usage": usage(ended, self.num_prompts)}
 
-    async def chunks(self, events: AsyncIterator[Delta | Ended]) -> AsyncIterator[bytes]:
+    async def chunks(self, pieces: AsyncIterator[Sequence[Delta | Ended]]) -> AsyncIterator[bytes]:
         """Return the events of a stream, its end or its error included."""
         if self.is_chat:
-            for index in range(self.num_choices):
-                yield event(self.beginning(index))
+            yield b"".join(event(self.beginning(index)) for index in range(self.num_choices))
         ended: list[Ended] = []
         try:
-            async for each in events:
-                if isinstance(each, Delta):
-                    yield event(self.more(each))
-                    continue
-                ended.append(each)
-                if each.rest.content or each.rest.reasoning or each.rest.logprobs:
-                    yield event(self.more(each.rest))
-                yield event(self.ending(each))
+            async for piece in pieces:
+                ended += [each for each in piece if isinstance(each, Ended)]
+                yield b"".join(map(self._events_of, piece))
         except ApiError as error:  # the status has been sent
             yield event(error.body)
             return
         if self.wants_usage:
             yield event(self.total(ended))
         yield event("[DONE]")
+
+    def _events_of(self, told: Delta | Ended) -> bytes:
+        if isinstance(told, Delta):
+            return event(self.more(told))
+        rest = told.rest
+        more = event(self.more(rest)) if rest.content or rest.reasoning or rest.logprobs else b""
+        return more + event(self.ending(told))
 
     def beginning(self, index: int) -> Json:
         """Return the first chunk of a choice, which names the role."""
@@ -84,7 +86,7 @@ class Reply:
     def total(self, ended: Sequence[Ended]) -> Json:
         """Return the chunk that has the usage of the whole stream, and no choice."""
         kind = "chat.completion.chunk" if self.is_chat else "text_completion"
-        return self._object(kind, []) | {"usage": usage(ended)}
+        return self._object(kind, []) | {"usage": usage(ended, self.num_prompts)}
 
     def _choice(self, ended: Ended) -> Json:
         answer = ended.answer
@@ -118,15 +120,19 @@ class Reply:
         }  # fmt: skip
 
 
-def usage(ended: Sequence[Ended]) -> Json:
-    """Return what a request cost; its prompt counts once, however many answers it has."""
-    prompt = max(each.answer.usage.prompt_tokens for each in ended)
+def usage(ended: Sequence[Ended], num_prompts: int = 1) -> Json:
+    """Return what a request cost; a prompt counts once, however many answers it has."""
+    answers = sorted(ended, key=lambda each: each.index)
+    num_each = len(answers) // num_prompts
+    prompts = [answers[start : start + num_each] for start in range(0, len(answers), num_each)]
+    prompt = sum(max(each.answer.usage.prompt_tokens for each in same) for same in prompts)
     completion = sum(each.answer.usage.completion_tokens for each in ended)
+    cached = sum(min(each.cached_tokens for each in same) for same in prompts)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": min(each.cached_tokens for each in ended)},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 

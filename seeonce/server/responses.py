@@ -221,22 +221,23 @@ class ResponseReply:
         """Return the object of a request that does not stream."""
         return self._ended(ended[0])
 
-    async def chunks(self, events: AsyncIterator[Delta | Ended]) -> AsyncIterator[bytes]:
+    async def chunks(self, pieces: AsyncIterator[Sequence[Delta | Ended]]) -> AsyncIterator[bytes]:
         """Return the events of a stream, its end or its error included."""
         for name in ("response.created", "response.in_progress"):
             yield self._event(name, response=self._object("in_progress"))
         try:
-            async for each in events:
-                for chunk in self._grown(each if isinstance(each, Delta) else each.rest):
-                    yield chunk
-                if isinstance(each, Ended):
-                    for chunk in self._finished(each):
-                        yield chunk
+            async for piece in pieces:
+                yield b"".join(chunk for each in piece for chunk in self._events_of(each))
         except ApiError as error:  # the status has been sent
             found = of_response(error)
             failure = {"code": found.code or "server_error", "message": found.message}
             yield self._event("response.failed", response=self._object("failed") | {"error": failure})
         yield event("[DONE]")
+
+    def _events_of(self, told: Delta | Ended) -> Iterator[bytes]:
+        yield from self._grown(told if isinstance(told, Delta) else told.rest)
+        if isinstance(told, Ended):
+            yield from self._finished(told)
 
     def _grown(self, delta: Delta) -> Iterator[bytes]:
         """Return the events of what came to the reasoning and to the message."""
