@@ -26,7 +26,7 @@ from infer.model import LanguageModel, PromptInputs
 from infer.prefill import Prefill
 from infer.prefix_cache import PrefixCache
 from infer.prefix_trial import copies_are_faster
-from infer.prefixes import Keys, SharedPrefix
+from infer.prefixes import Keys, PrefixPool, SharedPrefix
 from infer.request import Answer, Request, Usage, failed, split_reasoning
 from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
 from infer.scheduler import READ_AHEAD, Schedule
@@ -143,6 +143,7 @@ class Engine:
         hooks_of: HooksOf | None = None,
         stop_ids: frozenset[int] | None = None,
         report: Callable[[EngineStats], None] | None = None,
+        prefixes: PrefixPool | None = None,
     ) -> Iterator[tuple[Request, Answer]]:
         """Answer ``requests``, yielding each as it finishes; which order that is depends on their lengths.
 
@@ -151,14 +152,14 @@ class Engine:
         says that nothing more has come yet, and the rows that decode need not wait for it. ``report`` is told
         once, at the end, what was done, also when the caller ends the run early. ``hooks_of`` is for those
         who watch or force tokens, by default ``hooks``; ``stop_ids`` end an answer, by default the
-        tokenizer's.
+        tokenizer's. ``prefixes`` are kept from call to call.
         """
         # Others may compute features, which only the thread of the model may do.
         reads_only = isinstance(source, StoredFeatures)
         ahead = ReadAhead(source, limits.prefill_batch_size + READ_AHEAD) if reads_only else None
         stop = self.tokenizer.stop_ids if stop_ids is None else stop_ids
         on_disk = self.prefix_cache if limits.share_prefixes else None
-        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks, on_disk)
+        loop = _Loop(self, ahead or source, stop, limits, hooks_of or self.hooks, on_disk, prefixes)
         try:
             with self.model.wired(), ahead or nullcontext(), on_disk or nullcontext():
                 yield from loop.run(iter(requests))
@@ -235,11 +236,12 @@ class _Loop:
         limits: BatchLimits,
         hooks_of: HooksOf,
         on_disk: PrefixCache | None,
+        prefixes: PrefixPool | None,
     ) -> None:
         self.stats = EngineStats()
         model = engine.model
         self._engine, self._model, self._source = engine, model, source
-        self._limits, self._hooks_of, self._on_disk = limits, hooks_of, on_disk
+        self._limits, self._hooks_of, self._on_disk, self._prefixes = limits, hooks_of, on_disk, prefixes
         self._memory = engine.memory(limits)
         self._decoding, self._stop_ids = DecodeBatch(model.model), stop_ids
         self._running: dict[int, Sequence] = {}
@@ -249,7 +251,9 @@ class _Loop:
         self._num_uids = 0
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[tuple[Request, Answer]]:
-        schedule = Schedule(self._arriving(requests), self._limits, self._memory, self._on_disk)
+        schedule = Schedule(
+            self._arriving(requests), self._limits, self._memory, self._on_disk, self._prefixes
+        )
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
             with self._model.stream():

@@ -120,12 +120,18 @@ def prefix_name(keys: Keys, prompt: PromptTokens, computed_by: tuple[str, ...]) 
 
 
 class PrefixPool:
-    """Prefixes that are kept, at most ``max_bytes``. To make room the newest goes: its turn is last."""
+    """Prefixes that are kept, at most ``max_bytes``. To make room the newest goes: its turn is last.
 
-    def __init__(self, max_bytes: int) -> None:
+    A ``lasting`` pool also keeps what nobody waits for, as long as there is room: the next question about
+    the same frames may come any time. Of that the least recently wanted goes first, before all others.
+    """
+
+    def __init__(self, max_bytes: int, *, lasting: bool = False) -> None:
         """Begin with nothing kept."""
+        self.lasting = lasting
         self._max_bytes = max_bytes
         self._kept: dict[Keys, SharedPrefix] = {}
+        self._wanted: set[Keys] = set()
 
     @property
     def num_bytes(self) -> int:
@@ -155,6 +161,7 @@ class PrefixPool:
     def put(self, keys: Keys, prefix: SharedPrefix) -> None:
         """Keep a prefix if there is room for it."""
         self._kept.pop(keys, None)
+        self.make_room(self._max_bytes - prefix.num_bytes)
         if self.num_bytes + prefix.num_bytes <= self._max_bytes:
             self._kept[keys] = prefix
 
@@ -164,6 +171,18 @@ class PrefixPool:
             self._kept.popitem()
 
     def keep_only(self, wanted: Sequence[Keys]) -> None:
-        """Drop what no waiting request asks for."""
-        for keys in self._kept.keys() - set(wanted):
-            del self._kept[keys]
+        """Drop what no waiting request asks for; a lasting pool drops it when room is needed."""
+        self._wanted = set(wanted)
+        if not self.lasting:
+            self.make_room(-1)
+        for keys in [keys for keys in self._kept if keys in self._wanted]:
+            self._kept[keys] = self._kept.pop(keys)
+
+    def make_room(self, max_bytes: int, read: Iterable[SharedPrefix] = ()) -> None:
+        """Drop what no waiting request asks for, and no row reads, until at most so much is held."""
+        read = set(read)
+        for keys in [keys for keys in self._kept if keys not in self._wanted]:
+            if self.bytes_with(read) <= max_bytes:
+                return
+            if self._kept[keys] not in read:
+                del self._kept[keys]

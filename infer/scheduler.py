@@ -8,7 +8,7 @@ be padded to its length.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from statistics import median
 
 from cache.manifest import FrameEntry
@@ -84,11 +84,12 @@ class Schedule:
         limits: BatchLimits,
         memory: KVMemory,
         on_disk: PrefixCache | None = None,
+        prefixes: PrefixPool | None = None,
     ) -> None:
         """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
 
         ``None`` among them says that nothing more has come yet. Those that have a prefix ``on_disk`` start
-        from it.
+        from it; ``prefixes`` may hold some of before.
         """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._on_disk = on_disk
@@ -98,7 +99,7 @@ class Schedule:
         self.num_images_read = 0
         self.in_flight = InFlightLimit(limits.max_num_seqs)
         self._reads_in_place = not limits.copy_prefixes
-        self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
+        self.prefixes = prefixes or PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
     def upcoming(self) -> list[Sequence]:
@@ -166,14 +167,12 @@ class Schedule:
         for sequence in self._waiting:
             first_of.setdefault(sequence.keys, sequence)
         most = self._limits.prefill_batch_size + READ_AHEAD
-        held = self.prefixes.bytes_with(now.prefixes) + self._memory.batch_bytes(now, [])
-        lacking, room = list[Sequence](), self._memory.max_bytes - held
-        for sequence in [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None]:
-            if sequence.begins is not None:
-                room -= self._memory.prefix_bytes(sequence.begins.num_tokens)
-            if room < 0:
-                break
-            lacking.append(sequence)
+        room = self._memory.max_bytes - self._memory.batch_bytes(now, [])
+        next_ = [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None and on_disk.has(s)]
+        sizes = [self._memory.prefix_bytes(s.begins.num_tokens) for s in next_ if s.begins]
+        self.prefixes.make_room(room - sum(sizes), now.prefixes)
+        room -= self.prefixes.bytes_with(now.prefixes)
+        lacking = [s for s, total in zip(next_, accumulate(sizes), strict=True) if total <= room]
         on_disk.expect(lacking)
         is_first = not now.num_rows and bool(lacking) and lacking[0] is self._waiting[0]
         for sequence in lacking:
@@ -254,6 +253,9 @@ class Schedule:
             for other in others
             if (count := num_common(leader.prompt, other.prompt))
         ]
+        if not common and self.prefixes.lasting and leader.prompt.images:
+            last = leader.prompt.images[-1]
+            return 0, last.start + last.num_tokens
         if not self._memory.row_bytes:
             return len(common), max((count for count, _ in common), default=0)
         return most_saved(leader.prompt, [min(count, most) for count, most in common])
@@ -265,7 +267,9 @@ class Schedule:
             needed += self._memory.prefix_bytes(each.num_kept)
             if each.num_kept:  # what is read in place is held twice, until it is copied out of the prefill
                 needed += each.num_in_place * self._memory.token_bytes
-        return needed + self.prefixes.bytes_with(batch.now.prefixes) <= self._memory.max_bytes
+        reading = [*batch.now.prefixes, *(each.prefix for each in sequences if each.prefix)]
+        self.prefixes.make_room(self._memory.max_bytes - needed, reading)
+        return needed + self.prefixes.bytes_with(reading) <= self._memory.max_bytes
 
     def _make_room(self, sequence: Sequence) -> None:
         """Drop kept prefixes until a sequence fits that is alone."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.base.errors import StoreError
+from cache.base.listener import Listener
 from cache.base.text import printable
 from cache.key import EncoderId, EncoderSpec
 from cache.layout import now

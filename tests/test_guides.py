@@ -1,13 +1,18 @@
 """Every guide's commands work as printed, one after the other, on a recording that anyone can make."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import Run
 from escribano_samples import sample
+
+from cache.base.home import Home
+from infer.canary import Verdict, combination, remember
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -55,10 +60,32 @@ def test_the_commands_of_a_guide_work(
     monkeypatch.setenv("SEEONCE_MODEL", "demo")
     monkeypatch.chdir(tmp_path)
     page = guide.read_text(encoding="utf-8")
-    for program, *words in _typed("\n".join(_commands(page)), tmp_path, monkeypatch):
-        ended = run(program, *words)
-        assert ended.code == 0, ended.out + ended.err
+    script = "\n".join(_commands(page))
+    if " &\n" in script:
+        _run_as_processes(script, user, tmp_path)
+    else:
+        for program, *words in _typed(script, tmp_path, monkeypatch):
+            ended = run(program, *words)
+            assert ended.code == 0, ended.out + ended.err
     exec("\n".join(PYTHON.findall(page)), {})
+
+
+def _run_as_processes(script: str, user: Path, place: Path) -> None:
+    """Let a shell run a script with the commands themselves; what it left running ends with it."""
+    home = Home(user / ".seeonce")
+    home.prepare()
+    remember(home, combination(), Verdict.batched)  # test_canary runs the trial
+    program = place / "bin" / "seeonce"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom seeonce.__main__ import main\nmain()\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e", "-c", f"trap 'jobs -p | xargs -r kill' EXIT\n{script}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": f"{place}/bin:/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_a_shell_makes_of_a_line_is_what_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +98,7 @@ def test_what_a_shell_makes_of_a_line_is_what_is_run(tmp_path: Path, monkeypatch
 
 def test_there_is_a_guide_for_each_task_and_each_shows_something_to_run() -> None:
     names = [guide.stem for guide in GUIDES]
-    assert names == ["bucket", "compare-prompts", "describe", "escribano", "gpu", "python", "store"]
+    assert names == ["bucket", "compare-prompts", "describe", "escribano", "gpu", "python", "serve", "store"]
     for guide in GUIDES:
         page = guide.read_text(encoding="utf-8")
         assert _commands(page) or PYTHON.findall(page) or "Not run by a test" in page

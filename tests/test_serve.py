@@ -12,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import uvicorn
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise
 from PIL import Image
 from served import Served, data_url, image, prepared, served, text
+from uvicorn.server import ServerState
 
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
@@ -302,9 +305,12 @@ def test_a_client_that_goes_away_frees_its_row(api: Served) -> None:
 
 
 def test_more_than_may_wait_are_told_to_come_later(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.server.engine, "_max_open", 1)
-    found = api.ask("Hello", n=2)
+    with monkeypatch.context() as changed:
+        changed.setattr(api.server.engine, "_num_open", 63)
+        found = api.ask("Hello", n=2)
     assert (found.status_code, found.headers["retry-after"]) == (503, "5")
+    monkeypatch.setattr(api.server.engine, "_max_open", 1)  # no wait helps
+    assert api.ask("Hello", n=2).status_code == 400
 
 
 def test_a_request_that_raises_takes_no_other_along(
@@ -336,6 +342,11 @@ def test_a_text_goes_on_without_a_template(api: Served) -> None:
     assert [choice["index"] for choice in found["choices"]] == [0, 1, 2, 3]
     assert found["choices"][0]["text"] == found["choices"][1]["text"]
     assert found["usage"]["completion_tokens"] == 12
+    alone = [
+        api.client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 1}).json()["usage"]
+        for prompt in ("One", "Two")
+    ]
+    assert found["usage"]["prompt_tokens"] == sum(each["prompt_tokens"] for each in alone)
 
 
 def test_who_may_not_ask_is_refused(encoded: Encoded, places: tuple[Path, Path], api: Served) -> None:
@@ -420,6 +431,26 @@ def test_clients_that_stall_are_cut_off(api: Served, monkeypatch: pytest.MonkeyP
             assert client.recv(12).startswith(wanted)
             while client.recv(4096):
                 pass
+
+
+def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LONGEST_STALL_S", 0.01)
+
+    async def is_cut_off(*, reads_on: bool) -> bool:
+        config = uvicorn.Config(_answered, log_config=None)
+        config.load()
+        loop, transport = asyncio.get_running_loop(), Mock(**{"get_extra_info.return_value": None})
+        connection = connections.BoundedConnection(config, ServerState(), {}, loop)
+        connection.connection_made(transport)
+        connection.pause_writing()
+        if reads_on:
+            connection.resume_writing()
+        await asyncio.sleep(0.05)
+        connection.connection_lost(OSError())
+        return bool(transport.abort.called)
+
+    assert asyncio.run(is_cut_off(reads_on=False))
+    assert not asyncio.run(is_cut_off(reads_on=True))
 
 
 def test_a_model_is_unloaded_when_nobody_asks_and_loaded_again(

@@ -29,6 +29,7 @@ EIGHT = [text for number in range(2) for texts in QUESTIONS.values() for text in
 ]
 SCHEMA = {"type": "object", "properties": {"apps": {"type": "string", "maxLength": 20}}, "required": ["apps"]}
 NUM_CLIENTS = 16
+CLIENTS = Path(__file__).parent / "serve_clients.py"
 
 
 class Asked:
@@ -61,7 +62,7 @@ class Asked:
 
 def _clients(api: Served, asks: list[dict[str, Any]]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "serve_clients.py"), f"http://127.0.0.1:{api.port}", str(NUM_CLIENTS)],
+        [sys.executable, str(CLIENTS), f"http://127.0.0.1:{api.port}", str(NUM_CLIENTS)],
         input=json.dumps(asks), capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ from seeonce.commands.help import Command
 from seeonce.commands.recordings import recordings_command
 from seeonce.commands.report import report_command
 from seeonce.commands.run import run_command
+from seeonce.commands.run_batch import run_batch_command
 from seeonce.commands.runs import runs_command
 from seeonce.commands.score import score_command
 from seeonce.commands.serve import serve_command
@@ -50,6 +51,7 @@ app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("score")(score_command)
 app.command("serve")(serve_command)
+app.command("run-batch")(run_batch_command)
 app.command("bench")(bench_command)
 app.command("bridge")(bridge_command)
 app.command("doctor")(doctor_command)

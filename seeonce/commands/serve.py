@@ -10,8 +10,9 @@ import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from cache.base.text import parse_size, user_path
+from cache.base.text import parse_size
 from infer.limits import BatchLimits
+from seeonce.commands.run_batch import allowed_folder
 
 _MOST_PORTS = 65535
 
@@ -73,7 +74,7 @@ def serve_command(
         max_num_seqs,
         kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
     )
-    folders = tuple(map(_folder, allow_files or ()))
+    folders = tuple(map(allowed_folder, allow_files or ()))
     from seeonce.server.app import ServeOptions, serve
     from seeonce.server.guard import Access
     from seeonce.server.pictures import Allowed
@@ -95,10 +96,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _folder(path: Path) -> Path:
-    folder = user_path(path)
-    if not folder.is_dir():
-        raise InputError(f"--allow-files {path}: no such folder.")
-    return folder.resolve()

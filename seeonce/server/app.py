@@ -3,8 +3,8 @@
 import asyncio
 import html
 import signal
+import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
+from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.backend import installed_version
+from checkpoint.identity import model_id
 from infer.limits import BatchLimits
+from seeonce.runs.plan import computed_by
 from seeonce.server.asked import ChatAsked, Model, TextAsked, read_request
+from seeonce.server.batch_paths import batch_paths
+from seeonce.server.batches import Batches, Files
 from seeonce.server.completions import Completions, Gone
 from seeonce.server.connections import BoundedConnection
 from seeonce.server.engine_thread import EngineThread
@@ -34,8 +39,10 @@ from seeonce.server.guard import Access, Guard, read_body
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import Models
 from seeonce.server.pictures import Allowed, Pictures
+from seeonce.server.responses import ResponseAsked
 
 _GRACE_S = 30
+_SWITCH_S = 0.0005
 _SMALL_BYTES = 64 << 10
 
 
@@ -69,23 +76,45 @@ class Server:
             home, features, options.limits, self.metrics, options.max_open, options.idle_unload_s, say
         )
         self.completions = Completions(self.models, self.pictures, self.engine)
-        self.app = _guarded(_paths(self), options.access, self.metrics)
+        self.files = Files(home)
+        self.batches = Batches(home, self.files, self.answerer, 2 * options.limits.max_num_seqs)
+        self.paths = _paths(self)
+        self.app = _guarded(self.paths, options.access, self.metrics)
+        self._home = home
 
-    def start(self) -> None:
-        """Load the default model.
+    async def answerer(self, name: str | None) -> str:
+        """Name all that the answers of a model depend on, "" when there is no such model."""
+        try:
+            model = await self.completions.model(name)
+        except (ApiError, SeeonceError):
+            return ""
+
+        def identity() -> str:
+            with PixelIndex(self._home) as index:
+                return f"{model_id(model.folder, index)}, {computed_by()}"
+
+        return await asyncio.to_thread(identity)
+
+    def start(self, *, batches: bool = True) -> None:
+        """Load the default model, and go on with the ``batches`` that the last server left.
 
         Raises:
             CheckpointError: it does not load.
         """
+        # The engine waits for the interpreter's lock after each step, by default up to 5 ms.
+        sys.setswitchinterval(_SWITCH_S)
         self.engine.start()
         try:
             self.engine.call(lambda: self.engine.preload(self.models.open(self.models.default))).result()
+            if batches:
+                self.batches.start(self.paths)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """End what runs."""
+        self.batches.stop()
         self.engine.stop()
         self.pictures.close()
 
@@ -96,6 +125,7 @@ def serve(home: Home, options: ServeOptions, host: str, port: int, say: Callable
     Raises:
         SeeonceError: the store or the model cannot be used.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = Server(home, options, say)
     server.start()
     try:
@@ -111,21 +141,12 @@ def serve(home: Home, options: ServeOptions, host: str, port: int, say: Callable
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
         )
-        with _quiet_sigterm():
-            say(f"Serving {server.models.default} at http://{host}:{port}/v1; Ctrl-C ends it.")
-            uvicorn.Server(config).run()
+        say(f"Serving {server.models.default} at http://{host}:{port}/v1; Ctrl-C ends it.")
+        # uvicorn takes the signal, and raises it again once it has ended: then there is more to end.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        uvicorn.Server(config).run()
     finally:
         server.stop()
-
-
-@contextmanager
-def _quiet_sigterm() -> Any:
-    """uvicorn raises the signal again once it has ended: then there is still something to put in order."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _paths(server: Server) -> FastAPI:
@@ -137,6 +158,8 @@ def _paths(server: Server) -> FastAPI:
     app.add_exception_handler(SeeonceError, _our_error)  # type: ignore[arg-type]
     app.add_exception_handler(Gone, _gone)
     app.add_exception_handler(StarletteHTTPException, _http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _bug)
+    app.include_router(batch_paths(server.files, server.batches))
 
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatAsked), response_model=None)
     async def chat_completions(request: Request) -> Response:
@@ -151,6 +174,13 @@ def _paths(server: Server) -> FastAPI:
         body = await read_body(request)
         asked = await _read(TextAsked, body)
         return await server.completions.text(asked, request)
+
+    @app.post("/v1/responses", openapi_extra=_body_of(ResponseAsked), response_model=None)
+    async def responses(request: Request) -> Response:
+        """Answer a conversation as a response, which is not kept."""
+        body = await read_body(request)
+        asked = await _read(ResponseAsked, body)
+        return await server.completions.response(asked, request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -193,7 +223,10 @@ def _guarded(app: FastAPI, access: Access, metrics: Metrics) -> ASGIApp:
     inner: ASGIApp = app
     if access.origins:
         inner = CORSMiddleware(
-            app, allow_origins=sorted(access.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+            app,
+            allow_origins=sorted(access.origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
         )
     return _Counted(Guard(inner, access), app, metrics)
 
@@ -241,6 +274,10 @@ async def _our_error(request: Request, error: SeeonceError) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     return await _error(request, ApiError(error.status_code, str(error.detail), headers=headers))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return await _error(request, ApiError(500, f"The request failed ({type(error).__name__})."))
 
 
 async def _gone(*_: object) -> Response:

@@ -1,8 +1,8 @@
 """What clients may ask: the API's requests, checked; what is not done here is refused by its name."""
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -46,21 +46,24 @@ _IN_MESSAGES: Mapping[str, tuple[Any, ...]] = {
     "refusal": (),
 }
 
-Model = TypeVar("Model", bound=BaseModel)
 
+class Strict(BaseModel):
+    """What is sent; fields of ``nothing`` are taken with these values alone, ``remarks`` are left unread."""
 
-class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    remarks: ClassVar[Sequence[str]] = ()
 
-class Extension(_Strict):
+
+class Extension(Strict):
     """What is ours alone: ``store`` keeps features of new pictures, ``max_pixels`` lowers their sizes."""
 
     store: bool | None = None
     max_pixels: Annotated[int, Field(ge=1)] | None = None
 
 
-class ImageUrl(_Strict):
+class ImageUrl(Strict):
     """A picture: a data: URL, seeonce:RECORDING/FRAME, and file: or http(s): where the server allows it."""
 
     url: str
@@ -68,14 +71,14 @@ class ImageUrl(_Strict):
     max_pixels: Annotated[int, Field(ge=1)] | None = None
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A text among pictures."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePart(_Strict):
+class ImagePart(Strict):
     """A picture at its place in the text."""
 
     type: Literal["image_url"]
@@ -85,7 +88,7 @@ class ImagePart(_Strict):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class Message(_Strict):
+class Message(Strict):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -94,14 +97,14 @@ class Message(_Strict):
     reasoning_content: str | None = None
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What else a stream says."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class JsonSchema(_Strict):
+class JsonSchema(Strict):
     """A schema that an answer is held to."""
 
     name: str | None = None
@@ -110,35 +113,43 @@ class JsonSchema(_Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """The form of an answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class TemplateOptions(_Strict):
+class TemplateOptions(Strict):
     """What the chat template is told."""
 
     enable_thinking: bool | None = None
 
 
-class Drawing(_Strict):
-    """How an answer is drawn, and when it ends: what both kinds of completion share."""
+class Asked(Strict):
+    """What every request for an answer has."""
+
+    nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = _NOTHING
+    remarks: ClassVar[Sequence[str]] = _REMARKS
 
     model: str | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    seeonce: Extension | None = None
+
+
+class Drawing(Asked):
+    """How an answer is drawn, and when it ends: what both kinds of completion share."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
     n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    seeonce: Extension | None = None
 
     def samplings(self, logprobs: int | None, schema: str | None = None) -> tuple[Sampling, ...]:
         """Return how each choice is drawn; those after the first have seeds of their own.
@@ -236,6 +247,9 @@ class TextAsked(Drawing):
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 
+Model = TypeVar("Model", bound=Strict)
+
+
 def read_request(kind: type[Model], body: bytes) -> Model:
     """Read a request.
 
@@ -248,14 +262,14 @@ def read_request(kind: type[Model], body: bytes) -> Model:
         raise refused(f"The body is no JSON: {error}.") from error
     if not isinstance(found, dict):
         raise refused("The body is no JSON object.")
-    _drop_nothings(found, _NOTHING, "")
+    _drop_nothings(found, kind.nothing, "")
     messages = found.get("messages")
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, dict):
             if message.get("role") in ("tool", "function"):
                 raise refused(f"messages.{number}.role: tools are not supported here.", "messages")
             _drop_nothings(message, _IN_MESSAGES, f"messages.{number}.")
-    for name in _REMARKS:
+    for name in kind.remarks:
         found.pop(name, None)
     try:
         return kind.model_validate(found)
@@ -275,7 +289,11 @@ def _drop_nothings(found: dict[str, Any], nothing: Mapping[str, tuple[Any, ...]]
 def _invalid(error: ValidationError) -> ApiError:
     """Say what is wrong with the field that was read furthest."""
     found = max(error.errors(include_url=False, include_input=False), key=lambda one: len(one["loc"]))
-    fields = [str(name) for name in found["loc"] if isinstance(name, int) or str(name).isidentifier()]
+    fields = [
+        str(name)
+        for name in found["loc"]
+        if isinstance(name, int) or (str(name).isidentifier() and name != "str")
+    ]
     where = ".".join(fields)
     what = "is not known here: leave it out" if found["type"] == "extra_forbidden" else found["msg"]
     return refused(f"{where}: {what}"[:1000], fields[0] if fields else None)

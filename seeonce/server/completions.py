@@ -2,8 +2,11 @@
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -18,7 +21,8 @@ from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Accepted, Delta, Ended, Event, Job, NewPicture
 from seeonce.server.models import Models, ServedModel
 from seeonce.server.pictures import Pictures
-from seeonce.server.replies import Reply, event
+from seeonce.server.replies import Reply
+from seeonce.server.responses import ResponseAsked, ResponseReply, of_response
 
 
 class Gone(Exception):  # noqa: N818 - nothing is wrong
@@ -31,9 +35,26 @@ class Completions:
     def __init__(self, models: Models, pictures: Pictures, engine: EngineThread) -> None:
         """Answer with ``engine``."""
         self._models, self._pictures, self._engine = models, pictures, engine
+        self._letters: dict[asyncio.AbstractEventLoop, _Letters] = {}
 
     async def chat(self, asked: ChatAsked, http: HttpRequest) -> Response:
         """Reply to a chat. Raises ``ApiError``."""
+        model, requests, new = await self._chat_requests(asked)
+        reply = Reply(model.name, is_chat=True, wants_usage=asked.wants_usage, num_choices=len(requests))
+        return await self._reply(asked, model, requests, new, http, reply)
+
+    async def response(self, asked: ResponseAsked, http: HttpRequest) -> Response:
+        """Reply to a request for a response. Raises ``ApiError``."""
+        try:
+            chat = asked.as_chat()
+            model, requests, new = await self._chat_requests(chat, asked.instructions)
+            return await self._reply(chat, model, requests, new, http, ResponseReply(asked, model.name))
+        except ApiError as error:
+            raise of_response(error) from error
+
+    async def _chat_requests(
+        self, asked: ChatAsked, instructions: str | None = None
+    ) -> tuple[ServedModel, tuple[Request, ...], tuple[NewPicture, ...]]:
         drawn = asked.drawn()
         model = await self.model(asked.model)
         if asked.thinking and not has_thinking_switch(model.folder.path):
@@ -41,8 +62,10 @@ class Completions:
                 f"chat_template_kwargs: {model.name} has no switch for thinking.", "chat_template_kwargs"
             )
         request, new = await self._conversation(asked, model)
-        requests = _each(request, drawn, asked)
-        return await self._reply(asked, model, requests, new, http, is_chat=True)
+        if instructions:
+            system = "\n\n".join(filter(None, (instructions, request.system)))
+            request = replace(request, system=system)
+        return model, _each(request, drawn, asked), new
 
     async def text(self, asked: TextAsked, http: HttpRequest) -> Response:
         """Reply to a text that is to go on. Raises ``ApiError``."""
@@ -54,7 +77,8 @@ class Completions:
         requests = [
             one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), drawn, asked)
         ]
-        return await self._reply(asked, model, tuple(requests), (), http, is_chat=False)
+        reply = Reply(model.name, is_chat=False, wants_usage=asked.wants_usage, num_prompts=len(prompts))
+        return await self._reply(asked, model, tuple(requests), (), http, reply)
 
     async def model(self, name: str | None) -> ServedModel:
         """Return the model of that name. Raises ``ApiError``."""
@@ -130,34 +154,54 @@ class Completions:
         requests: tuple[Request, ...],
         new: tuple[NewPicture, ...],
         http: HttpRequest,
-        *,
-        is_chat: bool,
+        reply: Reply | ResponseReply,
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def emit(event: Event) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
+        emit = partial(self._letters_of(asyncio.get_running_loop()).post, events)
         job = Job(model, requests, emit, new, stream=bool(asked.stream))
         self._engine.submit(job)
-        reply = Reply(model.name, is_chat, asked.wants_usage)
         try:
             gone = asyncio.ensure_future(_until_gone(http))
             try:
                 await _next(events, gone)  # accepted, or an error
                 if not asked.stream:
-                    ended = [
-                        each async for each in _all(events, len(requests), gone) if isinstance(each, Ended)
-                    ]
+                    ended: list[Ended] = []
+                    while len(ended) < len(requests):
+                        told = await _next(events, gone)
+                        ended += [told] if isinstance(told, Ended) else []
                     return JSONResponse(reply.whole(ended))
             finally:
                 gone.cancel()
         except BaseException:
             job.cancel()
             raise
-        return _Stream(job, _chunks(reply, events, len(requests)))
+        return _Stream(job, reply.chunks(_pieces(events, len(requests))))
+
+    def _letters_of(self, loop: asyncio.AbstractEventLoop) -> "_Letters":
+        """Return the events of a loop: batches have one of their own."""
+        return self._letters.setdefault(loop, _Letters(loop))
+
+
+class _Letters:
+    """Events on their way from the engine's thread to a loop, which is woken once for all that wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._is_woken = False
+
+    def post(self, events: "asyncio.Queue[Event]", event: Event) -> None:
+        self._waiting.append((events, event))
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed: the server ends
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_woken = False
+        while self._waiting:
+            events, event = self._waiting.popleft()
+            events.put_nowait(event)
 
 
 class _Stream(StreamingResponse):
@@ -181,37 +225,15 @@ def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tupl
     return tuple(replace(request, sampling=sampling) for sampling in drawn)
 
 
-async def _chunks(reply: Reply, events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[bytes]:
-    if reply.is_chat:
-        for index in range(num_choices):
-            yield event(reply.beginning(index))
-    ended: list[Ended] = []
-    try:
-        async for each in _all(events, num_choices):
-            if isinstance(each, Delta):
-                yield event(reply.more(each))
-                continue
-            ended.append(each)
-            if each.rest.content or each.rest.reasoning or each.rest.logprobs:
-                yield event(reply.more(each.rest))
-            yield event(reply.ending(each))
-    except ApiError as error:  # the status has been sent
-        yield event(error.body)
-        return
-    if reply.wants_usage:
-        yield event(reply.total(ended))
-    yield event("[DONE]")
-
-
-async def _all(
-    events: "asyncio.Queue[Event]", num_choices: int, gone: "asyncio.Future[None] | None" = None
-) -> AsyncIterator[Delta | Ended]:
+async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[list[Delta | Ended]]:
     num_ended = 0
     while num_ended < num_choices:
-        found = await _next(events, gone)
-        if isinstance(found, Delta | Ended):
-            num_ended += isinstance(found, Ended)
-            yield found
+        waiting = [await _next(events)]
+        while not events.empty():  # what came while the loop was busy goes out as one piece
+            waiting.append(await _next(events))
+        told = [each for each in waiting if isinstance(each, Delta | Ended)]
+        num_ended += sum(isinstance(each, Ended) for each in told)
+        yield told
 
 
 async def _next(

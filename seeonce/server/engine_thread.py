@@ -21,7 +21,7 @@ from seeonce.server.models import ServedModel
 from seeonce.verifier.canary import sound_limits
 
 if TYPE_CHECKING:
-    from infer.engine import Engine, EngineStats
+    from infer.engine import Engine
     from infer.hooks import RowHooks
     from infer.kv_memory import KVMemory
     from infer.sequence import Sequence
@@ -106,8 +106,10 @@ class EngineThread:
         """Take a job.
 
         Raises:
-            ApiError: too many are waiting.
+            ApiError: it asks for too many, or too many are waiting.
         """
+        if len(job.requests) > self._max_open:
+            raise refused(f"{len(job.requests)} answers at once; at most {self._max_open} are waited for.")
         with self._changed:
             if self._ending or self._num_open + len(job.requests) > self._max_open:
                 raise ApiError(
@@ -151,7 +153,11 @@ class EngineThread:
             return
         try:
             answers = loaded.engine.answer(
-                self._requests(loaded), self._features, loaded.limits, hooks_of=self._hooks, report=self._add
+                self._requests(loaded),
+                self._features,
+                loaded.limits,
+                hooks_of=self._hooks,
+                prefixes=loaded.prefixes,
             )
             for request, answer in answers:
                 self._answered(request, answer)
@@ -366,9 +372,6 @@ class EngineThread:
         self._metrics.in_flight.set(len(self._with_engine))
         self._metrics.queue.set(max(0, self._num_open - len(self._with_engine)))
 
-    def _add(self, stats: "EngineStats") -> None:
-        _log.debug("a turn of the engine ended: %s", stats)
-
 
 def _failed(error: Exception) -> ApiError:
     if isinstance(error, SeeonceError):
@@ -395,7 +398,11 @@ class _Loaded:
 
     def __init__(self, model: ServedModel, engine: "Engine", limits: BatchLimits) -> None:
         self.model, self.engine, self.limits = model, engine, limits
+        from infer.prefixes import PrefixPool
+
         self.memory: KVMemory = engine.memory(limits)
+        most = self.memory.max_bytes // 2 if limits.share_prefixes else 0
+        self.prefixes = PrefixPool(most, lasting=True)
         self._encoder: VisionEncoder | None = None
 
     def encoder(self) -> "VisionEncoder":

@@ -3,11 +3,12 @@
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from infer.request import TokenLogprob
+from seeonce.server.errors import ApiError
 from seeonce.server.jobs import Delta, Ended
 
 Json = dict[str, Any]
@@ -20,6 +21,8 @@ class Reply:
     model: str
     is_chat: bool
     wants_usage: bool = False
+    num_choices: int = 1
+    num_prompts: int = 1
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -30,7 +33,30 @@ class Reply:
         """Return the object of a request that does not stream."""
         kind = "chat.completion" if self.is_chat else "text_completion"
         choices = [self._choice(each) for each in sorted(ended, key=lambda each: each.index)]
-        return self._object(kind, choices) | {"usage": usage(ended)}
+        return self._object(kind, choices) | {"usage": usage(ended, self.num_prompts)}
+
+    async def chunks(self, pieces: AsyncIterator[Sequence[Delta | Ended]]) -> AsyncIterator[bytes]:
+        """Return the events of a stream, its end or its error included."""
+        if self.is_chat:
+            yield b"".join(event(self.beginning(index)) for index in range(self.num_choices))
+        ended: list[Ended] = []
+        try:
+            async for piece in pieces:
+                ended += [each for each in piece if isinstance(each, Ended)]
+                yield b"".join(map(self._events_of, piece))
+        except ApiError as error:  # the status has been sent
+            yield event(error.body)
+            return
+        if self.wants_usage:
+            yield event(self.total(ended))
+        yield event("[DONE]")
+
+    def _events_of(self, told: Delta | Ended) -> bytes:
+        if isinstance(told, Delta):
+            return event(self.more(told))
+        rest = told.rest
+        more = event(self.more(rest)) if rest.content or rest.reasoning or rest.logprobs else b""
+        return more + event(self.ending(told))
 
     def beginning(self, index: int) -> Json:
         """Return the first chunk of a choice, which names the role."""
@@ -60,7 +86,7 @@ class Reply:
     def total(self, ended: Sequence[Ended]) -> Json:
         """Return the chunk that has the usage of the whole stream, and no choice."""
         kind = "chat.completion.chunk" if self.is_chat else "text_completion"
-        return self._object(kind, []) | {"usage": usage(ended)}
+        return self._object(kind, []) | {"usage": usage(ended, self.num_prompts)}
 
     def _choice(self, ended: Ended) -> Json:
         answer = ended.answer
@@ -68,7 +94,7 @@ class Reply:
         common = {"index": ended.index, "finish_reason": reason}
         if not self.is_chat:
             return common | {"text": answer.text, "logprobs": text_logprobs(answer.logprobs)} | extension
-        message: Json = {"role": "assistant", "content": answer.text, "refusal": None}
+        message: Json = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
         return common | {"message": message, "logprobs": chat_logprobs(answer.logprobs)} | extension
@@ -94,15 +120,19 @@ class Reply:
         }  # fmt: skip
 
 
-def usage(ended: Sequence[Ended]) -> Json:
-    """Return what a request cost; its prompt counts once, however many answers it has."""
-    prompt = max(each.answer.usage.prompt_tokens for each in ended)
+def usage(ended: Sequence[Ended], num_prompts: int = 1) -> Json:
+    """Return what a request cost; a prompt counts once, however many answers it has."""
+    answers = sorted(ended, key=lambda each: each.index)
+    num_each = len(answers) // num_prompts
+    prompts = [answers[start : start + num_each] for start in range(0, len(answers), num_each)]
+    prompt = sum(max(each.answer.usage.prompt_tokens for each in same) for same in prompts)
     completion = sum(each.answer.usage.completion_tokens for each in ended)
+    cached = sum(min(each.cached_tokens for each in same) for same in prompts)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": min(each.cached_tokens for each in ended)},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 
@@ -135,10 +165,11 @@ def text_logprobs(found: Sequence[TokenLogprob] | None) -> Json | None:
     }
 
 
-def event(found: Json | str) -> bytes:
+def event(found: Json | str, name: str = "") -> bytes:
     """Return one server-sent event."""
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, allow_nan=False)
-    return f"data: {text}\n\n".encode()
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {text}\n\n".encode()
 
 
 def _token(text: str, logprob: float) -> Json:

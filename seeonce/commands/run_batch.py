@@ -1,0 +1,125 @@
+"""``seeonce run-batch``: options and what is printed of a batch."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
+from cache.base.home import Home
+from cache.base.text import counted, output_path, parse_size, user_path
+from infer.limits import BatchLimits
+from seeonce.runs.lock import lock_file
+
+if TYPE_CHECKING:
+    from seeonce.server.batch_run import Counts
+
+
+def run_batch_command(
+    requests: Annotated[Path, typer.Argument(metavar="IN", help="Requests: a JSON object a line.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Where their answers go, a line each.")],
+    errors: Annotated[
+        Path | None, typer.Option(help="Where errors go; by default beside OUT, as OUT.errors.jsonl.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded last.")
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
+    ] = None,
+    allow_files: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Take file: pictures from here; repeatable.")
+    ] = None,
+    allow_remote_images: Annotated[
+        bool, typer.Option("--allow-remote-images", help="Fetch http(s) pictures from public addresses.")
+    ] = False,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Keep nothing of pictures that are new.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask all again, also what OUT has an answer to.")
+    ] = False,
+) -> None:
+    """Answer a file of requests in OpenAI's batch format.
+
+    Stopped, it goes on with the same command: what OUT has an answer to is not asked again.
+
+    Example: seeonce run-batch requests.jsonl answers.jsonl --model demo
+    """
+    limits = BatchLimits(
+        max_num_seqs,
+        kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+    )
+    files = _files(requests, output, errors)
+    from seeonce.server.app import ServeOptions, Server
+    from seeonce.server.batch_run import BadLineError, Batch, Counts
+    from seeonce.server.pictures import Allowed
+
+    folders = tuple(allowed_folder(path) for path in allow_files or ())
+    options = ServeOptions(model, limits, Allowed(folders, allow_remote_images, not no_store))
+    counts = Counts()
+    batch = Batch(*files, counts)
+    with files[1].open("ab") as held:
+        if not lock_file(held.fileno()):
+            raise InputError(f"{output} is being written by another batch: wait, or give another file.")
+        if fresh:
+            held.truncate(0)
+        server = Server(Home.locate(), options, lambda line: typer.echo(line, err=True))
+        server.start(batches=False)
+        try:
+            asyncio.run(batch.run(server.paths, server.answerer, 2 * max_num_seqs))
+        except KeyboardInterrupt:
+            typer.echo(f"{_done(counts)}; interrupted: the same command goes on.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BadLineError as error:
+            raise InputError(f"{requests}, {error}") from error
+        finally:
+            server.stop()
+    if not counts.failed:
+        files[2].unlink(missing_ok=True)
+    typer.echo(f"{_done(counts)}. Answers: {output}" + (f"; errors: {files[2]}" if counts.failed else ""))
+    if counts.failed:
+        raise typer.Exit(EXIT_PARTLY if counts.completed else EXIT_ERROR)
+
+
+def allowed_folder(path: Path) -> Path:
+    """Return a folder that files may be read under. Raises ``InputError``."""
+    folder = user_path(path)
+    if not folder.is_dir():
+        raise InputError(f"--allow-files {path}: no such folder.")
+    return folder.resolve()
+
+
+def _files(requests: Path, output: Path, errors: Path | None) -> tuple[Path, Path, Path]:
+    source, target = user_path(requests), output_path(output, "OUT")
+    problems = (
+        target.with_name(f"{target.stem}.errors.jsonl") if errors is None else output_path(errors, "--errors")
+    )
+    if not source.is_file():
+        raise InputError(f"{requests}: no such file.")
+    if len({os.path.realpath(path) for path in (source, target, problems)}) < 3:
+        raise InputError("IN, OUT and --errors are one file: give another.")
+    for path in (target, problems):
+        if path.exists() and not _is_of_a_batch(path):
+            raise InputError(f"{path} is there and has no answers of a batch: give another file.")
+    return source, target, problems
+
+
+def _is_of_a_batch(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(64)
+    return not head or head.startswith(b'{"id": "batch_req_')
+
+
+def _done(counts: "Counts") -> str:
+    known = f", {counts.known} of them known" if counts.known else ""
+    return (
+        f"{counted(counts.total, 'request')}: {counted(counts.completed, 'answer')}{known}, "
+        f"{counted(counts.failed, 'error')}"
+    )
