@@ -15,6 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.base.errors import NotEncodedError, StoreError
 from cache.base.files import Durability
@@ -34,7 +35,8 @@ from cache.manifest import (
     matching_recording,
     read_manifest,
 )
-from cache.objects import check_address
+from cache.objects import Stream, check_address
+from cache.reading import Fill
 from cache.stats import StoreLimit
 from cache.store import Store
 
@@ -75,6 +77,18 @@ class Pace:
         time.sleep(max(0.0, begin_s - time.monotonic()))
 
 
+class _Room(threading.local):
+    """Memory for one entry a thread: fresh memory for each would cost more than checking it."""
+
+    bytes = np.empty(0, np.uint8)
+
+    def of(self, num_bytes: int) -> NDArray[np.uint8]:
+        """Return so many bytes."""
+        if self.bytes.nbytes < num_bytes:
+            self.bytes = np.empty(num_bytes, np.uint8)
+        return self.bytes[:num_bytes]
+
+
 def privacy_line(address: str) -> str:
     """Say where pictures go, before the first byte does."""
     return f"Pictures of screens go to {address}: whoever can read it can tell what was on the screen."
@@ -99,7 +113,7 @@ def push(
         InputError: several fit.
         StoreError: the bucket or the disk refuses.
     """
-    report, pace = Transferred(interrupted=True), Pace(bytes_per_s)
+    report, pace, room = Transferred(interrupted=True), Pace(bytes_per_s), _Room()
     refs = _chosen(list_manifests(store.home), recording, f"in the store {store.path}")
     with suppress(KeyboardInterrupt), held_lease(store, "store push"):
         keys = list(dict.fromkeys(key for ref in refs for key in ref.keys))
@@ -108,7 +122,7 @@ def push(
         listener.begin(len(keys) - len(there), "push", "entry")
 
         def send(keys: Sequence[EntryKey]) -> dict[EntryKey, int]:
-            return {key: _send(store, bucket, key, pace, read_data) for key in keys}
+            return {key: _send(store, bucket, key, room, pace, read_data) for key in keys}
 
         gone = _transfer([(key,) for key in keys if key not in there], send, report, listener)
         for ref in refs:
@@ -120,14 +134,14 @@ def push(
     return report
 
 
-def _send(store: Store, bucket: BucketStore, key: EntryKey, pace: Pace, read_data: bool) -> int:
+def _send(store: Store, bucket: BucketStore, key: EntryKey, room: _Room, pace: Pace, read_data: bool) -> int:
     """Put one entry; return its bytes, 0 when it need not go, -1 when it is not here."""
     if read_data and bucket.check(key) is None:
         return 0
     info = store.entry_info(key)
     if info is None:
         return -1
-    chunk = np.empty(info.nbytes + CHECKSUM_BYTES, np.uint8)
+    chunk = room.of(info.nbytes + CHECKSUM_BYTES)
     found = store.read_entry(key, chunk)
     if found is None or found[0].nbytes != info.nbytes:
         return -1
@@ -168,11 +182,15 @@ def pull(
             sizes = dict.fromkeys(keys, -1)
             with store.batch() as batch:
                 for key in keys:
-                    if (found := bucket.read_entry(key, pace=pace)) is not None:
-                        with lock:
-                            limit.take(found[0].nbytes)
-                        batch.copy(*found)
-                        sizes[key] = found[0].nbytes
+                    if (info := bucket.entry_info(key)) is None:
+                        continue
+                    with lock:
+                        limit.take(info.nbytes)
+                    try:
+                        batch.copy_stream(info, _paced(bucket.open_chunk(info), pace))
+                        sizes[key] = info.nbytes
+                    except DamagedError as damage:
+                        _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, damage)
                 batch.commit()
             return sizes
 
@@ -230,6 +248,14 @@ def _is_whole(
             "its manifest does not go over: run seeonce encode again"
         )
     return not lacking
+
+
+def _paced(stream: Stream, pace: Pace) -> Fill:
+    def fill(part: NDArray[np.uint8]) -> None:
+        pace(part.nbytes)
+        stream.fill(part)
+
+    return fill
 
 
 def _keep_if_newer(store: Store, manifest: Manifest) -> None:
