@@ -77,18 +77,6 @@ class Pace:
         time.sleep(max(0.0, begin_s - time.monotonic()))
 
 
-class _Room(threading.local):
-    """Memory for one entry a thread: fresh memory for each would cost more than checking it."""
-
-    bytes = np.empty(0, np.uint8)
-
-    def of(self, num_bytes: int) -> NDArray[np.uint8]:
-        """Return so many bytes."""
-        if self.bytes.nbytes < num_bytes:
-            self.bytes = np.empty(num_bytes, np.uint8)
-        return self.bytes[:num_bytes]
-
-
 def privacy_line(address: str) -> str:
     """Say where pictures go, before the first byte does."""
     return f"Pictures of screens go to {address}: whoever can read it can tell what was on the screen."
@@ -113,7 +101,7 @@ def push(
         InputError: several fit.
         StoreError: the bucket or the disk refuses.
     """
-    report, pace, room = Transferred(interrupted=True), Pace(bytes_per_s), _Room()
+    report, pace = Transferred(interrupted=True), Pace(bytes_per_s)
     refs = _chosen(list_manifests(store.home), recording, f"in the store {store.path}")
     with suppress(KeyboardInterrupt), held_lease(store, "store push"):
         keys = list(dict.fromkeys(key for ref in refs for key in ref.keys))
@@ -122,7 +110,7 @@ def push(
         listener.begin(len(keys) - len(there), "push", "entry")
 
         def send(keys: Sequence[EntryKey]) -> dict[EntryKey, int]:
-            return {key: _send(store, bucket, key, room, pace, read_data) for key in keys}
+            return {key: _send(store, bucket, key, pace, read_data) for key in keys}
 
         gone = _transfer([(key,) for key in keys if key not in there], send, report, listener)
         for ref in refs:
@@ -134,14 +122,14 @@ def push(
     return report
 
 
-def _send(store: Store, bucket: BucketStore, key: EntryKey, room: _Room, pace: Pace, read_data: bool) -> int:
+def _send(store: Store, bucket: BucketStore, key: EntryKey, pace: Pace, read_data: bool) -> int:
     """Put one entry; return its bytes, 0 when it need not go, -1 when it is not here."""
     if read_data and bucket.check(key) is None:
         return 0
     info = store.entry_info(key)
     if info is None:
         return -1
-    chunk = room.of(info.nbytes + CHECKSUM_BYTES)
+    chunk = np.empty(info.nbytes + CHECKSUM_BYTES, np.uint8)  # fresh: obstore may keep it without a copy
     found = store.read_entry(key, chunk)
     if found is None or found[0].nbytes != info.nbytes:
         return -1

@@ -2,7 +2,8 @@
 
     python tests/many_keys.py URL NUM_KEYS
 
-Entries are two objects of a byte, put as they are: the keys count, and not their bytes. Prints seconds and the highest resident memory so far after each step.
+Entries are two objects of a byte, put as they are: the keys count, and not their bytes.
+Prints seconds and the highest resident memory so far after each step.
 """
 
 import resource
