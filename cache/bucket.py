@@ -37,7 +37,14 @@ from cache.key import EncoderSpec, EntryKey, PixelDigest
 from cache.layout import FRAMES, STORE_FILE, TRASH, group_name, new_store_file, store_id_of
 from cache.manifest import Manifest, ManifestHead
 from cache.objects import Objects, Stream
-from cache.reading import SLICE_BYTES, check_blake3, check_length, check_payload, payload_buffer, shaped
+from cache.reading import (
+    SLICE_BYTES,
+    check_blake3,
+    check_length,
+    check_payload,
+    payload_buffer,
+    shaped,
+)
 
 NUM_TRANSFERS = 8
 _MAX_ROUNDS = 8  # each is lost to another writer, a collection or damage of its own
@@ -158,22 +165,16 @@ class BucketStore:
         return None if found is None else found[1]
 
     def read_entry(
-        self,
-        key: EntryKey,
-        buffer: NDArray[np.uint8] | None = None,
-        pace: Callable[[int], None] | None = None,
+        self, key: EntryKey, buffer: NDArray[np.uint8] | None = None
     ) -> tuple[EntryInfo, Features] | None:
-        """Return an entry whole, as ``read`` does; ``pace`` is called with each number of bytes to come."""
+        """Return an entry whole, as ``read`` does."""
         problem = ""
         for _ in range(2):  # a writer may have replaced the one or the other between our two looks
             try:
                 if (info := self._info(key)) is None:
                     return None
                 payload = payload_buffer(info, buffer)
-                stream = self._open_chunk(info)
-                check_payload(
-                    stream.fill if pace is None else _paced(stream, pace), info.nbytes, info.crc32c, payload
-                )
+                check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, payload)
                 return info, Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
             except DamagedError as damage:
                 problem = str(damage)
@@ -194,7 +195,7 @@ class BucketStore:
                 check_length(None if found is None else found["size"], info.nbytes)
                 return None
             hasher = blake3()
-            check_payload(self._open_chunk(info).fill, info.nbytes, info.crc32c, None, hasher)
+            check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, None, hasher)
             check_blake3(hasher, info)
         except DamagedError as damage:
             return str(damage)
@@ -291,7 +292,13 @@ class BucketStore:
         except DamagedError:
             return None
 
-    def _open_chunk(self, info: EntryInfo) -> Stream:
+    def open_chunk(self, info: EntryInfo) -> Stream:
+        """Begin to read the chunk of an entry, whose bytes are not checked yet.
+
+        Raises:
+            DamagedError: it is missing, or of another length.
+            StoreError: the bucket cannot be read.
+        """
         stream = self.objects.stream(chunk_name(info.key))
         if stream is None:
             raise DamagedError(f"{CHUNK_NAME} is missing")
@@ -454,11 +461,3 @@ def _digests(stream: Stream, num_bytes: int) -> tuple[int, bytes]:
     if int.from_bytes(own.tobytes(), "little") != crc32c:
         raise DamagedError("its checksum is of other bytes")
     return crc32c, hasher.digest()
-
-
-def _paced(stream: Stream, pace: Callable[[int], None]) -> Callable[[NDArray[np.uint8]], None]:
-    def fill(part: NDArray[np.uint8]) -> None:
-        pace(part.nbytes)
-        stream.fill(part)
-
-    return fill

@@ -5,7 +5,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from cache.entry import (
 )
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.layout import FRAMES, TMP, group_name, make_group, now
-from cache.reading import SLICE_BYTES, read_info
+from cache.reading import SLICE_BYTES, Fill, read_info
 from cache.trash import tmp_name
 
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
@@ -98,26 +98,65 @@ def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnSte
         StoreError: what was read back is not what was written.
         OSError: the disk refuses; nothing is left.
     """
+    payload = features.array.reshape(-1).view(np.uint8)
+
+    def write(fd: int) -> tuple[int, bytes]:
+        # Hashed in another thread while this one writes: together they take as long as the longer.
+        with ThreadPoolExecutor(1, "seeonce-blake3") as threads:
+            digest = threads.submit(lambda: blake3(payload.data, max_threads=blake3.AUTO).digest())
+            crc32c = _write_chunk(fd, _slices(payload), info)
+        return crc32c, digest.result()
+
+    return _stage(tmp, info, write, on_step)
+
+
+def stage_stream(tmp: Folder, fill: Fill, info: EntryInfo, on_step: OnStep) -> StagedEntry:
+    """Build an entry, as ``stage_entry`` does, of a chunk that comes slice by slice from another store.
+
+    Raises:
+        DamagedError: its bytes are not those that ``info`` tells of.
+        StoreError: what was read back is not what was written.
+        OSError: the disk refuses; nothing is left.
+    """
+
+    def write(fd: int) -> tuple[int, bytes]:
+        hasher, scratch = blake3(), np.empty(min(SLICE_BYTES, info.nbytes), np.uint8)
+
+        def filled() -> Iterator[NDArray[np.uint8]]:
+            for start in range(0, info.nbytes, SLICE_BYTES):
+                part = scratch[: info.nbytes - start]
+                fill(part)
+                hasher.update(part.data)
+                yield part
+
+        crc32c, own = _write_chunk(fd, filled(), info), np.empty(CHECKSUM_BYTES, np.uint8)
+        fill(own)
+        if int.from_bytes(own.tobytes(), "little") != crc32c:
+            raise DamagedError("the checksum of the chunk is of other bytes")
+        return crc32c, hasher.digest()
+
+    return _stage(tmp, info, write, on_step)
+
+
+def _stage(
+    tmp: Folder, info: EntryInfo, write: Callable[[int], tuple[int, bytes]], on_step: OnStep
+) -> StagedEntry:
     name = tmp_name()
     with ExitStack() as opened:
         opened.callback(tmp.remove_tree, name)
         tmp.make_folder(name)
         folder = opened.enter_context(tmp.folder(name))
         on_step(CommitStep.folder_made)
-        payload = features.array.reshape(-1).view(np.uint8)
         chunk_fd = opened.enter_context(folder.create(CHUNK_NAME))
-        # Hashed in another thread while this one writes: together they take as long as the longer.
-        with ThreadPoolExecutor(1, "seeonce-blake3") as threads:
-            digest = threads.submit(lambda: blake3(payload.data, max_threads=blake3.AUTO).digest())
-            crc32c = _write_chunk(chunk_fd, payload, info.key)
-            on_step(CommitStep.chunk_written)
-        info = with_digests(info, crc32c, digest.result())
+        crc32c, digest = write(chunk_fd)
+        on_step(CommitStep.chunk_written)
+        info = with_digests(info, crc32c, digest)
         metadata_fd = opened.enter_context(folder.create(METADATA_NAME))
         write_all(metadata_fd, memoryview(encode_entry(info)))
         on_step(CommitStep.metadata_written)
         _verify_metadata(folder, info)
         on_step(CommitStep.verified)
-        return StagedEntry(info.key, name, payload.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
+        return StagedEntry(info.key, name, info.nbytes, folder, (chunk_fd, metadata_fd), opened.pop_all())
 
 
 def new_entry(
@@ -158,17 +197,21 @@ def with_digests(info: EntryInfo, crc32c: int, digest: bytes) -> EntryInfo:
     return replace(info, crc32c=crc32c, blake3=digest)
 
 
-def _write_chunk(fd: int, payload: NDArray[np.uint8], key: EntryKey) -> int:
+def _slices(payload: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    return (payload[start : start + SLICE_BYTES] for start in range(0, payload.nbytes, SLICE_BYTES))
+
+
+def _write_chunk(fd: int, slices: Iterable[NDArray[np.uint8]], info: EntryInfo) -> int:
     """Write payload and checksum, each slice read back and compared while it is in the cache."""
-    scratch = np.empty(min(SLICE_BYTES, max(payload.nbytes, CHECKSUM_BYTES)), np.uint8)
-    crc32c = 0
-    preallocate(fd, payload.nbytes + CHECKSUM_BYTES)
-    for start in range(0, payload.nbytes, SLICE_BYTES):
-        part = payload[start : start + SLICE_BYTES]
+    scratch = np.empty(min(SLICE_BYTES, max(info.nbytes, CHECKSUM_BYTES)), np.uint8)
+    crc32c = start = 0
+    preallocate(fd, info.nbytes + CHECKSUM_BYTES)
+    for part in slices:
         crc32c = int(google_crc32c.extend(crc32c, part))
-        _write_verified(fd, part, start, scratch, key)
+        _write_verified(fd, part, start, scratch, info.key)
+        start += part.nbytes
     checksum = np.frombuffer(crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
-    _write_verified(fd, checksum, payload.nbytes, scratch, key)
+    _write_verified(fd, checksum, info.nbytes, scratch, info.key)
     return crc32c
 
 
@@ -251,8 +294,20 @@ class CommitBatch:
             DamagedError: the features are not those that ``info`` tells of.
             StoreError: as for ``add``.
         """
+        return self._add(info, lambda tmp: stage_entry(tmp, features, info, self._on_step))
+
+    def copy_stream(self, info: EntryInfo, fill: Fill) -> EntryKey:
+        """Stage an entry of another store, whose chunk comes slice by slice, as it is.
+
+        Raises:
+            DamagedError: its bytes are not those that ``info`` tells of.
+            StoreError: as for ``add``, or as ``fill`` raises.
+        """
+        return self._add(info, lambda tmp: stage_stream(tmp, fill, info, self._on_step))
+
+    def _add(self, info: EntryInfo, stage: Callable[[Folder], StagedEntry]) -> EntryKey:
         try:
-            self._staged.append(stage_entry(self._opened_tmp(), features, info, self._on_step))
+            self._staged.append(stage(self._opened_tmp()))
         except OSError as error:
             raise disk_error(self._home.path, f"cannot write entry {info.key}", error) from error
         return info.key

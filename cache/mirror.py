@@ -15,6 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.base.errors import NotEncodedError, StoreError
 from cache.base.files import Durability
@@ -34,7 +35,8 @@ from cache.manifest import (
     matching_recording,
     read_manifest,
 )
-from cache.objects import check_address
+from cache.objects import Stream, check_address
+from cache.reading import Fill
 from cache.stats import StoreLimit
 from cache.store import Store
 
@@ -126,7 +128,7 @@ def _send(store: Store, bucket: BucketStore, key: EntryKey, pace: Pace, read_dat
     info = store.entry_info(key)
     if info is None:
         return -1
-    chunk = np.empty(info.nbytes + CHECKSUM_BYTES, np.uint8)
+    chunk = np.empty(info.nbytes + CHECKSUM_BYTES, np.uint8)  # fresh: obstore may keep it without a copy
     found = store.read_entry(key, chunk)
     if found is None or found[0].nbytes != info.nbytes:
         return -1
@@ -166,11 +168,15 @@ def pull(
             sizes = dict.fromkeys(keys, -1)
             with store.batch() as batch:
                 for key in keys:
-                    if (found := bucket.read_entry(key, pace=pace)) is not None:
-                        with lock:
-                            limit.take(found[0].nbytes)
-                        batch.copy(*found)
-                        sizes[key] = found[0].nbytes
+                    if (info := bucket.entry_info(key)) is None:
+                        continue
+                    with lock:
+                        limit.take(info.nbytes)
+                    try:
+                        batch.copy_stream(info, _paced(bucket.open_chunk(info), pace))
+                        sizes[key] = info.nbytes
+                    except DamagedError as damage:
+                        _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, damage)
                 batch.commit()
             return sizes
 
@@ -232,6 +238,14 @@ def _is_whole(
             "its manifest does not go over: run seeonce encode again"
         )
     return not lacking
+
+
+def _paced(stream: Stream, pace: Pace) -> Fill:
+    def fill(part: NDArray[np.uint8]) -> None:
+        pace(part.nbytes)
+        stream.fill(part)
+
+    return fill
 
 
 def _keep_if_newer(store: Store, manifest: Manifest) -> None:

@@ -29,6 +29,9 @@ PREFIX_CACHE = (
     "60GB; 0 for none. SEEONCE_PREFIX_CACHE, else none."
 )
 PrefixCacheSize = Annotated[str | None, typer.Option("--prefix-cache", metavar="SIZE", help=PREFIX_CACHE)]
+MaxNumSeqs = Annotated[
+    str, typer.Option(metavar="N|auto", help="Answers decoded at once, at most; auto: while more are faster.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -82,3 +85,12 @@ def terminal_width() -> int:
 def warn(line: str) -> None:
     """Print a warning on standard error."""
     typer.echo(f"warning: {line}", err=True)
+
+
+def num_in_flight(told: str) -> int | None:
+    """Read ``--max-num-seqs``; ``None`` is auto. Raises ``InputError`` when it is neither."""
+    if told == "auto":
+        return None
+    if not told.isascii() or not told.removeprefix("-").isdigit():
+        raise InputError(f"--max-num-seqs is {told!r}; expected a whole number, or auto.")
+    return int(told)

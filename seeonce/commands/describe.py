@@ -16,7 +16,7 @@ from cache.base.text import counted, parse_size
 from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
-from seeonce.commands.arguments import PrefixCacheSize, terminal_width
+from seeonce.commands.arguments import MaxNumSeqs, PrefixCacheSize, num_in_flight, terminal_width
 from seeonce.commands.score import truth_lines
 from seeonce.commands.table import answer_table
 from seeonce.commands.terminal import Terminal
@@ -83,10 +83,7 @@ def describe_command(
         int | None, typer.Option(help="Note log-probabilities, and so many of the best tokens beside each.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Sampled answers repeat under the same seed.")] = 0,
-    max_num_seqs: Annotated[
-        str,
-        typer.Option(metavar="N|auto", help="Answers decoded at once, at most; auto: while more are faster."),
-    ] = "auto",
+    max_num_seqs: MaxNumSeqs = "auto",
     prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
     prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
     kv_memory: Annotated[
@@ -133,7 +130,7 @@ def describe_command(
             schema=form,
         ),
         limits=BatchLimits(
-            _num_in_flight(max_num_seqs),
+            num_in_flight(max_num_seqs),
             prefill_batch_size,
             prefill_step_size,
             parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
@@ -172,14 +169,6 @@ def _of_preset(context: typer.Context, preset: PresetName, max_tokens: int) -> t
     found = PRESETS[preset.value]
     length = max_tokens if _was_given(context, "max_tokens") else found.max_tokens
     return [found.prompt], found.schema, length
-
-
-def _num_in_flight(told: str) -> int | None:
-    if told == "auto":
-        return None
-    if not told.isascii() or not told.removeprefix("-").isdigit():
-        raise InputError(f"--max-num-seqs is {told!r}; expected a whole number, or auto.")
-    return int(told)
 
 
 def _each(session: Session, options: DescribeOptions, recordings: Sequence[str], *, as_json: bool) -> int:

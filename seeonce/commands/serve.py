@@ -12,6 +12,7 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import parse_size
 from infer.limits import BatchLimits
+from seeonce.commands.arguments import MaxNumSeqs, num_in_flight
 from seeonce.commands.run_batch import allowed_folder
 
 _MOST_PORTS = 65535
@@ -28,7 +29,7 @@ def serve_command(
     api_key: Annotated[
         str | None, typer.Option(help="The key that clients must send; SEEONCE_API_KEY hides it from ps.")
     ] = None,
-    max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
+    max_num_seqs: MaxNumSeqs = "auto",
     kv_memory: Annotated[
         str | None,
         typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
@@ -71,7 +72,7 @@ def serve_command(
     if idle_unload <= 0:
         raise InputError(f"--idle-unload is {idle_unload:g}; expected seconds, more than 0.")
     limits = BatchLimits(
-        max_num_seqs,
+        num_in_flight(max_num_seqs),
         kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
     )
     folders = tuple(map(allowed_folder, allow_files or ()))

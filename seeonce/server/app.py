@@ -44,6 +44,7 @@ from seeonce.server.responses import ResponseAsked
 _GRACE_S = 30
 _SWITCH_S = 0.0005
 _SMALL_BYTES = 64 << 10
+_IN_FLIGHT = 32  # what batches keep supplied, where nobody says how many decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ class Server:
         )
         self.completions = Completions(self.models, self.pictures, self.engine)
         self.files = Files(home)
-        self.batches = Batches(home, self.files, self.answerer, 2 * options.limits.max_num_seqs)
+        self.batches = Batches(
+            home, self.files, self.answerer, 2 * (options.limits.max_num_seqs or _IN_FLIGHT)
+        )
         self.paths = _paths(self)
         self.app = _guarded(self.paths, options.access, self.metrics)
         self._home = home

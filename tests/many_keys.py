@@ -1,0 +1,78 @@
+"""A bucket of many keys: a manifest is written and read by parts, keys are looked for and collected.
+
+    python tests/many_keys.py URL NUM_KEYS
+
+Entries are two objects of a byte, put as they are: the keys count, and not their bytes.
+Prints seconds and the highest resident memory so far after each step.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import obstore
+from store_samples import SPEC, frame, manifest
+
+from cache.bucket import BucketStore, chunk_name, metadata_name
+from cache.bucket_manifests import parts_of, read_parts, write_rows
+from cache.bucket_upkeep import KeysOnDisk, collect_bucket
+from cache.key import EntryKey
+from cache.manifest import FrameEntry
+
+
+def rows(num_keys: int) -> Iterator[FrameEntry]:
+    """Yield so many frames, one at a time."""
+    return map(frame, range(num_keys))
+
+
+def put_entries(bucket: BucketStore, num_keys: int) -> None:
+    """Put the names of so many entries, and of one in a hundred that no manifest names."""
+
+    def put(number: int) -> None:
+        key = frame(number).key if number < num_keys else EntryKey(number.to_bytes(4, "little") * 8)
+        for name in (chunk_name(key), metadata_name(key)):
+            obstore.put(bucket.objects.store, name, b"x")
+
+    with ThreadPoolExecutor(16) as threads:
+        for start in range(0, num_keys + num_keys // 100, 10_000):
+            list(threads.map(put, range(start, min(start + 10_000, num_keys + num_keys // 100))))
+
+
+def show(what: str, work: Callable[[], object]) -> None:
+    """Do something and print what it took."""
+    started_s = time.perf_counter()
+    result = work()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{what:<22}{time.perf_counter() - started_s:8.1f} s {memory:8.0f} MB   {result}", flush=True)
+
+
+def main(address: str, num_keys: int) -> None:
+    """Go through all that a manifest of so many frames meets."""
+    bucket = BucketStore.open(address, create=True)
+    recorded = manifest(1).recording
+    show("write a manifest", lambda: write_rows(
+        bucket.objects, replace(recorded, num_frames=num_keys), SPEC, parts_of(rows(num_keys)),
+        complete=True, created_at="2026-11-27T00:00:00Z",
+    ))  # fmt: skip
+    (head,) = bucket.list_manifests()
+    show(
+        "read its parts", lambda: sum(len(part.frames) for part in read_parts(bucket.objects, str(head.path)))
+    )
+    show("put names", lambda: put_entries(bucket, num_keys))
+
+    def missing() -> int:
+        with KeysOnDisk() as named:
+            for part in read_parts(bucket.objects, str(head.path)):
+                named.add(row.key for row in part.frames)
+            return sum(len(named.group(number) - bucket.keys(f"{number:02x}")) for number in range(256))
+
+    show("look for each key", missing)
+    show("collect: mark", lambda: collect_bucket(bucket))
+    show("collect: remove", lambda: collect_bucket(bucket, grace_s=0))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
