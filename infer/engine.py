@@ -80,6 +80,7 @@ class Engine:
     def __init__(self, model: LanguageModel, tokenizer: ChatTokenizer) -> None:
         """Answer with what is loaded."""
         self.model, self.tokenizer = model, tokenizer
+        self.copy_prefixes = False  # rows read a shared prefix in place, unless that is slower here
 
     @classmethod
     def load(cls, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> Self:
@@ -196,7 +197,12 @@ class _Loop:
         self._num_uids = 0
 
     def run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
-        schedule = Schedule(self._arriving(requests), self._limits, self._memory)
+        schedule = Schedule(
+            self._arriving(requests),
+            self._limits,
+            self._memory,
+            copy_prefixes=self._engine.copy_prefixes,
+        )
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
             with self._model.stream():

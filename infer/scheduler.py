@@ -76,14 +76,24 @@ class InFlightLimit:
 class Schedule:
     """The waiting sequences, and the prefixes kept for them."""
 
-    def __init__(self, arriving: Iterator[Sequence], limits: BatchLimits, memory: KVMemory) -> None:
-        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed."""
+    def __init__(
+        self,
+        arriving: Iterator[Sequence],
+        limits: BatchLimits,
+        memory: KVMemory,
+        *,
+        copy_prefixes: bool = False,
+    ) -> None:
+        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
+
+        With ``copy_prefixes`` each row gets a copy of its prefix, instead of all reading one.
+        """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
         self._refused_at: tuple[int, int] | None = None
         self.in_flight = InFlightLimit(limits.max_num_seqs)
-        self._reads_in_place = not limits.copy_prefixes
+        self._reads_in_place = not copy_prefixes
         self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
