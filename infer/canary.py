@@ -109,21 +109,19 @@ def _tried(trial: Trial, limits: BatchLimits) -> str | None:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
-def faster_limits(
-    home: Home, limits: BatchLimits, shape: str, copies_are_faster: Callable[[], bool]
-) -> BatchLimits:
-    """Return limits under which prefixes are read in place or copied, as is faster here.
+def copies_prefixes(home: Home, shape: str, copies_are_faster: Callable[[], bool]) -> bool:
+    """Tell whether rows should have copies of a shared prefix here, instead of reading it in place.
 
     That is timed once for each combination and ``shape`` of attention, and noted beside the verdicts.
     """
-    if not limits.share_prefixes or not home.path.is_dir():
-        return limits
+    if not home.path.is_dir():
+        return False
     words = f"{_words(combination())}, attention {shape}"
     verdict = _verdict(home, words)
     if verdict not in (_COPIES, _IN_PLACE):
         verdict = _COPIES if copies_are_faster() else _IN_PLACE
         _note(home, words, verdict)
-    return replace(limits, copy_prefixes=verdict == _COPIES)
+    return verdict == _COPIES
 
 
 def remembered(home: Home, here: Combination) -> Verdict | None:

@@ -37,7 +37,7 @@ class DecodeBatch:
     @property
     def num_slots(self) -> int:
         """Slots that are held, in use or not; none once all rows have ended."""
-        return len(self._rows) if self._begun else 0
+        return len(self._rows)
 
     @property
     def num_columns(self) -> int:
@@ -78,6 +78,8 @@ class DecodeBatch:
         self._begun = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         if self._begun:
             self._begin(tokens)
+        else:
+            self._release()
         values: list[int] = tokens.tolist()  # type: ignore[assignment]
         return [(row, values[slot]) for slot, row in begun]
 
@@ -87,6 +89,8 @@ class DecodeBatch:
             if row in rows:
                 self._free(slot)
         self._begun = [(slot, row) for slot, row in self._begun if row not in rows]
+        if not self._begun:
+            self._release()
 
     def _begin(self, tokens: mx.array) -> None:
         """Compute what follows ``tokens``; nobody waits for it here, unless a row has a processor."""
@@ -122,6 +126,12 @@ class DecodeBatch:
         self._rows[slot] = None
         self._rope_deltas[slot] = self.slots.lengths[slot] = 0
         self.slots.prefixes[slot] = None
+
+    def _release(self) -> None:
+        self._rows, self._rope_deltas = [], []
+        self.slots.lengths, self.slots.prefixes = [], []
+        for held in self._cache:
+            held.release()
 
     def _reserve(self, num_rows: int, num_tokens: int, like: Listed[LayerRow]) -> list[int]:
         """Return free slots for rows of up to ``num_tokens``; more are made where there are too few."""

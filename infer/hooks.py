@@ -60,14 +60,14 @@ class RowHooks:
 
     @property
     def touches_logits(self) -> bool:
-        """Whether anything must run at every step; while a row with it decodes, none is decoded ahead."""
+        """Whether anything must run at every step: the next token is then chosen once the last is known."""
         return bool(self.processors) or self.top_logprobs is not None
 
 
 class RowProcessor:
-    """All logits processors of one row as the single one that mlx-vlm calls; it never raises.
+    """All logits processors of one row as one; it never raises.
 
-    A processor's error is kept in ``error``: in mlx-vlm's loop it would take the whole batch along.
+    A processor's error is kept in ``error``: raised amid a step, it would take the whole batch along.
     """
 
     def __init__(self, hooks: RowHooks) -> None:

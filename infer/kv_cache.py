@@ -154,6 +154,10 @@ class RowsRecurrentState:
 
         self.window, self.recurrent = moved(self.window, like.window), moved(self.recurrent, like.recurrent)
 
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self.window = self.recurrent = None
+
     def put(self, slot: int, row: RecurrentRow) -> None:
         """Write a row's state into a slot."""
         window, recurrent = self._held()

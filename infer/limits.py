@@ -11,8 +11,7 @@ class BatchLimits:
 
     ``max_num_seqs`` ``None`` lets as many decode as fit and as make it faster (``scheduler.InFlightLimit``).
     ``kv_memory_bytes`` bounds what KV caches take, shared prefixes included; ``None`` takes a share of what
-    the device has. ``share_prefixes`` prefills what prompts over the same frames begin with once; with
-    ``copy_prefixes`` each row then decodes over a copy of its own, instead of all over one.
+    the device has. ``share_prefixes`` prefills what prompts over the same frames begin with once.
     """
 
     max_num_seqs: int | None = None
@@ -20,7 +19,6 @@ class BatchLimits:
     prefill_step_size: int = 2048
     kv_memory_bytes: int | None = None
     share_prefixes: bool = True
-    copy_prefixes: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (

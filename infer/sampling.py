@@ -1,6 +1,6 @@
 """Choosing the next token: greedy, or seeded so that an answer does not depend on its neighbours.
 
-A batch shares one sampler in mlx-vlm. Ours is argmax, and a request that samples brings a logits
+The most likely token is taken of every row, and a request that samples brings a logits
 processor that adds Gumbel noise to its own row (argmax of log p + Gumbel noise is a draw from p). The
 noise of a token depends on (seed, keys of the frames, prompt, step) alone.
 """

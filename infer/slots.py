@@ -81,6 +81,10 @@ class SlotKVCache:
 
         self.keys, self.values = moved(self.keys, like.keys), moved(self.values, like.values)
 
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self.keys = self.values = None
+
     def put(self, slot: int, row: KVRow) -> None:
         """Write a row into a slot, which has room for it."""
         keys, values = self._held()

@@ -26,7 +26,7 @@ def flat(home: Path) -> Path:
 
 def test_an_old_run_json_is_read_whole() -> None:
     info = read_info(FLAT)
-    assert (info.sampling, info.limits, info.showing) == (Sampling(), BatchLimits(), Showing())
+    assert (info.sampling, info.limits, info.showing) == (Sampling(), BatchLimits(max_num_seqs=8), Showing())
     assert (info.status, info.totals.num_results, len(info.plan_id)) == ("done", 49, 64)
     assert options_of(info).sampling == Sampling()
 

@@ -121,6 +121,8 @@ def test_the_command_line_takes_a_size(run: Run, plain: Path, tmp_path: Path) ->
     line = ("seeonce describe --fresh --max-tokens 4", images, "--model", plain, "--kv-memory")
     assert run(*line, "1GB").code == 0
     assert "--kv-memory is 'much'" in run(*line, "much").error
+    assert "--max-num-seqs is 'many'" in run(*line, "1GB", "--max-num-seqs", "many").error
+    assert run(*line, "1GB", "--max-num-seqs", "3").code == 0
     ended = run(*line, "1kB", "--fresh")
     assert (ended.code, "errors" in ended.out) == (1, True)
 

@@ -230,18 +230,21 @@ def test_a_tight_bound_costs_prefills_and_no_answer(
     longest = max(len(asked.prompt(request).ids) + 8 for request in requests)
     bound = int(num_sequences * rounded_up(longest) * asked.engine.model.kv_token_bytes)
     held = HeldBytes(monkeypatch)
-    ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound, copy_prefixes=copy_prefixes))
+    monkeypatch.setattr(asked.engine, "copy_prefixes", copy_prefixes)
+    ended = asked.run(requests, replace(SHARED, kv_memory_bytes=bound))
     assert held.most <= bound
     assert ended.stats.max_prefix_bytes <= bound
     assert ended.tokens(requests) == asked.want(requests)
 
 
-def test_more_questions_fit_where_they_read_one_prefix(asked: Asked) -> None:
+def test_more_questions_fit_where_they_read_one_prefix(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = max(asked.frames, key=lambda frame: frame.num_tokens)
     requests = [asked.request(number, frame, f"{number}?") for number in range(12)]
     alone = rounded_up(len(asked.prompt(requests[0]).ids) + 8) * asked.engine.model.kv_token_bytes
-    in_place = asked.run(requests, replace(SHARED, kv_memory_bytes=7 * alone))
-    copied = asked.run(requests, replace(SHARED, kv_memory_bytes=7 * alone, copy_prefixes=True))
+    limits = replace(SHARED, kv_memory_bytes=7 * alone)
+    in_place = asked.run(requests, limits)
+    monkeypatch.setattr(asked.engine, "copy_prefixes", True)
+    copied = asked.run(requests, limits)
     assert in_place.stats.max_in_flight > copied.stats.max_in_flight
     assert in_place.tokens(requests) == copied.tokens(requests) == asked.want(requests)
 

@@ -12,7 +12,7 @@ from asked_live import Asked
 
 from cache.base.home import Home
 from infer.attention import Readers, attend
-from infer.canary import faster_limits
+from infer.canary import copies_prefixes
 from infer.decoding import DecodeBatch
 from infer.kv_cache import KVRow
 from infer.limits import BatchLimits
@@ -45,10 +45,10 @@ def _wrong(asked: Asked, questions: list[Request], limits: BatchLimits = LIMITS)
 
 @pytest.mark.parametrize("copy_prefixes", [False, True], ids=["in place", "copied"])
 def test_slots_that_change_hands_at_every_step_give_live_answers(
-    asked: Asked, questions: list[Request], copy_prefixes: bool
+    asked: Asked, questions: list[Request], copy_prefixes: bool, monkeypatch: Patch
 ) -> None:
-    limits = replace(LIMITS, copy_prefixes=copy_prefixes)
-    ended = asked.run(questions, limits)
+    monkeypatch.setattr(asked.engine, "copy_prefixes", copy_prefixes)
+    ended = asked.run(questions, LIMITS)
     assert ended.tokens(questions) == asked.want(questions)
     assert ended.stats.num_images == len(asked.frames)
 
@@ -200,10 +200,7 @@ def test_the_faster_way_to_read_prefixes_is_timed_once(asked: Asked, tmp_path: P
         return True
 
     shape = asked.engine.model.attention_shape
-    for _ in range(2):
-        limits = faster_limits(Home(tmp_path), BatchLimits(), shape, copies_are_faster)
-        assert limits.copy_prefixes
+    assert copies_prefixes(Home(tmp_path), shape, copies_are_faster)
+    assert copies_prefixes(Home(tmp_path), shape, copies_are_faster)
     assert len(tried) == 1
-    assert not faster_limits(Home(tmp_path), BatchLimits(), f"{shape} wider", lambda: False).copy_prefixes
-    alone = BatchLimits(share_prefixes=False)
-    assert faster_limits(Home(tmp_path), alone, shape, copies_are_faster) == alone
+    assert not copies_prefixes(Home(tmp_path), f"{shape} wider", lambda: False)

@@ -42,7 +42,8 @@ class BareDecoder:
             Sequence(each, self._engine.tokenizer.encode(each.segments, each.system))
             for each in self._requests
         )
-        schedule = Schedule(arriving, self._limits, memory)
+        copies = self._engine.copy_prefixes
+        schedule = Schedule(arriving, self._limits, memory, copy_prefixes=copies)
         with self._model.stream():
             while batch := schedule.next_batch(InFlight()):
                 prefill = self._prefilled(batch, schedule)

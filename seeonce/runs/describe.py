@@ -18,7 +18,7 @@ from cache.leases import entries_in_use
 from cache.mirror import with_remote
 from cache.prefixes import PrefixStore
 from cache.store import Store
-from infer.canary import faster_limits
+from infer.canary import copies_prefixes
 from infer.request import Answer, Request
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import select_run
@@ -209,13 +209,13 @@ class _Run:
         engine = self._session.engine(self._selected)
         recording = self._selected.manifest.recording.id
         repeats = {first.id: others for first, *others in waiting.values()}
-        limits = faster_limits(
-            self._session.home, self._info.limits, engine.model.attention_shape, engine.copies_are_faster
-        )
+        if self._info.limits.share_prefixes:
+            shape = engine.model.attention_shape
+            engine.copy_prefixes = copies_prefixes(self._session.home, shape, engine.copies_are_faster)
         answers = engine.answer(
             [same[0] for same in waiting.values()],
             StoredFeatures(store, recording),
-            limits,
+            self._info.limits,
             report=self._prefilled,
         )
         for request, answer in answers:
