@@ -114,11 +114,8 @@ class Engine:
     def __init__(self, model: LanguageModel, tokenizer: ChatTokenizer) -> None:
         """Answer with what is loaded."""
         self.model, self.tokenizer = model, tokenizer
-<<<<<<< HEAD
         self.prefix_cache: PrefixCache | None = None
-=======
         self.copy_prefixes = False  # rows read a shared prefix in place, unless that is slower here
->>>>>>> slots
 
     @classmethod
     def load(cls, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> Self:
@@ -254,18 +251,14 @@ class _Loop:
         self._was_step_alone = False
         self._num_uids = 0
 
-<<<<<<< HEAD
     def run(self, requests: Iterator[Request | None]) -> Iterator[tuple[Request, Answer]]:
-        schedule = Schedule(
-            self._arriving(requests), self._limits, self._memory, self._on_disk, self._prefixes
-=======
-    def run(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
         schedule = Schedule(
             self._arriving(requests),
             self._limits,
             self._memory,
+            self._on_disk,
+            self._prefixes,
             copy_prefixes=self._engine.copy_prefixes,
->>>>>>> slots
         )
         while self._running or schedule.upcoming or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.

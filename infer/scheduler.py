@@ -80,28 +80,19 @@ class Schedule:
 
     def __init__(
         self,
-<<<<<<< HEAD
         arriving: Iterator[Sequence | None],
         limits: BatchLimits,
         memory: KVMemory,
         on_disk: PrefixCache | None = None,
         prefixes: PrefixPool | None = None,
-    ) -> None:
-        """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
-
-        ``None`` among them says that nothing more has come yet. Those that have a prefix ``on_disk`` start
-        from it; ``prefixes`` may hold some of before.
-=======
-        arriving: Iterator[Sequence],
-        limits: BatchLimits,
-        memory: KVMemory,
         *,
         copy_prefixes: bool = False,
     ) -> None:
         """Plan for ``arriving``, each of which fits into ``memory`` alone; they are drawn as needed.
 
-        With ``copy_prefixes`` each row gets a copy of its prefix, instead of all reading one.
->>>>>>> slots
+        ``None`` among them says that nothing more has come yet. Those that have a prefix ``on_disk`` start
+        from it; ``prefixes`` may hold some of before. With ``copy_prefixes`` each row gets a copy of its
+        prefix, instead of all reading one.
         """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._on_disk = on_disk
@@ -110,13 +101,8 @@ class Schedule:
         self._refused_at: tuple[int, int] | None = None
         self.num_images_read = 0
         self.in_flight = InFlightLimit(limits.max_num_seqs)
-<<<<<<< HEAD
-        self._reads_in_place = not limits.copy_prefixes
-        self.prefixes = prefixes or PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
-=======
         self._reads_in_place = not copy_prefixes
-        self.prefixes = PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
->>>>>>> slots
+        self.prefixes = prefixes or PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
     def upcoming(self) -> list[Sequence]:
