@@ -80,6 +80,9 @@ def test_a_response_holds_to_its_schema_and_refuses_by_name(api: Served) -> None
     assert json.loads(found["text"])["n"] in (1, 22)
     assert found["logprobs"][0]["top_logprobs"]
     picture = {"type": "input_image", "image_url": "data:image/png;base64,@@"}
+    odd = {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": 5}]}]}
+    said = api.client.post("/v1/responses", json=odd).json()["error"]["message"]
+    assert said.startswith("input.0.content.0.image_url: ")
     for fields, param in (
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"store": True}, "store"),
@@ -162,6 +165,7 @@ def test_a_batch_that_cannot_be_read_is_failed_with_its_line(api: Served) -> Non
         == "purpose"
     )
     assert api.client.get("/v1/files/..%2Fbatches").status_code == 404
+    assert api.client.get("/v1/batches?limit=x").json()["error"]["param"] == "limit"
 
 
 def test_a_batch_that_is_cancelled_ends(api: Served) -> None:

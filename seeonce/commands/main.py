@@ -126,7 +126,7 @@ def _quiet(debug: bool) -> None:
     level = logging.DEBUG if debug else logging.ERROR
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for name in ("transformers", "huggingface_hub", "mlx_vlm"):
+    for name in ("transformers", "huggingface_hub", "mlx_vlm", "python_multipart"):
         logging.getLogger(name).setLevel(level)
     for name in ("PIL", "libav"):  # they call a file damaged, which we name ourselves
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.CRITICAL)

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.exceptions import HTTPException
+from fastapi.exceptions import HTTPException, RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -33,7 +33,7 @@ from seeonce.server.batches import Batches, Files
 from seeonce.server.completions import Completions, Gone
 from seeonce.server.connections import BoundedConnection
 from seeonce.server.engine_thread import EngineThread
-from seeonce.server.errors import ApiError, of_ours
+from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.guard import Access, Guard, read_body
 from seeonce.server.metrics import Metrics
@@ -161,6 +161,7 @@ def _paths(server: Server) -> FastAPI:
     app.add_exception_handler(SeeonceError, _our_error)  # type: ignore[arg-type]
     app.add_exception_handler(Gone, _gone)
     app.add_exception_handler(StarletteHTTPException, _http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _bad_query)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _bug)
     app.include_router(batch_paths(server.files, server.batches))
 
@@ -277,6 +278,12 @@ async def _our_error(request: Request, error: SeeonceError) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     return await _error(request, ApiError(error.status_code, str(error.detail), headers=headers))
+
+
+async def _bad_query(request: Request, error: RequestValidationError) -> Response:
+    found = error.errors()[0]
+    name = str(found["loc"][-1])
+    return await _error(request, refused(f"{name}: {found['msg']}", name))
 
 
 async def _bug(request: Request, error: Exception) -> Response:

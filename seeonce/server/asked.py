@@ -286,13 +286,19 @@ def _drop_nothings(found: dict[str, Any], nothing: Mapping[str, tuple[Any, ...]]
         raise refused(f"{where}{name} is not supported here: leave it out.", param)
 
 
+# Of what kind the parts of a list are: no fields.
+_TAGS = ("image_url", "input_image", "input_text", "message", "output_text", "reasoning", "text")
+
+
 def _invalid(error: ValidationError) -> ApiError:
     """Say what is wrong with the field that was read furthest."""
     found = max(error.errors(include_url=False, include_input=False), key=lambda one: len(one["loc"]))
+    place = found["loc"]
     fields = [
         str(name)
-        for name in found["loc"]
-        if isinstance(name, int) or (str(name).isidentifier() and name != "str")
+        for before, name in zip((None, *place), place, strict=False)
+        if isinstance(name, int)
+        or (name.isidentifier() and name != "str" and not (isinstance(before, int) and name in _TAGS))
     ]
     where = ".".join(fields)
     what = "is not known here: leave it out" if found["type"] == "extra_forbidden" else found["msg"]

@@ -45,7 +45,10 @@ def batch_paths(files: Files, batches: Batches) -> APIRouter:
 
     @router.get("/v1/files")
     def list_files(
-        purpose: str | None = None, limit: int = _PAGE, after: str | None = None, order: str = "desc"
+        purpose: str | None = None,
+        limit: int = _PAGE,
+        after: str | None = None,
+        order: Literal["asc", "desc"] = "desc",
     ) -> Json:
         """List the files."""
         found = [one for one in files.all() if purpose in (None, one["purpose"])]

@@ -27,7 +27,12 @@ from seeonce.server.replies import Json, chat_logprobs, event, usage
 
 _LOGPROBS = "message.output_text.logprobs"
 # What a chat calls by another name.
-_NAMES = {"messages": "input", "response_format": "text", "max_completion_tokens": "max_output_tokens"}
+_NAMES = {
+    "response_format.json_schema": "text.format",
+    "messages": "input",
+    "response_format": "text",
+    "max_completion_tokens": "max_output_tokens",
+}
 
 
 class InputText(Strict):
@@ -97,7 +102,11 @@ def _type_of(item: Any) -> str:
 
 Item = Annotated[
     Annotated[InputMessage, Tag("message")] | Annotated[EarlierReasoning, Tag("reasoning")],
-    Discriminator(_type_of),
+    Discriminator(
+        _type_of,
+        custom_error_type="item_type",
+        custom_error_message="type: expected message or reasoning; the others are not supported here",
+    ),
 ]
 
 
