@@ -151,15 +151,18 @@ class Objects:
         return cls(address, _from_url(address, _RETRY if patient else _RETRY_BRIEFLY))
 
     def is_public(self, name: str) -> bool:
-        """Say whether anybody can read an object that is there, without credentials; False if unknown."""
+        """Say whether anybody can read or list what is there, without credentials; False if unknown."""
         scheme = self.address.partition("://")[0]
         if scheme == "file":
             path = _folder(self.address)
             return all(folder.stat().st_mode & 0o005 == 0o005 for folder in (path, *path.parents))
-        with suppress(Exception):  # no right, no answer in time, or a kind of store without an anonymous way
-            if scheme != "memory":
-                _obstore().head(_from_url(self.address, _RETRY_ANONYMOUS, skip_signature=True), name)
-                return True
+        if scheme == "memory":
+            return False
+        anyone, obstore = _from_url(self.address, _RETRY_ANONYMOUS, skip_signature=True), _obstore()
+        with suppress(Exception):  # no right, no answer in time, or a server without an anonymous way
+            return bool(obstore.head(anyone, name))
+        with suppress(Exception):
+            return bool(next(obstore.list(anyone, chunk_size=1), None))
         return False
 
     def put_new(

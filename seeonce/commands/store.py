@@ -172,7 +172,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 
 Address = Annotated[
-    str | None, typer.Argument(metavar="[URL]", help="A bucket, s3://bucket/prefix, instead of this store.")
+    str | None, typer.Argument(metavar="URL", help="A bucket, s3://bucket/prefix, instead of this store.")
 ]
 
 app = typer.Typer(help="Look after the embedding store.", no_args_is_help=True)
