@@ -27,7 +27,7 @@ async def ask(client: httpx2.AsyncClient, asked: dict[str, Any]) -> tuple[str, f
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             for choice in json.loads(line[6:])["choices"]:
-                text += choice["delta"].get("content", "")
+                text += choice["delta"].get("content") or ""
                 first_s = first_s or (time.perf_counter() - began_s if text else 0.0)
             if asked.get("leaves") and text:
                 break

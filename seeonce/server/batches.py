@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import secrets
 import threading
@@ -19,6 +20,7 @@ from seeonce.runs.lock import RunLock
 from seeonce.server.batch_run import BadLineError, Batch, Counts
 from seeonce.server.errors import ApiError
 
+_log = logging.getLogger("seeonce.server")
 _INFO = "batch.json"
 _ID = re.compile(r"(file-|batch_)[0-9a-f]{24}")
 _OPEN = ("validating", "in_progress", "finalizing", "cancelling")
@@ -176,6 +178,8 @@ class Batches:
             self._running = (batch_id, task, counts)
             await asyncio.wait([task])
             self._running = None
+            if not task.cancelled() and (error := task.exception()) is not None:  # of the disk
+                _log.error("%s waits for the next start of the server: %s", batch_id, error)
 
     async def _run(self, batch_id: str, counts: Counts, app: ASGIApp) -> None:
         try:
