@@ -29,6 +29,12 @@ PREFIX_CACHE = (
     "60GB; 0 for none. SEEONCE_PREFIX_CACHE, else none."
 )
 PrefixCacheSize = Annotated[str | None, typer.Option("--prefix-cache", metavar="SIZE", help=PREFIX_CACHE)]
+FromBucket = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="URL", help="Recordings of a bucket, s3://bucket/prefix, not of this store."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
