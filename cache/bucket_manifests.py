@@ -93,15 +93,18 @@ def write_rows(
     *,
     complete: bool,
     created_at: str,
+    folder: str = "",
 ) -> str:
     """Put a manifest part by part, then its head; return the name of that.
+
+    By default into the folder of the recording and the encoder, where it counts.
 
     Raises:
         ValueError: a frame's index is not greater than the one before it.
         StoreError: a bad recording id, or the bucket cannot be written.
     """
     check_recording_id(recording.id)
-    folder = f"{RECORDINGS}/{recording.id}/{encoder.encoder_id.hex}"
+    folder = folder or f"{RECORDINGS}/{recording.id}/{encoder.encoder_id.hex}"
     time = datetime.fromisoformat(created_at).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     named: list[JsonValue] = []
     num_frames = num_skipped = 0
@@ -164,9 +167,9 @@ def list_manifests(objects: Objects, on_problem: Callable[[str], None]) -> list[
     return sorted(heads, key=lambda head: (head.created_at, head.path), reverse=True)
 
 
-def head_names(objects: Objects) -> Iterator[str]:
-    """Yield the names of all heads, old and new, readable or not."""
-    for found in objects.list(RECORDINGS):
+def head_names(objects: Objects, folder: str = RECORDINGS) -> Iterator[str]:
+    """Yield the names of all heads below a folder, old and new, readable or not."""
+    for found in objects.list(folder):
         if _HEAD.fullmatch(found["path"].rpartition("/")[2]):
             yield found["path"]
 
@@ -200,7 +203,7 @@ def _head(name: str, document: JsonObject) -> ManifestHead:
         num_skipped=document.integer("num_skipped"),
         complete=document.flag("complete"),
     )
-    if name.split("/")[1:-1] != [head.recording.id, head.encoder_id.hex]:
+    if name.split("/")[1:3] != [head.recording.id, head.encoder_id.hex]:
         raise StoreError(f"manifest {name} is that of recording {head.recording.id}, {head.encoder_id}")
     return head
 

@@ -21,7 +21,7 @@ from cache.check import CheckReport, Problem, in_subset
 from cache.entry import METADATA_NAME
 from cache.gc import OnProgress
 from cache.key import DIGEST_BYTES, EntryKey
-from cache.layout import FRAMES, RECORDINGS, TRASH
+from cache.layout import FRAMES, RECORDINGS, SHARDS, TRASH
 from cache.objects import Objects
 
 GRACE_S = 7 * 24 * 3600  # between the marker of a collection and the removal
@@ -233,7 +233,7 @@ def _add_named(objects: Objects, name: str, named: KeysOnDisk) -> None:
 
 
 def _remove_old_manifests(objects: Objects, before_s: float, report: BucketCollection) -> None:
-    """Remove heads that are not the newest, and parts that no head names, once both are old."""
+    """Remove what is old: heads but the newest, parts that no head names, lists of shards."""
     heads: dict[str, list[str]] = {}
     for name in head_names(objects):
         heads.setdefault(name.rpartition("/")[0], []).append(name)
@@ -252,6 +252,9 @@ def _remove_old_manifests(objects: Objects, before_s: float, report: BucketColle
             report.num_manifests += name in old
             if not report.dry_run:
                 objects.delete(name)
+    for item in objects.list(SHARDS):
+        if _time_s(item) < before_s and not report.dry_run:
+            objects.delete(item["path"])
 
 
 def _sizes(objects: Objects, number: int) -> dict[EntryKey, dict[str, int]]:

@@ -56,15 +56,15 @@ class CheckReport:
     interrupted: bool = False
 
 
-def parse_subset(text: str) -> tuple[int, int]:
-    """Read which of several parts of a store is meant, "2/5", counted from 1.
+def parse_part(text: str, option: str) -> tuple[int, int]:
+    """Read which of several parts is meant, "2/5", counted from 1.
 
     Raises:
         InputError: for anything else.
     """
     match = _SUBSET.fullmatch(text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"--subset is {text!r}: expected a part and their number, as in --subset 2/5")
+        raise InputError(f"{option} is {text!r}: expected a part and their number, as in {option} 2/5")
     return int(match[1]), int(match[2])
 
 

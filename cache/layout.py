@@ -23,6 +23,7 @@ _GROUP_FILE = "zarr.json"
 _GROUP = canonical({"attributes": {}, "node_type": "group", "zarr_format": 3})
 _MAX_STORE_FILE_BYTES = 64 << 10
 FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
+SHARDS = "shards"  # in a bucket alone
 TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
 
 

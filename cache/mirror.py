@@ -284,7 +284,7 @@ class ReadThrough:
         except (StoreError, NotEncodedError) as error:
             with self._lock:
                 if not self._warned:
-                    _log.warning("%s is left aside, the work goes on with what is here: %s", REMOTE, error)
+                    _log.warning("the bucket is left aside, the work goes on with what is here: %s", error)
                 self._warned = True
         return None
 
@@ -306,13 +306,13 @@ class ReadThrough:
         return found[1]
 
 
-def with_remote(store: Store, environ: Mapping[str, str] = os.environ) -> Store:
-    """Return the store, which reads through to the bucket of SEEONCE_REMOTE if that is set.
+def with_remote(store: Store, environ: Mapping[str, str] = os.environ, address: str = "") -> Store:
+    """Return the store, which reads through to a bucket, by default that of SEEONCE_REMOTE if that is set.
 
     Raises:
         InputError: it is no address.
     """
-    address = environ.get(REMOTE, "").strip()
+    address = address or environ.get(REMOTE, "").strip()
     return replace(store, elsewhere=partial(ReadThrough(address).features, store)) if address else store
 
 

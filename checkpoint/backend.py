@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cache.base.errors import CheckpointError
-from checkpoint.blas import blas_in_front, computes_on_cpu
+from cache.base.text import counted
+from checkpoint.blas import blas_in_front, computes_on_cpu, num_threads
 
 if TYPE_CHECKING:
     from cache.entry import Provenance
@@ -57,13 +58,14 @@ def provenance() -> "Provenance":
     mx = import_mlx()
     device = mx.default_device()
     info = mx.device_info() if hasattr(mx, "device_info") else {}
+    threads = "" if (number := num_threads()) is None else counted(number, "thread")
     chip = str(info.get("device_name") or platform.processor() or platform.machine())
     return Provenance(
         mlx=installed_version("mlx"),
         mlx_vlm=installed_version("mlx-vlm"),
         seeonce=installed_version("seeonce"),
         device=str(device),
-        chip=", ".join(filter(None, (chip, blas_in_front()))),
+        chip=", ".join(filter(None, (chip, blas_in_front(), threads))),
         host_os=f"{platform.system()} {platform.release()}",
     )
 

@@ -69,6 +69,20 @@ def blas_in_front() -> str:
     return ", ".join(sorted(found))
 
 
+def num_threads() -> int | None:
+    """Return how many threads the OpenBLAS in front multiplies with, which decides how sums are rounded.
+
+    None where there is none, or where it does not say.
+    """
+    library, name = None, "openblas_get_num_threads"
+    if "numpy's" in (found := blas_in_front()):
+        library, name = str(_numpys_openblas()), "scipy_openblas_get_num_threads64_"
+    if found:
+        with suppress(OSError, AttributeError):
+            return int(ctypes.CDLL(library)[name]())
+    return None
+
+
 def _use_numpys() -> str:
     """Put numpy's OpenBLAS in front; return why that cannot be done, "" if it was."""
     path = _numpys_openblas()

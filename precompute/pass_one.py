@@ -29,14 +29,18 @@ from sources.recording import Recording
 if TYPE_CHECKING:
     from precompute.encoder import VisionEncoder
 
+EncodeOne = Callable[[Home, EncodeOptions, Listener, "dict[EncoderId, VisionEncoder]"], EncodeResult]
+
 _PUT_BACK_S = 5.0
 _LOOK_AGAIN_S = 0.05
 
 
 def encode_each(
-    home: Home, wanted: Sequence[EncodeOptions], listener: Listener
+    home: Home, wanted: Sequence[EncodeOptions], listener: Listener, encode_one: "EncodeOne | None" = None
 ) -> Iterator[EncodeResult | InputError]:
     """Encode several recordings, one after the other, with one load of the encoder.
+
+    ``encode_one`` is ``encode``, if nothing else is given.
 
     One that is not found or cannot be read gives its error, and the rest goes on. An interruption ends all.
 
@@ -48,7 +52,7 @@ def encode_each(
     loaded: dict[EncoderId, VisionEncoder] = {}
     for options in wanted:
         try:
-            result = encode(home, options, listener, loaded)
+            result = (encode_one or encode)(home, options, listener, loaded)
         except InputError as error:
             if len(wanted) == 1:
                 raise
@@ -101,7 +105,7 @@ def encode(
         if options.max_pixels is None:
             spec = _with_pixels_of(earlier, spec, listener.say)
         remember_model(index, spec.encoder_id, model, folder)
-        load = partial(_encoder, folder, config, spec, {} if loaded is None else loaded)
+        load = partial(load_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
             result = _encode(recording, options, spec, store, index, load, listener)
         finally:
@@ -122,12 +126,13 @@ def _with_pixels_of(
     return with_max_pixels(spec, max_pixels)
 
 
-def _encoder(
+def load_encoder(
     folder: CheckpointFolder,
     config: CheckpointConfig,
     spec: EncoderSpec,
     loaded: "dict[EncoderId, VisionEncoder]",
 ) -> "VisionEncoder":
+    """Return the encoder from ``loaded``, or load it and put it there in the place of another."""
     from precompute.encoder import VisionEncoder
 
     if spec.encoder_id not in loaded:
@@ -160,14 +165,17 @@ def _encode(
         are = "the frame is" if len(frames) == 1 else f"all {len(frames)} frames are"
         listener.say(f"{name}: {are} encoded already; nothing to do.")
 
-    def show(progress: Progress) -> None:
-        counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
-        listener.show("encode", "frame", progress.num_done, progress.num_frames, counts)
-
+    show = partial(show_progress, listener)
     result = encode_recording(recording, spec, store, index, load, show, thumbnails, limit, near)
     if thumbnails is not None and thumbnails.problem is not None:
         listener.say(f"warning: no thumbnails, so reports lack pictures: {thumbnails.problem}")
     return result
+
+
+def show_progress(listener: Listener, progress: Progress) -> None:
+    """Show how far pass one is."""
+    counts = f"{progress.num_hits} hits, {progress.num_new} new, {megabytes(progress.num_bytes)}"
+    listener.show("encode", "frame", progress.num_done, progress.num_frames, counts)
 
 
 def write_result(store: Store, result: EncodeResult, say: Callable[[str], None]) -> None:

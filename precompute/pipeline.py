@@ -19,13 +19,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from cache.base.errors import InputError
+from cache.entries import Entries
 from cache.entry import EntryInfo, Features, Provenance, bytes_per_token, num_merged_tokens
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key, pixel_digest
 from cache.layout import now
 from cache.manifest import FrameEntry, Manifest, SkippedFrame
 from cache.pixel_index import FileStamp, KnownPixels, PixelIndex
 from cache.stats import LimitReachedError, StoreLimit
-from cache.store import Store
 from cache.thumbnails import Thumbnails
 from precompute.patches import Patches, cut_into_patches
 from precompute.writer import EntryWriter
@@ -156,7 +156,7 @@ class Prepared:
 def encode_recording(
     recording: Recording,
     spec: EncoderSpec,
-    store: Store,
+    store: Entries,
     index: PixelIndex,
     load_encoder: "Callable[[], VisionEncoder]",
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -204,7 +204,7 @@ class _Run:
     def __init__(
         self,
         spec: EncoderSpec,
-        store: Store,
+        store: Entries,
         index: PixelIndex,
         load_encoder: "Callable[[], VisionEncoder]",
         num_frames: int,

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
 
-from cache.commit import CommitBatch
+from cache.base.files import Durability
+from cache.entries import Batch, Entries
 from cache.entry import Features, Provenance
 from cache.key import EncoderSpec, PixelDigest
-from cache.store import Durability, Store
 
 _WRITES_AHEAD = 4
 # What a kill or a power cut can cost: so many entries, so many bytes, so many seconds of encoding.
@@ -33,7 +33,7 @@ class EntryWriter:
     An error of the store is raised in the thread that puts, at the next ``put`` or at the end.
     """
 
-    def __init__(self, store: Store, spec: EncoderSpec) -> None:
+    def __init__(self, store: Entries, spec: EncoderSpec) -> None:
         self._store, self._spec = store, spec
         self._queue: queue.Queue[_Item | None] = queue.Queue(_WRITES_AHEAD)
         self._acknowledged: queue.SimpleQueue[_Written] = queue.SimpleQueue()
@@ -81,7 +81,7 @@ class EntryWriter:
             while not self._ended:  # it may be waiting in put
                 self._get()
 
-    def _write(self, batch: CommitBatch) -> None:
+    def _write(self, batch: Batch) -> None:
         item = self._next(batch)
         while item is not None:
             try:
@@ -96,7 +96,7 @@ class EntryWriter:
             item = self._next(batch)
         self._commit(batch)
 
-    def _next(self, batch: CommitBatch) -> _Item | None:
+    def _next(self, batch: Batch) -> _Item | None:
         """Return what was put next, None at the end; the batch is committed when it is due first."""
         if batch.num_entries:
             try:
@@ -112,11 +112,11 @@ class EntryWriter:
         self._ended = item is None
         return item
 
-    def _is_full(self, batch: CommitBatch) -> bool:
+    def _is_full(self, batch: Batch) -> bool:
         alone = self._store.durability is not Durability.batch
         return alone or batch.num_entries >= _BATCH_ENTRIES or batch.num_bytes >= _BATCH_BYTES
 
-    def _commit(self, batch: CommitBatch) -> None:
+    def _commit(self, batch: Batch) -> None:
         batch.commit()
         for written in self._added:
             self._acknowledged.put(written)

@@ -5,10 +5,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from blake3 import blake3
 
@@ -81,6 +81,10 @@ class Recording:
     def frames(self) -> Sequence[Frame]:
         """List the frames in order, without decoding a picture."""
         return self._frames
+
+    def part(self, chosen: range) -> Self:
+        """Return the same recording with some of its frames, which keep their indexes."""
+        return replace(self, _frames=self._frames[chosen.start : chosen.stop])
 
     def close(self) -> None:
         """Release what reading has opened. Reading again opens it again."""

@@ -57,6 +57,12 @@ def test_without_a_systems_openblas_numpys_multiplies_and_is_named() -> None:
 
 
 @on_linux
+def test_provenance_says_with_how_many_threads_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    assert _run(_HIDDEN + _CHIP).strip().endswith(", 1 thread")
+
+
+@on_linux
 def test_without_a_compiler_it_is_slow_and_says_so_once(tmp_path: Path) -> None:
     program = (
         f"import os, pathlib; os.environ['PATH'] = ''; os.environ['HOME'] = {str(tmp_path)!r}; "

@@ -16,7 +16,7 @@ from store_samples import SPEC, entry_files, entry_folder, flip_bit, frame, mani
 
 from cache.base.canonical_json import UNSEALED, seal
 from cache.base.errors import InputError
-from cache.check import CheckReport, check_store, in_subset, parse_subset
+from cache.check import CheckReport, check_store, in_subset, parse_part
 from cache.gc import OnProgress
 from cache.manifest import manifest_path, write_manifest
 from cache.store import Store
@@ -135,7 +135,7 @@ def test_parts_are_disjoint_and_together_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "a/3", "1/", "-1/3", "1.5/3", "1/" + "9" * 5000])
 def test_a_subset_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected a part"):
-        parse_subset(text)
+        parse_part(text, "--subset")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -14,7 +14,18 @@ from seeonce.commands.reference import MARK, reference
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-FOREIGN = {"--help", "--debug", "--mllm", "--continuous-batching", "--port"}  # of others' servers, too
+FOREIGN = {
+    "--help",
+    "--debug",
+    "--mllm",
+    "--continuous-batching",
+    "--port",
+    "--array",
+    "--gpus",
+    "--parsable",
+    "--dependency",
+    "--wrap",
+}  # of others' servers, too
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 

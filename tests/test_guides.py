@@ -88,6 +88,22 @@ def _run_as_processes(script: str, user: Path, place: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_line_of_a_job_asks_for_the_shard_of_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "8", "JOB_COMPLETION_INDEX": "1"}
+    second |= {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "8"}
+    for name, value in second.items():
+        monkeypatch.setenv(name, value)
+    page = (ROOT / "docs" / "guides" / "fleet.md").read_text(encoding="utf-8")
+    jobs = re.findall(r"```(?:bash|yaml)\n(.*?)```", page, re.S)
+    lines = [line.strip() for job in jobs for line in job.splitlines() if line.strip().startswith("seeonce ")]
+    typed = _typed("\n".join(lines), tmp_path, monkeypatch)
+    assert typed == [
+        ["seeonce", "encode", "/data/monday", "--to", "s3://screens/2026", "--shard", "2/8"] for _ in range(3)
+    ]
+
+
 def test_what_a_shell_makes_of_a_line_is_what_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     typed = _typed("seeonce encode ~/a 'b  c' \"$HOME\"\nverify-cache", tmp_path, monkeypatch)
@@ -98,7 +114,17 @@ def test_what_a_shell_makes_of_a_line_is_what_is_run(tmp_path: Path, monkeypatch
 
 def test_there_is_a_guide_for_each_task_and_each_shows_something_to_run() -> None:
     names = [guide.stem for guide in GUIDES]
-    assert names == ["bucket", "compare-prompts", "describe", "escribano", "gpu", "python", "serve", "store"]
+    assert names == [
+        "bucket",
+        "compare-prompts",
+        "describe",
+        "escribano",
+        "fleet",
+        "gpu",
+        "python",
+        "serve",
+        "store",
+    ]
     for guide in GUIDES:
         page = guide.read_text(encoding="utf-8")
         assert _commands(page) or PYTHON.findall(page) or "Not run by a test" in page

@@ -32,6 +32,12 @@ PrefixCacheSize = Annotated[str | None, typer.Option("--prefix-cache", metavar="
 MaxNumSeqs = Annotated[
     str, typer.Option(metavar="N|auto", help="Answers decoded at once, at most; auto: while more are faster.")
 ]
+FromBucket = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="URL", help="Recordings of a bucket, s3://bucket/prefix, not of this store."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -13,10 +13,17 @@ import typer
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, parse_size
+from cache.bucket import BucketStore
 from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
-from seeonce.commands.arguments import MaxNumSeqs, PrefixCacheSize, num_in_flight, terminal_width
+from seeonce.commands.arguments import (
+    FromBucket,
+    MaxNumSeqs,
+    PrefixCacheSize,
+    num_in_flight,
+    terminal_width,
+)
 from seeonce.commands.score import truth_lines
 from seeonce.commands.table import answer_table
 from seeonce.commands.terminal import Terminal
@@ -100,6 +107,7 @@ def describe_command(
         str | None,
         typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped, as it was begun."),
     ] = None,
+    source: FromBucket = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask questions about every encoded frame, from the store.
@@ -147,8 +155,9 @@ def describe_command(
     if no_sharing and prefix_cache is not None:
         raise InputError("--no-sharing prefills each prompt whole: leave out --prefix-cache.")
     home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
+    bucket = None if source is None else BucketStore.open(source)
     with AnswerCache(home) as known, opened(output) as file:
-        session = Session(home, known, file, num_bytes)
+        session = Session(home, known, file, num_bytes, bucket)
         if resume_run is not None:
             code = _resume(session, resume_run, as_json=as_json)
         else:
@@ -189,7 +198,7 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
 
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
     with Terminal() as terminal:
-        selected = select(session.home, options.recording, options.model, terminal.say)
+        selected = select(session.home, options.recording, options.model, terminal.say, bucket=session.bucket)
         done = describe_soundly(session, selected, options, terminal)
     return _print(done, session, as_json=as_json)
 
@@ -222,7 +231,7 @@ def _only_with_resume(context: typer.Context) -> None:
     given = [
         parameter.opts[0] if parameter.param_type_name == "option" else "RECORDING"
         for parameter in context.command.params
-        if parameter.name not in ("resume_run", "output", "prefix_cache", "as_json")
+        if parameter.name not in ("resume_run", "output", "prefix_cache", "source", "as_json")
         and _was_given(context, str(parameter.name))
     ]
     if given:

@@ -6,17 +6,23 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, megabytes, printable
+from cache.bucket import BucketStore
+from cache.check import parse_part
+from cache.mirror import privacy_line
+from cache.objects import check_address
 from cache.store import Durability
 from precompute.options import EncodeOptions, options_of_each
-from precompute.pass_one import encode_each
+from precompute.pass_one import EncodeOne, encode_each
 from precompute.pipeline import EncodeResult
+from precompute.shards import Merged, encode_shard, encode_whole, merge_each
 from seeonce.commands.terminal import Terminal
 from sources.folder import split_paths
 
@@ -70,6 +76,17 @@ def encode_command(
         ),
     ] = False,
     battery: Annotated[bool, typer.Option("--on-battery", help="With --watch, also on battery.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Into a bucket, s3://bucket/prefix, instead of this store."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="With --to, only this part, such as 2/8; --merge ends it."),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="With --to, write the manifest once all shards are encoded.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
 ) -> None:
     """Run the vision encoder once over every new frame.
@@ -89,12 +106,39 @@ def encode_command(
         "latest", model, max_pixels, every, limit, durability,
         thumbnails=not no_thumbnails, scene_change=scene_change, near_duplicates=near_duplicates,
     )  # fmt: skip
+    part = None if shard is None else parse_part(shard, "--shard")
+    _check_bucket_options(to, options, watch=watch, cut=part is not None, merge=merge)
     if watch:
         raise typer.Exit(_watch(options, selectors, as_json=as_json, on_battery=battery))
     with Terminal() as listener:
         wanted = options_of_each(options, selectors, listed, since)
-        ends = [_print(result, as_json) for result in encode_each(Home.locate(), wanted, listener)]
+        if to is not None and merge:
+            merged = merge_each(BucketStore.open(to, writable=True), wanted, listener.say)
+            ends = [_print_merged(each, to, as_json) for each in merged]
+        else:
+            one = None if to is None else _into(to, part, listener)
+            ends = [_print(each, as_json) for each in encode_each(Home.locate(), wanted, listener, one)]
     raise typer.Exit(_exit_code(ends))
+
+
+def _check_bucket_options(
+    to: str | None, options: EncodeOptions, *, watch: bool, cut: bool, merge: bool
+) -> None:
+    if to is None and (cut or merge):
+        raise InputError("--shard and --merge are for a bucket: name it, as in --to s3://bucket/prefix")
+    if to is not None and (watch or options.near_duplicates is not None):
+        raise InputError("--watch and --near-duplicates need a local store: encode there, and store push it")
+    if cut and merge:
+        raise InputError("--shard encodes and --merge comes after all of them: leave one of them out")
+
+
+def _into(to: str, shard: tuple[int, int] | None, listener: Terminal) -> EncodeOne:
+    """Return what encodes one recording, or a shard of it, into a bucket; say so first."""
+    listener.say(privacy_line(check_address(to)))
+    bucket = BucketStore.open(to, create=True)
+    if shard is None:
+        return partial(encode_whole, bucket=bucket)
+    return partial(encode_shard, bucket=bucket, shard=shard)
 
 
 def _watch(options: EncodeOptions, selectors: list[str], *, as_json: bool, on_battery: bool) -> int:
@@ -127,6 +171,32 @@ def _print(result: EncodeResult | InputError, as_json: bool) -> int:
     if result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_PARTLY if result.manifest.skipped or result.stopped else 0
+
+
+def _print_merged(merged: Merged | SeeonceError, to: str, as_json: bool) -> int:
+    if isinstance(merged, SeeonceError):
+        typer.echo(f"error: {merged}", err=True)
+        return EXIT_ERROR
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "recording": merged.recording.id,
+                    "encoder_id": merged.encoder_id.hex,
+                    "num_shards": merged.num_shards,
+                    "num_encoded": merged.num_frames,
+                    "num_skipped": merged.num_skipped,
+                    "num_entries": merged.num_entries,
+                }
+            )
+        )
+    else:
+        typer.echo(
+            f"{merged.recording.id}: {counted(merged.num_frames, 'frame')} of "
+            f"{counted(merged.num_shards, 'shard')} in {counted(merged.num_entries, 'entry')}, "
+            f"{merged.num_skipped} skipped; its manifest is in {check_address(to)}."
+        )
+    return EXIT_PARTLY if merged.num_skipped else 0
 
 
 def _exit_code(ends: list[int]) -> int:

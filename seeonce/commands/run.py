@@ -11,10 +11,11 @@ import typer
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEncodedError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import counted, visible
+from cache.bucket import BucketStore
 from cache.prefixes import prefix_cache_bytes
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
-from seeonce.commands.arguments import PrefixCacheSize
+from seeonce.commands.arguments import FromBucket, PrefixCacheSize
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import Session
@@ -22,7 +23,7 @@ from seeonce.runs.experiment import read_experiment
 from seeonce.runs.find import finished_run, load_run, running_run
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import plan
-from seeonce.runs.recording import LATEST, Selected, newest_recording, select
+from seeonce.runs.recording import LATEST, Selected, find_in_bucket, newest_recording, select
 from seeonce.runs.run import Run, RunInfo
 from seeonce.verifier.canary import describe_soundly
 
@@ -56,6 +57,7 @@ def run_command(
     experiment: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file, TOML.")],
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all of it again, known answers too.")] = False,
     prefix_cache: PrefixCacheSize = None,
+    source: FromBucket = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
 ) -> None:
     """Run what an experiment file asks for and is not there yet.
@@ -65,11 +67,12 @@ def run_command(
     Example: seeonce run experiment.toml
     """
     home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
-    options = list(_pinned(home, read_experiment(experiment).runs()))
+    bucket = None if source is None else BucketStore.open(source)
+    options = list(_pinned(home, read_experiment(experiment).runs(), bucket))
     done: list[RunOutcome] = []
     with AnswerCache(home) as known:
         # A model is loaded once for all of its runs that follow one another.
-        session = Session(home, known, prefix_cache=num_bytes)
+        session = Session(home, known, prefix_cache=num_bytes, bucket=bucket)
         for number, each in enumerate(options, 1):
             try:
                 done.append(_run(session, replace(each, fresh=fresh)))
@@ -84,12 +87,16 @@ def run_command(
     raise typer.Exit(_exit_code(done))
 
 
-def _pinned(home: Home, wanted: Iterable[DescribeOptions]) -> Iterator[DescribeOptions]:
+def _pinned(
+    home: Home, wanted: Iterable[DescribeOptions], bucket: BucketStore | None
+) -> Iterator[DescribeOptions]:
     """Say which recording ``latest`` is, once: one that comes while it runs does not take its place."""
     newest: str | None = None
     for options in wanted:
         if options.recording == LATEST:
-            newest = newest or newest_recording(home)
+            newest = newest or (
+                newest_recording(home) if bucket is None else find_in_bucket(bucket, LATEST)[0].recording.id
+            )
         yield replace(options, recording=newest) if options.recording == LATEST and newest else options
 
 
@@ -112,7 +119,10 @@ def _failed(options: DescribeOptions, error: SeeonceError) -> RunOutcome:
 def _run_or_found(session: Session, options: DescribeOptions) -> RunOutcome:
     home = session.home
     with Terminal() as terminal:
-        selected = _encoded(home, options, terminal)
+        if session.bucket is None:
+            selected = _encoded(home, options, terminal)
+        else:
+            selected = select(home, options.recording, options.model, terminal.say, bucket=session.bucket)
         if selected is None:
             return _not_begun(options, "interrupted")
         asked = plan(home, selected, options)

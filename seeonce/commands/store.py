@@ -16,7 +16,7 @@ from cache.base.home import Home
 from cache.base.text import counted, megabytes, parse_age_s, parse_size
 from cache.bucket import BucketStore
 from cache.bucket_upkeep import BucketCollection, check_bucket, collect_bucket
-from cache.check import CheckReport, RepairReport, check_store, parse_subset, repair
+from cache.check import CheckReport, RepairReport, check_store, parse_part, repair
 from cache.forget import Forgotten, find_recording_id, forget, least_used, purge_entries, purge_prefixes
 from cache.gc import Collection, collect
 from cache.layout import stored_entries, time_text
@@ -369,7 +369,7 @@ def check(
 
     Example: seeonce store check --read-data --subset 1/7
     """
-    part = parse_subset(subset)
+    part = parse_part(subset, "--subset")
     with Terminal() as terminal:
         if address is not None:
             found = check_bucket(

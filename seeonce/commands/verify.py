@@ -8,7 +8,9 @@ import typer
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import output_path
+from cache.bucket import BucketStore
 from infer.limits import BatchLimits
+from seeonce.commands.arguments import FromBucket
 from seeonce.commands.terminal import Terminal
 from seeonce.commands.verify_report import as_json_text, markdown, terminal_lines
 from seeonce.verifier.report import Against, Level, Report
@@ -40,6 +42,7 @@ def verify_command(
     against: Annotated[
         Against | None, typer.Option(help="Also features by transformers, or answers by stream_generate.")
     ] = None,
+    source: FromBucket = None,
     seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
@@ -51,13 +54,16 @@ def verify_command(
 
     Example: seeonce verify demo --sample all, or verify-cache demo --sample all
     """
+    from seeonce.verifier.from_bucket import verify_bucket
     from seeonce.verifier.levels import VerifyOptions, check_store
     from seeonce.verifier.verify import verify
 
     page = None if report is None else output_path(report, "--report")
-    if whole_store and (recording is not None or controls or against or level not in (None, Level.bytes)):
+    if whole_store and (
+        recording is not None or controls or against or source or level not in (None, Level.bytes)
+    ):
         raise InputError(
-            "--all checks bytes of the whole store: leave RECORDING, --level and --controls out."
+            "--all checks bytes of the whole store: leave RECORDING, --level, --controls and --from out."
         )
     options = VerifyOptions(
         recording=recording if recording is not None else "latest",
@@ -73,7 +79,12 @@ def verify_command(
     )
     home = Home.locate()
     with Terminal() as terminal:
-        found = check_store(home, terminal) if whole_store else verify(home, options, terminal)
+        if whole_store:
+            found = check_store(home, terminal)
+        elif source is not None:
+            found = verify_bucket(home, BucketStore.open(source), options, terminal)
+        else:
+            found = verify(home, options, terminal)
     _write(page, found)
     typer.echo(as_json_text(found) if as_json else "\n".join(terminal_lines(found)))
     raise typer.Exit(found.exit_code)

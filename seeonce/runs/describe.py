@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.listener import Listener
+from cache.bucket import BucketStore
 from cache.layout import now
 from cache.leases import entries_in_use
 from cache.mirror import with_remote
@@ -53,12 +54,15 @@ class Session:
         known: AnswerCache | None = None,
         output: OutputFile | None = None,
         prefix_cache: int = 0,
+        bucket: BucketStore | None = None,
     ) -> None:
         """Begin with nothing loaded. Without ``known`` nothing is looked up and nothing kept.
 
-        Of what prompts begin with, so many bytes are kept on disk for later runs.
+        Of what prompts begin with, so many bytes are kept on disk for later runs. With ``bucket``
+        recordings are those of there, and the store of ``home`` keeps copies of what was read.
         """
         self.home, self.known, self.output, self.prefix_cache = home, known, output, prefix_cache
+        self.bucket = bucket
         self._engine: Engine | None = None
         self._loaded: tuple[Path, str] | None = None
 
@@ -119,7 +123,9 @@ def resume(session: Session, selector: str, listener: Listener) -> DescribeResul
     path = home.runs / select_run(home, selector, lambda _: None).info.id
     with RunLock(path):  # before anything is read: nobody adds a line from here on
         info = read_info(path)
-        selected = select(home, info.recording, info.model_path, listener.say, encoder_id=info.encoder_id)
+        selected = select(
+            home, info.recording, info.model_path, listener.say, info.encoder_id, session.bucket
+        )
         asked = plan(home, selected, options_of(info))
         _check_same(info, selected, asked)
         there = answered(read_results(path, lambda _: None, logprobs=True), asked)
@@ -167,7 +173,9 @@ class _Run:
     def go(self, there: dict[int, list[Result]], left: Sequence[Request]) -> DescribeResult:
         """Answer the requests that are left, beside the lines that are there, and say how the run ended."""
         started, path = time.perf_counter(), self._session.home.runs / self._info.id
-        store = with_remote(Store.open(self._session.home, create=False))
+        bucket = self._session.bucket
+        store = Store.open(self._session.home, create=bucket is not None)
+        store = with_remote(store, address="" if bucket is None else bucket.objects.address)
         in_use = entries_in_use(store, "describe", self._selected.manifest)
         kept = [((number, index), line) for number in there for index, line in enumerate(there[number])]
         with in_use, RunWriter(path, self._info, self._session.output, kept) as writer:

@@ -6,13 +6,21 @@ A recording's frames may be gone; only the store is asked.
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cache.base.errors import InputError, NotEncodedError
 from cache.base.home import Home
+from cache.bucket import BucketStore
 from cache.key import EncoderSpec
-from cache.manifest import Manifest, ManifestRef, list_manifests, matching_recording, read_manifest
+from cache.manifest import (
+    Manifest,
+    ManifestHead,
+    ManifestRef,
+    list_manifests,
+    matching_recording,
+    read_manifest,
+)
 from cache.mirror import fetch_manifests
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import CheckpointFolder
@@ -20,6 +28,7 @@ from checkpoint.identity import find_encoder, model_of
 from sources.recordings import latest_recording
 
 LATEST = "latest"
+_NUM_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +47,29 @@ def select(
     model: str | None,
     say: Callable[[str], None],
     encoder_id: str | None = None,
+    bucket: BucketStore | None = None,
 ) -> Selected:
     """Find the manifest of ``recording`` that fits ``model``, or the one that it was encoded with.
 
-    Of several that fit it is the newest, unless ``encoder_id`` names one that is there.
+    Of several that fit it is the newest, unless ``encoder_id`` names one that is there. With ``bucket`` it is
+    one of there, and the store of ``home`` is not asked.
 
     Raises:
         NotEncodedError: it is not encoded, or not by this model's vision tower.
         CheckpointError: the model is missing or not supported.
     """
-    refs = find_recording(home, recording)
+    refs: list[ManifestHead] = [
+        *(find_recording(home, recording) if bucket is None else find_in_bucket(bucket, recording))
+    ]
     refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
     name = model or model_of(home, refs[0].recording.id, refs[0].encoder_id)
     folder, config, spec = find_encoder(home, name, say)
-    return Selected(folder, config, manifest_for(refs, spec, name), name)
+    manifest = (
+        manifest_for(refs, spec, name)
+        if bucket is None
+        else manifest_for(refs, spec, name, bucket.read_manifest)
+    )
+    return Selected(folder, config, manifest, name)
 
 
 def find_recording(home: Home, selector: str) -> list[ManifestRef]:
@@ -88,6 +106,26 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
     )
 
 
+def find_in_bucket(bucket: BucketStore, selector: str) -> list[ManifestHead]:
+    """Return all manifests of one recording in a bucket, newest first; ``latest`` is the newest there.
+
+    Raises:
+        NotEncodedError: it has no such recording.
+        InputError: several recordings fit.
+    """
+    heads = bucket.list_manifests()
+    if heads and selector == LATEST:
+        selector = heads[0].recording.id
+    found = matching_recording(selector, (head.recording for head in heads))
+    if found is None:
+        named = ", ".join(sorted({head.recording.id for head in heads})[:_NUM_NAMED])
+        raise NotEncodedError(
+            f"{bucket.objects.address} has no recording {selector!r}"
+            f"{f'; it has {named}' if named else ''}: encode it with --to, or push it there"
+        )
+    return [head for head in heads if head.recording.id == found]
+
+
 def newest_recording(home: Home) -> str | None:
     """Return the id of the recording that ``latest`` means now; ``None`` when there is no recording."""
     listed = latest_recording(os.environ)
@@ -98,7 +136,12 @@ def _manifests(home: Home) -> list[ManifestRef]:
     return list_manifests(home) if home.store.is_dir() else []
 
 
-def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Manifest:
+def manifest_for(
+    refs: Sequence[ManifestHead],
+    spec: EncoderSpec,
+    model: str,
+    read: Callable[[ManifestHead], Manifest] = lambda ref: read_manifest(ref.path),
+) -> Manifest:
     """Return the newest manifest whose features the model's own encoder would give.
 
     Other limits on pixels are welcome: they change how finely a frame was seen, not what the language
@@ -109,7 +152,7 @@ def manifest_for(refs: list[ManifestRef], spec: EncoderSpec, model: str) -> Mani
     """
     for ref in refs:
         if _with_limits_of(ref.encoder, spec) == spec:
-            return read_manifest(ref.path)
+            return read(ref)
     found = ", ".join(sorted({f"{ref.encoder_id.hex[:12]} ({ref.encoder.compute_dtype})" for ref in refs}))
     recording = refs[0].recording
     again = "demo" if recording.kind == "demo" else shlex.quote(recording.path)

@@ -9,7 +9,7 @@ from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.entry import Features
 from cache.leases import held_lease
-from cache.manifest import FrameEntry, read_manifest
+from cache.manifest import FrameEntry, Manifest, read_manifest
 from cache.store import Store
 from checkpoint import backend
 from infer.limits import BatchLimits
@@ -31,7 +31,8 @@ class VerifyOptions:
     """The options of ``verify-cache``.
 
     ``sample`` is a number of entries, or ``all``; ``tolerance`` and ``logprob_tolerance`` replace those of
-    the compute dtype; ``limits`` are pass two's, which answers are given under.
+    the compute dtype; ``limits`` are pass two's, which answers are given under. ``sample_only`` checks
+    bytes of the sample, too, and not of all.
 
     Raises:
         InputError: ``sample`` is neither a number nor ``all``, a tolerance is not a number, or the level does
@@ -48,6 +49,7 @@ class VerifyOptions:
     limits: BatchLimits = field(default_factory=lambda: BatchLimits(max_num_seqs=8))
     controls: bool = False
     against: Against | None = None
+    sample_only: bool = False
 
     def __post_init__(self) -> None:
         sample_size(self.sample)
@@ -68,13 +70,14 @@ def check_recording(home: Home, options: VerifyOptions, listener: Listener) -> R
     store = Store.open(home, create=False)
     if options.level is Level.bytes and options.model is None and not options.controls:
         refs = find_recording(home, options.recording)
-        check = check_recording_bytes(store, [read_manifest(ref.path) for ref in refs], listener)
+        manifests = [_bytes_checked(read_manifest(ref.path), options) for ref in refs]
+        check = check_recording_bytes(store, manifests, listener)
         return _report(refs[0].recording.id, options.level, [check])
     selected = select(home, options.recording, options.model, listener.say)
     manifest = selected.manifest
     if line := manifest.skipped_line():
         listener.say(line)
-    checks = [check_recording_bytes(store, [manifest], listener)]
+    checks = [check_recording_bytes(store, [_bytes_checked(manifest, options)], listener)]
     store = replace(store, writable=False)  # damaged entries stay, and no use is noted
     if options.level is not Level.bytes:
         allowed = tolerances(manifest.encoder.compute_dtype, options.tolerance, options.logprob_tolerance)
@@ -105,9 +108,16 @@ def check_store(home: Home, listener: Listener) -> Report:
         return _report("the whole store", Level.bytes, [check_store_bytes(store, listener)])
 
 
-def sampled(selected: Selected, options: VerifyOptions) -> list[Group]:
+def sampled(manifest: Manifest, options: VerifyOptions) -> list[Group]:
     """Return the entries that are compared with live encoding, the same for the same options."""
-    return draw(entry_groups(selected.manifest), sample_size(options.sample), options.seed)
+    return draw(entry_groups(manifest), sample_size(options.sample), options.seed)
+
+
+def _bytes_checked(manifest: Manifest, options: VerifyOptions) -> Manifest:
+    if not options.sample_only:
+        return manifest
+    keys = {group[0].key for group in sampled(manifest, options)}
+    return replace(manifest, frames=tuple(frame for frame in manifest.frames if frame.key in keys))
 
 
 def _report(recording: str, level: Level, checks: list[Check]) -> Report:
@@ -123,7 +133,7 @@ def _report(recording: str, level: Level, checks: list[Check]) -> Report:
 def _check_live(
     store: Store, selected: Selected, options: VerifyOptions, allowed: Tolerances, listener: Listener
 ) -> Iterator[Check]:
-    sample = sampled(selected, options)
+    sample = sampled(selected.manifest, options)
     try:
         from precompute.live import LiveFrames
 

@@ -62,8 +62,10 @@ def _with_controls(report: Report, home: Home, options: VerifyOptions, listener:
             report, controls_problem="not run: the store itself differs, so no copy of it can pass"
         )
     selected = select(home, report.recording, options.model, listener.say, report.encoder_id)
-    groups = _few_of(sampled(selected, options))
-    options = replace(options, recording=report.recording, sample="all", controls=False, against=None)
+    groups = _few_of(sampled(selected.manifest, options))
+    options = replace(
+        options, recording=report.recording, sample="all", controls=False, against=None, sample_only=False
+    )
     with _interrupted_by_sigterm(), tempfile.TemporaryDirectory(prefix="seeonce-controls-") as name:
         copy = copy_store(Store.open(home, create=False), selected.manifest, groups, Path(name) / "unchanged")
         problem = _unchanged_problem(copy, selected, options)
