@@ -129,7 +129,7 @@ class DecodeBatch:
 
     def _release(self) -> None:
         self._rows, self._rope_deltas = [], []
-        self.slots.lengths, self.slots.prefixes = [], []
+        self.slots.release()
         for held in self._cache:
             held.release()
 

@@ -129,7 +129,7 @@ class PrefixPool:
     def __init__(self, max_bytes: int, *, lasting: bool = False) -> None:
         """Begin with nothing kept."""
         self.lasting = lasting
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._kept: dict[Keys, SharedPrefix] = {}
         self._wanted: set[Keys] = set()
 
@@ -161,8 +161,8 @@ class PrefixPool:
     def put(self, keys: Keys, prefix: SharedPrefix) -> None:
         """Keep a prefix if there is room for it."""
         self._kept.pop(keys, None)
-        self.make_room(self._max_bytes - prefix.num_bytes)
-        if self.num_bytes + prefix.num_bytes <= self._max_bytes:
+        self.make_room(self.max_bytes - prefix.num_bytes)
+        if self.num_bytes + prefix.num_bytes <= self.max_bytes:
             self._kept[keys] = prefix
 
     def shrink(self, max_bytes: int) -> None:

@@ -99,6 +99,7 @@ class Schedule:
         self._waiting: list[Sequence] = []
         self._led: set[Keys] = set()
         self._refused_at: tuple[int, int] | None = None
+        self._num_before_first = 0  # handed out before the sequence that waits longest
         self.num_images_read = 0
         self.in_flight = InFlightLimit(limits.max_num_seqs)
         self._reads_in_place = not copy_prefixes
@@ -145,19 +146,22 @@ class Schedule:
         if self._on_disk is not None:
             self._load(self._on_disk, now)
         followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
-        if num_free < self._worth_a_prefill(len(followers) or len(waiting)):
+        # Followers first, unless they come without end and the first waits for its turn to lead.
+        is_led = not followers or (self._num_before_first >= LOOK_AHEAD and id(waiting[0]) not in followers)
+        if num_free < self._worth_a_prefill(len(waiting) - len(followers) if is_led else len(followers)):
             return []
         batch = _Batch(now)
         for sequence in waiting:
             if batch.num_claimed >= num_free or self._is_full(batch):
                 break
             is_follower = id(sequence) in followers
-            if is_follower != bool(followers) or sequence.keys in batch.leading or self._is_coming(sequence):
+            if is_follower == is_led or sequence.keys in batch.leading or self._is_coming(sequence):
                 continue
             if not (self._follow(batch, sequence) if is_follower else self._lead(batch, sequence)):
                 break
         self._led = batch.leading
         chosen = {id(sequence) for sequence in batch.sequences}
+        self._num_before_first = 0 if id(waiting[0]) in chosen else self._num_before_first + len(chosen)
         self._waiting = [sequence for sequence in waiting if id(sequence) not in chosen]
         return batch.sequences
 
@@ -170,7 +174,7 @@ class Schedule:
         for sequence in self._waiting:
             first_of.setdefault(sequence.keys, sequence)
         most = self._limits.prefill_batch_size + READ_AHEAD
-        room = self._memory.max_bytes - self._memory.batch_bytes(now, [])
+        room = min(self._memory.max_bytes - self._memory.batch_bytes(now, []), self.prefixes.max_bytes)
         next_ = [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None and on_disk.has(s)]
         sizes = [self._memory.prefix_bytes(s.begins.num_tokens) for s in next_ if s.begins]
         self.prefixes.make_room(room - sum(sizes), now.prefixes)
@@ -208,20 +212,20 @@ class Schedule:
 
     def _follow(self, batch: _Batch, sequence: Sequence) -> bool:
         """Take in a sequence that starts from a kept prefix, if there is room."""
-        self._start(sequence)
+        self._start(sequence, self._prefix_of(sequence))
         if not self._fits(batch, sequence):
             if not batch.is_idle:
-                sequence.prefix = None  # it may be gone when there is room
+                self._start(sequence, None)  # its prefix may be gone when there is room, and it leads then
                 return False
             self._make_room(sequence)
-            self._start(sequence)
+            self._start(sequence, self._prefix_of(sequence))
             self._make_room(sequence)  # for more, if its prefix had to go
         batch.add(sequence)
         return True
 
-    def _start(self, sequence: Sequence) -> None:
-        """Have a sequence start from what is kept of its prompt's beginning, and read that in place."""
-        sequence.prefix, sequence.num_shared = self._prefix_of(sequence) or (None, 0)
+    def _start(self, sequence: Sequence, found: tuple[SharedPrefix, int] | None) -> None:
+        """Have a sequence start from what is kept of its beginning, if anything, and read that in place."""
+        sequence.prefix, sequence.num_shared = found or (None, 0)
         in_place = 0 if sequence.prefix is None else sequence.prefix.num_in_place
         sequence.num_in_place = in_place if self._reads_in_place and sequence.num_shared >= in_place else 0
 
@@ -256,12 +260,13 @@ class Schedule:
             for other in others
             if (count := num_common(leader.prompt, other.prompt))
         ]
-        if not common and self.prefixes.lasting and leader.prompt.images:
-            last = leader.prompt.images[-1]
-            return 0, last.start + last.num_tokens
+        num_followers = len(common)
+        if self.prefixes.lasting and (end := end_of_images(leader.prompt, len(leader.prompt.ids))):
+            common.append((end, end))  # whoever asks next about the same frames
         if not self._memory.row_bytes:
-            return len(common), max((count for count, _ in common), default=0)
-        return most_saved(leader.prompt, [min(count, most) for count, most in common])
+            return num_followers, max((count for count, _ in common), default=0)
+        num, length = most_saved(leader.prompt, [min(count, most) for count, most in common])
+        return min(num, num_followers), length
 
     def _fits(self, batch: _Batch, sequence: Sequence) -> bool:
         sequences = (*batch.sequences, sequence)

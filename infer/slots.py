@@ -27,6 +27,11 @@ class Slots:
         """Columns in use once the next token of each row is written."""
         return max(self.lengths, default=0) + 1
 
+    def release(self) -> None:
+        """Hold no slots any more, nor what was read from them."""
+        self.lengths, self.prefixes, self._grouped = [], [], []
+        self.readers, self.mask = Readers([]), None
+
     def begin_step(self) -> None:
         """Make what all layers need for the next token: where it is written, and what it may attend to."""
         if self._grouped != self.prefixes:

@@ -226,8 +226,9 @@ class HeldBytes:
 def test_a_tight_bound_costs_prefills_and_no_answer(
     asked: Asked, num_sequences: float, copy_prefixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = asked.questions(4)
-    longest = max(len(asked.prompt(request).ids) + 8 for request in requests)
+    # Of many lengths: a follower that finds no room waits, and may find its prefix gone.
+    requests = [replace(r, sampling=Sampling(max_tokens=2 + r.id * 7 % 31)) for r in asked.questions(4)]
+    longest = max(len(asked.prompt(request).ids) + 32 for request in requests)
     bound = int(num_sequences * rounded_up(longest) * asked.engine.model.kv_token_bytes)
     held = HeldBytes(monkeypatch)
     monkeypatch.setattr(asked.engine, "copy_prefixes", copy_prefixes)
@@ -238,8 +239,7 @@ def test_a_tight_bound_costs_prefills_and_no_answer(
 
 
 def test_more_questions_fit_where_they_read_one_prefix(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = max(asked.frames, key=lambda frame: frame.num_tokens)
-    requests = [asked.request(number, frame, f"{number}?") for number in range(12)]
+    requests = [asked.request(number, *asked.frames, f"{number}?") for number in range(12)]
     alone = rounded_up(len(asked.prompt(requests[0]).ids) + 8) * asked.engine.model.kv_token_bytes
     limits = replace(SHARED, kv_memory_bytes=7 * alone)
     in_place = asked.run(requests, limits)
