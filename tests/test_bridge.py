@@ -112,7 +112,8 @@ def test_pictures_are_described_in_lines_that_escribano_reads_and_encoded_once(
     monkeypatch.setattr(answers, "LINE_SCHEMA", short)
     ask = {"method": "vlm_infer", "params": shown(*pictures[:2])}
     first, ping, gone, text, *_ = talk(
-        ask, {"method": "ping"}, {"method": "vlm_infer", "params": shown(pictures[2], pictures[2].with_name("no.jpg"))},
+        ask, {"method": "ping"},
+        {"method": "vlm_infer", "params": shown(pictures[2], pictures[2].with_name("no.jpg"))},
         {"method": "text_infer", "params": {"rawPrompt": "Hello", "maxTokens": 3}},
     )  # fmt: skip
     assert (first["id"], first["done"]) == (0, True)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
-from cache.leases import held_lease
 from infer.limits import BatchLimits
 from infer.request import Answer, Request, Text, Turn
 from seeonce.server.errors import ApiError, of_ours, refused
@@ -146,7 +145,7 @@ class EngineThread:
 
     def _serve(self, model: ServedModel) -> None:
         """Answer jobs of one model until none is left, or one of another model is next."""
-        with held_lease(self._features.store, f"serve {model.name}"):
+        with self._features.in_use(model.name):
             self._answer(model)
 
     def _answer(self, model: ServedModel) -> None:
