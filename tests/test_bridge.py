@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from cache.base.home import Home
 from cache.manifest import list_manifests, read_manifest
 from infer.request import Answer, Image, Request, Text, Usage
 from infer.sampling import Sampling
-from seeonce.bridge import answers
+from seeonce.bridge import answers, socket_server
+from seeonce.bridge.answers import Answerer
 from seeonce.bridge.launcher import install
 from seeonce.bridge.messages import LINE_SCHEMA, as_lines, read_messages
-from seeonce.bridge.socket_server import socket_path
+from seeonce.bridge.socket_server import serve, socket_path
+from seeonce.commands.bridge import _Log
 from seeonce.runs.presets import ACTIVITIES
 
 PROMPT = "A line for each: Frame 1: description: ... | activity: [one word] | apps: [list] | topics: [list]"
@@ -109,7 +112,8 @@ def test_pictures_are_described_in_lines_that_escribano_reads_and_encoded_once(
     monkeypatch.setattr(answers, "LINE_SCHEMA", short)
     ask = {"method": "vlm_infer", "params": shown(*pictures[:2])}
     first, ping, gone, text, *_ = talk(
-        ask, {"method": "ping"}, {"method": "vlm_infer", "params": shown(pictures[2].with_name("no.jpg"))},
+        ask, {"method": "ping"},
+        {"method": "vlm_infer", "params": shown(pictures[2], pictures[2].with_name("no.jpg"))},
         {"method": "text_infer", "params": {"rawPrompt": "Hello", "maxTokens": 3}},
     )  # fmt: skip
     assert (first["id"], first["done"]) == (0, True)
@@ -127,7 +131,7 @@ def test_pictures_are_described_in_lines_that_escribano_reads_and_encoded_once(
     again, *_ = talk(ask)
     assert again["text"] == first["text"]
     (ref,) = list_manifests(Home(home))
-    assert [entry.timestamp_s for entry in read_manifest(ref.path).frames] == [10.0, 20.0]
+    assert [entry.timestamp_s for entry in read_manifest(ref.path).frames] == [10.0, 20.0, 10.0]
     assert run(f"seeonce encode {ref.recording.id} --max-pixels 65536").code == 0
 
 
@@ -179,8 +183,8 @@ def test_without_a_model_the_client_is_told_on_standard_output(
         ("description: A | activity: coding | apps: [] | topics: []", [], []),
         ("description: A | activity: coding | apps: [Code, Chrome] | topics: [x]", ["Code", "Chrome"], ["x"]),
         ("description: A | activity: coding | apps: [] | topics: [x, y]", [], ["x", "y"]),
-        ("description: as in Frame 2: | activity: other | apps: [Frame 1: b] | topics: [Frame 1: c]",
-         ["Frame 1 - b"], ["Frame 1 - c"]),
+        ("description: as in Frame 2: | activity: other | apps: [Frame 1: b] | topics: [keyframe 1: c]",
+         ["Frame 1 - b"], ["keyframe 1 - c"]),
     ],
 )  # fmt: skip
 def test_lists_and_words_come_out_of_its_parser_as_they_were(
@@ -247,3 +251,121 @@ def test_a_launcher_replaces_no_file_of_others_and_does_not_call_itself(run: Run
     place, _ = install(Home(tmp_path / "home"), tmp_path / "launcher", Path(sys.executable), None)
     said = run("seeonce bridge --install --path", place, "--python", place).error
     assert "is no Python that Escribano can run" in said
+
+
+# --- other clients than Escribano's
+
+
+class _Quick(Answerer):
+    """Answers at once; each request of a model says what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def infer(self, params: Mapping[str, object], max_tokens: int) -> dict[str, object]:
+        self.asked.append(params)
+        return {"text": str(params.get("text", "")), "tokens": max_tokens}
+
+    def rest(self) -> None:
+        """Keep nothing."""
+
+
+@pytest.fixture
+def socket_of(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a bridge that answers at once."""
+    place, ready = tmp_path / "s.sock", threading.Event()
+    thread = threading.Thread(target=serve, args=(place, _Quick(), lambda _: None, ready.set), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield place
+    if thread.is_alive():
+        _ask(place, b'{"method": "shutdown"}\n')
+    thread.join(10)
+
+
+def _ask(place: Path, *parts: bytes) -> list[dict[str, Any]]:
+    with _connect(place) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.01)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as lines:
+            return [json.loads(line) for line in lines]
+
+
+def test_lines_in_pieces_and_several_at_once_are_answered_each(socket_of: Path) -> None:
+    line = json.dumps(
+        {"id": 1, "method": "vlm_infer", "params": {"text": "né 🙂"}}, ensure_ascii=False
+    ).encode()
+    pieces = [line[start : start + 7] for start in range(0, len(line), 7)]
+    (reply,) = _ask(socket_of, *pieces, b"\n")
+    assert reply == {"id": 1, "text": "né 🙂", "tokens": 4000, "done": True}
+    assert [one["id"] for one in _ask(socket_of, b"\r\n", line + b"\n\n" + line + b"\n", line)] == [1, 1, 1]
+
+
+def test_a_line_that_is_too_long_gets_one_error_and_the_next_client_is_answered(
+    socket_of: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_server, "_MAX_LINE_BYTES", 100)
+    (reply,) = _ask(socket_of, b'{"method": "ping", "x": "' + b"x" * 500 + b'"}\n')
+    assert reply == {"error": "The request is too long", "done": True}
+    assert _ask(socket_of, b'{"id": 2, "method": "ping"}\n')[0]["id"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"id": NaN, "method": "ping"}', {"id": 0, "pong": True}),
+        (b'{"id": ' + b"[" * 900 + b"]" * 900 + b', "method": "ping"}', {"id": 0, "pong": True}),
+        (b"[" * 90_000, {}),
+        (b'{"id": 1, "method": "\xff"}', {}),
+        (b'{"id": ' + b"9" * 6000 + b', "method": "ping"}', {}),
+        (b'{"id": 1, "method": "\\ud800' + b"x" * 900 + b'"}', {"id": 1}),
+        (b'{"id": 1, "method": "vlm_infer", "params": {"maxTokens": 5.0}}', {"tokens": 5}),
+        (b'{"id": 1, "method": "vlm_infer", "params": {"maxTokens": 1e99}}', {"id": 1}),
+        (b'{"id": 1, "method": "vlm_infer", "params": {"maxTokens": null}}', {"id": 1}),
+    ],
+)  # fmt: skip
+def test_a_line_of_nonsense_gets_one_short_line_of_json(
+    line: bytes, said: dict[str, Any], socket_of: Path
+) -> None:
+    (reply,) = _ask(socket_of, line + b"\n")
+    assert said.items() <= reply.items()
+    assert reply["done"]
+    assert ("error" in reply) != ("pong" in reply or "tokens" in reply)
+    assert len(json.dumps(reply)) < 300
+
+
+def test_clients_wait_for_each_other_and_one_that_goes_away_is_no_harm(socket_of: Path) -> None:
+    with _connect(socket_of) as first, _connect(socket_of) as second:
+        second.sendall(b'{"id": 2, "method": "ping"}\n')
+        first.sendall(b'{"id": 1, "method": "pi')
+        first.close()
+        with second.makefile("rb") as lines:
+            assert json.loads(lines.readline())["id"] == 2
+    with _connect(socket_of) as gone:
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.sendall(b'{"method": "ping"}\n' * 1000)
+    assert _ask(socket_of, b'{"id": 3, "method": "ping"}\n')[0]["id"] == 3
+
+
+def test_a_bridge_that_ends_leaves_the_socket_of_a_later_one(socket_of: Path) -> None:
+    ready = threading.Event()
+    with _connect(socket_of) as client:
+        later = threading.Thread(target=serve, args=(socket_of, _Quick(), print, ready.set), daemon=True)
+        later.start()
+        assert ready.wait(10)
+        client.sendall(b'{"method": "shutdown"}\n')
+        assert client.recv(100)
+        assert client.recv(100) == b""
+    assert _ask(socket_of, b'{"id": 4, "method": "ping"}\n{"method": "shutdown"}\n')[0]["id"] == 4
+    later.join(10)
+    assert not socket_of.exists()
+
+
+def test_what_cannot_be_logged_ends_no_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESCRIBANO_MLX_LOG_FILE", str(tmp_path / "log"))
+    _Log().say("x\ud800")
+    assert (tmp_path / "log").read_text() == "[seeonce] x\\ud800\n"
+    monkeypatch.setenv("ESCRIBANO_MLX_LOG_FILE", str(tmp_path))
+    _Log().say("no file")

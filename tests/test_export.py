@@ -9,9 +9,10 @@ import stat
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -257,11 +258,12 @@ def test_a_frame_of_the_recorder_gets_the_observation_that_escribano_would_have_
     assert dump(database) == before
 
 
+@pytest.mark.parametrize("zone", [UTC, None])
 def test_a_frame_that_escribano_describes_right_now_is_left_to_it(
-    run: Run, answered: Answered, database: Path
+    zone: tzinfo | None, run: Run, answered: Answered, database: Path
 ) -> None:
     _add_frames(database)
-    now = datetime.now(UTC).isoformat()
+    now = datetime.now(UTC).replace(tzinfo=zone).isoformat()
     change(database, "UPDATE frames SET processing_started_at = ? WHERE id = 'f1'", now)
     answered({}, {}, {}, **DAY)
     ended = run("seeonce export --to escribano --json")
@@ -318,6 +320,22 @@ def test_three_copies_are_kept_and_how_to_remove_them_is_said(
     assert f"rm {database}.before-seeonce-[0-9]*" in ended.out
     with closing(sqlite3.connect(copies[0])) as connection:
         assert connection.execute("SELECT MIN(activity_type) FROM observations").fetchone()[0] >= "2"
+
+
+def test_an_export_that_fails_or_is_killed_leaves_no_copy(
+    run: Run, answered: Answered, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered({})
+    before = sorted(database.parent.iterdir())
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "fsync", Mock(side_effect=KeyboardInterrupt))
+        run("seeonce export --to escribano")
+    assert len(list(database.parent.glob(".*.part"))) == 1
+    change(database, "CREATE TRIGGER no BEFORE UPDATE ON observations BEGIN SELECT RAISE(ABORT, 'no'); END")
+    assert "nothing was written" in run("seeonce export --to escribano").error
+    assert sorted(database.parent.iterdir()) == before
+    change(database, "DROP TRIGGER no")
+    assert run("seeonce export --to escribano").code == 0
 
 
 def test_rows_that_are_gone_or_now_of_another_recording_are_told_and_the_rest_is_written(

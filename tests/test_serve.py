@@ -21,6 +21,8 @@ from PIL import Image
 from served import Served, data_url, image, prepared, served, text
 from uvicorn.server import ServerState
 
+from cache.base.home import Home
+from cache.leases import active_leases
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from infer.sequence import Sequence
@@ -145,6 +147,22 @@ def test_a_stop_string_is_never_streamed(api: Served) -> None:
     found = api.streamed("Go on", stop=stop)
     assert _content(found) == whole.partition(stop)[0].strip()
     assert found[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_lease_is_held_while_a_model_answers_so_that_a_watch_waits(
+    api: Served, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, seen = Home(places[1]).store, list[str]()
+    monkeypatch.setattr(
+        api.server.engine, "_first_token", lambda _: seen.extend(one.purpose for one in active_leases(store))
+    )
+    api.text([text("What?")])
+    assert [purpose.partition(" ")[0] for purpose in seen] == ["serve"]
+    api.wait_until_idle()
+    until_s = time.monotonic() + 10
+    while active_leases(store):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
 
 
 def test_a_schema_holds_a_streamed_answer(api: Served, encoded: Encoded) -> None:

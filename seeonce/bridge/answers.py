@@ -9,7 +9,7 @@ from functools import cached_property
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
-from cache.base.errors import InputError
+from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.leases import held_lease
@@ -78,7 +78,13 @@ class Answerer:
 
     def rest(self) -> None:
         """Write what is to be kept of the pictures that were shown."""
-        self._pictures.write(at_once=True)
+        self._keep(at_once=True)
+
+    def _keep(self, *, at_once: bool) -> None:
+        try:
+            self._pictures.write(at_once=at_once)
+        except StoreError as error:  # the next write tries again, and the entries are there for a day
+            self._say(f"{error}")
 
     def infer(self, params: Mapping[str, object], max_tokens: int) -> Reply:
         """Answer messages: text and what it cost.
@@ -94,7 +100,7 @@ class Answerer:
             started_s = time.perf_counter()
             request, answer = self._answer(asked, sampling, limits)
             seconds = time.perf_counter() - started_s
-        self._pictures.write()
+        self._keep(at_once=False)
         if answer.error is not None:
             raise InputError(answer.error)
         usage = answer.usage

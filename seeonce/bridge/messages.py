@@ -1,19 +1,21 @@
 """What Escribano asks, as a request of ours; and an answer, as its parser reads it."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.base.errors import InputError
+from cache.base.text import printable
 from infer.request import Answer, Request
 from seeonce.runs.parse import Description, parse_description
 from seeonce.runs.presets import ACTIVITIES
 from seeonce.runs.prompts import Prompt
 from seeonce.runs.results import results_of
 
-_TIME = re.compile(r"timestamp:\s*(\d+(?:\.\d+)?)")
+_TIME = re.compile(r"timestamp:\s*(\d{1,12}(?:\.\d+)?)")
 _FORM = re.compile(r"description:.*activity:.*apps:.*topics:", re.DOTALL)
 _WORDS = r"[^\s|\[\]\"\\\x00-\x1f\x7f][^|\[\]\"\\\x00-\x1f\x7f]{0,239}"
 _ITEM = r"[^\s|\[\],\"\\\x00-\x1f\x7f][^|\[\],\"\\\x00-\x1f\x7f]{0,31}"
@@ -68,7 +70,7 @@ def read_messages(params: Mapping[str, object]) -> Asked:
     """
     raw = params.get("rawPrompt")
     if isinstance(raw, str) and raw:
-        return Asked((raw,))
+        return Asked((_text(raw),))
     messages = params.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InputError("No messages provided")
@@ -77,7 +79,7 @@ def read_messages(params: Mapping[str, object]) -> Asked:
         if not isinstance(message, dict):
             raise InputError("A message is no object")
         content = message.get("content")
-        found = [content] if isinstance(content, str) else list(_parts(content))
+        found = [_text(content)] if isinstance(content, str) else list(_parts(content))
         if message.get("role") == "system":
             system += [part for part in found if isinstance(part, str)]
         else:
@@ -94,11 +96,25 @@ def _parts(content: object) -> Iterator[str | Picture]:
         if kind == "text" and isinstance(item.get("text"), str):
             if found := _TIME.search(item["text"]):
                 time_s = float(found[1])
-            yield item["text"]
+            yield _text(item["text"])
         elif kind == "image" and isinstance(item.get("imagePath"), str):
-            yield Picture(Path(item["imagePath"]), time_s)
+            yield Picture(_path(item["imagePath"]), time_s)
         else:
             raise InputError(f"A part of a message is neither text nor an image by its path: {kind!r}")
+
+
+def _text(text: str) -> str:
+    """Return text that a tokenizer takes: half of a surrogate pair, where JavaScript cut one, is a ?."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _path(text: str) -> Path:
+    try:
+        if b"\0" not in os.fsencode(text):
+            return Path(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        pass
+    raise InputError(f"{printable(text)}: no path of a picture")
 
 
 def as_lines(request: Request, answer: Answer) -> str:
@@ -123,7 +139,7 @@ def _line(number: int, said: Description) -> str:
     return f"Frame {number}: description: {_FRAME.sub(_UNLIKE, fields)}\n"
 
 
-_FRAME = re.compile(r"\b(frame \d+):", re.IGNORECASE)  # its parser would begin another frame there
+_FRAME = re.compile(r"(frame \d+):", re.IGNORECASE)  # its parser would begin another frame there
 _UNLIKE = r"\1 -"
 
 

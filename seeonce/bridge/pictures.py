@@ -76,16 +76,15 @@ class Pictures:
             thumbnails=Thumbnails(self._store.home),
             limit=self._limit,
         )
+        # What was encoded before an end or beside a picture that cannot be read is kept, too.
+        noted = [self._note(places[frame.index][0].parent, frame) for frame in result.manifest.frames]
         if result.interrupted:
             raise KeyboardInterrupt
         if result.stopped:
             raise StoreError(result.stopped)
         if result.manifest.skipped:
             raise InputError(result.manifest.skipped[0].reason)
-        return [
-            self._note(place.parent, frame)
-            for (place, _), frame in zip(places, result.manifest.frames, strict=True)
-        ]
+        return noted
 
     def write(self, *, at_once: bool = False) -> None:
         """Write the manifests that have grown some seconds ago, or all that have grown."""

@@ -14,7 +14,8 @@ from seeonce.bridge.answers import Answerer, Reply
 
 _WAIT_S = 5.0  # for a client, before it is asked whether Escribano is still there
 _MAX_LINE_BYTES = 64 << 20
-_VLM_TOKENS, _FIT_TOKENS = 4000, 8000
+_SHOWN = 80  # characters of a method
+_VLM_TOKENS, _FIT_TOKENS, _TOO_MANY_TOKENS = 4000, 8000, 1 << 31
 _OF_THE_OTHER_MODE = ("llm_infer", "llm_prompt_fit", "load_llm")
 
 
@@ -35,6 +36,7 @@ def serve(path: Path, answerer: Answerer, say: Callable[[str], None], ready: Cal
     parent = os.getppid()
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listening:
         _bind(listening, path)
+        ours = path.stat().st_ino
         try:
             listening.settimeout(_WAIT_S)
             ready()
@@ -47,7 +49,8 @@ def serve(path: Path, answerer: Answerer, say: Callable[[str], None], ready: Cal
                     answerer.rest()
         finally:
             with suppress(OSError):
-                path.unlink()
+                if path.stat().st_ino == ours:  # a later bridge may have put its own there
+                    path.unlink()
 
 
 def _bind(listening: socket.socket, path: Path) -> None:
@@ -71,6 +74,9 @@ def _attend(client: socket.socket, answerer: Answerer, say: Callable[[str], None
             while line := lines.readline(_MAX_LINE_BYTES):
                 if not line.strip():
                     continue
+                if len(line) == _MAX_LINE_BYTES:  # its rest would be answered as requests of their own
+                    client.sendall(b'{"error": "The request is too long", "done": true}\n')
+                    return False
                 reply = _reply(line, answerer, say)
                 client.sendall(json.dumps(reply).encode() + b"\n")
                 if reply.get("status") == "shutting_down":
@@ -87,10 +93,11 @@ def _reply(line: bytes, answerer: Answerer, say: Callable[[str], None]) -> Reply
         return {"error": f"Invalid JSON: {error}", "done": True}
     if not isinstance(request, dict):
         return {"error": "Invalid request: expected an object", "done": True}
-    named: Reply = {"id": request.get("id", 0)}
-    method, params = request.get("method"), request.get("params")
+    number, params = request.get("id"), request.get("params")
+    named: Reply = {"id": number if isinstance(number, int) else 0}
+    method = str(request.get("method"))[:_SHOWN]
     try:
-        found = _answer(str(method), params if isinstance(params, dict) else {}, answerer)
+        found = _answer(method, params if isinstance(params, dict) else {}, answerer)
     except SeeonceError as error:
         problem = " ".join(str(error).split())
         say(f"{method}: {problem}")
@@ -122,6 +129,6 @@ def _answer(method: str, params: Mapping[str, object], answerer: Answerer) -> Re
 
 def _tokens(params: Mapping[str, object], default: int) -> int:
     wanted = params.get("maxTokens", default)
-    if not isinstance(wanted, int) or wanted < 1:
-        raise InputError(f"maxTokens is {wanted!r}; expected a number of at least 1")
-    return wanted
+    if not isinstance(wanted, int | float) or not 1 <= wanted < _TOO_MANY_TOKENS:
+        raise InputError(f"maxTokens is {str(wanted)[:_SHOWN]}; expected a number of at least 1")
+    return int(wanted)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -28,11 +29,8 @@ class _Log(Listener):
 
     def say(self, line: str) -> None:
         place = os.environ.get("ESCRIBANO_MLX_LOG_FILE")
-        if not place:
-            print(f"[seeonce] {line}", file=sys.stderr, flush=True)
-            return
-        with Path(place).open("a", encoding="utf-8") as file:
-            file.write(f"[seeonce] {line}\n")
+        with suppress(OSError), Path(place).open("a") if place else nullcontext(sys.stderr) as file:
+            print(f"[seeonce] {printable(line)}", file=file, flush=True)  # which ends no bridge
 
 
 def bridge_command(

@@ -145,6 +145,10 @@ class EngineThread:
 
     def _serve(self, model: ServedModel) -> None:
         """Answer jobs of one model until none is left, or one of another model is next."""
+        with self._features.in_use(model.name):
+            self._answer(model)
+
+    def _answer(self, model: ServedModel) -> None:
         try:
             loaded = self._load(model)
         except Exception as error:

@@ -5,10 +5,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 from cache.base.errors import NotEncodedError, SeeonceError
 from cache.entry import Features, Provenance
 from cache.key import EntryKey
+from cache.leases import held_lease
 from cache.manifest import FrameEntry
 from cache.stats import StoreLimit
 from cache.store import Store
@@ -31,6 +33,10 @@ class ServedFeatures(StoredFeatures):
         self._holds: Counter[EntryKey] = Counter()
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="seeonce-writer")
+
+    def in_use(self, model: str) -> AbstractContextManager[None]:
+        """Hold a lease while a model answers: nothing is collected, and encode --watch waits."""
+        return held_lease(self._store, f"serve {model}")
 
     @property
     def held_bytes(self) -> int:

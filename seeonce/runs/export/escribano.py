@@ -193,9 +193,10 @@ def _insertion(
 
 def _is_recent(moment: object) -> bool:
     try:
-        return datetime.now(UTC) - datetime.fromisoformat(str(moment)) < _CLAIMED
-    except (ValueError, TypeError):
+        since = datetime.fromisoformat(str(moment))
+    except ValueError:
         return False
+    return datetime.now(UTC) - (since if since.tzinfo else since.replace(tzinfo=UTC)) < _CLAIMED
 
 
 def _change(

@@ -67,11 +67,8 @@ def export(
             return replace(plan, later_steps=steps)
     with _writing(database) as connection, _about(database):
         plan = plan_rows(connection, answers, recording, overwrite=overwrite, model=model)
-        backup = _back_up(database) if plan.changes else None
-        for change in plan.changes:
-            _write(connection, change)
         steps = later_steps(connection, database, recording, plan.changes)
-        connection.execute("COMMIT" if plan.changes else "ROLLBACK")
+        backup = _write_all(connection, database, plan.changes) if plan.changes else None
     copies: tuple[Path, ...] = ()
     with suppress(OSError):
         copies = _newest_copies(database) if backup is not None else ()
@@ -107,6 +104,20 @@ def _writing(database: Path) -> Iterator[sqlite3.Connection]:
                     connection.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise InputError(f"{words(database, error, WRITE_TIMEOUT_S)}; nothing was written") from error
+
+
+def _write_all(connection: sqlite3.Connection, database: Path, changes: Sequence[RowChange]) -> Path:
+    """Write and commit all changes, and return the copy of before; one of which nothing came is removed."""
+    backup = _back_up(database)
+    try:
+        for change in changes:
+            _write(connection, change)
+        connection.execute("COMMIT")
+    except Exception:  # no Ctrl-C, which may come right after the commit
+        with suppress(OSError):
+            backup.unlink()
+        raise
+    return backup
 
 
 def _write(connection: sqlite3.Connection, change: RowChange) -> None:
@@ -149,8 +160,10 @@ def _back_up(database: Path) -> Path:
     """Copy the database as it is committed now, WAL and all, beside itself; durable before it is named."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     backup = database.with_name(f"{database.name}.before-seeonce-{stamp}")
-    partial = backup.with_name(f".{backup.name}.{os.getpid()}.part")
+    partial = database.with_name(f".{database.name}.before-seeonce.part")  # we hold the write lock
     try:
+        for left in ("", "-journal", "-wal", "-shm"):  # of an export that was killed
+            partial.with_name(f"{partial.name}{left}").unlink(missing_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         uri = f"file:{quote(os.fsencode(database))}?mode=ro"
         with (
