@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Protocol
 
 from cache.base.errors import NotEncodedError
+from cache.entries import Entries
 from cache.entry import Features
 from cache.key import EntryKey
 from cache.manifest import FrameEntry
-from cache.store import Store
 
 _KEPT = 2
 
@@ -33,7 +33,7 @@ class FeatureSource(Protocol):
 class StoredFeatures:
     """Reads entries of one recording."""
 
-    def __init__(self, store: Store, recording_id: str) -> None:
+    def __init__(self, store: Entries, recording_id: str) -> None:
         """Read from ``store``; the id is for messages."""
         self._store, self._recording_id = store, recording_id
         self._recent: OrderedDict[EntryKey, Features] = OrderedDict()

@@ -97,7 +97,7 @@ def test_the_line_of_a_job_asks_for_the_shard_of_its_machine(
         monkeypatch.setenv(name, value)
     page = (ROOT / "docs" / "guides" / "fleet.md").read_text(encoding="utf-8")
     jobs = re.findall(r"```(?:bash|yaml)\n(.*?)```", page, re.S)
-    lines = [line.strip() for job in jobs for line in job.splitlines() if line.strip().startswith("seeonce ")]
+    lines = [line.strip() for job in jobs for line in job.splitlines() if "--shard" in line]
     typed = _typed("\n".join(lines), tmp_path, monkeypatch)
     assert typed == [
         ["seeonce", "encode", "/data/monday", "--to", "s3://screens/2026", "--shard", "2/8"] for _ in range(3)

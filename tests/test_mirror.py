@@ -86,8 +86,9 @@ def test_ctrl_c_ends_a_push_and_says_so(tmp_path: Path) -> None:
     here, bucket = local(tmp_path), in_bucket(tmp_path)
 
     class Interrupting(Listener):
-        def advance(self, num_done: int = 1) -> None:
-            raise KeyboardInterrupt
+        def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+            if num_done:
+                raise KeyboardInterrupt
 
     assert push(here, bucket, None, Interrupting()).interrupted
     assert bucket.list_manifests() == []

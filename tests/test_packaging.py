@@ -36,7 +36,7 @@ ALLOWED = {
 }
 # Below seeonce, the same; what is not named here imports nothing of these.
 BELOW_SEEONCE = {
-    "commands": {"bench", "bridge", "demo", "runs", "server", "verifier", "commands"},
+    "commands": {"bench", "bridge", "demo", "fleet", "runs", "server", "verifier", "commands"},
     "bridge": {"runs", "verifier"},
     "bench": {"demo", "runs", "verifier"},
     "server": {"runs", "verifier"},

@@ -150,10 +150,14 @@ def test_a_store_that_differs_has_no_controls(run: Run, encoded: Path, home: Pat
 def test_an_unchanged_copy_that_does_not_pass_makes_controls_void(
     run: Run, encoded: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(home: Home, options: VerifyOptions, listener: Listener) -> Report:
+    right = verify.check_recording
+
+    def broken_copy(home: Home, options: VerifyOptions, listener: Listener) -> Report:
+        if options.controls:
+            return right(home, options, listener)
         raise InputError("no such thing")
 
-    monkeypatch.setattr(verify, "check_recording", broken)
+    monkeypatch.setattr(verify, "check_recording", broken_copy)
     ended = run("verify-cache --controls --level bytes", encoded, "--model", plain)
     assert ended.code == 1
     assert "the unchanged copy does not pass (exit code 2): error: no such thing" in ended.out

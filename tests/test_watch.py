@@ -32,7 +32,6 @@ from precompute import growing, watch
 from precompute.encoder import VisionEncoder
 from precompute.growing import Gate
 from precompute.options import EncodeOptions
-from precompute.pipeline import Progress
 from precompute.watch import Place, Watch, places_of
 
 
@@ -44,12 +43,6 @@ class Said(Listener):
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-
-    def progress(self, progress: Progress) -> None:
-        """Take note of nothing."""
-
-    def scan_progress(self, num_s: float, length_s: float) -> None:
-        """Take note of nothing."""
 
 
 @pytest.fixture(autouse=True)

@@ -4,19 +4,32 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import seeonce.demo
 from cache.base.errors import InputError
+from cache.bucket import BucketStore
 from checkpoint.folder import DEMO
+from seeonce.fleet import Fleet, answer_by_ray
 from seeonce.runs.compare import Place
 from seeonce.runs.run import Run
 from seeonce.runs.score import Expected, check_truth, read_truth, truth_for
 from seeonce.runs.sheet import Sheet, make_sheet
+
+if TYPE_CHECKING:
+    from seeonce.runs.describe import AnswerElsewhere
+
+
+class Engines(StrEnum):
+    """What carries work to many workers."""
+
+    ray = "ray"
+
 
 RUN = "latest, the id of a run, the start of one, or its name; RUN:2 is its second prompt."
 TRUTH = (
@@ -38,7 +51,37 @@ FromBucket = Annotated[
         "--from", metavar="URL", help="Recordings of a bucket, s3://bucket/prefix, not of this store."
     ),
 ]
+ByEngine = Annotated[
+    Engines | None,
+    typer.Option(
+        "--engine", help="Over many workers; RAY_ADDRESS names the cluster, else one on this machine."
+    ),
+]
+NumWorkers = Annotated[int | None, typer.Option("--workers", help="How many; one a GPU, or one.")]
+GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of each, such as 1 or 0.5.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def fleet_of(engine: Engines | None, num_workers: int | None, gpus_per_worker: float) -> Fleet | None:
+    """Return the workers that are asked for. Raises ``InputError`` when they have no engine."""
+    if engine is None and (num_workers is not None or gpus_per_worker):
+        raise InputError("--workers and --gpus-per-worker are for --engine ray")
+    return None if engine is None else Fleet(num_workers, gpus_per_worker)
+
+
+def answering(fleet: Fleet | None, bucket: BucketStore | None) -> "AnswerElsewhere | None":
+    """Return what answers over many workers, ``None`` without them.
+
+    Raises:
+        InputError: they have no bucket to read from.
+    """
+    if fleet is None:
+        return None
+    if bucket is None:
+        raise InputError(
+            "--engine ray answers from a bucket that all workers reach: name it, as in --from URL"
+        )
+    return answer_by_ray(fleet, bucket)
 
 
 def sheet_of(runs: list[Run]) -> Sheet:

@@ -18,9 +18,14 @@ from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import (
+    ByEngine,
     FromBucket,
+    GpusPerWorker,
     MaxNumSeqs,
+    NumWorkers,
     PrefixCacheSize,
+    answering,
+    fleet_of,
     num_in_flight,
     terminal_width,
 )
@@ -38,6 +43,9 @@ from seeonce.runs.run import Totals, prompt_order
 from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
 
+_WITH_RESUME = (
+    "resume_run", "output", "prefix_cache", "source", "engine", "workers", "gpus_per_worker", "as_json"
+)  # fmt: skip
 _WORTH_SAYING_S = 1.0
 _ROOM = 1.05  # for what is said of each prefix, and for a few more frames
 PresetName = StrEnum("PresetName", list(PRESETS))  # type: ignore[misc]
@@ -108,6 +116,9 @@ def describe_command(
         typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped, as it was begun."),
     ] = None,
     source: FromBucket = None,
+    engine: ByEngine = None,
+    workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = 0,
     as_json: AsJson = False,
 ) -> None:
     """Ask questions about every encoded frame, from the store.
@@ -157,7 +168,8 @@ def describe_command(
     home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
     bucket = None if source is None else BucketStore.open(source)
     with AnswerCache(home) as known, opened(output) as file:
-        session = Session(home, known, file, num_bytes, bucket)
+        elsewhere = answering(fleet_of(engine, workers, gpus_per_worker), bucket)
+        session = Session(home, known, file, num_bytes, bucket, elsewhere)
         if resume_run is not None:
             code = _resume(session, resume_run, as_json=as_json)
         else:
@@ -231,8 +243,7 @@ def _only_with_resume(context: typer.Context) -> None:
     given = [
         parameter.opts[0] if parameter.param_type_name == "option" else "RECORDING"
         for parameter in context.command.params
-        if parameter.name not in ("resume_run", "output", "prefix_cache", "source", "as_json")
-        and _was_given(context, str(parameter.name))
+        if parameter.name not in _WITH_RESUME and _was_given(context, str(parameter.name))
     ]
     if given:
         raise InputError(f"--resume goes on as the run was begun: leave out {', '.join(given)}.")

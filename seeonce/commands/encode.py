@@ -23,7 +23,9 @@ from precompute.options import EncodeOptions, options_of_each
 from precompute.pass_one import EncodeOne, encode_each
 from precompute.pipeline import EncodeResult
 from precompute.shards import Merged, encode_shard, encode_whole, merge_each
+from seeonce.commands.arguments import ByEngine, GpusPerWorker, NumWorkers, fleet_of
 from seeonce.commands.terminal import Terminal
+from seeonce.fleet import encode_by_ray
 from sources.folder import split_paths
 
 _NICENESS = 15  # of a watch, beside whatever the user does
@@ -87,6 +89,9 @@ def encode_command(
     merge: Annotated[
         bool, typer.Option("--merge", help="With --to, write the manifest once all shards are encoded.")
     ] = False,
+    engine: ByEngine = None,
+    workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each recording.")] = False,
 ) -> None:
     """Run the vision encoder once over every new frame.
@@ -108,11 +113,21 @@ def encode_command(
     )  # fmt: skip
     part = None if shard is None else parse_part(shard, "--shard")
     _check_bucket_options(to, options, watch=watch, cut=part is not None, merge=merge)
+    fleet = fleet_of(engine, workers, gpus_per_worker)
+    if fleet is not None and (to is None or part is not None or merge):
+        raise InputError(
+            "--engine ray cuts and merges itself: give --to URL, and neither --shard nor --merge"
+        )
     if watch:
         raise typer.Exit(_watch(options, selectors, as_json=as_json, on_battery=battery))
     with Terminal() as listener:
         wanted = options_of_each(options, selectors, listed, since)
-        if to is not None and merge:
+        if to is not None and fleet is not None:
+            bucket = _open_bucket(to, listener)
+            ends = [
+                _print_merged(encode_by_ray(fleet, each, bucket, listener), to, as_json) for each in wanted
+            ]
+        elif to is not None and merge:
             merged = merge_each(BucketStore.open(to, writable=True), wanted, listener.say)
             ends = [_print_merged(each, to, as_json) for each in merged]
         else:
@@ -133,9 +148,8 @@ def _check_bucket_options(
 
 
 def _into(to: str, shard: tuple[int, int] | None, listener: Terminal) -> EncodeOne:
-    """Return what encodes one recording, or a shard of it, into a bucket; say so first."""
-    listener.say(privacy_line(check_address(to)))
-    bucket = BucketStore.open(to, create=True)
+    """Return what encodes one recording, or a shard of it, into a bucket."""
+    bucket = _open_bucket(to, listener)
     if shard is None:
         return partial(encode_whole, bucket=bucket)
     return partial(encode_shard, bucket=bucket, shard=shard)
@@ -171,6 +185,11 @@ def _print(result: EncodeResult | InputError, as_json: bool) -> int:
     if result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_PARTLY if result.manifest.skipped or result.stopped else 0
+
+
+def _open_bucket(to: str, listener: Terminal) -> BucketStore:
+    listener.say(privacy_line(check_address(to)))
+    return BucketStore.open(to, create=True)
 
 
 def _print_merged(merged: Merged | SeeonceError, to: str, as_json: bool) -> int:

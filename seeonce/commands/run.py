@@ -15,7 +15,15 @@ from cache.bucket import BucketStore
 from cache.prefixes import prefix_cache_bytes
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
-from seeonce.commands.arguments import FromBucket, PrefixCacheSize
+from seeonce.commands.arguments import (
+    ByEngine,
+    FromBucket,
+    GpusPerWorker,
+    NumWorkers,
+    PrefixCacheSize,
+    answering,
+    fleet_of,
+)
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import Session
@@ -58,6 +66,9 @@ def run_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all of it again, known answers too.")] = False,
     prefix_cache: PrefixCacheSize = None,
     source: FromBucket = None,
+    engine: ByEngine = None,
+    workers: NumWorkers = None,
+    gpus_per_worker: GpusPerWorker = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
 ) -> None:
     """Run what an experiment file asks for and is not there yet.
@@ -72,7 +83,8 @@ def run_command(
     done: list[RunOutcome] = []
     with AnswerCache(home) as known:
         # A model is loaded once for all of its runs that follow one another.
-        session = Session(home, known, prefix_cache=num_bytes, bucket=bucket)
+        elsewhere = answering(fleet_of(engine, workers, gpus_per_worker), bucket)
+        session = Session(home, known, None, num_bytes, bucket, elsewhere)
         for number, each in enumerate(options, 1):
             try:
                 done.append(_run(session, replace(each, fresh=fresh)))

@@ -4,7 +4,7 @@ Opens no image and evaluates no vision weight.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from cache.mirror import with_remote
 from cache.prefixes import PrefixStore
 from cache.store import Store
 from infer.canary import copies_prefixes
+from infer.limits import BatchLimits
 from infer.request import Answer, Request
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import select_run
@@ -33,6 +34,11 @@ from seeonce.runs.writer import OutputFile, RunWriter, new_run_id
 
 if TYPE_CHECKING:
     from infer.engine import Engine, EngineStats
+
+    OnStats = Callable[[EngineStats], None]
+    AnswerElsewhere = Callable[
+        [Selected, Sequence[Request], BatchLimits, OnStats], Iterator[tuple[Request, Answer]]
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,16 @@ class Session:
         output: OutputFile | None = None,
         prefix_cache: int = 0,
         bucket: BucketStore | None = None,
+        answer_elsewhere: "AnswerElsewhere | None" = None,
     ) -> None:
         """Begin with nothing loaded. Without ``known`` nothing is looked up and nothing kept.
 
         Of what prompts begin with, so many bytes are kept on disk for later runs. With ``bucket``
         recordings are those of there, and the store of ``home`` keeps copies of what was read.
+        ``answer_elsewhere`` answers in the place of a model that is loaded here.
         """
         self.home, self.known, self.output, self.prefix_cache = home, known, output, prefix_cache
-        self.bucket = bucket
+        self.bucket, self.answer_elsewhere = bucket, answer_elsewhere
         self._engine: Engine | None = None
         self._loaded: tuple[Path, str] | None = None
 
@@ -212,26 +220,27 @@ class _Run:
                 waiting.setdefault(digest, []).append(request)
         if not waiting:
             return
-        from infer.features import StoredFeatures
-
-        engine = self._session.engine(self._selected)
         recording = self._selected.manifest.recording.id
         repeats = {first.id: others for first, *others in waiting.values()}
-        if self._info.limits.share_prefixes:
-            shape = engine.model.attention_shape
-            engine.copy_prefixes = copies_prefixes(self._session.home, shape, engine.copies_are_faster)
-        answers = engine.answer(
-            [same[0] for same in waiting.values()],
-            StoredFeatures(store, recording),
-            self._info.limits,
-            report=self._prefilled,
-        )
-        for request, answer in answers:
+        for request, answer in self._decoded(store, [same[0] for same in waiting.values()]):
             if known is not None and answer.error is None:
                 known.keep(self._asked.digests[request.id], answer, recording)
             self._write(writer, request, answer)
             for other in repeats[request.id]:
                 self._write(writer, other, answer, num_repeated=len(other.frames))
+
+    def _decoded(self, store: Store, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
+        session, limits = self._session, self._info.limits
+        if session.answer_elsewhere is not None:
+            return session.answer_elsewhere(self._selected, requests, limits, self._prefilled)
+        from infer.features import StoredFeatures
+
+        engine = session.engine(self._selected)
+        if limits.share_prefixes:
+            shape = engine.model.attention_shape
+            engine.copy_prefixes = copies_prefixes(session.home, shape, engine.copies_are_faster)
+        source = StoredFeatures(store, self._selected.manifest.recording.id)
+        return engine.answer(requests, source, limits, report=self._prefilled)
 
     def _write(self, writer: RunWriter, request: Request, answer: Answer, **counted: int) -> None:
         """Write an answer as lines, one a frame, and count it."""

@@ -27,7 +27,7 @@ class ServedFeatures(StoredFeatures):
     def __init__(self, store: Store, metrics: Metrics) -> None:
         """Begin with nothing held."""
         super().__init__(store, "RECORDING")
-        self._metrics = metrics
+        self._local, self._metrics = store, metrics
         self._limit = StoreLimit.of(store)
         self._held: dict[EntryKey, Features] = {}
         self._holds: Counter[EntryKey] = Counter()
@@ -36,7 +36,7 @@ class ServedFeatures(StoredFeatures):
 
     def in_use(self, model: str) -> AbstractContextManager[None]:
         """Hold a lease while a model answers: nothing is collected, and encode --watch waits."""
-        return held_lease(self._store, f"serve {model}")
+        return held_lease(self._local, f"serve {model}")
 
     @property
     def held_bytes(self) -> int:
@@ -79,7 +79,7 @@ class ServedFeatures(StoredFeatures):
         with self._lock:
             self._held[key] = features
             self._holds[key] += 1
-        if picture.keep and self._store.writable and self.hold(key):
+        if picture.keep and self._local.writable and self.hold(key):
             self._writer.submit(self._write, picture, features, provenance)
 
     def release(self, keys: Iterable[EntryKey]) -> None:
@@ -98,7 +98,7 @@ class ServedFeatures(StoredFeatures):
     def _write(self, picture: NewPicture, features: Features, provenance: Provenance) -> None:
         try:
             self._limit.take(features.nbytes)
-            self._store.write(picture.frame.pixels, picture.spec, features, provenance)
+            self._local.write(picture.frame.pixels, picture.spec, features, provenance)
             self._metrics.bytes_stored.inc(features.nbytes)
         except (SeeonceError, ValueError) as error:  # the request is answered all the same
             _log.warning("a picture was not stored: %s", error)

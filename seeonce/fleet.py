@@ -1,0 +1,250 @@
+"""Work over many workers by Ray Data: shards of pass one into a bucket, and questions of pass two from one.
+
+Ray only carries work to where it is done; whatever is to last lies in the bucket or in the run.
+"""
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from cache.base.errors import InputError, SeeonceError, StoreError
+from cache.base.home import Home
+from cache.base.listener import Listener
+from cache.bucket import BucketStore
+from cache.manifest import Manifest
+from checkpoint.blas import num_threads, put_openblas_in_front
+from precompute.options import EncodeOptions
+from seeonce.runs.plan import computed_by
+
+if TYPE_CHECKING:
+    from infer.engine import EngineStats
+    from infer.limits import BatchLimits
+    from infer.request import Answer, Request
+    from precompute.shards import Merged
+    from seeonce.runs.recording import Selected
+
+    OnStats = Callable[[EngineStats], None]
+
+_SHARDS_A_WORKER = 4  # so that a fast one takes more of them, and a dead one costs less
+_LOCAL_OBJECTS_BYTES = 256 << 20
+_PASSED_ON = ("SEEONCE_MODEL", "SEEONCE_DTYPE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How many workers, and what each needs. ``num_workers`` None is one a GPU, or one."""
+
+    num_workers: int | None = None
+    gpus_per_worker: float = 0
+
+    def __post_init__(self) -> None:
+        if (self.num_workers is not None and self.num_workers < 1) or self.gpus_per_worker < 0:
+            raise InputError("--workers is at least 1 and --gpus-per-worker at least 0")
+
+
+def encode_by_ray(fleet: Fleet, options: EncodeOptions, bucket: BucketStore, listener: Listener) -> "Merged":
+    """Encode a recording into a bucket and merge it; every worker reads it under the same path.
+
+    Raises:
+        InputError: no such recording, or Ray is missing.
+        SeeonceError: a worker could not go on, for the reason that it says.
+    """
+    from precompute.shards import merge
+
+    address = _shared_address(bucket)
+    with _cluster(fleet) as num_workers:
+        shards = [
+            (number + 1, num_workers * _SHARDS_A_WORKER) for number in range(num_workers * _SHARDS_A_WORKER)
+        ]
+        recording = options.recording
+        listener.show("encode", "shard", 0, len(shards))
+        for number, found in enumerate(
+            _each(shards, _EncodesShards, (options, address), fleet, num_workers), 1
+        ):
+            recording = found
+            listener.show("encode", "shard", number, len(shards))
+    return merge(bucket, recording, listener.say)
+
+
+class _EncodesShards:
+    """Encodes one shard after the other, with one load of the encoder."""
+
+    def __init__(self, options: EncodeOptions, address: str) -> None:
+        self._options, self._loaded = options, dict[Any, Any]()
+        self._bucket = BucketStore.open(address, create=True)
+
+    def __call__(self, shard: tuple[int, int]) -> str:
+        from precompute.shards import encode_shard
+
+        result = encode_shard(
+            Home.locate(), self._options, Listener(), self._loaded, bucket=self._bucket, shard=shard
+        )
+        return result.manifest.recording.id
+
+
+def answer_by_ray(
+    fleet: Fleet, bucket: BucketStore
+) -> "Callable[[Selected, Sequence[Request], BatchLimits, OnStats], Iterator[tuple[Request, Answer]]]":
+    """Return what answers requests over many workers, which read features from the bucket.
+
+    Requests over the same frames stay together, so that their prefix is computed once.
+    """
+    address = _shared_address(bucket)
+
+    def answer(
+        selected: "Selected", requests: "Sequence[Request]", limits: "BatchLimits", report: "OnStats"
+    ) -> "Iterator[tuple[Request, Answer]]":
+        here = computed_by()
+        with _cluster(fleet) as num_workers:
+            blocks = _blocks(requests, num_workers * _SHARDS_A_WORKER)
+            by_id = {request.id: request for request in requests}
+            arguments = (selected.model, selected.manifest, limits, address)
+            for theirs, answers, stats in _each(blocks, _AnswersRequests, arguments, fleet, num_workers):
+                if theirs != here:
+                    raise InputError(
+                        f"workers compute by {theirs}, this machine by {here}, and answers would be kept "
+                        "under the wrong name: start the command on a machine like the workers"
+                    )
+                report(stats)
+                yield from ((by_id[number], one) for number, one in answers)
+
+    return answer
+
+
+def _blocks(requests: "Sequence[Request]", num_blocks: int) -> "list[list[Request]]":
+    """Cut requests into blocks of about one size, never between two over the same frames."""
+    size, blocks = -(-len(requests) // num_blocks), list[list[Any]]()
+    for _, group in groupby(requests, lambda request: request.keys):
+        if not blocks or len(blocks[-1]) >= size:
+            blocks.append([])
+        blocks[-1] += group
+    return blocks
+
+
+class _AnswersRequests:
+    """Answers one block of requests after the other, with one load of the model."""
+
+    def __init__(self, model: str, manifest: Manifest, limits: "BatchLimits", address: str) -> None:
+        from checkpoint.config import read_config
+        from checkpoint.folder import find_folder
+        from infer.engine import Engine
+        from infer.features import StoredFeatures
+
+        folder = find_folder(model, lambda _: None)
+        self._engine = Engine.load(folder, read_config(folder.path), manifest.encoder.compute_dtype)
+        self._source = StoredFeatures(BucketStore.open(address), manifest.recording.id)
+        self._limits = limits
+
+    def __call__(self, requests: "Sequence[Request]") -> "tuple[str, list[tuple[int, Answer]], EngineStats]":
+        stats = list[Any]()
+        found = self._engine.answer(requests, self._source, self._limits, report=stats.append)
+        answers = [(request.id, answer) for request, answer in found]
+        return computed_by(), answers, stats[0]
+
+
+class _Worker:
+    """What Ray Data calls in an actor: ``make(*arguments)`` does the work; errors of ours travel as rows."""
+
+    def __init__(self, make: Callable[..., Callable[[Any], Any]], arguments: Sequence[Any]) -> None:
+        put_openblas_in_front()
+        self._make, self._arguments = make, arguments
+        self._work: Callable[[Any], Any] | None = None
+
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        done: list[Any] = []
+        for row in rows["row"]:
+            try:
+                if self._work is None:
+                    self._work = self._make(*self._arguments)
+                done.append(self._work(pickle.loads(row)))  # noqa: S301 - from our own driver
+            except SeeonceError as error:
+                done.append(error)
+        return {"row": [pickle.dumps(one) for one in done]}
+
+
+def _each(
+    items: Iterable[Any],
+    make: Callable[..., Callable[[Any], Any]],
+    arguments: Sequence[Any],
+    fleet: Fleet,
+    num_workers: int,
+) -> Iterator[Any]:
+    """Yield what workers make of items, in whatever order; an item of a worker that dies is done again."""
+    from ray import data
+
+    rows = [{"row": pickle.dumps(item)} for item in items]
+    done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Worker,
+        fn_constructor_args=(make, tuple(arguments)),
+        batch_size=1,
+        compute=data.ActorPoolStrategy(size=num_workers),
+        num_cpus=1,
+        num_gpus=fleet.gpus_per_worker,
+    )
+    for row in done.iter_rows():
+        found = pickle.loads(row["row"])  # noqa: S301 - from our own workers
+        if isinstance(found, SeeonceError):
+            raise found
+        yield found
+
+
+@contextmanager
+def _cluster(fleet: Fleet) -> Iterator[int]:
+    """Join the cluster of RAY_ADDRESS, or start one on loopback that ends with the block; yield its workers.
+
+    Ray would set OMP_NUM_THREADS to an actor's CPUs, which gives other bits: workers get what is used here.
+    """
+    try:
+        import ray
+        from ray import data
+    except ImportError:
+        raise InputError("--engine ray needs Ray: run pip install 'seeonce[fleet]'") from None
+    pinned = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
+    if (threads := num_threads()) is not None:
+        pinned |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    address = os.environ.get("RAY_ADDRESS", "")
+    local: dict[str, Any] = {}
+    if not address:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else it listens on all interfaces
+        local = {
+            "num_cpus": max(fleet.num_workers or 1, os.cpu_count() or 1),
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_OBJECTS_BYTES,
+        }
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address or "local",
+            runtime_env={"env_vars": pinned},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **local,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise StoreError(f"no cluster of Ray at {address or 'this machine'}: {error}") from None
+    try:
+        data.DataContext.get_current().enable_progress_bars = False
+        num_gpus = float(ray.cluster_resources().get("GPU", 0))
+        num_workers = fleet.num_workers or max(1, int(num_gpus / (fleet.gpus_per_worker or 1)))
+        if not address and fleet.gpus_per_worker * num_workers > num_gpus:
+            raise InputError(
+                f"{num_workers} workers need {fleet.gpus_per_worker * num_workers:g} GPUs, here are "
+                f"{num_gpus:g}: lower --workers or --gpus-per-worker, or set RAY_ADDRESS"
+            )
+        yield num_workers
+    finally:
+        ray.shutdown()
+
+
+def _shared_address(bucket: BucketStore) -> str:
+    address = bucket.objects.address
+    if address.startswith("memory:"):
+        raise InputError(f"{address} is in the memory of one process: give workers one that they can reach")
+    return address
