@@ -12,7 +12,7 @@ from tiny_checkpoint import Tiny
 from cache.base.errors import EXIT_INTERRUPTED, InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
-from seeonce.verifier import verify
+from seeonce.verifier import levels, verify
 from seeonce.verifier.faults import FAULTS, Fault
 from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.report import Report
@@ -150,7 +150,7 @@ def test_a_store_that_differs_has_no_controls(run: Run, encoded: Path, home: Pat
 def test_an_unchanged_copy_that_does_not_pass_makes_controls_void(
     run: Run, encoded: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = verify.check_recording
+    right = levels.check_recording
 
     def broken_copy(home: Home, options: VerifyOptions, listener: Listener) -> Report:
         if options.controls:

@@ -52,7 +52,7 @@ def bridge_command(
         Path | None, typer.Option(help="The Python that it passes all else to; by default Escribano's own.")
     ] = None,
 ) -> None:
-    """Answer Escribano's pipeline from the store, over its own protocol.
+    """Stand in for Escribano's Python bridge.
 
     Pictures that the store knows cost no vision; each is encoded once.
 
