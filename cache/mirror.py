@@ -262,13 +262,14 @@ class ReadThrough:
     When it cannot be used it says so once, and the work goes on with what is there.
     """
 
-    def __init__(self, address: str) -> None:
-        """Take the address; it is opened when it is first asked.
+    def __init__(self, address: str, named_by: str = REMOTE) -> None:
+        """Take the address; it is opened when it is first asked. A warning says what named it.
 
         Raises:
             InputError: it is no address.
         """
         self._address, self._lock = check_address(address), threading.Lock()
+        self._named_by = named_by
         self._bucket: BucketStore | None = None
         self._warned = False
 
@@ -284,7 +285,9 @@ class ReadThrough:
         except (StoreError, NotEncodedError) as error:
             with self._lock:
                 if not self._warned:
-                    _log.warning("the bucket is left aside, the work goes on with what is here: %s", error)
+                    _log.warning(
+                        "%s is left aside, the work goes on with what is here: %s", self._named_by, error
+                    )
                 self._warned = True
         return None
 
@@ -312,8 +315,10 @@ def with_remote(store: Store, environ: Mapping[str, str] = os.environ, address: 
     Raises:
         InputError: it is no address.
     """
-    address = address or environ.get(REMOTE, "").strip()
-    return replace(store, elsewhere=partial(ReadThrough(address).features, store)) if address else store
+    bucket = ReadThrough(address, "--from") if address else None
+    if bucket is None and (remote := environ.get(REMOTE, "").strip()):
+        bucket = ReadThrough(remote)
+    return store if bucket is None else replace(store, elsewhere=partial(bucket.features, store))
 
 
 def fetch_manifests(home: Home, recording: str | None, environ: Mapping[str, str] = os.environ) -> bool:

@@ -6,13 +6,14 @@ Ray only carries work to where it is done; whatever is to last lies in the bucke
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from cache.base.errors import InputError, SeeonceError, StoreError
+from cache.base.errors import InputError, NotEncodedError, SeeonceError, StoreError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.bucket import BucketStore
@@ -47,42 +48,53 @@ class Fleet:
             raise InputError("--workers is at least 1 and --gpus-per-worker at least 0")
 
 
-def encode_by_ray(fleet: Fleet, options: EncodeOptions, bucket: BucketStore, listener: Listener) -> "Merged":
-    """Encode a recording into a bucket and merge it; every worker reads it under the same path.
+def encode_by_ray(
+    fleet: Fleet, wanted: Sequence[EncodeOptions], bucket: BucketStore, listener: Listener
+) -> "Iterator[Merged | SeeonceError]":
+    """Encode recordings into a bucket and merge each; every worker reads them under the same paths.
+
+    One that is not found, cannot be read or merged gives its error, and the rest goes on.
 
     Raises:
-        InputError: no such recording, or Ray is missing.
+        InputError: Ray is missing, or has too few GPUs.
         SeeonceError: a worker could not go on, for the reason that it says.
     """
     from precompute.shards import merge
 
-    address = _shared_address(bucket)
+    address, ids, failed = _shared_address(bucket), dict[str, None](), dict[str, SeeonceError]()
     with _cluster(fleet) as num_workers:
-        shards = [
-            (number + 1, num_workers * _SHARDS_A_WORKER) for number in range(num_workers * _SHARDS_A_WORKER)
-        ]
-        recording = options.recording
+        num_shards = -(-num_workers * _SHARDS_A_WORKER // len(wanted))
+        shards = [(each, (number + 1, num_shards)) for each in wanted for number in range(num_shards)]
         listener.show("encode", "shard", 0, len(shards))
-        for number, found in enumerate(
-            _each(shards, _EncodesShards, (options, address), fleet, num_workers), 1
-        ):
-            recording = found
+        for number, found in enumerate(_each(shards, _EncodesShards, (address,), fleet, num_workers), 1):
+            if isinstance(found, InputError):
+                failed[str(found)] = found
+            elif isinstance(found, SeeonceError):
+                raise found
+            else:
+                ids[found] = None
             listener.show("encode", "shard", number, len(shards))
-    return merge(bucket, recording, listener.say)
+    yield from failed.values()
+    for id_ in ids:
+        try:
+            yield merge(bucket, id_, listener.say)
+        except (InputError, NotEncodedError) as error:
+            yield error
 
 
 class _EncodesShards:
     """Encodes one shard after the other, with one load of the encoder."""
 
-    def __init__(self, options: EncodeOptions, address: str) -> None:
-        self._options, self._loaded = options, dict[Any, Any]()
+    def __init__(self, address: str) -> None:
+        self._loaded = dict[Any, Any]()
         self._bucket = BucketStore.open(address, create=True)
 
-    def __call__(self, shard: tuple[int, int]) -> str:
+    def __call__(self, item: tuple[EncodeOptions, tuple[int, int]]) -> str:
         from precompute.shards import encode_shard
 
+        options, shard = item
         result = encode_shard(
-            Home.locate(), self._options, Listener(), self._loaded, bucket=self._bucket, shard=shard
+            Home.locate(), options, Listener(), self._loaded, bucket=self._bucket, shard=shard
         )
         return result.manifest.recording.id
 
@@ -104,7 +116,10 @@ def answer_by_ray(
             blocks = _blocks(requests, num_workers * _SHARDS_A_WORKER)
             by_id = {request.id: request for request in requests}
             arguments = (selected.model, selected.manifest, limits, address)
-            for theirs, answers, stats in _each(blocks, _AnswersRequests, arguments, fleet, num_workers):
+            for found in _each(blocks, _AnswersRequests, arguments, fleet, num_workers):
+                if isinstance(found, SeeonceError):
+                    raise found
+                theirs, answers, stats = found
                 if theirs != here:
                     raise InputError(
                         f"workers compute by {theirs}, this machine by {here}, and answers would be kept "
@@ -174,7 +189,7 @@ def _each(
     fleet: Fleet,
     num_workers: int,
 ) -> Iterator[Any]:
-    """Yield what workers make of items, in whatever order; an item of a worker that dies is done again."""
+    """Yield what workers make of items, or the error of each; an item of a worker that dies is done again."""
     from ray import data
 
     rows = [{"row": pickle.dumps(item)} for item in items]
@@ -187,60 +202,61 @@ def _each(
         num_gpus=fleet.gpus_per_worker,
     )
     for row in done.iter_rows():
-        found = pickle.loads(row["row"])  # noqa: S301 - from our own workers
-        if isinstance(found, SeeonceError):
-            raise found
-        yield found
+        yield pickle.loads(row["row"])  # noqa: S301 - from our own workers
 
 
 @contextmanager
 def _cluster(fleet: Fleet) -> Iterator[int]:
-    """Join the cluster of RAY_ADDRESS, or start one on loopback that ends with the block; yield its workers.
-
-    Ray would set OMP_NUM_THREADS to an actor's CPUs, which gives other bits: workers get what is used here.
-    """
+    """Join the cluster of RAY_ADDRESS, or start one on loopback for the block; yield how many workers."""
     try:
         import ray
         from ray import data
     except ImportError:
         raise InputError("--engine ray needs Ray: run pip install 'seeonce[fleet]'") from None
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with redirect_stdout(sys.stderr):  # what Ray says of workers that die is no result of ours
+        address = os.environ.get("RAY_ADDRESS", "")
+        try:
+            ray.init(address or "local", **_settings(fleet, is_local=not address))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StoreError(f"no cluster of Ray at {address or 'this machine'}: {error}") from None
+        try:
+            data.DataContext.get_current().enable_progress_bars = False
+            num_gpus = float(ray.cluster_resources().get("GPU", 0))
+            num_workers = fleet.num_workers or max(1, int(num_gpus / (fleet.gpus_per_worker or 1)))
+            if not address and (needed := fleet.gpus_per_worker * num_workers) > num_gpus:
+                raise InputError(
+                    f"{num_workers} workers need {needed:g} GPUs, here are {num_gpus:g}: lower --workers or "
+                    "--gpus-per-worker, or set RAY_ADDRESS"
+                )
+            yield num_workers
+        finally:
+            ray.shutdown()
+
+
+def _settings(fleet: Fleet, *, is_local: bool) -> dict[str, Any]:
+    """Return what Ray is started with, once the environment says the rest.
+
+    Ray would set OMP_NUM_THREADS to an actor's CPUs, which gives other bits: workers get what is used here.
+    """
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     pinned = {name: value for name in _PASSED_ON if (value := os.environ.get(name))}
     if (threads := num_threads()) is not None:
         pinned |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    address = os.environ.get("RAY_ADDRESS", "")
-    local: dict[str, Any] = {}
-    if not address:
+    settings = {
+        "runtime_env": {"env_vars": pinned},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    if is_local:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else it listens on all interfaces
-        local = {
+        settings |= {
             "num_cpus": max(fleet.num_workers or 1, os.cpu_count() or 1),
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECTS_BYTES,
         }
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address or "local",
-            runtime_env={"env_vars": pinned},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **local,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StoreError(f"no cluster of Ray at {address or 'this machine'}: {error}") from None
-    try:
-        data.DataContext.get_current().enable_progress_bars = False
-        num_gpus = float(ray.cluster_resources().get("GPU", 0))
-        num_workers = fleet.num_workers or max(1, int(num_gpus / (fleet.gpus_per_worker or 1)))
-        if not address and fleet.gpus_per_worker * num_workers > num_gpus:
-            raise InputError(
-                f"{num_workers} workers need {fleet.gpus_per_worker * num_workers:g} GPUs, here are "
-                f"{num_gpus:g}: lower --workers or --gpus-per-worker, or set RAY_ADDRESS"
-            )
-        yield num_workers
-    finally:
-        ray.shutdown()
+    return settings
 
 
 def _shared_address(bucket: BucketStore) -> str:

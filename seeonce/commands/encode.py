@@ -125,7 +125,7 @@ def encode_command(
         if to is not None and fleet is not None:
             bucket = _open_bucket(to, listener)
             ends = [
-                _print_merged(encode_by_ray(fleet, each, bucket, listener), to, as_json) for each in wanted
+                _print_merged(each, to, as_json) for each in encode_by_ray(fleet, wanted, bucket, listener)
             ]
         elif to is not None and merge:
             merged = merge_each(BucketStore.open(to, writable=True), wanted, listener.say)
