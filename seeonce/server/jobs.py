@@ -31,6 +31,15 @@ class Delta:
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
 
+    def __add__(self, more: "Delta") -> "Delta":
+        """Return this and what came after it."""
+        return Delta(
+            self.index,
+            self.content + more.content,
+            self.reasoning + more.reasoning,
+            self.logprobs + more.logprobs,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
