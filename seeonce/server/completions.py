@@ -160,7 +160,10 @@ class Completions:
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
         emit = partial(self._letters_of(asyncio.get_running_loop()).post, events)
-        job = Job(model, requests, emit, new, stream=bool(asked.stream))
+        keep = all(picture.keep for picture in new) and (
+            asked.seeonce is None or asked.seeonce.store is not False
+        )
+        job = Job(model, requests, emit, new, stream=bool(asked.stream), keep=keep)
         self._engine.submit(job)
         try:
             gone = asyncio.ensure_future(_until_gone(http))
@@ -236,12 +239,12 @@ async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIter
         waiting = [await _next(events)]
         while not events.empty():  # what came while the loop was busy goes out as one piece
             waiting.append(await _next(events))
-        told = _merged(waiting)
+        told = merged(waiting)
         num_ended += sum(isinstance(each, Ended) for each in told)
         yield told
 
 
-def _merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:
+def merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:
     """Return what came to each choice as one delta, which an end takes along."""
     deltas: dict[int, Delta] = {}
     ended: list[Delta | Ended] = []

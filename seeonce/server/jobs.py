@@ -66,13 +66,17 @@ class NewPicture:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request of a client: as many answers as it asks for. ``emit`` may be called from any thread."""
+    """One request of a client: as many answers as it asks for. ``emit`` may be called from any thread.
+
+    Unless ``keep``, nothing of its prompt is kept on disk.
+    """
 
     model: ServedModel
     requests: tuple[Request, ...]
     emit: Callable[[Event], None]
     pictures: tuple[NewPicture, ...] = ()
     stream: bool = False
+    keep: bool = True
     arrived_s: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 
