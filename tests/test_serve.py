@@ -24,13 +24,16 @@ from uvicorn.server import ServerState
 from cache.base.home import Home
 from cache.leases import active_leases
 from infer.limits import BatchLimits
+from infer.request import Answer, Usage
 from infer.sampling import Sampling
 from infer.sequence import Sequence
 from seeonce.server import connections, guard, remote
 from seeonce.server.app import ServeOptions
+from seeonce.server.completions import merged
 from seeonce.server.errors import ApiError
 from seeonce.server.growing_text import GrowingText
 from seeonce.server.guard import Access
+from seeonce.server.jobs import Delta, Ended
 from seeonce.server.pictures import Allowed
 
 SAMPLING = Sampling(max_tokens=12)
@@ -480,3 +483,30 @@ def test_a_model_is_unloaded_when_nobody_asks_and_loaded_again(
         while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
             time.sleep(0.05)
         assert found.text("Hello") == answer
+
+
+def test_what_prompts_begin_with_outlives_the_server_unless_nothing_is_to_be_kept(
+    encoded: Encoded, places: tuple[Path, Path]
+) -> None:
+    options = ServeOptions(str(encoded.folder.path), BatchLimits(4, 2, 64), prefix_cache=1 << 30)
+    kept, unkept = ([image(_frame(encoded, index)), text("What?")] for index in range(2))
+    with served(places[1], options) as found:
+        answer = found.text(kept)
+        found.text(unkept, seeonce={"store": False})
+    with served(places[1], options) as found:
+        assert found.text(kept) == answer
+        cached = found.metric("cached_tokens_total")
+        assert cached > 0
+        found.text(unkept)
+        assert found.metric("cached_tokens_total") == cached
+
+
+def test_what_came_while_a_client_was_not_served_is_one_chunk() -> None:
+    answer = Answer("abc", "stop", Usage(1, 3))
+    told: list[Delta | Ended] = [
+        Delta(0, "a"),
+        Delta(1, "x"),
+        Delta(0, "b"),
+        Ended(0, answer, 0, Delta(0, "c")),
+    ]
+    assert merged(told) == [Delta(1, "x"), Ended(0, answer, 0, Delta(0, "abc"))]

@@ -11,8 +11,9 @@ import typer
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.text import parse_size
+from cache.prefixes import prefix_cache_bytes
 from infer.limits import BatchLimits
-from seeonce.commands.arguments import MaxNumSeqs, num_in_flight
+from seeonce.commands.arguments import MaxNumSeqs, PrefixCacheSize, num_in_flight
 from seeonce.commands.run_batch import allowed_folder
 
 _MOST_PORTS = 65535
@@ -40,6 +41,7 @@ def serve_command(
     idle_unload: Annotated[
         float, typer.Option(help="Unload the model after so many seconds without a request.")
     ] = 1800.0,
+    prefix_cache: PrefixCacheSize = None,
     no_store: Annotated[
         bool, typer.Option("--no-store", help="Keep nothing of pictures that are new.")
     ] = False,
@@ -88,6 +90,7 @@ def serve_command(
         Access(frozenset(names), frozenset(origin.rstrip("/") for origin in allow_origin or ()), key),
         max_queue,
         idle_unload,
+        prefix_cache_bytes(prefix_cache),
     )
     serve(Home.locate(), options, host, port, lambda line: typer.echo(line, err=True))
 

@@ -89,7 +89,8 @@ class Session:
             self._loaded = wanted
             if self.prefix_cache:
                 store = PrefixStore(self.home, self.prefix_cache)
-                self._engine.keep_prefixes(store, astuple(answerer(self.home, selected)))
+                computed_by = answerer(self.home, selected.folder, wanted[1])
+                self._engine.keep_prefixes(store, astuple(computed_by))
         return self._engine
 
 

@@ -11,7 +11,7 @@ from cache.base.home import Home
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
 from checkpoint.backend import installed_version
-from checkpoint.folder import has_thinking_switch
+from checkpoint.folder import CheckpointFolder, has_thinking_switch
 from checkpoint.identity import model_id
 from infer.canary import combination
 from infer.request import Image, Request, Segment
@@ -73,14 +73,19 @@ def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
     if options.showing.thinking:
         _check_thinking(selected, options.sampling)
     manifest = selected.manifest
-    return make_plan(manifest.frames, options, answerer(home, selected), manifest.recording.name)
+    return make_plan(
+        manifest.frames,
+        options,
+        answerer(home, selected.folder, manifest.encoder.compute_dtype),
+        manifest.recording.name,
+    )
 
 
-def answerer(home: Home, selected: Selected) -> Answerer:
-    """Return what answers questions about a recording here; loads no model."""
+def answerer(home: Home, folder: CheckpointFolder, compute_dtype: str) -> Answerer:
+    """Return what answers questions in a model here; loads no model."""
     with PixelIndex(home) as index:
-        digest = model_id(selected.folder, index)
-    return Answerer(digest, selected.manifest.encoder.compute_dtype, computed_by())
+        digest = model_id(folder, index)
+    return Answerer(digest, compute_dtype, computed_by())
 
 
 def make_plan(

@@ -49,7 +49,10 @@ _IN_FLIGHT = 32  # what batches keep supplied, where nobody says how many decode
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How to serve: the options of ``seeonce serve``. At most ``max_open`` answers are waited for at once."""
+    """How to serve: the options of ``seeonce serve``.
+
+    At most ``max_open`` answers are waited for at once; ``prefix_cache`` bytes are kept on disk of prompts.
+    """
 
     model: str | None = None
     limits: BatchLimits = field(default_factory=BatchLimits)
@@ -57,6 +60,7 @@ class ServeOptions:
     access: Access = field(default_factory=Access)
     max_open: int = 256
     idle_unload_s: float = 1800.0
+    prefix_cache: int = 0
 
 
 class Server:
@@ -74,7 +78,14 @@ class Server:
         self.pictures = Pictures(home, store, options.allowed, self.metrics)
         features = ServedFeatures(store, self.metrics)
         self.engine = EngineThread(
-            home, features, options.limits, self.metrics, options.max_open, options.idle_unload_s, say
+            home,
+            features,
+            options.limits,
+            self.metrics,
+            options.max_open,
+            options.idle_unload_s,
+            options.prefix_cache,
+            say,
         )
         self.completions = Completions(self.models, self.pictures, self.engine)
         self.files = Files(home)

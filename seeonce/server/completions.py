@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,8 @@ from seeonce.server.models import Models, ServedModel
 from seeonce.server.pictures import Pictures
 from seeonce.server.replies import Reply
 from seeonce.server.responses import ResponseAsked, ResponseReply, of_response
+
+_STEP_S = 0.001  # in which the tokens of all rows are told
 
 
 class Gone(Exception):  # noqa: N818 - nothing is wrong
@@ -158,7 +160,10 @@ class Completions:
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
         emit = partial(self._letters_of(asyncio.get_running_loop()).post, events)
-        job = Job(model, requests, emit, new, stream=bool(asked.stream))
+        keep = all(picture.keep for picture in new) and (
+            asked.seeonce is None or asked.seeonce.store is not False
+        )
+        job = Job(model, requests, emit, new, stream=bool(asked.stream), keep=keep)
         self._engine.submit(job)
         try:
             gone = asyncio.ensure_future(_until_gone(http))
@@ -183,7 +188,7 @@ class Completions:
 
 
 class _Letters:
-    """Events on their way from the engine's thread to a loop, which is woken once for all that wait."""
+    """Events on their way from the engine's thread to a loop, which is woken once for those of a step."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -195,7 +200,10 @@ class _Letters:
         if not self._is_woken:
             self._is_woken = True
             with suppress(RuntimeError):  # the loop is closed: the server ends
-                self._loop.call_soon_threadsafe(self._deliver)
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._loop.call_later(_STEP_S, self._deliver)
 
     def _deliver(self) -> None:
         self._is_woken = False
@@ -231,9 +239,22 @@ async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIter
         waiting = [await _next(events)]
         while not events.empty():  # what came while the loop was busy goes out as one piece
             waiting.append(await _next(events))
-        told = [each for each in waiting if isinstance(each, Delta | Ended)]
+        told = merged(waiting)
         num_ended += sum(isinstance(each, Ended) for each in told)
         yield told
+
+
+def merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:
+    """Return what came to each choice as one delta, which an end takes along."""
+    deltas: dict[int, Delta] = {}
+    ended: list[Delta | Ended] = []
+    for told in waiting:
+        if isinstance(told, Delta):
+            deltas[told.index] = deltas[told.index] + told if told.index in deltas else told
+        elif isinstance(told, Ended):
+            before = deltas.pop(told.index, None)
+            ended.append(told if before is None else replace(told, rest=before + told.rest))
+    return [*deltas.values(), *ended]
 
 
 async def _next(

@@ -12,25 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
 from infer.limits import BatchLimits
-from infer.request import Answer, Request, Text, Turn
+from infer.request import Answer, Request
 from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.jobs import Accepted, Choice, Job, NewPicture
+from seeonce.server.loaded import LoadedModel
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import ServedModel
-from seeonce.verifier.canary import sound_limits
 
 if TYPE_CHECKING:
-    from infer.engine import Engine
+    from infer.engine import EngineStats
     from infer.hooks import RowHooks
-    from infer.kv_memory import KVMemory
     from infer.sequence import Sequence
-    from precompute.encoder import VisionEncoder
 
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
-_MOST_CHARACTERS = 16  # a token, many times what text has
-_TOO_LONG = "context_length_exceeded"
 
 Result = TypeVar("Result")
 _log = logging.getLogger("seeonce.server")
@@ -47,13 +43,16 @@ class EngineThread:
         metrics: Metrics,
         max_open: int,
         idle_unload_s: float,
+        prefix_cache: int,
         say: Callable[[str], None],
     ) -> None:
         """Begin with nothing loaded; after ``idle_unload_s`` without a request the model is unloaded.
 
-        At most ``max_open`` answers are waited for at once.
+        At most ``max_open`` answers are waited for at once. Of what prompts begin with, ``prefix_cache``
+        bytes are kept on disk.
         """
         self._home, self._features, self._limits = home, features, limits
+        self._prefix_cache = prefix_cache
         self._metrics, self._max_open, self._idle_s, self._say = metrics, max_open, idle_unload_s, say
         self._arrived: deque[Job | _Call] = deque()
         self._changed = threading.Condition()
@@ -66,7 +65,7 @@ class EngineThread:
         self._encoding: deque[Job] = deque()
         self._holds: dict[Job, list[Any]] = {}
         self._encode_again_s = 0.0
-        self._loaded: _Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._thread = threading.Thread(target=self._run, name="seeonce-engine", daemon=True)
 
     @property
@@ -161,6 +160,7 @@ class EngineThread:
                 self._features,
                 loaded.limits,
                 hooks_of=self._hooks,
+                report=self._report,
                 prefixes=loaded.prefixes,
             )
             for request, answer in answers:
@@ -171,14 +171,14 @@ class EngineThread:
             _log.exception("those in flight were ended by an error")
             self._end_open(_failed(error))
 
-    def _load(self, model: ServedModel) -> "_Loaded":
+    def _report(self, stats: "EngineStats") -> None:
+        for line in stats.notes:
+            self._say(line)
+
+    def _load(self, model: ServedModel) -> LoadedModel:
         if self._loaded is None or self._loaded.model != model:
             self._unload()  # before the next one comes: two may not fit
-            from infer.engine import Engine
-
-            limits = sound_limits(self._home, model.config, self._limits, self._say)
-            engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
-            self._loaded = _Loaded(model, engine, limits)
+            self._loaded = LoadedModel(self._home, model, self._limits, self._prefix_cache, self._say)
             self._say(f"Loaded {model.name}.")
         return self._loaded
 
@@ -198,7 +198,7 @@ class EngineThread:
 
             mx.clear_cache()
 
-    def _requests(self, loaded: "_Loaded") -> Iterator[Request | None]:
+    def _requests(self, loaded: LoadedModel) -> Iterator[Request | None]:
         """Give the engine what is ready; ``None`` when nothing is, and it has others to decode."""
         while not self._ending:
             self._accept(loaded)
@@ -214,7 +214,7 @@ class EngineThread:
             else:
                 return
 
-    def _accept(self, loaded: "_Loaded") -> None:
+    def _accept(self, loaded: LoadedModel) -> None:
         """Take in the jobs that have arrived for the model, as far as they fit."""
         while True:
             with self._changed:
@@ -223,7 +223,7 @@ class EngineThread:
                     return
                 self._arrived.popleft()
             requests = tuple(replace(request, id=self._new_id()) for request in head.requests)
-            problem = self._problem(loaded, head, requests[0])
+            problem = loaded.problem(head, requests[0])
             if problem is not None:
                 self._closed(len(requests))
                 head.emit(problem)
@@ -238,31 +238,13 @@ class EngineThread:
             else:
                 self._ready.extend(requests)
 
-    def _problem(self, loaded: "_Loaded", job: Job, request: Request) -> ApiError | None:
-        """Say why a job cannot be answered, before anything is computed for it."""
-        from infer.sequence import Sequence
-
-        if job.cancelled:
-            return ApiError(499, "The client is gone.")
-        most = _MOST_CHARACTERS * loaded.model.config.text.max_context
-        turns = (*request.earlier, Turn("user", request.segments))
-        num = sum(len(part.text) for turn in turns for part in turn.segments if isinstance(part, Text))
-        if num > most:  # which takes long to find out token by token
-            return refused(f"The texts have {num:,} characters: shorten them.", "messages", _TOO_LONG)
-        try:
-            sequence = Sequence(request, loaded.engine.tokenizer.prompt(request))
-        except SeeonceError as error:
-            return refused(str(error), "messages")
-        problem = loaded.memory.problem(sequence)
-        return None if problem is None else refused(problem, "messages", _TOO_LONG)
-
     def _may_encode(self) -> bool:
         """Decoding gets half of the time, and all of it while too many features wait to be read."""
         if not self._with_engine:
             return True
         return time.monotonic() >= self._encode_again_s and self._features.held_bytes < _HELD_BYTES
 
-    def _encode_next(self, loaded: "_Loaded") -> None:
+    def _encode_next(self, loaded: LoadedModel) -> None:
         """Encode one picture of the first job that has one; a job without any left is ready."""
         job = self._encoding[0]
         try:
@@ -284,7 +266,7 @@ class EngineThread:
             self._encoding.popleft()
             self._ready.extend(job.requests)
 
-    def _encode(self, loaded: "_Loaded", job: Job, picture: NewPicture) -> None:
+    def _encode(self, loaded: LoadedModel, job: Job, picture: NewPicture) -> None:
         key = picture.frame.key
         if not self._features.hold(key):
             if self._features.is_stored(key):
@@ -302,6 +284,8 @@ class EngineThread:
         engine = self._loaded.engine
         try:
             hooks = engine.hooks(sequence)
+            if not choice.job.keep:
+                sequence.begins = None  # of its prompt nothing goes to the disk
             choice.begin(sequence, engine.tokenizer)
         except SeeonceError:
             raise
@@ -395,24 +379,3 @@ class _Call:
             self.future.set_result(self._function())
         except BaseException as error:
             self.future.set_exception(error)
-
-
-class _Loaded:
-    """A model that is loaded: its language model, and its encoder once a new picture came."""
-
-    def __init__(self, model: ServedModel, engine: "Engine", limits: BatchLimits) -> None:
-        self.model, self.engine, self.limits = model, engine, limits
-        from infer.prefixes import PrefixPool
-
-        self.memory: KVMemory = engine.memory(limits)
-        most = self.memory.max_bytes // 2 if limits.share_prefixes else 0
-        self.prefixes = PrefixPool(most, lasting=True)
-        self._encoder: VisionEncoder | None = None
-
-    def encoder(self) -> "VisionEncoder":
-        """Return the encoder: limits on pixels change how a picture is cut, which was done before."""
-        from precompute.encoder import VisionEncoder
-
-        if self._encoder is None:
-            self._encoder = VisionEncoder(self.model.folder, self.model.config, self.model.spec)
-        return self._encoder

@@ -31,6 +31,15 @@ class Delta:
     reasoning: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
 
+    def __add__(self, more: "Delta") -> "Delta":
+        """Return this and what came after it."""
+        return Delta(
+            self.index,
+            self.content + more.content,
+            self.reasoning + more.reasoning,
+            self.logprobs + more.logprobs,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -57,13 +66,17 @@ class NewPicture:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request of a client: as many answers as it asks for. ``emit`` may be called from any thread."""
+    """One request of a client: as many answers as it asks for. ``emit`` may be called from any thread.
+
+    Unless ``keep``, nothing of its prompt is kept on disk.
+    """
 
     model: ServedModel
     requests: tuple[Request, ...]
     emit: Callable[[Event], None]
     pictures: tuple[NewPicture, ...] = ()
     stream: bool = False
+    keep: bool = True
     arrived_s: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 

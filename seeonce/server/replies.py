@@ -12,6 +12,7 @@ from seeonce.server.errors import ApiError
 from seeonce.server.jobs import Delta, Ended
 
 Json = dict[str, Any]
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(slots=True)
@@ -167,7 +168,7 @@ def text_logprobs(found: Sequence[TokenLogprob] | None) -> Json | None:
 
 def event(found: Json | str, name: str = "") -> bytes:
     """Return one server-sent event."""
-    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, allow_nan=False)
+    text = found if isinstance(found, str) else _to_json(found)
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {text}\n\n".encode()
 

@@ -1,0 +1,84 @@
+"""A model that is loaded: what of it and of its prompts stays from request to request."""
+
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+from cache.base.errors import SeeonceError
+from cache.base.home import Home
+from cache.prefixes import PrefixStore
+from infer.canary import copies_prefixes
+from infer.limits import BatchLimits
+from infer.request import Request, Text, Turn
+from seeonce.runs.plan import answerer
+from seeonce.server.errors import ApiError, refused
+from seeonce.server.jobs import Job
+from seeonce.server.models import ServedModel
+from seeonce.verifier.canary import sound_limits
+
+if TYPE_CHECKING:
+    from precompute.encoder import VisionEncoder
+
+_MOST_CHARACTERS = 16  # a token, many times what text has
+_TOO_LONG = "context_length_exceeded"
+
+
+class LoadedModel:
+    """A language model with the prefixes that it has read, and its encoder once a new picture came."""
+
+    def __init__(
+        self,
+        home: Home,
+        model: ServedModel,
+        limits: BatchLimits,
+        prefix_cache: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """Load the language model; so many bytes of what prompts begin with are kept on disk.
+
+        Raises:
+            CheckpointError: it does not load, or answers wrongly here.
+        """
+        from infer.engine import Engine
+        from infer.prefixes import PrefixPool
+
+        self.model = model
+        self.limits = sound_limits(home, model.config, limits, say)
+        dtype = model.spec.compute_dtype
+        self.engine = Engine.load(model.folder, model.config, dtype)
+        self.memory = self.engine.memory(self.limits)
+        shares = self.limits.share_prefixes
+        self.prefixes = PrefixPool(self.memory.max_bytes // 2 if shares else 0, lasting=True)
+        if shares:
+            shape = self.engine.model.attention_shape
+            self.engine.copy_prefixes = copies_prefixes(home, shape, self.engine.copies_are_faster)
+        if prefix_cache:
+            computed_by = astuple(answerer(home, model.folder, dtype))
+            self.engine.keep_prefixes(PrefixStore(home, prefix_cache), computed_by)
+        self._encoder: VisionEncoder | None = None
+
+    def encoder(self) -> "VisionEncoder":
+        """Return the encoder: limits on pixels change how a picture is cut, which was done before."""
+        from precompute.encoder import VisionEncoder
+
+        if self._encoder is None:
+            self._encoder = VisionEncoder(self.model.folder, self.model.config, self.model.spec)
+        return self._encoder
+
+    def problem(self, job: Job, request: Request) -> ApiError | None:
+        """Say why a job cannot be answered, before anything is computed for it."""
+        from infer.sequence import Sequence
+
+        if job.cancelled:
+            return ApiError(499, "The client is gone.")
+        most = _MOST_CHARACTERS * self.model.config.text.max_context
+        turns = (*request.earlier, Turn("user", request.segments))
+        num = sum(len(part.text) for turn in turns for part in turn.segments if isinstance(part, Text))
+        if num > most:  # which takes long to find out token by token
+            return refused(f"The texts have {num:,} characters: shorten them.", "messages", _TOO_LONG)
+        try:
+            sequence = Sequence(request, self.engine.tokenizer.prompt(request))
+        except SeeonceError as error:
+            return refused(str(error), "messages")
+        problem = self.memory.problem(sequence)
+        return None if problem is None else refused(problem, "messages", _TOO_LONG)
