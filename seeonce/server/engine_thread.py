@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
+from infer.canary import copies_prefixes
 from infer.limits import BatchLimits
 from infer.request import Answer, Request, Text, Turn
 from seeonce.server.errors import ApiError, of_ours, refused
@@ -174,6 +175,9 @@ class EngineThread:
 
             limits = sound_limits(self._home, model.config, self._limits, self._say)
             engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
+            if limits.share_prefixes:
+                shape = engine.model.attention_shape
+                engine.copy_prefixes = copies_prefixes(self._home, shape, engine.copies_are_faster)
             self._loaded = _Loaded(model, engine, limits)
             self._say(f"Loaded {model.name}.")
         return self._loaded
