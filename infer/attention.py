@@ -13,6 +13,8 @@ import mlx.core as mx
 from infer.kv_cache import KVRow
 from infer.prefixes import SharedPrefix
 
+_BLOCK = 512  # queries whose scores over a prefix are held at once
+
 
 class Readers:
     """Which rows of a batch read which prefix, alike in all layers."""
@@ -67,7 +69,7 @@ def attend(
     batch, num_heads, length, head_dim = queries.shape
     num_kv_heads = own.keys.shape[1]
     grouped = (queries * scale).reshape(batch, num_kv_heads, num_heads // num_kv_heads * length, head_dim)
-    shared = _shared(grouped, readers, layer)
+    shared = _shared(grouped, readers, layer, is_prefill=length > 1)
     part = _part(grouped, own, mask, length)
     top = mx.maximum(part.top, shared.top)
     of_own, of_shared = mx.exp(part.top - top), mx.exp(shared.top - top)
@@ -88,15 +90,25 @@ def _part(queries: mx.array, row: KVRow, mask: mx.array | None = None, length: i
     return _Part(top, mx.sum(weights, axis=-1, keepdims=True), values)
 
 
-def _shared(queries: mx.array, readers: Readers, layer: int) -> _Part:
+def _shared(queries: mx.array, readers: Readers, layer: int, *, is_prefill: bool) -> _Part:
     """Attend to the prefixes, each for all of its readers at once; rows without one see nothing."""
     _, num_kv_heads, num_queries, head_dim = queries.shape
     ordered, begin = queries[readers.order], 0
     parts: list[list[mx.array]] = []
+    done: mx.array | None = None
     for prefix, num_rows in readers.groups:
         rows = ordered[begin : begin + num_rows].swapaxes(0, 1).reshape(1, num_kv_heads, -1, head_dim)
-        part = _part(rows, prefix.in_place(layer))
-        each = (part.top, part.total, part.values)
+        of_blocks = []
+        for at in range(0, rows.shape[2], _BLOCK):
+            block = rows[:, :, at : at + _BLOCK]
+            if is_prefill and done is not None:  # one after the other: the scores of all would take gigabytes
+                block = mx.depends(block, done)
+            part = _part(block, prefix.in_place(layer))
+            of_blocks.append([part.top, part.total, part.values])
+            done = part.values
+        each = of_blocks[0]
+        if len(of_blocks) > 1:
+            each = [mx.concatenate(list(of), axis=2) for of in zip(*of_blocks, strict=True)]
         parts.append([x.reshape(num_kv_heads, num_rows, num_queries, -1).swapaxes(0, 1) for x in each])
         begin += num_rows
     if not readers.all_read:

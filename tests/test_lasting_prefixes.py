@@ -11,11 +11,14 @@ from cache.manifest import FrameEntry
 from infer.decoding import DecodeBatch
 from infer.engine import EngineStats
 from infer.hooks import RowHooks
+from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
 from infer.prefill import Prefill
-from infer.prefixes import PrefixPool
+from infer.prefixes import PrefixPool, SharedPrefix
 from infer.request import Answer, Request
 from infer.sampling import Sampling
+from infer.scheduler import Schedule
+from infer.sequence import Sequence
 
 LIMITS = BatchLimits(4, 2, 2048)
 
@@ -116,3 +119,15 @@ def test_nothing_is_read_any_more_once_all_rows_have_ended(
     asked.run(asked.questions(2), LIMITS)
     assert not batches[0].slots.readers
     assert batches[0].prefixes == frozenset()
+
+
+def test_a_follower_that_finds_no_room_leads_when_its_prefix_has_gone_meanwhile(asked: Asked) -> None:
+    request = asked.request(0, asked.frames[0], "Which app?")
+    prompt = asked.prompt(request)
+    sequence = Sequence(request, prompt)
+    schedule = Schedule(iter([sequence]), LIMITS, KVMemory(200, 1, 4096))
+    schedule.prefixes.put(sequence.keys, SharedPrefix(prompt, (), len(prompt.ids) - 2, 100))
+    assert schedule.next_batch(InFlight(1, 100, 8, 1)) == []  # another row takes all that is left
+    schedule.prefixes.shrink(0)
+    assert schedule.next_batch(InFlight()) == [sequence]
+    assert (sequence.prefix, sequence.num_shared, sequence.num_in_place) == (None, 0, 0)

@@ -138,8 +138,11 @@ def _prefix(num_tokens: int, seed: int) -> SharedPrefix:
     return SharedPrefix(prompt, (KVRow(keys, values),), num_tokens, 0)
 
 
-@pytest.mark.parametrize("length", [1, 3])
-def test_attention_in_two_parts_is_attention_over_both(length: int) -> None:
+@pytest.mark.parametrize(("length", "block"), [(1, 1024), (3, 1024), (3, 4)])
+def test_attention_in_two_parts_is_attention_over_both(
+    length: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infer.attention._BLOCK", block)
     prefixes = [_prefix(7, 10), None, _prefix(5, 20), None]
     prefixes[3] = prefixes[0]
     num_own = 6

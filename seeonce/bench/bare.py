@@ -61,6 +61,8 @@ class BareDecoder:
             if each.num_kept:
                 each.prefix = SharedPrefix(each.prompt, prefill.kept[index, each.num_kept], each.num_kept, 0)
                 schedule.prefixes.put(each.keys, each.prefix)
+            if not each.num_in_place:
+                each.prefix = None  # its row has a copy
         mx.eval(prefill.logits)
         return prefill
 
