@@ -99,9 +99,9 @@ def encode(
         notes.write(index)
         spec = encoder_spec(folder, config, index, options.max_pixels)
         if options.max_pixels is None:
-            spec = _with_pixels_of(earlier, spec, listener.say)
+            spec = with_pixels_of(earlier, spec, listener.say)
         remember_model(index, spec.encoder_id, model, folder)
-        load = partial(_encoder, folder, config, spec, {} if loaded is None else loaded)
+        load = partial(loaded_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
             result = _encode(recording, options, spec, store, index, load, listener)
         finally:
@@ -110,7 +110,7 @@ def encode(
     return result
 
 
-def _with_pixels_of(
+def with_pixels_of(
     earlier: Sequence[EncoderSpec], spec: EncoderSpec, say: Callable[[str], None]
 ) -> EncoderSpec:
     """Lower the size of frames to that which the newest of the earlier encoders with these weights had."""
@@ -122,12 +122,13 @@ def _with_pixels_of(
     return with_max_pixels(spec, max_pixels)
 
 
-def _encoder(
+def loaded_encoder(
     folder: CheckpointFolder,
     config: CheckpointConfig,
     spec: EncoderSpec,
     loaded: "dict[EncoderId, VisionEncoder]",
 ) -> "VisionEncoder":
+    """Return the encoder, taken from ``loaded`` or put there in the place of another."""
     from precompute.encoder import VisionEncoder
 
     if spec.encoder_id not in loaded:
