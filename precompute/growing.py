@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ from cache.thumbnails import Thumbnails
 from cache.trash import is_alive
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
+from checkpoint.identity import encoder_spec, model_of, remember_model
 from precompute.options import EncodeOptions
+from precompute.pass_one import load_encoder, with_pixels_of
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.escribano_db import FRAME
 from sources.recording import Frame, Recording
@@ -101,12 +103,8 @@ class Growing:
         self._config: CheckpointConfig = read_config(self._folder.path)
         with PixelIndex(store.home) as index:
             spec = encoder_spec(self._folder, self._config, index, options.max_pixels)
-            before = [
-                ref.encoder.preprocessing.max_pixels for ref in refs if ref.encoder.weights == spec.weights
-            ]
-            if options.max_pixels is None and before and before[0] < spec.preprocessing.max_pixels:
-                listener.say(f"Using --max-pixels {before[0]} as before.")
-                spec = with_max_pixels(spec, before[0])
+            if options.max_pixels is None:
+                spec = with_pixels_of([ref.encoder for ref in refs], spec, listener.say)
             remember_model(index, spec.encoder_id, model, self._folder)
         self._spec: EncoderSpec = spec
         # Of each frame, by the row or the file that it is: its stamp when it was read, and what it gave.
@@ -116,19 +114,18 @@ class Growing:
                 with suppress(StoreError):
                     frames = read_manifest(ref.path).frames
                     self._seen = {_place(frame.source): (None, frame) for frame in frames}
-        self._written: tuple[tuple[FrameEntry, ...], tuple[SkippedFrame, ...]] = ((), ())
+        self.recording = recording  # as it was at the last look
+        self._written: Manifest | None = None
         self.result: EncodeResult | None = None
 
     def look(self, recording: Recording, gate: Gate) -> bool:
         """Encode the frames that are new and quiet; tell whether some are not quiet yet."""
-        frames = recording.frames()
-        ready, pending = self._ready(frames)
+        self.recording = recording
+        ready, pending = self._ready(recording.frames())
         if ready:
             gate.wait()
-            self._encode(recording, ready, gate)
-        elif self.result is None and not self._seen:
-            return pending
-        self._write(recording, was_cut=False)
+            self._encode(ready, gate)
+        self.write()
         return pending
 
     def _ready(self, frames: Sequence[Frame]) -> tuple[list[Frame], bool]:
@@ -147,7 +144,8 @@ class Growing:
                 ready.append(frame)
         return ready, pending
 
-    def _encode(self, recording: Recording, ready: Sequence[Frame], gate: Gate) -> None:
+    def _encode(self, ready: Sequence[Frame], gate: Gate) -> None:
+        recording = self.recording
         asked = tuple(replace(frame, index=number) for number, frame in enumerate(ready))
 
         def progress(_: Progress) -> None:
@@ -159,7 +157,7 @@ class Growing:
                 self._spec,
                 self._store,
                 index,
-                self._load,
+                partial(load_encoder, self._folder, self._config, self._spec, self._loaded),
                 progress,
                 Thumbnails(self._store.home) if self._options.thumbnails else None,
                 self._limit,
@@ -169,18 +167,19 @@ class Growing:
         for found in given:
             self._seen[_place(found.source)] = (asked[found.index].stamp, found)
         self.result = replace(result, progress=_sum(before, result.progress))
-        if result.interrupted or result.stopped:
-            self._write(recording, was_cut=True)
         if result.interrupted:
             raise KeyboardInterrupt
         if result.stopped:
+            self.write()
             raise StoreError(result.stopped)
 
-    def _write(self, recording: Recording, *, was_cut: bool) -> None:
+    def write(self) -> None:
         """Write the manifest of all frames that are there now, if it says something new."""
+        recording, complete = self.recording, True
         frames, skipped = list[FrameEntry](), list[SkippedFrame]()
         for frame in recording.frames():
             _, seen = self._seen.get(_place(frame.source), (None, None))
+            complete &= seen is not None
             if isinstance(seen, FrameEntry):
                 frames.append(replace(seen, index=frame.index, timestamp_s=frame.timestamp_s, neighbour=None))
             elif isinstance(seen, SkippedFrame) and _age_s(frame.stamp) >= GIVEN_UP_S:
@@ -188,21 +187,14 @@ class Growing:
         if not frames:
             return
         info = replace(recording.info, num_frames=len(recording.frames()))
-        manifest = Manifest(info, self._spec, tuple(frames), tuple(skipped), not was_cut, now())
+        manifest = Manifest(info, self._spec, tuple(frames), tuple(skipped), complete, now())
         progress = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
         progress = replace(progress, num_frames=info.num_frames, num_skipped=len(skipped))
-        self.result = EncodeResult(manifest, progress, interrupted=was_cut, left_out=recording.left_out)
-        if self._written != (manifest.frames, manifest.skipped):
+        self.result = EncodeResult(manifest, progress, not complete, left_out=recording.left_out)
+        before = self._written
+        if before is None or replace(manifest, created_at=before.created_at) != before:
             write_manifest(self._store.home, manifest, self._store.durability)
-            self._written = manifest.frames, manifest.skipped
-
-    def _load(self) -> "VisionEncoder":
-        from precompute.encoder import VisionEncoder
-
-        if self._spec.encoder_id not in self._loaded:
-            self._loaded.clear()  # never two at once
-            self._loaded[self._spec.encoder_id] = VisionEncoder(self._folder, self._config, self._spec)
-        return self._loaded[self._spec.encoder_id]
+            self._written = manifest
 
 
 def _place(source: str) -> str:
@@ -212,7 +204,7 @@ def _place(source: str) -> str:
 
 
 def _age_s(stamp: FileStamp) -> float:
-    return time.time() - stamp.mtime_ns / 1e9 if stamp.mtime_ns else GIVEN_UP_S
+    return abs(time.time() - stamp.mtime_ns / 1e9) if stamp.mtime_ns else GIVEN_UP_S
 
 
 def _sum(one: Progress, other: Progress) -> Progress:

@@ -103,7 +103,7 @@ def encode(
         notes.write(index)
         spec = encoder_spec(folder, config, index, options.max_pixels)
         if options.max_pixels is None:
-            spec = _with_pixels_of(earlier, spec, listener.say)
+            spec = with_pixels_of(earlier, spec, listener.say)
         remember_model(index, spec.encoder_id, model, folder)
         load = partial(load_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
@@ -114,7 +114,7 @@ def encode(
     return result
 
 
-def _with_pixels_of(
+def with_pixels_of(
     earlier: Sequence[EncoderSpec], spec: EncoderSpec, say: Callable[[str], None]
 ) -> EncoderSpec:
     """Lower the size of frames to that which the newest of the earlier encoders with these weights had."""

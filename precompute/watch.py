@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _WAKE_MS = 1000
 _LOOK_S = 60.0  # a change of a file that is kept open is not always reported
 _SAY_S = 60.0
+_REST_S = 1e-3  # for each frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,12 @@ class Place:
         return self.kind == FOLDER and Path(changed).parent == self.path
 
     def state(self) -> tuple[int, ...]:
-        """Return what a write to a database changes, and reading it does not."""
-        if self.kind != escribano.KIND:
-            return ()
+        """Return what a write to a database changes, and reading it does not; or another folder there."""
         found = []
         for path in (self.path, Path(f"{self.path}-wal")):
             with suppress(OSError):
                 status = path.stat()
-                found += [status.st_size, status.st_mtime_ns] if status.st_size else []
+                found += [status.st_ino, status.st_size, status.st_mtime_ns] if status.st_size else []
         return tuple(found)
 
 
@@ -118,7 +117,14 @@ class Watch:
         self._growing: dict[str, Growing] = {}
         self._bundles: dict[Path, int] = {}
         self._said = (time.monotonic(), 0)
-        self.results: dict[str, EncodeResult] = {}
+        self._problems: dict[str, str] = {}
+        self._encoded: dict[str, EncodeResult] = {}
+
+    @property
+    def results(self) -> dict[str, EncodeResult]:
+        """The recordings that were worked on, by their paths."""
+        grown = {name: one.result for name, one in self._growing.items() if one.result is not None}
+        return self._encoded | grown
 
     def run(self, places: Sequence[Place], ended: Callable[[], bool] = lambda: False) -> None:
         """Watch until ``KeyboardInterrupt``, or until ``ended`` says so.
@@ -127,15 +133,29 @@ class Watch:
             CheckpointError: the model is missing or not supported.
             StoreError: the disk is full, or the store cannot be written.
         """
+        try:
+            self._run(places, ended)
+        except KeyboardInterrupt:  # wherever it came, what was encoded has a manifest
+            for growing in self._growing.values():
+                growing.write()
+            raise
+
+    def _run(self, places: Sequence[Place], ended: Callable[[], bool]) -> None:
         states = [place.state() for place in places]
-        pending, looked_s = self._look(places), time.monotonic()
+        due, looked_s = self._look(places), time.monotonic()
         for changed in _changes(places):
             before, states = states, [place.state() for place in places]
-            if changed or pending or states != before or time.monotonic() - looked_s >= _LOOK_S:
-                pending, looked_s = self._look(places), time.monotonic()
+            waited_s = time.monotonic() - looked_s
+            due |= changed or states != before or waited_s >= _LOOK_S
+            if due and waited_s >= self._rest_s():
+                due, looked_s = self._look(places), time.monotonic()
                 self._report()
-            elif ended():
+            elif not due and ended():
                 return
+
+    def _rest_s(self) -> float:
+        """Return how long to rest after a look: all frames are listed in a tenth of that."""
+        return _REST_S * sum(len(growing.recording.frames()) for growing in self._growing.values())
 
     def note_use(self) -> None:
         """Leave a note in the store of what was worked on."""
@@ -159,8 +179,13 @@ class Watch:
                 self._encode_bundles(place.path)
                 continue
             for name in self._names(place):
-                with suppress(InputError):  # nothing to see yet
+                try:
                     pending |= self._encode_growing(name)
+                    self._problems.pop(name, None)
+                except InputError as error:
+                    if self._problems.get(name) != str(error):
+                        self._listener.say(f"Nothing to encode yet: {error}")
+                    self._problems[name] = str(error)
         return pending
 
     def _names(self, place: Place) -> list[str]:
@@ -175,16 +200,10 @@ class Watch:
         recording = open_recording(name, FrameChoice())
         if name not in self._growing:
             self._growing[name] = Growing(self._store, self._options, recording, self._listener, self._loaded)
-        growing = self._growing[name]
         try:
-            pending = growing.look(recording, self._gate)
+            return self._growing[name].look(recording, self._gate)
         finally:
             recording.close()
-            if growing.result is not None:
-                self.results[name] = growing.result
-        if growing.result is not None and growing.result.interrupted:
-            raise KeyboardInterrupt
-        return pending
 
     def _encode_bundles(self, folder: Path) -> None:
         """Encode the bundles that were finished today and not encoded as they are now."""
@@ -206,7 +225,7 @@ class Watch:
         except InputError as error:
             self._listener.say(f"{error}")
             return
-        self.results[str(bundle)] = result
+        self._encoded[str(bundle)] = result
         if result.interrupted:
             raise KeyboardInterrupt
 
@@ -217,17 +236,22 @@ def _changes(places: Sequence[Place]) -> Iterator[bool]:
 
     deep = any(place.kind == cap.KIND for place in places)
     folders = dict.fromkeys(place.path for place in places if place.kind != escribano.KIND)
-    while not folders:  # a database is asked by its state
+    with suppress(OSError):  # it is gone, or the system watches too much already
+        for changes in (
+            watch(
+                *folders,
+                watch_filter=lambda _, path: any(place.concerns(path) for place in places),
+                debounce=_WAKE_MS,
+                rust_timeout=_WAKE_MS,
+                yield_on_timeout=True,
+                recursive=deep,
+                raise_interrupt=True,
+                ignore_permission_denied=True,
+            )
+            if folders
+            else ()
+        ):
+            yield bool(changes)
+    while True:  # each is asked for its state
         time.sleep(_WAKE_MS / 1000)
         yield False
-    for changes in watch(
-        *folders,
-        watch_filter=lambda _, path: any(place.concerns(path) for place in places),
-        debounce=_WAKE_MS,
-        rust_timeout=_WAKE_MS,
-        yield_on_timeout=True,
-        recursive=deep,
-        raise_interrupt=True,
-        ignore_permission_denied=True,
-    ):
-        yield bool(changes)

@@ -23,6 +23,7 @@ from store_samples import frame
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.manifest import list_manifests, read_manifest
+from infer.canary import Verdict, combination, remember
 from infer.request import Answer, Image, Request, Text, Usage
 from infer.sampling import Sampling
 from seeonce.bridge import answers, socket_server
@@ -49,8 +50,10 @@ def shown(*pictures: Path, prompt: str = PROMPT) -> dict[str, object]:
 
 
 @pytest.fixture
-def talk(run: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
+def talk(run: Run, plain: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
     """Return a function that runs the bridge, sends it requests one by one and returns its replies."""
+    Home(home).prepare()
+    remember(Home(home), combination(), Verdict.batched)  # test_canary runs the trial
     monkeypatch.setenv("ESCRIBANO_MLX_SOCKET_PATH", str(tmp_path / "e.sock"))
     monkeypatch.setenv("ESCRIBANO_VLM_MODEL", str(plain))
 

@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import Run
@@ -13,6 +16,7 @@ from escribano_samples import sample
 
 from cache.base.home import Home
 from infer.canary import Verdict, combination, remember
+from precompute import watch
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -34,7 +38,20 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for picture in sorted((ROOT / "seeonce" / "demo" / "recording").glob("000[0-4]*.png")):
         shutil.copy(picture, monday)
     sample(user / ".escribano")
+    home = Home(user / ".seeonce")
+    home.prepare()
+    remember(home, combination(), Verdict.batched)  # test_canary runs the trial
     return user
+
+
+@pytest.fixture(autouse=True)
+def _a_watch_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End a watch after its first look, as Ctrl-C would."""
+    monkeypatch.setattr(watch, "_changes", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(os, "nice", Mock())
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def _typed(script: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -42,7 +59,10 @@ def _typed(script: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> list[li
     for name in ("seeonce", "verify-cache"):
         program = place / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{{ printf '%s\\0' {name} \"$@\"; echo; }} >>'{place}/typed'\n")
+        program.write_text(
+            f"#!/bin/sh\n{{ printf '%s\\0' {name} \"$@\"; echo; }} >>'{place}/typed'\n"
+            'case "$*" in *--watch) exec sleep 60;; esac\n'  # until the page ends it
+        )
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}/bin:/usr/bin:/bin")
     done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True)
@@ -61,8 +81,8 @@ def test_the_commands_of_a_guide_work(
     monkeypatch.chdir(tmp_path)
     page = guide.read_text(encoding="utf-8")
     script = "\n".join(_commands(page))
-    if " &\n" in script:
-        _run_as_processes(script, user, tmp_path)
+    if "seeonce serve" in script:
+        _run_as_processes(script, tmp_path)
     else:
         for program, *words in _typed(script, tmp_path, monkeypatch):
             ended = run(program, *words)
@@ -70,11 +90,8 @@ def test_the_commands_of_a_guide_work(
     exec("\n".join(PYTHON.findall(page)), {})
 
 
-def _run_as_processes(script: str, user: Path, place: Path) -> None:
+def _run_as_processes(script: str, place: Path) -> None:
     """Let a shell run a script with the commands themselves; what it left running ends with it."""
-    home = Home(user / ".seeonce")
-    home.prepare()
-    remember(home, combination(), Verdict.batched)  # test_canary runs the trial
     program = place / "bin" / "seeonce"
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\nfrom seeonce.__main__ import main\nmain()\n")

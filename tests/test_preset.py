@@ -11,6 +11,8 @@ from conftest import Run
 from escribano_samples import add_frame, new_database
 from screens import noise
 
+from cache.base.home import Home
+from infer.canary import Verdict, combination, remember
 from seeonce.runs.presets import ACTIVITIES, ESCRIBANO, PRESETS
 
 NOON_S = 1_795_262_400.0  # 2026-11-21 12:00 UTC
@@ -29,8 +31,10 @@ def day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_frames_that_are_recorded_and_not_described_become_observations(
-    run: Run, day: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, day: Path, home: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Home(home).prepare()
+    remember(Home(home), combination(), Verdict.batched)  # test_canary runs the trial
     short = ESCRIBANO.schema.replace("240", "24").replace('"maxItems": 5', '"maxItems": 1')
     monkeypatch.setitem(PRESETS, "escribano", replace(ESCRIBANO, schema=short))  # a random model fills it
     assert run("seeonce encode latest --model", plain).code == 0

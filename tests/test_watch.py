@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -26,13 +29,14 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.leases import held_lease
-from cache.manifest import list_manifests, read_manifest
+from cache.manifest import list_manifests, read_manifest, write_manifest
 from cache.store import Store
 from precompute import growing, watch
 from precompute.encoder import VisionEncoder
 from precompute.growing import Gate
 from precompute.options import EncodeOptions
 from precompute.watch import Place, Watch, places_of
+from sources.recordings import open_recording
 
 
 class Said(Listener):
@@ -150,6 +154,65 @@ def test_what_is_there_from_the_start_has_a_manifest_though_nothing_more_comes(
     _watch(home, plain, Place(tmp_path, "folder"), lambda: None)
     (ref,) = list_manifests(Home(home))
     assert (ref.num_frames, ref.complete) == (1, True)
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_a_folder_that_is_not_there_yet_or_made_again_is_watched_all_the_same(
+    home: Path, plain: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shots"
+
+    def work() -> None:
+        for number in range(2):
+            time.sleep(0.3)
+            folder.mkdir()
+            noise(number).save(folder / f"{number}.png")
+            while not any(ref.num_frames for ref in list_manifests(Home(home))):
+                time.sleep(0.05)
+            if not number:
+                shutil.rmtree(folder)
+
+    _, said = _watch(home, plain, Place(folder, "folder"), work)
+    (ref,) = list_manifests(Home(home))
+    assert [Path(frame.source).name for frame in read_manifest(ref.path).frames] == ["1.png"]
+    assert [line.partition(":")[0] for line in said].count("Nothing to encode yet") <= 3
+
+
+def test_wherever_ctrl_c_comes_what_was_encoded_has_a_manifest(
+    home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise(0).save(tmp_path / "0.png")
+    os.utime(tmp_path / "0.png", (1, 1))
+    monkeypatch.setattr(growing, "QUIET_S", 0)
+    cut = iter([True])
+
+    def cut_once(*given: Any) -> None:
+        if next(cut, False):
+            raise KeyboardInterrupt
+        write_manifest(*given)
+
+    monkeypatch.setattr(growing, "write_manifest", cut_once)
+    watched = Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), Said())
+    with pytest.raises(KeyboardInterrupt):
+        watched.run([Place(tmp_path, "folder")])
+    (ref,) = list_manifests(Home(home))
+    (result,) = watched.results.values()
+    assert (ref.num_frames, ref.complete, result.interrupted) == (1, True, False)
+
+
+@pytest.mark.parametrize(("rest_s", "num_looks"), [(0.0, 4), (60.0, 1)])
+def test_looks_at_many_frames_are_rare(
+    rest_s: float, num_looks: int, home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise(0).save(tmp_path / "0.png")
+    looks = Mock(side_effect=open_recording)
+    monkeypatch.setattr(watch, "open_recording", looks)
+    monkeypatch.setattr(watch, "_REST_S", rest_s)
+    monkeypatch.setattr(watch, "_changes", lambda _: iter([True] * 3))
+    Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), Said()).run(
+        [Place(tmp_path, "folder")]
+    )
+    assert looks.call_count == num_looks
 
 
 @pytest.mark.usefixtures("_quickly")
