@@ -141,6 +141,10 @@ class EngineThread:
         error = ApiError(503, "The server ends: ask again later.", headers={"Retry-After": str(_RETRY_S)})
         self._end_open(error)
         self._end_arrived(error)
+        if self._loaded is not None:
+            import mlx.core as mx
+
+            mx.clear_streams()  # MLX's own threads: left to the end of the process, they may abort it
 
     def _serve(self, model: ServedModel) -> None:
         """Answer jobs of one model until none is left, or one of another model is next."""
