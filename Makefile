@@ -18,8 +18,9 @@ else
 EXTRA ?= cpu
 endif
 
-# Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs.
-TWO_AT_ONCE := env OPENBLAS_NUM_THREADS=1
+# Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs. The many
+# processes that tests start need not compile our code again.
+TWO_AT_ONCE := env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1
 
 # What a user says goes to the commands through the environment, as it was typed: make expands
 # nothing in it, and the shell never reads it as its own words.
