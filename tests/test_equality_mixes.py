@@ -156,9 +156,19 @@ def test_a_random_mix_gives_the_tokens_of_one_at_a_time_live(
     ("name", "seed"),
     [*_seeds("bfloat16", range(1), range(1, 12)), *_seeds("qwen3_5 bfloat16", range(1), range(1, 12))],
 )
-def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(pools: Checkpoints, name: str, seed: int) -> None:
+def test_a_random_mix_in_bfloat16_differs_by_rounding_alone(
+    pools: Checkpoints, name: str, seed: int, tmp_path: Path
+) -> None:
     pool = pools(name)
     mix = pool.mix(random.Random(seed), most=8 if seed else 4)
+    _assert_rounding_alone(pool, mix)
+    if seed:
+        with pool.asked.on_disk(tmp_path / "kept"):
+            _assert_rounding_alone(pool, mix)  # writes prefixes
+            _assert_rounding_alone(pool, mix)  # starts from them
+
+
+def _assert_rounding_alone(pool: Pool, mix: Mix) -> None:
     requests = [replace(request, sampling=Sampling(max_tokens=MAX_TOKENS)) for request in mix.requests]
     taken = {request.id: mix.live[request.id].tokens for request in requests}
     teachers = {number: Watcher(tokens, [(token,) for token in tokens]) for number, tokens in taken.items()}

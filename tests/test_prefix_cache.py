@@ -249,23 +249,20 @@ def test_a_run_knows_what_a_cache_would_take_and_spare(asked: Asked, kept: Path)
     "family",
     [
         "qwen3_5",
-        *(pytest.param(name, marks=pytest.mark.campaign) for name in ("moe", "bfloat16", "text_4bit")),
+        *(pytest.param(name, marks=pytest.mark.campaign) for name in ("moe", "text_4bit")),
     ],
 )
 def test_every_kind_of_decoder_starts_from_disk(
     family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    other = Asked(
-        request.getfixturevalue(family), tmp_path, 2, "bfloat16" if family == "bfloat16" else "float32"
-    )
+    other = Asked(request.getfixturevalue(family), tmp_path, 2)
     first = [other.request(n, frame, FIRST) for n, frame in enumerate(other.frames)]
     later = other.questions(3)
-    alone = other.run(later, LIMITS)
     with other.on_disk(tmp_path / "kept"):
         other.run(first, LIMITS)
         ended = other.run(later, LIMITS)
     assert (ended.stats.num_images, ended.stats.num_images_read) == (0, 2)
-    assert ended.tokens(later) == (alone.tokens(later) if family == "bfloat16" else other.want(later))
+    assert ended.tokens(later) == other.want(later)
 
 
 @pytest.mark.parametrize(
