@@ -13,15 +13,15 @@ import typer
 
 import seeonce.demo
 from cache.base.errors import InputError
-from cache.bucket import BucketStore
 from checkpoint.folder import DEMO
-from seeonce.fleet import Fleet, answer_by_ray
 from seeonce.runs.compare import Place
 from seeonce.runs.run import Run
 from seeonce.runs.score import Expected, check_truth, read_truth, truth_for
 from seeonce.runs.sheet import Sheet, make_sheet
 
 if TYPE_CHECKING:
+    from cache.bucket import BucketStore
+    from seeonce.fleet import Fleet
     from seeonce.runs.describe import AnswerElsewhere
 
 
@@ -62,14 +62,18 @@ GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def fleet_of(engine: Engines | None, num_workers: int | None, gpus_per_worker: float) -> Fleet | None:
+def fleet_of(engine: Engines | None, num_workers: int | None, gpus_per_worker: float) -> "Fleet | None":
     """Return the workers that are asked for. Raises ``InputError`` when they have no engine."""
     if engine is None and (num_workers is not None or gpus_per_worker):
         raise InputError("--workers and --gpus-per-worker are for --engine ray")
-    return None if engine is None else Fleet(num_workers, gpus_per_worker)
+    if engine is None:
+        return None
+    from seeonce.fleet import Fleet
+
+    return Fleet(num_workers, gpus_per_worker)
 
 
-def answering(fleet: Fleet | None, bucket: BucketStore | None) -> "AnswerElsewhere | None":
+def answering(fleet: "Fleet | None", bucket: "BucketStore | None") -> "AnswerElsewhere | None":
     """Return what answers over many workers, ``None`` without them.
 
     Raises:
@@ -81,6 +85,8 @@ def answering(fleet: Fleet | None, bucket: BucketStore | None) -> "AnswerElsewhe
         raise InputError(
             "--engine ray answers from a bucket that all workers reach: name it, as in --from URL"
         )
+    from seeonce.fleet import answer_by_ray
+
     return answer_by_ray(fleet, bucket)
 
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,11 +22,12 @@ from cache.store import Durability
 from precompute.options import EncodeOptions, options_of_each
 from precompute.pass_one import EncodeOne, encode_each
 from precompute.pipeline import EncodeResult
-from precompute.shards import Merged, encode_shard, encode_whole, merge_each
 from seeonce.commands.arguments import ByEngine, GpusPerWorker, NumWorkers, fleet_of
 from seeonce.commands.terminal import Terminal
-from seeonce.fleet import encode_by_ray
 from sources.folder import split_paths
+
+if TYPE_CHECKING:
+    from precompute.shards import Merged
 
 _NICENESS = 15  # of a watch, beside whatever the user does
 
@@ -123,11 +124,15 @@ def encode_command(
     with Terminal() as listener:
         wanted = options_of_each(options, selectors, listed, since)
         if to is not None and fleet is not None:
+            from seeonce.fleet import encode_by_ray
+
             bucket = _open_bucket(to, listener)
             ends = [
                 _print_merged(each, to, as_json) for each in encode_by_ray(fleet, wanted, bucket, listener)
             ]
         elif to is not None and merge:
+            from precompute.shards import merge_each
+
             merged = merge_each(BucketStore.open(to, writable=True), wanted, listener.say)
             ends = [_print_merged(each, to, as_json) for each in merged]
         else:
@@ -149,6 +154,8 @@ def _check_bucket_options(
 
 def _into(to: str, shard: tuple[int, int] | None, listener: Terminal) -> EncodeOne:
     """Return what encodes one recording, or a shard of it, into a bucket."""
+    from precompute.shards import encode_shard, encode_whole
+
     bucket = _open_bucket(to, listener)
     if shard is None:
         return partial(encode_whole, bucket=bucket)
@@ -192,7 +199,7 @@ def _open_bucket(to: str, listener: Terminal) -> BucketStore:
     return BucketStore.open(to, create=True)
 
 
-def _print_merged(merged: Merged | SeeonceError, to: str, as_json: bool) -> int:
+def _print_merged(merged: "Merged | SeeonceError", to: str, as_json: bool) -> int:
     if isinstance(merged, SeeonceError):
         typer.echo(f"error: {merged}", err=True)
         return EXIT_ERROR

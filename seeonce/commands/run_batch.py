@@ -1,6 +1,5 @@
 """``seeonce run-batch``: options and what is printed of a batch."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +54,8 @@ def run_batch_command(
         kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
     )
     files = _files(requests, output, errors)
+    import asyncio
+
     from seeonce.server.app import ServeOptions, Server
     from seeonce.server.batch_run import BadLineError, Batch, Counts
     from seeonce.server.pictures import Allowed
