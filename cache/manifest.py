@@ -268,9 +268,12 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def list_manifests(home: Home, on_problem: Callable[[str], None] = _log.warning) -> list[ManifestRef]:
-    """Return all manifests, newest first. ``on_problem`` receives a line for each that cannot be read."""
+    """Return all manifests, newest first; none without a store.
+
+    ``on_problem`` receives a line for each that cannot be read.
+    """
     refs = []
-    for path in manifest_files(home):
+    for path in manifest_files(home) if home.store.is_dir() else []:
         try:
             refs.append(_ref(path))
         except StoreError as error:

@@ -84,7 +84,7 @@ def encode(
     if options.scene_change is not None:
         listener.say("Looking for pictures that differ, which decodes a video that is new.")
     notes = PendingNotes(home)
-    known = list_manifests(home) if home.store.is_dir() else []
+    known = list_manifests(home)
     recording = open_named(known, options, notes, listener)
     earlier = [ref.encoder for ref in known if ref.recording.id == recording.info.id]
     model = options.model or model_of(home, recording.info.id, earlier[0].encoder_id if earlier else None)

@@ -192,7 +192,7 @@ def known_recordings(
     """
     start = parse_since(since) if since is not None else None
     refs_of: dict[str, list[ManifestRef]] = {}
-    for ref in list_manifests(home, say) if home.store.is_dir() else []:
+    for ref in list_manifests(home, say):
         refs_of.setdefault(ref.recording.id, []).append(ref)
     listings = {listing.id: listing for listing in list_recordings(environ, say)}
     known = [_join(listings.get(id_), refs_of.get(id_, [])) for id_ in dict.fromkeys([*listings, *refs_of])]

@@ -93,10 +93,10 @@ def find_recording(home: Home, selector: str) -> list[ManifestRef]:
         selector = newest
     if not selector:
         raise InputError("RECORDING is empty: give an id or a path, or leave it out for the newest.")
-    refs = _manifests(home)
+    refs = list_manifests(home)
     found = matching_recording(selector, (ref.recording for ref in refs))
     if found is None and fetch_manifests(home, selector):
-        refs = _manifests(home)
+        refs = list_manifests(home)
         found = matching_recording(selector, (ref.recording for ref in refs))
     if found is not None:
         return [ref for ref in refs if ref.recording.id == found]
@@ -129,11 +129,7 @@ def find_in_bucket(bucket: BucketStore, selector: str) -> list[ManifestHead]:
 def newest_recording(home: Home) -> str | None:
     """Return the id of the recording that ``latest`` means now; ``None`` when there is no recording."""
     listed = latest_recording(os.environ)
-    return listed.id if listed else next((ref.recording.id for ref in _manifests(home)), None)
-
-
-def _manifests(home: Home) -> list[ManifestRef]:
-    return list_manifests(home) if home.store.is_dir() else []
+    return listed.id if listed else next((ref.recording.id for ref in list_manifests(home)), None)
 
 
 def manifest_for(

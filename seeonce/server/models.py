@@ -8,7 +8,7 @@ from cache.base.errors import CheckpointError, SeeonceError
 from cache.base.home import Home
 from cache.base.text import visible
 from cache.key import EncoderSpec
-from cache.manifest import ManifestRef, list_manifests
+from cache.manifest import list_manifests
 from checkpoint.config import CheckpointConfig
 from checkpoint.folder import DEMO, CheckpointFolder
 from checkpoint.identity import find_encoder, model_of
@@ -31,7 +31,7 @@ class Models:
     def __init__(self, home: Home, named: str | None, say: Callable[[str], None]) -> None:
         """Serve ``named`` by default, else what the newest recording was encoded with."""
         self._home, self._say = home, say
-        refs = _manifests(home)
+        refs = list_manifests(home)
         newest = refs[0] if refs else None
         self._default = named or model_of(
             home, newest.recording.id if newest else "", newest.encoder_id if newest else None
@@ -46,7 +46,7 @@ class Models:
     def names(self) -> dict[str, str]:
         """Return each name with the folder or hub id behind it, the default first."""
         found = {self.default: self._default}
-        for ref in _manifests(self._home):
+        for ref in list_manifests(self._home):
             try:
                 model = model_of(self._home, ref.recording.id, ref.encoder_id)
             except SeeonceError:  # its folder is gone
@@ -96,7 +96,3 @@ def _refuse_download(line: str) -> None:
 def _name(model: str) -> str:
     """Return a name that shows nobody where a folder lies."""
     return Path(model).name if model != DEMO and Path(model).expanduser().is_dir() else model
-
-
-def _manifests(home: Home) -> list[ManifestRef]:
-    return list_manifests(home) if home.store.is_dir() else []

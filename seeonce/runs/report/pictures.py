@@ -62,7 +62,7 @@ class Pictures:
         self.manifests: list[Manifest] = []
         self._frames: dict[str, Frame] | None = None
         self._store = _store_or_none(home)
-        for ref in list_manifests(home, lambda _: None) if home.store.is_dir() else []:
+        for ref in list_manifests(home, lambda _: None):
             if ref.recording.id in recordings:
                 self._take(ref.path)
 
