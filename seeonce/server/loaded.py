@@ -1,16 +1,13 @@
 """A model that is loaded: what of it and of its prompts stays from request to request."""
 
 from collections.abc import Callable
-from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
-from cache.prefixes import PrefixStore
-from infer.canary import copies_prefixes
 from infer.limits import BatchLimits
 from infer.request import Request, Text, Turn
-from seeonce.runs.plan import answerer
+from seeonce.runs.describe import load_engine
 from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Job
 from seeonce.server.models import ServedModel
@@ -39,22 +36,15 @@ class LoadedModel:
         Raises:
             CheckpointError: it does not load, or answers wrongly here.
         """
-        from infer.engine import Engine
         from infer.prefixes import PrefixPool
 
         self.model = model
         self.limits = sound_limits(home, model.config, limits, say)
         dtype = model.spec.compute_dtype
-        self.engine = Engine.load(model.folder, model.config, dtype)
+        self.engine = load_engine(home, model.folder, model.config, dtype, self.limits, prefix_cache)
         self.memory = self.engine.memory(self.limits)
         shares = self.limits.share_prefixes
         self.prefixes = PrefixPool(self.memory.max_bytes // 2 if shares else 0, lasting=True)
-        if shares:
-            shape = self.engine.model.attention_shape
-            self.engine.copy_prefixes = copies_prefixes(home, shape, self.engine.copies_are_faster)
-        if prefix_cache:
-            computed_by = astuple(answerer(home, model.folder, dtype))
-            self.engine.keep_prefixes(PrefixStore(home, prefix_cache), computed_by)
         self._encoder: VisionEncoder | None = None
 
     def encoder(self) -> "VisionEncoder":
