@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cache.base.errors import StoreError
 from cache.base.listener import Listener
 from cache.base.text import printable
-from cache.key import EncoderId, EncoderSpec
+from cache.key import EncoderId
 from cache.layout import now
 from cache.leases import active_leases, held_lease
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, list_manifests, read_manifest, write_manifest
@@ -22,9 +22,9 @@ from cache.thumbnails import Thumbnails
 from cache.trash import is_alive
 from checkpoint.config import CheckpointConfig, read_config
 from checkpoint.folder import CheckpointFolder, find_folder
-from checkpoint.identity import encoder_spec, model_of, remember_model
+from checkpoint.identity import model_of
 from precompute.options import EncodeOptions
-from precompute.pass_one import load_encoder, with_pixels_of
+from precompute.pass_one import chosen_encoder, load_encoder
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.escribano_db import FRAME
 from sources.recording import Frame, Recording
@@ -102,15 +102,14 @@ class Growing:
         self._folder: CheckpointFolder = find_folder(model, listener.say)
         self._config: CheckpointConfig = read_config(self._folder.path)
         with PixelIndex(store.home) as index:
-            spec = encoder_spec(self._folder, self._config, index, options.max_pixels)
-            if options.max_pixels is None:
-                spec = with_pixels_of([ref.encoder for ref in refs], spec, listener.say)
-            remember_model(index, spec.encoder_id, model, self._folder)
-        self._spec: EncoderSpec = spec
+            earlier = [ref.encoder for ref in refs]
+            self._spec = chosen_encoder(
+                self._folder, self._config, index, options, earlier, model, listener.say
+            )
         # Of each frame, by the row or the file that it is: its stamp when it was read, and what it gave.
         self._seen: dict[str, tuple[FileStamp | None, FrameEntry | SkippedFrame]] = {}
         for ref in refs:
-            if ref.encoder_id == spec.encoder_id:
+            if ref.encoder_id == self._spec.encoder_id:
                 with suppress(StoreError):
                     frames = read_manifest(ref.path).frames
                     self._seen = {_place(frame.source): (None, frame) for frame in frames}
@@ -162,7 +161,7 @@ class Growing:
                 Thumbnails(self._store.home) if self._options.thumbnails else None,
                 self._limit,
             )
-        before = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
+        before = self.result.progress if self.result is not None else Progress()
         given: list[FrameEntry | SkippedFrame] = [*result.manifest.frames, *result.manifest.skipped]
         for found in given:
             self._seen[_place(found.source)] = (asked[found.index].stamp, found)
@@ -188,7 +187,7 @@ class Growing:
             return
         info = replace(recording.info, num_frames=len(recording.frames()))
         manifest = Manifest(info, self._spec, tuple(frames), tuple(skipped), complete, now())
-        progress = self.result.progress if self.result is not None else Progress(0, 0, 0, 0, 0, 0)
+        progress = self.result.progress if self.result is not None else Progress()
         progress = replace(progress, num_frames=info.num_frames, num_skipped=len(skipped))
         self.result = EncodeResult(manifest, progress, not complete, left_out=recording.left_out)
         before = self._written

@@ -101,10 +101,7 @@ def encode(
         listener.say(f"warning: {warning}")
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         notes.write(index)
-        spec = encoder_spec(folder, config, index, options.max_pixels)
-        if options.max_pixels is None:
-            spec = with_pixels_of(earlier, spec, listener.say)
-        remember_model(index, spec.encoder_id, model, folder)
+        spec = chosen_encoder(folder, config, index, options, earlier, model, listener.say)
         load = partial(load_encoder, folder, config, spec, {} if loaded is None else loaded)
         try:
             result = _encode(recording, options, spec, store, index, load, listener)
@@ -114,7 +111,27 @@ def encode(
     return result
 
 
-def with_pixels_of(
+def chosen_encoder(
+    folder: CheckpointFolder,
+    config: CheckpointConfig,
+    index: PixelIndex,
+    options: EncodeOptions,
+    earlier: Sequence[EncoderSpec],
+    model: str,
+    say: Callable[[str], None],
+) -> EncoderSpec:
+    """Return the encoder of a checkpoint with the size of frames that is asked for, or that of before.
+
+    ``earlier`` are the recording's encoders, newest first. It is noted in ``index`` that ``model`` has it.
+    """
+    spec = encoder_spec(folder, config, index, options.max_pixels)
+    if options.max_pixels is None:
+        spec = _with_pixels_of(earlier, spec, say)
+    remember_model(index, spec.encoder_id, model, folder)
+    return spec
+
+
+def _with_pixels_of(
     earlier: Sequence[EncoderSpec], spec: EncoderSpec, say: Callable[[str], None]
 ) -> EncoderSpec:
     """Lower the size of frames to that which the newest of the earlier encoders with these weights had."""

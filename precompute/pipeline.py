@@ -87,12 +87,12 @@ class Progress:
     ``num_bytes`` counts what was written, in bytes of payload; ``num_near`` frames use a neighbour's entry.
     """
 
-    num_frames: int
-    num_done: int
-    num_hits: int
-    num_new: int
-    num_skipped: int
-    num_bytes: int
+    num_frames: int = 0
+    num_done: int = 0
+    num_hits: int = 0
+    num_new: int = 0
+    num_skipped: int = 0
+    num_bytes: int = 0
     num_near: int = 0
 
 

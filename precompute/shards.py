@@ -24,9 +24,9 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.config import read_config
 from checkpoint.folder import find_folder
-from checkpoint.identity import encoder_spec, model_of, remember_model
+from checkpoint.identity import model_of
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
-from precompute.pass_one import load_encoder, show_progress
+from precompute.pass_one import chosen_encoder, load_encoder, show_progress
 from precompute.pipeline import EncodeResult, encode_recording
 from sources.folder import open_list
 
@@ -90,8 +90,7 @@ def encode_shard(
     listener.say(f"{info.id}: {where}{counted(len(part.frames()), 'frame')}.")
     with PixelIndex(home) as index:
         notes.write(index)
-        spec = encoder_spec(folder, config, index, options.max_pixels)
-        remember_model(index, spec.encoder_id, model, folder)
+        spec = chosen_encoder(folder, config, index, options, (), model, listener.say)
         load = partial(load_encoder, folder, config, spec, loaded)
         try:
             result = encode_recording(part, spec, bucket, index, load, partial(show_progress, listener))

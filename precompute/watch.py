@@ -236,22 +236,18 @@ def _changes(places: Sequence[Place]) -> Iterator[bool]:
 
     deep = any(place.kind == cap.KIND for place in places)
     folders = dict.fromkeys(place.path for place in places if place.kind != escribano.KIND)
+    changes = watch(
+        *folders,
+        watch_filter=lambda _, path: any(place.concerns(path) for place in places),
+        debounce=_WAKE_MS,
+        rust_timeout=_WAKE_MS,
+        yield_on_timeout=True,
+        recursive=deep,
+        raise_interrupt=True,
+        ignore_permission_denied=True,
+    )
     with suppress(OSError):  # it is gone, or the system watches too much already
-        for changes in (
-            watch(
-                *folders,
-                watch_filter=lambda _, path: any(place.concerns(path) for place in places),
-                debounce=_WAKE_MS,
-                rust_timeout=_WAKE_MS,
-                yield_on_timeout=True,
-                recursive=deep,
-                raise_interrupt=True,
-                ignore_permission_denied=True,
-            )
-            if folders
-            else ()
-        ):
-            yield bool(changes)
+        yield from map(bool, changes if folders else ())
     while True:  # each is asked for its state
         time.sleep(_WAKE_MS / 1000)
         yield False
