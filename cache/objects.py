@@ -116,11 +116,6 @@ def check_address(text: str) -> str:
     return text.rstrip("/")
 
 
-def is_address(text: str) -> bool:
-    """Say whether a word on the command line is meant as an address."""
-    return text.partition("://")[0] in SCHEMES and "://" in text
-
-
 @dataclass(frozen=True, slots=True)
 class Objects:
     """Objects by their names below an address. Threads share it."""

@@ -28,7 +28,6 @@ class Readers:
         self.groups = [(prefix, len(group)) for prefix, group in rows.items()]
         order = [row for group in rows.values() for row in group]
         self.order = mx.array(order, dtype=mx.int32)
-        self.num_readers = len(order)
         place = dict(zip(order, range(len(order)), strict=True))
         self.place = mx.array([place.get(row, len(order)) for row in range(len(prefixes))], dtype=mx.int32)
         self.all_read = len(order) == len(prefixes)

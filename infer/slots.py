@@ -21,6 +21,7 @@ class Slots:
         self.ends = self.row_lengths = mx.array([], dtype=mx.int32)
         self.mask: mx.array | None = None
         self._grouped: list[SharedPrefix | None] = []
+        self._num_read = mx.array([], dtype=mx.int32)  # tokens of its prefix that each slot's row reads
 
     @property
     def num_columns(self) -> int:
@@ -36,9 +37,10 @@ class Slots:
         """Make what all layers need for the next token: where it is written, and what it may attend to."""
         if self._grouped != self.prefixes:
             self.readers, self._grouped = Readers(self.prefixes), list(self.prefixes)
+            num_read = [0 if prefix is None else prefix.num_in_place for prefix in self.prefixes]
+            self._num_read = mx.array(num_read, dtype=mx.int32)
         self.ends = mx.array(self.lengths, dtype=mx.int32)
-        num_read = [0 if prefix is None else prefix.num_in_place for prefix in self.prefixes]
-        self.row_lengths = self.ends + mx.array(num_read, dtype=mx.int32)
+        self.row_lengths = self.ends + self._num_read
         alike = min(self.lengths) + 1 == self.num_columns
         self.mask = None if alike else (mx.arange(self.num_columns) <= self.ends[:, None])[:, None, None]
 
