@@ -13,6 +13,7 @@ import typer
 
 import seeonce.demo
 from cache.base.errors import InputError
+from cache.base.text import parse_size, user_path
 from checkpoint.folder import DEMO
 from seeonce.runs.compare import Place
 from seeonce.runs.run import Run
@@ -59,6 +60,19 @@ ByEngine = Annotated[
 ]
 NumWorkers = Annotated[int | None, typer.Option("--workers", help="How many; one a GPU, or one.")]
 GpusPerWorker = Annotated[float, typer.Option("--gpus-per-worker", help="GPUs of each, such as 1 or 0.5.")]
+KVMemorySize = Annotated[
+    str | None, typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device.")
+]
+ServedModelName = Annotated[
+    str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded last.")
+]
+AllowedFiles = Annotated[
+    list[Path] | None, typer.Option(metavar="FOLDER", help="Take file: pictures from here; repeatable.")
+]
+AllowRemoteImages = Annotated[
+    bool, typer.Option("--allow-remote-images", help="Fetch http(s) pictures from public addresses.")
+]
+NoStore = Annotated[bool, typer.Option("--no-store", help="Keep nothing of pictures that are new.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -140,6 +154,19 @@ def terminal_width() -> int:
 def warn(line: str) -> None:
     """Print a warning on standard error."""
     typer.echo(f"warning: {line}", err=True)
+
+
+def kv_memory_bytes(told: str | None) -> int | None:
+    """Read ``--kv-memory``; ``None`` leaves it to the device. Raises ``InputError`` when it is no size."""
+    return None if told is None else parse_size(told, "--kv-memory")
+
+
+def allowed_folder(path: Path) -> Path:
+    """Return a folder that files may be read under. Raises ``InputError``."""
+    folder = user_path(path)
+    if not folder.is_dir():
+        raise InputError(f"--allow-files {path}: no such folder.")
+    return folder.resolve()
 
 
 def num_in_flight(told: str) -> int | None:

@@ -12,7 +12,7 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
 from cache.base.home import Home
-from cache.base.text import counted, parse_size
+from cache.base.text import counted
 from cache.bucket import BucketStore
 from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
@@ -21,11 +21,13 @@ from seeonce.commands.arguments import (
     ByEngine,
     FromBucket,
     GpusPerWorker,
+    KVMemorySize,
     MaxNumSeqs,
     NumWorkers,
     PrefixCacheSize,
     answering,
     fleet_of,
+    kv_memory_bytes,
     num_in_flight,
     terminal_width,
 )
@@ -101,10 +103,7 @@ def describe_command(
     max_num_seqs: MaxNumSeqs = "auto",
     prefill_batch_size: Annotated[int, typer.Option(help="Prompts prefilled together.")] = 4,
     prefill_step_size: Annotated[int, typer.Option(help="Tokens of a prompt prefilled at a time.")] = 2048,
-    kv_memory: Annotated[
-        str | None,
-        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
-    ] = None,
+    kv_memory: KVMemorySize = None,
     prefix_cache: PrefixCacheSize = None,
     name: Annotated[str, typer.Option(help="A name for the run, to find it by.")] = "",
     no_sharing: Annotated[
@@ -152,7 +151,7 @@ def describe_command(
             num_in_flight(max_num_seqs),
             prefill_batch_size,
             prefill_step_size,
-            parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+            kv_memory_bytes(kv_memory),
             not no_sharing,
         ),
         name=name,

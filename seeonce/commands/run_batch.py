@@ -8,8 +8,17 @@ import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
 from cache.base.home import Home
-from cache.base.text import counted, output_path, parse_size, user_path
+from cache.base.text import counted, output_path, user_path
 from infer.limits import BatchLimits
+from seeonce.commands.arguments import (
+    AllowedFiles,
+    AllowRemoteImages,
+    KVMemorySize,
+    NoStore,
+    ServedModelName,
+    allowed_folder,
+    kv_memory_bytes,
+)
 from seeonce.runs.lock import lock_file
 
 if TYPE_CHECKING:
@@ -22,23 +31,12 @@ def run_batch_command(
     errors: Annotated[
         Path | None, typer.Option(help="Where errors go; by default beside OUT, as OUT.errors.jsonl.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded last.")
-    ] = None,
+    model: ServedModelName = None,
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
-    kv_memory: Annotated[
-        str | None,
-        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
-    ] = None,
-    allow_files: Annotated[
-        list[Path] | None, typer.Option(metavar="FOLDER", help="Take file: pictures from here; repeatable.")
-    ] = None,
-    allow_remote_images: Annotated[
-        bool, typer.Option("--allow-remote-images", help="Fetch http(s) pictures from public addresses.")
-    ] = False,
-    no_store: Annotated[
-        bool, typer.Option("--no-store", help="Keep nothing of pictures that are new.")
-    ] = False,
+    kv_memory: KVMemorySize = None,
+    allow_files: AllowedFiles = None,
+    allow_remote_images: AllowRemoteImages = False,
+    no_store: NoStore = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ask all again, also what OUT has an answer to.")
     ] = False,
@@ -51,7 +49,7 @@ def run_batch_command(
     """
     limits = BatchLimits(
         max_num_seqs,
-        kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+        kv_memory_bytes=kv_memory_bytes(kv_memory),
     )
     files = _files(requests, output, errors)
     import asyncio
@@ -85,14 +83,6 @@ def run_batch_command(
     typer.echo(f"{_done(counts)}. Answers: {output}" + (f"; errors: {files[2]}" if counts.failed else ""))
     if counts.failed:
         raise typer.Exit(EXIT_PARTLY if counts.completed else EXIT_ERROR)
-
-
-def allowed_folder(path: Path) -> Path:
-    """Return a folder that files may be read under. Raises ``InputError``."""
-    folder = user_path(path)
-    if not folder.is_dir():
-        raise InputError(f"--allow-files {path}: no such folder.")
-    return folder.resolve()
 
 
 def _files(requests: Path, output: Path, errors: Path | None) -> tuple[Path, Path, Path]:

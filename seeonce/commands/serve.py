@@ -3,26 +3,32 @@
 import ipaddress
 import os
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cache.base.errors import InputError
 from cache.base.home import Home
-from cache.base.text import parse_size
 from cache.prefixes import prefix_cache_bytes
 from infer.limits import BatchLimits
-from seeonce.commands.arguments import MaxNumSeqs, PrefixCacheSize, num_in_flight
-from seeonce.commands.run_batch import allowed_folder
+from seeonce.commands.arguments import (
+    AllowedFiles,
+    AllowRemoteImages,
+    KVMemorySize,
+    MaxNumSeqs,
+    NoStore,
+    PrefixCacheSize,
+    ServedModelName,
+    allowed_folder,
+    kv_memory_bytes,
+    num_in_flight,
+)
 
 _MOST_PORTS = 65535
 
 
 def serve_command(
-    model: Annotated[
-        str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded last.")
-    ] = None,
+    model: ServedModelName = None,
     host: Annotated[
         str, typer.Option(help="The address to listen at; others than this machine's need a key.")
     ] = "127.0.0.1",
@@ -31,10 +37,7 @@ def serve_command(
         str | None, typer.Option(help="The key that clients must send; SEEONCE_API_KEY hides it from ps.")
     ] = None,
     max_num_seqs: MaxNumSeqs = "auto",
-    kv_memory: Annotated[
-        str | None,
-        typer.Option(help="What KV caches may take, such as 8GB; by default a share of the device."),
-    ] = None,
+    kv_memory: KVMemorySize = None,
     max_queue: Annotated[
         int, typer.Option(help="Answers waited for at once; more are told to come later.")
     ] = 256,
@@ -42,15 +45,9 @@ def serve_command(
         float, typer.Option(help="Unload the model after so many seconds without a request.")
     ] = 1800.0,
     prefix_cache: PrefixCacheSize = None,
-    no_store: Annotated[
-        bool, typer.Option("--no-store", help="Keep nothing of pictures that are new.")
-    ] = False,
-    allow_files: Annotated[
-        list[Path] | None, typer.Option(metavar="FOLDER", help="Take file: pictures from here; repeatable.")
-    ] = None,
-    allow_remote_images: Annotated[
-        bool, typer.Option("--allow-remote-images", help="Fetch http(s) pictures from public addresses.")
-    ] = False,
+    no_store: NoStore = False,
+    allow_files: AllowedFiles = None,
+    allow_remote_images: AllowRemoteImages = False,
     allow_origin: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages from here ask; repeatable.")
     ] = None,
@@ -75,7 +72,7 @@ def serve_command(
         raise InputError(f"--idle-unload is {idle_unload:g}; expected seconds, more than 0.")
     limits = BatchLimits(
         num_in_flight(max_num_seqs),
-        kv_memory_bytes=parse_size(kv_memory, "--kv-memory") if kv_memory is not None else None,
+        kv_memory_bytes=kv_memory_bytes(kv_memory),
     )
     folders = tuple(map(allowed_folder, allow_files or ()))
     from seeonce.server.app import ServeOptions, serve
