@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -210,3 +211,19 @@ def _run_command(line: str, *more: object) -> int:
     program, *words = shlex.split(line)
     app, error_code = {"seeonce": (main.app, 1), "verify-cache": (main.verify_app, 2)}[program]
     return main.run(app, [*words, *map(str, more)], error_code=error_code)
+
+
+@pytest.fixture
+def times_encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """What went through the encoder, by its patches, and how often."""
+    from precompute.encoder import VisionEncoder
+
+    counts: Counter[bytes] = Counter()
+    start = VisionEncoder.start
+
+    def counting(self: VisionEncoder, patches: object) -> object:
+        counts[patches.pixels.tobytes()] += 1  # type: ignore[attr-defined]
+        return start(self, patches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VisionEncoder, "start", counting)
+    return counts

@@ -39,20 +39,6 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
-    """What went through the encoder, and how often."""
-    counts: Counter[bytes] = Counter()
-    start = VisionEncoder.start
-
-    def counting(self: VisionEncoder, patches: object) -> object:
-        counts[patches.pixels.tobytes()] += 1  # type: ignore[attr-defined]
-        return start(self, patches)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(VisionEncoder, "start", counting)
-    return counts
-
-
 def rows(manifest: Manifest) -> tuple[object, ...]:
     """What a manifest says, but for when it was written."""
     return manifest.recording, manifest.encoder, manifest.frames, manifest.skipped, manifest.complete
@@ -66,20 +52,20 @@ def test_shards_and_a_merge_give_what_one_machine_gives(
     tmp_path: Path,
     run: Run,
     home: Path,
-    encoded: Counter[bytes],
+    times_encoded: Counter[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = f"memory://{tmp_path}" if kind == "memory" else f"file://{tmp_path}/bucket"
     assert run("seeonce encode --model", plain, folder).code == 3
     store = Store.open(Home(home))
     alone = store.read_manifest(store.list_manifests()[0])
-    encoded.clear()
+    times_encoded.clear()
     for number in (3, 1, 2):
         monkeypatch.setenv("SEEONCE_HOME", str(tmp_path / f"worker{number}"))
         done = run("seeonce encode --model", plain, "--to", url, "--shard", f"{number}/3", folder)
         assert done.code == (3 if number == 3 else 0)
         assert f"Pictures of screens go to {url}" in done.err
-    assert list(encoded.values()) == [1] * 5
+    assert list(times_encoded.values()) == [1] * 5
     merged = run("seeonce encode --json --merge --to", url, folder)
     assert (merged.code, merged.json["num_encoded"], merged.json["num_entries"]) == (3, 7, 5)
     bucket = BucketStore.open(url)
@@ -157,7 +143,7 @@ def _interrupt_at(index: int, add: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.mark.parametrize("died_at", [9, 1000])
 def test_a_shard_that_broke_off_goes_on_and_nothing_is_doubled(
-    died_at: int, shard: Shards, bucket: BucketStore, encoded: Counter[bytes]
+    died_at: int, shard: Shards, bucket: BucketStore, times_encoded: Counter[bytes]
 ) -> None:
     requests = iter(range(10_000))
 

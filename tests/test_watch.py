@@ -32,7 +32,6 @@ from cache.leases import held_lease
 from cache.manifest import list_manifests, read_manifest, write_manifest
 from cache.store import Store
 from precompute import growing, watch
-from precompute.encoder import VisionEncoder
 from precompute.growing import Gate
 from precompute.options import EncodeOptions
 from precompute.watch import Place, Watch, places_of
@@ -52,20 +51,6 @@ class Said(Listener):
 @pytest.fixture(autouse=True)
 def _on_mains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing, "on_battery", lambda: False)
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
-    """What went through the encoder, and how often."""
-    counts: Counter[bytes] = Counter()
-    start = VisionEncoder.start
-
-    def counting(self: VisionEncoder, patches: object) -> object:
-        counts[patches.pixels.tobytes()] += 1  # type: ignore[attr-defined]
-        return start(self, patches)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(VisionEncoder, "start", counting)
-    return counts
 
 
 def _png(number: int) -> bytes:
@@ -129,7 +114,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_quickly")
 def test_a_folder_that_grows_is_encoded_every_picture_once(
-    home: Path, plain: Path, tmp_path: Path, encoded: Counter[bytes]
+    home: Path, plain: Path, tmp_path: Path, times_encoded: Counter[bytes]
 ) -> None:
     folder = tmp_path / "shots"
     folder.mkdir()
@@ -137,13 +122,13 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
     (ref,) = list_manifests(Home(home))
     found = read_manifest(ref.path)
     assert [Path(frame.source) for frame in found.frames] == sorted(folder.glob("shot-*.png"))
-    assert (found.skipped, found.complete, set(encoded.values())) == ((), True, {1})
-    assert len(encoded) <= 24
+    assert (found.skipped, found.complete, set(times_encoded.values())) == ((), True, {1})
+    assert len(times_encoded) <= 24
     (result,) = watched.results.values()
-    assert result.progress.num_new == len(encoded)
-    encoded.clear()
+    assert result.progress.num_new == len(times_encoded)
+    times_encoded.clear()
     _watch(home, plain, Place(folder, "folder"), lambda: None)
-    assert (read_manifest(ref.path).frames, sum(encoded.values())) == (found.frames, 0)
+    assert (read_manifest(ref.path).frames, sum(times_encoded.values())) == (found.frames, 0)
 
 
 @pytest.mark.usefixtures("_quickly")
@@ -217,7 +202,7 @@ def test_looks_at_many_frames_are_rare(
 
 @pytest.mark.usefixtures("_quickly")
 def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
-    home: Path, plain: Path, tmp_path: Path, encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
+    home: Path, plain: Path, tmp_path: Path, times_encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growing, "GIVEN_UP_S", 0.8)
     folder = tmp_path / "shots"
@@ -238,12 +223,12 @@ def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
     found = read_manifest(ref.path)
     assert [Path(frame.source).name for frame in found.frames] == ["0.png", "1.png", "3.png"]
     assert [Path(frame.source).name for frame in found.skipped] == ["2.png"]
-    assert sum(encoded.values()) == 3
+    assert sum(times_encoded.values()) == 3
 
 
 @pytest.mark.usefixtures("_quickly")
 def test_the_day_of_escribanos_recorder_keeps_what_was_encoded_when_its_images_go(
-    home: Path, plain: Path, tmp_path: Path, encoded: Counter[bytes]
+    home: Path, plain: Path, tmp_path: Path, times_encoded: Counter[bytes]
 ) -> None:
     database = new_database(tmp_path / "user" / ".escribano" / "escribano.db")
     images = [database.parent / f"{number}.jpg" for number in range(3)]
@@ -264,7 +249,7 @@ def test_the_day_of_escribanos_recorder_keeps_what_was_encoded_when_its_images_g
     (ref,) = list_manifests(Home(home))
     found = read_manifest(ref.path)
     assert [frame.source.rpartition("#")[2] for frame in found.frames] == ["frame=f0", "frame=f1", "frame=f2"]
-    assert (found.recording.kind, set(encoded.values()), len(encoded)) == ("escribano", {1}, 3)
+    assert (found.recording.kind, set(times_encoded.values()), len(times_encoded)) == ("escribano", {1}, 3)
 
 
 @pytest.mark.usefixtures("_quickly")
