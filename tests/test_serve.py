@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import mlx.core as mx
 import pytest
 import uvicorn
 from live_mlx_vlm import PROMPTS, Encoded, draw_noise
@@ -483,6 +484,20 @@ def test_a_model_is_unloaded_when_nobody_asks_and_loaded_again(
         while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
             time.sleep(0.05)
         assert found.text("Hello") == answer
+
+
+def test_a_server_that_ends_without_a_model_leaves_no_thread_of_mlx(
+    encoded: Encoded, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[None] = []
+    right = mx.clear_streams
+    monkeypatch.setattr(mx, "clear_streams", lambda: cleared.append(right()))
+    options = ServeOptions(str(encoded.folder.path), idle_unload_s=0.2)
+    with served(places[1], options) as found:
+        found.text("Hello")
+        while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
+            time.sleep(0.05)
+    assert cleared
 
 
 def test_what_prompts_begin_with_outlives_the_server_unless_nothing_is_to_be_kept(

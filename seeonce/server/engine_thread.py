@@ -1,6 +1,7 @@
 """The one thread that computes: it decodes for all clients, and encodes new pictures in between."""
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -141,10 +142,8 @@ class EngineThread:
         error = ApiError(503, "The server ends: ask again later.", headers={"Retry-After": str(_RETRY_S)})
         self._end_open(error)
         self._end_arrived(error)
-        if self._loaded is not None:
-            import mlx.core as mx
-
-            mx.clear_streams()  # MLX's own threads: left to the end of the process, they may abort it
+        if (mlx := sys.modules.get("mlx.core")) is not None:
+            mlx.clear_streams()  # MLX's own threads: left to the end of the process, they abort it
 
     def _serve(self, model: ServedModel) -> None:
         """Answer jobs of one model until none is left, or one of another model is next."""
