@@ -207,7 +207,7 @@ class _Trickles(_Handler):
         self.send_response(200)
         self.end_headers()
         with suppress(OSError):
-            for _ in range(200):
+            for _ in range(2_000):
                 self.wfile.write(b" ")
                 time.sleep(0.02)
 
@@ -217,7 +217,7 @@ def test_a_server_that_keeps_sending_a_little_is_timed_out_all_the_same(tmp_path
     with _server(None, timeout_s=0.2, handler=_Trickles) as endpoint:
         (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
     assert reply.error == "no answer within 0.2 s"
-    assert reply.latency_s < 2
+    assert reply.latency_s < 30  # it sends for 40 s
 
 
 def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
 
     def answer(body: object) -> tuple[int, bytes]:
         os.kill(os.getpid(), signal.SIGINT)
-        go_on.wait(30)
+        go_on.wait(60)
         return _says("late")
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
@@ -236,7 +236,7 @@ def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
         took_s = time.perf_counter() - started
         go_on.set()
     signal.signal(signal.SIGINT, before)
-    assert took_s < 10
+    assert took_s < 30  # the server has not answered yet
 
 
 @pytest.mark.parametrize("url", ["http://\0", f"http://{'a' * 64}.", "ftp://host"])

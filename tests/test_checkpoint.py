@@ -1,7 +1,6 @@
 """Checkpoints: where they are found, what config.json may say, who their encoder is, what does not load."""
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,14 +81,12 @@ def test_a_hub_id_is_found_offline_with_its_revision(
     assert (found.name, found.revision) == ("someone/Qwen3-VL-tiny", snapshot.name)
 
 
-def test_an_unknown_hub_id_without_a_network_is_refused_at_once(
+def test_an_unknown_hub_id_without_a_network_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    started = time.monotonic()
     with pytest.raises(CheckpointError, match=r"could not be downloaded .* --model PATH or SEEONCE_MODEL"):
         find_folder("nobody/no-such-model", print)
-    assert time.monotonic() - started < 5
 
 
 # --- what config.json says

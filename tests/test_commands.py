@@ -270,12 +270,10 @@ def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(line: str, said: str, run: Run, home: Path) -> None:
-    started = time.monotonic()
     ended = run(line)
     assert ended.code == 1
     assert said in ended.error
     assert not list(home.glob("runs/*"))
-    assert time.monotonic() - started < 10
 
 
 def test_an_empty_folder_is_refused(run: Run, home: Path, plain: Path, tmp_path: Path) -> None:

@@ -81,15 +81,21 @@ def _count(browser: Browser) -> str:
     return str(browser.evaluate("document.getElementById('count').textContent"))
 
 
-def test_a_report_of_182_frames_and_6_prompts_opens_in_two_seconds_and_fits_a_mail(
+def test_a_report_of_182_frames_and_6_prompts_shows_them_all_and_fits_a_mail(
     browser: Browser, big: Path
 ) -> None:
     assert 5_000_000 < big.stat().st_size < 15_000_000
     browser.look(1400, 1000)
+    browser.open(big)
+    assert browser.evaluate("document.querySelectorAll('#rows tbody tr').length") == NUM_FRAMES
+
+
+@pytest.mark.campaign
+def test_a_report_of_182_frames_and_6_prompts_opens_in_two_seconds(browser: Browser, big: Path) -> None:
+    browser.look(1400, 1000)
     seconds = [browser.open(big) for _ in range(3)]
     print(f"{big.stat().st_size / 1e6:.1f} MB opens in {', '.join(f'{one:.2f}' for one in seconds)} s")
     assert min(seconds) < 2
-    assert browser.evaluate("document.querySelectorAll('#rows tbody tr').length") == NUM_FRAMES
 
 
 def test_every_picture_of_the_report_is_shown(browser: Browser, tmp_path: Path) -> None:

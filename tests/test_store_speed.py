@@ -6,12 +6,11 @@ the machine does at the time does not count.
 
 import os
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processor_time import processor_s
 from store_samples import entry_folder, manifest, new_store, write
 
 from cache.gc import collect
@@ -40,16 +39,6 @@ class Costs:
         return {name: getattr(self, name) / self.num_entries * 1e6 for name in names}
 
 
-def seconds(work: Callable[[], object], num_times: int = 3) -> float:
-    """Return the shortest of several times."""
-    found = []
-    for _ in range(num_times):
-        started = time.process_time()
-        work()
-        found.append(time.process_time() - started)
-    return min(found)
-
-
 def listed(store: Store) -> None:
     stored_recordings(store.home)
     sorted(stored_entries(store.path), key=lambda entry: entry.used_s)
@@ -59,14 +48,14 @@ def costs(tmp_path: Path, num_entries: int) -> Costs:
     store = new_store(tmp_path / str(num_entries))
     keys: list[EntryKey] = [write(store, number) for number in range(num_entries)]
     write_manifest(store.home, manifest(num_entries))
-    has_s = seconds(lambda: [store.has(key) for key in keys])
-    stats_s, ls_s = seconds(lambda: store_stats(store.home)), seconds(lambda: listed(store))
+    has_s = processor_s(lambda: [store.has(key) for key in keys])
+    stats_s, ls_s = processor_s(lambda: store_stats(store.home)), processor_s(lambda: listed(store))
     shutil.rmtree(store.path / "recordings" / "a-recording")
-    stats_unnamed_s = seconds(lambda: store_stats(store.home))
+    stats_unnamed_s = processor_s(lambda: store_stats(store.home))
     for key in keys:
         os.utime(entry_folder(store, key), (1, 1))
-    gc_s = seconds(lambda: collect(store, dry_run=True))
-    removal_s = seconds(lambda: collect(store), num_times=1)
+    gc_s = processor_s(lambda: collect(store, dry_run=True))
+    removal_s = processor_s(lambda: collect(store), num_times=1)
     assert list(store.keys()) == []
     return Costs(num_entries, has_s, stats_s, stats_unnamed_s, ls_s, gc_s, removal_s)
 
