@@ -20,8 +20,7 @@ from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from cache.trash import is_alive
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
 from precompute.options import EncodeOptions
 from precompute.pass_one import chosen_encoder, load_encoder
@@ -99,13 +98,10 @@ class Growing:
         id_ = recording.info.id
         refs = [ref for ref in list_manifests(store.home) if ref.recording.id == id_]
         model = options.model or model_of(store.home, id_, refs[0].encoder_id if refs else None)
-        self._folder: CheckpointFolder = find_folder(model, listener.say)
-        self._config: CheckpointConfig = read_config(self._folder.path)
+        self._checkpoint = find_checkpoint(model, listener.say)
         with PixelIndex(store.home) as index:
             earlier = [ref.encoder for ref in refs]
-            self._spec = chosen_encoder(
-                self._folder, self._config, index, options, earlier, model, listener.say
-            )
+            self._spec = chosen_encoder(self._checkpoint, index, options, earlier, model, listener.say)
         # Of each frame, by the row or the file that it is: its stamp when it was read, and what it gave.
         self._seen: dict[str, tuple[FileStamp | None, FrameEntry | SkippedFrame]] = {}
         for ref in refs:
@@ -156,7 +152,7 @@ class Growing:
                 self._spec,
                 self._store,
                 index,
-                partial(load_encoder, self._folder, self._config, self._spec, self._loaded),
+                partial(load_encoder, self._checkpoint, self._spec, self._loaded),
                 progress,
                 Thumbnails(self._store.home) if self._options.thumbnails else None,
                 self._limit,

@@ -11,8 +11,7 @@ from cache.manifest import FrameEntry, Manifest
 from cache.stats import StoreLimit
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder, model_of
 from precompute.encoder import VisionEncoder
 from precompute.options import reopen
@@ -24,7 +23,7 @@ from sources.recording import Frame
 class LiveFrames:
     """Reads a manifest's frames again, from where they were, and encodes them with its encoder."""
 
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> None:
+    def __init__(self, checkpoint: Checkpoint, manifest: Manifest) -> None:
         """Find the frames; the encoder is loaded when it is first needed.
 
         Raises:
@@ -41,7 +40,7 @@ class LiveFrames:
         # A frame that uses a neighbour's entry shows, as far as the store goes, the neighbour's picture.
         self._shown = {frame.index: frame.source for frame in manifest.frames if frame.neighbour is None}
         self._frames: dict[str, Frame] = {frame.source: frame for frame in recording.frames()}
-        self._folder, self._config, self._spec = folder, config, manifest.encoder
+        self._checkpoint, self._spec = checkpoint, manifest.encoder
         self._encoder: VisionEncoder | None = None
 
     def misplaced(self, frame: FrameEntry) -> str | None:
@@ -78,7 +77,7 @@ class LiveFrames:
     def encode(self, image: Image.Image) -> Features:
         """Encode a picture now, with pass one's own encoder."""
         if self._encoder is None:
-            self._encoder = VisionEncoder(self._folder, self._config, self._spec)
+            self._encoder = VisionEncoder(self._checkpoint, self._spec)
         return self._encoder.encode(cut_into_patches(image, self._spec.preprocessing))
 
 
@@ -113,14 +112,14 @@ def encode_again(
 
 def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[str], None]) -> LiveFrames:
     name = model or model_of(store.home, manifest.recording.id, manifest.encoder.encoder_id)
-    folder, config, spec = find_encoder(store.home, name, say, manifest.encoder.preprocessing.max_pixels)
+    checkpoint, spec = find_encoder(store.home, name, say, manifest.encoder.preprocessing.max_pixels)
     if spec != manifest.encoder:
         raise CheckpointError(
             f"it was encoded under {manifest.encoder.encoder_id.hex[:12]}, {name} would give "
             f"{spec.encoder_id.hex[:12]}: give the same checkpoint with --model"
         )
     try:
-        return LiveFrames(folder, config, manifest)
+        return LiveFrames(checkpoint, manifest)
     except CannotCheckError:
         raise CannotCheckError(f"{manifest.recording.path} is gone or cannot be read") from None
 

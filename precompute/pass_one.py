@@ -17,8 +17,8 @@ from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint.backend import memory_bytes
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, CheckpointFolder, find_folder
+from checkpoint.config import Checkpoint
+from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, find_checkpoint
 from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
 from precompute.cost import not_encoded, report_cost
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
@@ -93,16 +93,15 @@ def encode(
             f"{model} is the default with {memory_bytes() / 1e9:.0f} GB of memory; --model or SEEONCE_MODEL "
             "names another."
         )
-    folder = find_folder(model, listener.say)
-    config = read_config(folder.path)
+    checkpoint = find_checkpoint(model, listener.say)
     store = Store.open(home, durability=options.durability)
     store.sweep_tmp()
     for warning in (*home.warnings(), *recording.remarks):
         listener.say(f"warning: {warning}")
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         notes.write(index)
-        spec = chosen_encoder(folder, config, index, options, earlier, model, listener.say)
-        load = partial(load_encoder, folder, config, spec, {} if loaded is None else loaded)
+        spec = chosen_encoder(checkpoint, index, options, earlier, model, listener.say)
+        load = partial(load_encoder, checkpoint, spec, {} if loaded is None else loaded)
         try:
             result = _encode(recording, options, spec, store, index, load, listener)
         finally:
@@ -112,8 +111,7 @@ def encode(
 
 
 def chosen_encoder(
-    folder: CheckpointFolder,
-    config: CheckpointConfig,
+    checkpoint: Checkpoint,
     index: PixelIndex,
     options: EncodeOptions,
     earlier: Sequence[EncoderSpec],
@@ -124,10 +122,10 @@ def chosen_encoder(
 
     ``earlier`` are the recording's encoders, newest first. It is noted in ``index`` that ``model`` has it.
     """
-    spec = encoder_spec(folder, config, index, options.max_pixels)
+    spec = encoder_spec(checkpoint, index, options.max_pixels)
     if options.max_pixels is None:
         spec = _with_pixels_of(earlier, spec, say)
-    remember_model(index, spec.encoder_id, model, folder)
+    remember_model(index, spec.encoder_id, model, checkpoint)
     return spec
 
 
@@ -144,8 +142,7 @@ def _with_pixels_of(
 
 
 def load_encoder(
-    folder: CheckpointFolder,
-    config: CheckpointConfig,
+    checkpoint: Checkpoint,
     spec: EncoderSpec,
     loaded: "dict[EncoderId, VisionEncoder]",
 ) -> "VisionEncoder":
@@ -154,7 +151,7 @@ def load_encoder(
 
     if spec.encoder_id not in loaded:
         loaded.clear()  # never two at once
-        loaded[spec.encoder_id] = VisionEncoder(folder, config, spec)
+        loaded[spec.encoder_id] = VisionEncoder(checkpoint, spec)
     return loaded[spec.encoder_id]
 
 

@@ -22,8 +22,7 @@ from cache.layout import RECORDINGS, SHARDS, now
 from cache.manifest import ManifestHead, RecordingInfo, matching_recording
 from cache.pixel_index import PixelIndex
 from cache.store import Store
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
 from precompute.pass_one import chosen_encoder, load_encoder, show_progress
@@ -83,15 +82,14 @@ def encode_shard(
         listener.say(f"warning: {warning}")
     info = recording.info
     model = options.model or model_of(home, info.id, None)
-    folder = find_folder(model, listener.say)
-    config = read_config(folder.path)
+    checkpoint = find_checkpoint(model, listener.say)
     part = recording.part(shard_range(shard, info.num_frames))
     where = f"shard {shard[0]}/{shard[1]}, " if shard[1] > 1 else ""
     listener.say(f"{info.id}: {where}{counted(len(part.frames()), 'frame')}.")
     with PixelIndex(home) as index:
         notes.write(index)
-        spec = chosen_encoder(folder, config, index, options, (), model, listener.say)
-        load = partial(load_encoder, folder, config, spec, loaded)
+        spec = chosen_encoder(checkpoint, index, options, (), model, listener.say)
+        load = partial(load_encoder, checkpoint, spec, loaded)
         try:
             result = encode_recording(part, spec, bucket, index, load, partial(show_progress, listener))
         finally:

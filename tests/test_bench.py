@@ -18,8 +18,7 @@ from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.store import Durability
 from cache.thumbnails import Thumbnails
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.config import read_checkpoint
 from checkpoint.loading import load_model
 from infer.engine import Engine
 from infer.limits import BatchLimits
@@ -313,7 +312,7 @@ def test_random_weights_of_qwen3_5_are_a_checkpoint_with_the_published_layers(
     small = replace(whole, text=(4, 64, 96, 2), vision=(2, 64, 96, 2), vocabulary=768, head_dim=32)
     monkeypatch.setitem(random_weights.SHAPES, Dims.qwen3_5_0_8b, small)
     path = random_weights.write_checkpoint(tmp_path / "checkpoint", Dims.qwen3_5_0_8b)
-    config = read_config(path)
-    assert [layer.is_recurrent for layer in config.text.layers] == [True, True, True, False]
-    model = load_model(find_folder(str(path), print), config).language_model
+    checkpoint = read_checkpoint(path)
+    assert [layer.is_recurrent for layer in checkpoint.text.layers] == [True, True, True, False]
+    model = load_model(checkpoint).language_model
     assert str(model.model.layers[0].linear_attn.A_log.dtype) == "mlx.core.float32"

@@ -10,7 +10,7 @@ from live_mlx_vlm import Live, draw_noise
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from checkpoint.config import read_config
+from checkpoint.config import read_checkpoint
 from infer.kv_cache import KVRow, RowsRecurrentState
 from infer.model import DenseDeepstackModel
 from infer.prefix_trial import copies_are_faster
@@ -24,7 +24,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
 
 
 def _wrapped(live: Live) -> DenseDeepstackModel:
-    config = read_config(Path(live.model.model_path))
+    config = read_checkpoint(Path(live.model.model_path))
     return DenseDeepstackModel(live.model.language_model, config.text.layers)
 
 

@@ -54,7 +54,7 @@ def encoded(plain: Path, places: tuple[Path, Path]) -> Encoded:
 @pytest.fixture(scope="module")
 def api(encoded: Encoded, places: tuple[Path, Path]) -> Iterator[Served]:
     options = ServeOptions(
-        str(encoded.folder.path), BatchLimits(4, 2, 64), Allowed(folders=(places[0],)), max_open=64
+        str(encoded.checkpoint.path), BatchLimits(4, 2, 64), Allowed(folders=(places[0],)), max_open=64
     )
     with served(places[1], options) as found:
         yield found
@@ -182,7 +182,7 @@ def test_a_conversation_is_the_prompt_that_the_template_makes_of_it(encoded: Enc
     from infer.request import Request, Text, Turn
     from infer.tokenizer import ChatTokenizer
 
-    tokenizer = ChatTokenizer(encoded.folder, encoded.config)
+    tokenizer = ChatTokenizer(encoded.checkpoint)
     first, second = encoded.manifest.frames[:2]
     earlier = (
         Turn("user", (Text("One "), Shown(first), Text("?"))),
@@ -478,7 +478,7 @@ def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_model_is_unloaded_when_nobody_asks_and_loaded_again(
     encoded: Encoded, places: tuple[Path, Path]
 ) -> None:
-    options = ServeOptions(str(encoded.folder.path), idle_unload_s=0.2)
+    options = ServeOptions(str(encoded.checkpoint.path), idle_unload_s=0.2)
     with served(places[1], options) as found:
         answer = found.text("Hello")
         while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
@@ -492,7 +492,7 @@ def test_a_server_that_ends_without_a_model_leaves_no_thread_of_mlx(
     cleared: list[None] = []
     right = mx.clear_streams
     monkeypatch.setattr(mx, "clear_streams", lambda: cleared.append(right()))
-    options = ServeOptions(str(encoded.folder.path), idle_unload_s=0.2)
+    options = ServeOptions(str(encoded.checkpoint.path), idle_unload_s=0.2)
     with served(places[1], options) as found:
         found.text("Hello")
         while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
@@ -503,7 +503,7 @@ def test_a_server_that_ends_without_a_model_leaves_no_thread_of_mlx(
 def test_what_prompts_begin_with_outlives_the_server_unless_nothing_is_to_be_kept(
     encoded: Encoded, places: tuple[Path, Path]
 ) -> None:
-    options = ServeOptions(str(encoded.folder.path), BatchLimits(4, 2, 64), prefix_cache=1 << 30)
+    options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(4, 2, 64), prefix_cache=1 << 30)
     kept, unkept = ([image(_frame(encoded, index)), text("What?")] for index in range(2))
     with served(places[1], options) as found:
         answer = found.text(kept)

@@ -31,7 +31,7 @@ def encoded(plain: Path, places: tuple[Path, Path]) -> Encoded:
 
 @pytest.fixture(scope="module")
 def api(encoded: Encoded, places: tuple[Path, Path]) -> Iterator[Served]:
-    options = ServeOptions(str(encoded.folder.path), BatchLimits(4, 2, 64), max_open=64)
+    options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(4, 2, 64), max_open=64)
     with served(places[1], options) as found:
         yield found
 
@@ -217,7 +217,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(api: Served, tmp_pat
 
 
 def test_a_batch_goes_on_when_the_server_starts_again(encoded: Encoded, places: tuple[Path, Path]) -> None:
-    options = ServeOptions(str(encoded.folder.path), BatchLimits(1, 1, 64))
+    options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(1, 1, 64))
     with served(places[1], options) as found:
         prompts = [_line(str(number), f"Say {number}", max_tokens=40) for number in range(8)]
         asked = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}

@@ -77,7 +77,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 
 @pytest.mark.campaign
 def test_every_answer_under_load_is_true_and_the_one_that_describe_gives(asked: Asked) -> None:
-    engine = Engine.load(asked.encoded.folder, asked.encoded.config, "float32")
+    engine = Engine.load(asked.encoded.checkpoint, "float32")
     wanted, _ = asked.described(engine)
     truth = read_truth(FOLDER / "recording" / "truth.csv")
     true = [
@@ -111,7 +111,7 @@ def _other(number: int, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.campaign
 def test_sixteen_clients_reach_what_describe_reaches(asked: Asked) -> None:
-    engine = Engine.load(asked.encoded.folder, asked.encoded.config, "float32")
+    engine = Engine.load(asked.encoded.checkpoint, "float32")
     ratios, first = [], list[float]()
     with served(asked.encoded.store.home.path, ServeOptions(str(FOLDER / "checkpoint"), LIMITS)) as api:
         for _ in range(5):

@@ -69,7 +69,7 @@ def live_answers(encoded: Encoded, questions: Sequence[str], max_tokens: int) ->
     import mlx.core as mx
 
     model = encoded.model
-    reference = LiveReference(model.folder, model.config, model.spec)
+    reference = LiveReference(model.checkpoint, model.spec)
     found = {}
     for frame in encoded.manifest.frames:
         for question in questions:

@@ -14,8 +14,7 @@ from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder
 from infer.engine import Engine
 from infer.features import StoredFeatures
@@ -52,8 +51,7 @@ QUESTIONS = (
 class Model:
     """A checkpoint and the encoder that it holds."""
 
-    folder: CheckpointFolder
-    config: CheckpointConfig
+    checkpoint: Checkpoint
     spec: EncoderSpec
 
     @classmethod
@@ -63,7 +61,7 @@ class Model:
 
     def encoder(self) -> VisionEncoder:
         """Load the vision half."""
-        return VisionEncoder(self.folder, self.config, self.spec)
+        return VisionEncoder(self.checkpoint, self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class PassTwo:
     def __init__(self, encoded: Encoded) -> None:
         model = encoded.model
         self._encoded = encoded
-        self._engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
+        self._engine = Engine.load(model.checkpoint, model.spec.compute_dtype)
         self.tokenizer = self._engine.tokenizer
         self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
 

@@ -35,7 +35,7 @@ _HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", 
 def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[Table]:
     """Measure seconds to the first token of one question, live and from the store, per size."""
     live = LiveModel(model)
-    engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
+    engine = Engine.load(model.checkpoint, model.spec.compute_dtype)
     sizes = sorted(SIZES, key=lambda size: size[0] * size[1])
     rows: list[Row] = []
     ends_at, last_s = time.perf_counter() + budget_s, 0.0

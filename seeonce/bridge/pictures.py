@@ -24,8 +24,7 @@ from cache.pixel_index import FileStamp, PixelIndex
 from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from precompute.encoder import VisionEncoder
 from precompute.pipeline import encode_recording
 from sources.folder import KIND
@@ -41,13 +40,12 @@ class Pictures:
         self,
         store: Store,
         index: PixelIndex,
-        folder: CheckpointFolder,
-        config: CheckpointConfig,
+        checkpoint: Checkpoint,
         spec: EncoderSpec,
     ) -> None:
         """Begin with no encoder loaded: pictures that the store knows need none."""
         self._store, self._index = store, index
-        self._folder, self._config, self._spec = folder, config, spec
+        self._checkpoint, self._spec = checkpoint, spec
         self._encoder: VisionEncoder | None = None
         self._limit = StoreLimit.of(store)
         self._recordings: dict[str, dict[str, FrameEntry]] = {}
@@ -106,7 +104,7 @@ class Pictures:
 
     def _load(self) -> VisionEncoder:
         if self._encoder is None:
-            self._encoder = VisionEncoder(self._folder, self._config, self._spec)
+            self._encoder = VisionEncoder(self._checkpoint, self._spec)
         return self._encoder
 
     def _note(self, folder: Path, frame: FrameEntry) -> FrameEntry:

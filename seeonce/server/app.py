@@ -105,7 +105,7 @@ class Server:
 
         def identity() -> str:
             with PixelIndex(self._home) as index:
-                return f"{model_id(model.folder, index)}, {computed_by()}"
+                return f"{model_id(model.checkpoint, index)}, {computed_by()}"
 
         return await asyncio.to_thread(identity)
 

@@ -59,7 +59,7 @@ class Completions:
     ) -> tuple[ServedModel, tuple[Request, ...], tuple[NewPicture, ...]]:
         drawn = asked.drawn()
         model = await self.model(asked.model)
-        if asked.thinking and not has_thinking_switch(model.folder.path):
+        if asked.thinking and not has_thinking_switch(model.checkpoint.path):
             raise refused(
                 f"chat_template_kwargs: {model.name} has no switch for thinking.", "chat_template_kwargs"
             )

@@ -39,9 +39,9 @@ class LoadedModel:
         from infer.prefixes import PrefixPool
 
         self.model = model
-        self.limits = sound_limits(home, model.config, limits, say)
+        self.limits = sound_limits(home, model.checkpoint, limits, say)
         dtype = model.spec.compute_dtype
-        self.engine = load_engine(home, model.folder, model.config, dtype, self.limits, prefix_cache)
+        self.engine = load_engine(home, model.checkpoint, dtype, self.limits, prefix_cache)
         self.memory = self.engine.memory(self.limits)
         shares = self.limits.share_prefixes
         self.prefixes = PrefixPool(self.memory.max_bytes // 2 if shares else 0, lasting=True)
@@ -52,7 +52,7 @@ class LoadedModel:
         from precompute.encoder import VisionEncoder
 
         if self._encoder is None:
-            self._encoder = VisionEncoder(self.model.folder, self.model.config, self.model.spec)
+            self._encoder = VisionEncoder(self.model.checkpoint, self.model.spec)
         return self._encoder
 
     def problem(self, job: Job, request: Request) -> ApiError | None:
@@ -61,7 +61,7 @@ class LoadedModel:
 
         if job.cancelled:
             return ApiError(499, "The client is gone.")
-        most = _MOST_CHARACTERS * self.model.config.text.max_context
+        most = _MOST_CHARACTERS * self.model.checkpoint.text.max_context
         turns = (*request.earlier, Turn("user", request.segments))
         num = sum(len(part.text) for turn in turns for part in turn.segments if isinstance(part, Text))
         if num > most:  # which takes long to find out token by token

@@ -137,7 +137,7 @@ def _check_live(
     try:
         from precompute.live import LiveFrames
 
-        live = LiveFrames(selected.folder, selected.config, selected.manifest)
+        live = LiveFrames(selected.checkpoint, selected.manifest)
     except CannotCheckError as error:
         yield Check("embeddings", True, "not checked", 0, len(sample), (), (str(error),))
         return
@@ -166,7 +166,7 @@ def _check_answers(
     from seeonce.verifier.reference import LiveReference
 
     untouched = options.against is Against.mlx_vlm
-    reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder, untouched)
+    reference = LiveReference(selected.checkpoint, selected.manifest.encoder, untouched)
     outputs = OutputCheck(store, selected, options.limits, allowed, listener)
 
     def encode_and_ask(frame: FrameEntry, image: "Image.Image") -> Features:
