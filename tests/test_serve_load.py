@@ -20,7 +20,7 @@ from seeonce.demo import questions
 from seeonce.demo.questions import QUESTIONS
 from seeonce.demo.score import Result, is_true, read_truth
 from seeonce.runs.prompts import Prompt
-from seeonce.server.app import ServeOptions
+from seeonce.server.options import ServeOptions
 
 FOLDER = Path(questions.__file__).parent
 LIMITS = BatchLimits(16, 4, 2048)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
-from infer.limits import BatchLimits
 from infer.request import Request, Text, Turn
 from seeonce.runs.describe import load_engine
 from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Job
 from seeonce.server.models import ServedModel
+from seeonce.server.options import ServeOptions
 from seeonce.verifier.canary import sound_limits
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ class LoadedModel:
         self,
         home: Home,
         model: ServedModel,
-        limits: BatchLimits,
-        prefix_cache: int,
+        options: ServeOptions,
         say: Callable[[str], None],
     ) -> None:
-        """Load the language model; so many bytes of what prompts begin with are kept on disk.
+        """Load the language model.
 
         Raises:
             CheckpointError: it does not load, or answers wrongly here.
@@ -39,9 +38,9 @@ class LoadedModel:
         from infer.prefixes import PrefixPool
 
         self.model = model
-        self.limits = sound_limits(home, model.checkpoint, limits, say)
+        self.limits = sound_limits(home, model.checkpoint, options.limits, say)
         dtype = model.spec.compute_dtype
-        self.engine = load_engine(home, model.checkpoint, dtype, self.limits, prefix_cache)
+        self.engine = load_engine(home, model.checkpoint, dtype, self.limits, options.prefix_cache)
         self.memory = self.engine.memory(self.limits)
         shares = self.limits.share_prefixes
         self.prefixes = PrefixPool(self.memory.max_bytes // 2 if shares else 0, lasting=True)
