@@ -164,7 +164,6 @@ class PromptInputs:
     ``images`` are the ``[begin, end)`` of image tokens among these.
     """
 
-    ids: tuple[int, ...]
     inputs_embeds: mx.array
     deepstack: mx.array
     position_ids: NDArray[np.int32]
@@ -261,13 +260,14 @@ class LanguageModel:
             at = end
         embeds.append(self._embed(prompt.ids[at:]))
         deepstack.append(self._no_deepstack(len(prompt.ids) - at))
-        positions = mrope_positions(len(prompt.ids), prompt.images, self.checkpoint.vision.merge_size)
+        position_ids, rope_delta = mrope_positions(
+            len(prompt.ids), prompt.images, self.checkpoint.vision.merge_size
+        )
         return PromptInputs(
-            ids=prompt.ids,
             inputs_embeds=mx.concatenate(embeds, axis=1),
             deepstack=mx.concatenate(deepstack, axis=1),
-            position_ids=positions.position_ids[:, :, num_shared:],
-            rope_delta=positions.rope_delta,
+            position_ids=position_ids[:, :, num_shared:],
+            rope_delta=rope_delta,
             images=tuple(images),
         )
 

@@ -32,18 +32,13 @@ class ImageSpan:
     grid_thw: tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Positions:
-    """``position_ids`` int32 ``(3, 1, num_tokens)``; ``rope_delta`` is added to the cache offset later."""
-
-    position_ids: NDArray[np.int32]
-    rope_delta: int
-
-
-def mrope_positions(num_tokens: int, images: tuple[ImageSpan, ...], merge_size: int) -> Positions:
+def mrope_positions(
+    num_tokens: int, images: tuple[ImageSpan, ...], merge_size: int
+) -> tuple[NDArray[np.int32], int]:
     """Return the positions of a prompt of ``num_tokens`` tokens with ``images`` in ascending order.
 
-    Text counts on along all three axes; an image spans rows and columns of its merged grid, and the
+    They are ``(3, 1, num_tokens)``, and with them comes the ``rope_delta`` that is added to the cache offset
+    later. Text counts on along all three axes; an image spans rows and columns of its merged grid, and the
     text after it goes on from its largest position.
     """
     parts: list[NDArray[np.int32]] = []
@@ -57,7 +52,7 @@ def mrope_positions(num_tokens: int, images: tuple[ImageSpan, ...], merge_size: 
         at = image.start + image.num_tokens
     parts.append(_text(num_tokens - at, next_position))
     next_position += num_tokens - at
-    return Positions(np.concatenate(parts, axis=1)[:, None, :], next_position - num_tokens)
+    return np.concatenate(parts, axis=1)[:, None, :], next_position - num_tokens
 
 
 def _text(num_tokens: int, start: int) -> NDArray[np.int32]:

@@ -130,9 +130,10 @@ def test_positions_are_those_of_get_rope_index(live: Live, tmp_path: Path, count
     ids = inputs["input_ids"].tolist()[0]
     grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
     want, delta = live.model.language_model.get_rope_index(inputs["input_ids"], inputs["image_grid_thw"])
-    got = mrope_positions(len(ids), _spans(ids, grids, live.model.config.image_token_index), 2)
-    np.testing.assert_array_equal(got.position_ids, np.array(want))
-    assert got.rope_delta == int(delta.item())
+    spans = _spans(ids, grids, live.model.config.image_token_index)
+    position_ids, rope_delta = mrope_positions(len(ids), spans, 2)
+    np.testing.assert_array_equal(position_ids, np.array(want))
+    assert rope_delta == int(delta.item())
 
 
 def _spans(ids: list[int], grids: list[tuple[int, int, int]], image_token: int) -> tuple[ImageSpan, ...]:
