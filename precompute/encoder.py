@@ -15,7 +15,7 @@ from PIL import Image
 
 from cache.base.errors import CheckpointError
 from cache.entry import STORED_DTYPES, Features
-from cache.key import EncoderSpec, Preprocessing
+from cache.key import EncoderId, EncoderSpec, Preprocessing
 from checkpoint import backend
 from checkpoint.config import Checkpoint
 from checkpoint.identity import image_processor
@@ -66,6 +66,18 @@ class VisionEncoder:
         dtype = self.spec.compute_dtype
         array = np.ascontiguousarray(np.array(stacked), dtype=STORED_DTYPES[dtype])
         return Features(array, dtype, grid_thw, self.spec.preprocessing.merge_size)
+
+
+Loaded = dict[EncoderId, VisionEncoder]
+"""The encoder that is loaded, if one is."""
+
+
+def load_encoder(checkpoint: Checkpoint, spec: EncoderSpec, loaded: Loaded) -> VisionEncoder:
+    """Return the encoder from ``loaded``, or load it and put it there in the place of another."""
+    if spec.encoder_id not in loaded:
+        loaded.clear()  # never two at once
+        loaded[spec.encoder_id] = VisionEncoder(checkpoint, spec)
+    return loaded[spec.encoder_id]
 
 
 def pixel_values(patches: Patches, value_table: Any, temporal_patch_size: int) -> Any:

@@ -6,12 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.base.errors import StoreError
 from cache.base.listener import Listener
 from cache.base.text import printable
-from cache.key import EncoderId
 from cache.layout import now
 from cache.leases import active_leases, held_lease
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, list_manifests, read_manifest, write_manifest
@@ -22,14 +20,12 @@ from cache.thumbnails import Thumbnails
 from cache.trash import is_alive
 from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
+from precompute.encoder import Loaded, load_encoder
 from precompute.options import EncodeOptions
-from precompute.pass_one import chosen_encoder, load_encoder
+from precompute.pass_one import chosen_encoder
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.escribano_db import FRAME
 from sources.recording import Frame, Recording
-
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
 
 QUIET_S = 1.0  # a file that changed later than this ago may be half-written
 GIVEN_UP_S = 10.0  # one that is quiet for so long and cannot be read is named as skipped
@@ -86,7 +82,7 @@ class Growing:
         options: EncodeOptions,
         recording: Recording,
         listener: Listener,
-        loaded: "dict[EncoderId, VisionEncoder]",
+        loaded: Loaded,
     ) -> None:
         """Find the encoder: the one that is asked for, else that of before.
 

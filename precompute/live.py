@@ -13,7 +13,7 @@ from cache.store import Store
 from checkpoint import backend
 from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder, model_of
-from precompute.encoder import VisionEncoder
+from precompute.encoder import Loaded, load_encoder
 from precompute.options import reopen
 from precompute.patches import cut_into_patches
 from sources.pixels import pixels_array
@@ -41,7 +41,7 @@ class LiveFrames:
         self._shown = {frame.index: frame.source for frame in manifest.frames if frame.neighbour is None}
         self._frames: dict[str, Frame] = {frame.source: frame for frame in recording.frames()}
         self._checkpoint, self._spec = checkpoint, manifest.encoder
-        self._encoder: VisionEncoder | None = None
+        self._loaded: Loaded = {}
 
     def misplaced(self, frame: FrameEntry) -> str | None:
         """Say how a frame's index or time is not the one that the manifest names, or ``None``."""
@@ -76,9 +76,8 @@ class LiveFrames:
 
     def encode(self, image: Image.Image) -> Features:
         """Encode a picture now, with pass one's own encoder."""
-        if self._encoder is None:
-            self._encoder = VisionEncoder(self._checkpoint, self._spec)
-        return self._encoder.encode(cut_into_patches(image, self._spec.preprocessing))
+        encoder = load_encoder(self._checkpoint, self._spec, self._loaded)
+        return encoder.encode(cut_into_patches(image, self._spec.preprocessing))
 
 
 def encode_again(

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import counted, megabytes
-from cache.key import EncoderId, EncoderSpec
+from cache.key import EncoderSpec
 from cache.leases import held_lease, record_use
 from cache.manifest import Manifest, list_manifests, manifest_path, read_manifest, write_manifest
 from cache.pixel_index import PixelIndex
@@ -21,22 +20,20 @@ from checkpoint.config import Checkpoint
 from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, find_checkpoint
 from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
 from precompute.cost import not_encoded, report_cost
+from precompute.encoder import Loaded, VisionEncoder, load_encoder
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.near_duplicates import NearDuplicates, require_distance
 from sources.recording import Recording
 
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
-
-EncodeOne = Callable[[Home, EncodeOptions, Listener, "dict[EncoderId, VisionEncoder]"], EncodeResult]
+EncodeOne = Callable[[Home, EncodeOptions, Listener, Loaded], EncodeResult]
 
 _PUT_BACK_S = 5.0
 _LOOK_AGAIN_S = 0.05
 
 
 def encode_each(
-    home: Home, wanted: Sequence[EncodeOptions], listener: Listener, encode_one: "EncodeOne | None" = None
+    home: Home, wanted: Sequence[EncodeOptions], listener: Listener, encode_one: EncodeOne | None = None
 ) -> Iterator[EncodeResult | InputError]:
     """Encode several recordings, one after the other, with one load of the encoder.
 
@@ -49,7 +46,7 @@ def encode_each(
         CheckpointError: the model is missing or not supported.
         StoreError: the disk is full, or the store cannot be written.
     """
-    loaded: dict[EncoderId, VisionEncoder] = {}
+    loaded: Loaded = {}
     for options in wanted:
         try:
             result = (encode_one or encode)(home, options, listener, loaded)
@@ -67,7 +64,7 @@ def encode(
     home: Home,
     options: EncodeOptions,
     listener: Listener,
-    loaded: "dict[EncoderId, VisionEncoder] | None" = None,
+    loaded: Loaded | None = None,
 ) -> EncodeResult:
     """Encode a recording into the store of ``home`` and write its manifest.
 
@@ -141,27 +138,13 @@ def _with_pixels_of(
     return with_max_pixels(spec, max_pixels)
 
 
-def load_encoder(
-    checkpoint: Checkpoint,
-    spec: EncoderSpec,
-    loaded: "dict[EncoderId, VisionEncoder]",
-) -> "VisionEncoder":
-    """Return the encoder from ``loaded``, or load it and put it there in the place of another."""
-    from precompute.encoder import VisionEncoder
-
-    if spec.encoder_id not in loaded:
-        loaded.clear()  # never two at once
-        loaded[spec.encoder_id] = VisionEncoder(checkpoint, spec)
-    return loaded[spec.encoder_id]
-
-
 def _encode(
     recording: Recording,
     options: EncodeOptions,
     spec: EncoderSpec,
     store: Store,
     index: PixelIndex,
-    load: "Callable[[], VisionEncoder]",
+    load: Callable[[], VisionEncoder],
     listener: Listener,
 ) -> EncodeResult:
     name, frames = recording.info.id, recording.frames()

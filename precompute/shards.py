@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, NotEncodedError, StoreError
 from cache.base.home import Home
@@ -24,13 +23,11 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
+from precompute.encoder import Loaded, load_encoder
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
-from precompute.pass_one import chosen_encoder, load_encoder, show_progress
+from precompute.pass_one import chosen_encoder, show_progress
 from precompute.pipeline import EncodeResult, encode_recording
 from sources.folder import open_list
-
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
 
 _NUM_GROUPS = 256
 _NUM_READERS = 16
@@ -59,7 +56,7 @@ def encode_shard(
     home: Home,
     options: EncodeOptions,
     listener: Listener,
-    loaded: "dict[EncoderId, VisionEncoder]",
+    loaded: Loaded,
     *,
     bucket: BucketStore,
     shard: tuple[int, int],
@@ -111,7 +108,7 @@ def encode_whole(
     home: Home,
     options: EncodeOptions,
     listener: Listener,
-    loaded: "dict[EncoderId, VisionEncoder]",
+    loaded: Loaded,
     *,
     bucket: BucketStore,
 ) -> EncodeResult:

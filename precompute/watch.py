@@ -7,15 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import counted, printable
-from cache.key import EncoderId
 from cache.leases import record_use
 from cache.store import Store
+from precompute.encoder import Loaded
 from precompute.growing import Gate, Growing
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
@@ -24,9 +23,6 @@ from sources import cap, escribano
 from sources.escribano_db import DAY, is_database_name
 from sources.recording import FrameChoice
 from sources.recordings import locate, open_recording
-
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
 
 _WAKE_MS = 1000
 _LOOK_S = 60.0  # a change of a file that is kept open is not always reported
@@ -113,7 +109,7 @@ class Watch:
         self._home, self._options, self._listener = home, options, listener
         self._store = Store.open(home, durability=options.durability)
         self._gate = Gate(self._store.path, listener.say, on_battery)
-        self._loaded: dict[EncoderId, VisionEncoder] = {}
+        self._loaded: Loaded = {}
         self._growing: dict[str, Growing] = {}
         self._bundles: dict[Path, int] = {}
         self._said = (time.monotonic(), 0)

@@ -239,9 +239,10 @@ def test_another_encoder_in_the_live_side_is_objected_to(
 ) -> None:
     def other_limits(checkpoint: Checkpoint, manifest: Manifest) -> LiveFrames:
         frames = LiveFrames(checkpoint, manifest)
-        frames._encoder = VisionEncoder(checkpoint, manifest.encoder)
+        encoder = VisionEncoder(checkpoint, manifest.encoder)
         other = dataclasses.replace(manifest.encoder.preprocessing, image_mean=(0.4, 0.5, 0.5))
-        frames._encoder._value_table = mx.array(value_table(other))
+        encoder._value_table = mx.array(value_table(other))
+        frames._loaded[manifest.encoder.encoder_id] = encoder
         return frames
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cache.base.errors import InputError, StoreError
@@ -25,7 +26,7 @@ from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint.config import Checkpoint
-from precompute.encoder import VisionEncoder
+from precompute.encoder import Loaded, load_encoder
 from precompute.pipeline import encode_recording
 from sources.folder import KIND
 from sources.recording import Frame, Recording, id_of, resolve
@@ -46,7 +47,7 @@ class Pictures:
         """Begin with no encoder loaded: pictures that the store knows need none."""
         self._store, self._index = store, index
         self._checkpoint, self._spec = checkpoint, spec
-        self._encoder: VisionEncoder | None = None
+        self._loaded: Loaded = {}
         self._limit = StoreLimit.of(store)
         self._recordings: dict[str, dict[str, FrameEntry]] = {}
         self._infos: dict[str, RecordingInfo] = {}
@@ -70,7 +71,7 @@ class Pictures:
             self._spec,
             self._store,
             self._index,
-            self._load,
+            partial(load_encoder, self._checkpoint, self._spec, self._loaded),
             thumbnails=Thumbnails(self._store.home),
             limit=self._limit,
         )
@@ -99,13 +100,8 @@ class Pictures:
 
     def unload(self) -> None:
         """Let go of the encoder's memory."""
-        self._encoder = None
+        self._loaded.clear()
         gc.collect()
-
-    def _load(self) -> VisionEncoder:
-        if self._encoder is None:
-            self._encoder = VisionEncoder(self._checkpoint, self._spec)
-        return self._encoder
 
     def _note(self, folder: Path, frame: FrameEntry) -> FrameEntry:
         """Add a frame to the recording of its folder, or put it in the place of an older one of that file."""
