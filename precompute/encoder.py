@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cache.base.errors import CheckpointError
 from cache.entry import STORED_DTYPES, Features
@@ -93,6 +92,8 @@ def pixel_values(patches: Patches, value_table: Any, temporal_patch_size: int) -
 
 def _require_processors_values(processor: Any, preprocessing: Preprocessing) -> None:
     """Compare with mlx-vlm's processor on one small picture: another version may do otherwise."""
+    from PIL import Image
+
     processor.min_pixels, processor.max_pixels = preprocessing.min_pixels, preprocessing.max_pixels
     noise = np.random.default_rng(0).integers(0, 256, (40, 75, 3), np.uint8)
     picture = Image.fromarray(noise)
