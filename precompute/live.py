@@ -1,8 +1,7 @@
 """Live encoding of frames that a manifest names: pass one's side of the verifier and of store repair."""
 
 from collections.abc import Callable, Iterator
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from cache.base.errors import CannotCheckError, CheckpointError, InputError, SeeonceError, StalePictureError
 from cache.entry import Features
@@ -18,6 +17,9 @@ from precompute.options import reopen
 from precompute.patches import cut_into_patches
 from sources.pixels import pixels_array
 from sources.recording import Frame
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class LiveFrames:
@@ -53,7 +55,7 @@ class LiveFrames:
             f"{found.index} at {found.timestamp_s:g} s: run seeonce encode again"
         )
 
-    def image(self, frame: FrameEntry) -> Image.Image:
+    def image(self, frame: FrameEntry) -> "Image.Image":
         """Return the RGB picture of a frame, or of the neighbour whose entry it uses.
 
         Raises:
@@ -74,7 +76,7 @@ class LiveFrames:
             )
         return image
 
-    def encode(self, image: Image.Image) -> Features:
+    def encode(self, image: "Image.Image") -> Features:
         """Encode a picture now, with pass one's own encoder."""
         encoder = load_encoder(self._checkpoint, self._spec, self._loaded)
         return encoder.encode(cut_into_patches(image, self._spec.preprocessing))

@@ -20,11 +20,11 @@ from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, 
 from cache.store import Durability, Store
 from checkpoint.config import Checkpoint
 from infer.limits import BatchLimits
-from precompute import live
 from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
 from precompute.patches import value_table
 from seeonce.commands.verify_report import terminal_lines
+from seeonce.verifier import levels
 from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.reference import LiveReference, Picture
 from seeonce.verifier.report import Level, Report
@@ -246,7 +246,7 @@ def test_another_encoder_in_the_live_side_is_objected_to(
         return frames
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
-    monkeypatch.setattr(live, "LiveFrames", other_limits)
+    monkeypatch.setattr(levels, "LiveFrames", other_limits)
     assert not verify(Home(recorded.home), options, Listener()).equal
 
 

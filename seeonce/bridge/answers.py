@@ -17,6 +17,7 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.backend import import_mlx
 from checkpoint.identity import find_encoder, remember_model
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Image, Request, Text
 from infer.sampling import Sampling
@@ -146,8 +147,6 @@ class Answerer:
         return request, answer
 
     def _ask(self, asked: Asked, sampling: Sampling, limits: BatchLimits) -> tuple[Request, Answer]:
-        from infer.features import StoredFeatures
-
         frames = iter(self._pictures.frames(paths_of(asked.pictures)) if asked.pictures else ())
         segments = tuple(
             Image(next(frames)) if isinstance(part, Picture) else Text(part) for part in asked.parts

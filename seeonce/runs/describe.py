@@ -21,6 +21,7 @@ from cache.prefixes import PrefixStore
 from cache.store import Store
 from checkpoint.config import Checkpoint
 from infer.canary import copies_prefixes
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Request
 from seeonce.runs.answer_cache import AnswerCache
@@ -254,8 +255,6 @@ class _Run:
         session, limits = self._session, self._info.limits
         if session.answer_elsewhere is not None:
             return session.answer_elsewhere(self._selected, requests, limits, self._prefilled)
-        from infer.features import StoredFeatures
-
         engine = session.engine(self._selected, limits)
         source = StoredFeatures(store, self._selected.manifest.recording.id)
         return engine.answer(requests, source, limits, report=self._prefilled)

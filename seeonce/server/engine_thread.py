@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
+from infer.hooks import RowHooks
 from infer.request import Answer, Request
+from infer.sequence import Sequence
 from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.jobs import Accepted, Choice, Job, NewPicture
@@ -23,8 +25,6 @@ from seeonce.server.options import ServeOptions
 
 if TYPE_CHECKING:
     from infer.engine import EngineStats
-    from infer.hooks import RowHooks
-    from infer.sequence import Sequence
 
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
@@ -280,7 +280,7 @@ class EngineThread:
             self._metrics.images_encoded.inc()
         self._holds[job].append(key)
 
-    def _hooks(self, sequence: "Sequence") -> "RowHooks":
+    def _hooks(self, sequence: Sequence) -> RowHooks:
         """Return what a request brings into the batch, its client's watch before the others."""
         choice = self._choices[sequence.request.id]
         if choice.job.cancelled or self._loaded is None:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
+from infer.prefixes import PrefixPool
 from infer.request import Request, Text, Turn
+from infer.sequence import Sequence
 from precompute.encoder import Loaded, VisionEncoder, load_encoder
 from seeonce.runs.describe import load_engine
 from seeonce.server.errors import ApiError, refused
@@ -32,8 +34,6 @@ class LoadedModel:
         Raises:
             CheckpointError: it does not load, or answers wrongly here.
         """
-        from infer.prefixes import PrefixPool
-
         self.model = model
         self.limits = sound_limits(home, model.checkpoint, options.limits, say)
         dtype = model.spec.compute_dtype
@@ -49,8 +49,6 @@ class LoadedModel:
 
     def problem(self, job: Job, request: Request) -> ApiError | None:
         """Say why a job cannot be answered, before anything is computed for it."""
-        from infer.sequence import Sequence
-
         if job.cancelled:
             return ApiError(499, "The client is gone.")
         most = _MOST_CHARACTERS * self.model.checkpoint.text.max_context

@@ -19,6 +19,9 @@ from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Request
 from infer.sampling import Sampling
+from seeonce import demo
+from seeonce.demo.questions import QUESTIONS
+from seeonce.demo.random_qwen3_5 import write_checkpoint
 from seeonce.runs.describe import DescribeResult, Session, describe
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import Plan
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 16
 _RECURRENT = "gated delta nets"
+_DEMO = Path(demo.__file__).parent
+_QUESTIONS = [QUESTIONS[name][0] for name in ("apps", "activity", "windows")]
 
 
 def describe_soundly(
@@ -67,34 +72,20 @@ def sound_limits(
 
 def try_demo(limits: BatchLimits) -> str | None:
     """Let the demo checkpoint answer about drawn screens, batched and live."""
-    return _try_checkpoint(_demo() / "checkpoint", _questions(), limits)
+    return _try_checkpoint(_DEMO / "checkpoint", _QUESTIONS, limits)
 
 
 def try_random(limits: BatchLimits) -> str | None:
     """Let a random Qwen3.5 answer about drawn screens, batched and live; questions are of several lengths."""
-    from seeonce.demo.random_qwen3_5 import write_checkpoint
-
-    questions = [question + " And why?" * number for number, question in enumerate(_questions())]
+    questions = [question + " And why?" * number for number, question in enumerate(_QUESTIONS)]
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
-        return _try_checkpoint(write_checkpoint(Path(name), _demo() / "checkpoint"), questions, limits)
+        return _try_checkpoint(write_checkpoint(Path(name), _DEMO / "checkpoint"), questions, limits)
 
 
 def _try_checkpoint(checkpoint: Path, questions: list[str], limits: BatchLimits) -> str | None:
-    pictures = sorted((_demo() / "recording").glob("*.png"))[::16]
+    pictures = sorted((_DEMO / "recording").glob("*.png"))[::16]
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
         return _differs(checkpoint, pictures, questions, limits, Home(Path(name)))
-
-
-def _questions() -> list[str]:
-    from seeonce.demo.questions import QUESTIONS
-
-    return [QUESTIONS[name][0] for name in ("apps", "activity", "windows")]
-
-
-def _demo() -> Path:
-    from seeonce import demo
-
-    return Path(demo.__file__).parent
 
 
 def _differs(

@@ -20,6 +20,7 @@ from checkpoint import backend
 from checkpoint.config import Checkpoint
 from checkpoint.identity import image_processor
 from checkpoint.loading import load_model
+from precompute.live import LiveFrames
 from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import as_float32, feature_differences, feature_problem, layer_figures
 from seeonce.verifier.report import Check, Tolerances
@@ -28,14 +29,12 @@ from seeonce.verifier.sample import Group
 if TYPE_CHECKING:
     from PIL import Image
 
-    from precompute.live import LiveFrames
-
 
 def check_against_transformers(
     store: Store,
     selected: Selected,
     sample: list[Group],
-    live: "LiveFrames",
+    live: LiveFrames,
     allowed: Tolerances,
     listener: Listener,
 ) -> Check:
