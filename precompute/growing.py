@@ -1,9 +1,9 @@
 """A recording that grows: of each look at it only what is new is read, and others have the device first."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,15 +33,24 @@ ASK_S = 2.0
 _GOES_FIRST = ("describe", "bridge", "serve", "verify-cache", "bench")
 
 
-@dataclass(slots=True)
-class Gate:
-    """Holds pass one back while the machine is on battery, or a command wants the device."""
+class Gate(Listener):
+    """Holds pass one back while the machine is on battery, or a command wants the device.
 
-    store: Path
-    say: Callable[[str], None]
-    on_battery: bool = False
-    _asked_s: float = field(default=-ASK_S)
-    _said: str = ""
+    As a listener it passes on what pass one reports, and waits at each frame.
+    """
+
+    def __init__(self, store: Path, listener: Listener, on_battery: bool = False) -> None:
+        self._store, self._listener, self._on_battery = store, listener, on_battery
+        self._asked_s, self._said = -ASK_S, ""
+
+    def say(self, line: str) -> None:
+        """Pass a line on."""
+        self._listener.say(line)
+
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        """Wait, and pass on how far the work is."""
+        self.wait()
+        self._listener.show(what, unit, num_done, num_all, note)
 
     def wait(self) -> None:
         """Return when nothing stands against encoding; the reason of a wait is said once."""
@@ -55,11 +64,11 @@ class Gate:
         self._asked_s, self._said = time.monotonic(), ""
 
     def _reason(self) -> str:
-        if not self.on_battery and on_battery():
+        if not self._on_battery and on_battery():
             return "on battery (--on-battery encodes all the same)"
         busy = (
             lease.purpose
-            for lease in active_leases(self.store)
+            for lease in active_leases(self._store)
             if lease.purpose.partition(" ")[0] in _GOES_FIRST and is_alive(lease.name)
         )
         return next((f"{printable(purpose)} runs" for purpose in busy), "")

@@ -85,20 +85,6 @@ def places_of(selector: str | None) -> list[Place]:
     return [Place(path, cap.KIND if is_caps else FOLDER)]
 
 
-class _Waiting(Listener):
-    """Passes on what pass one reports, and holds it back at each frame while others go first."""
-
-    def __init__(self, listener: Listener, gate: Gate) -> None:
-        self._listener, self._gate = listener, gate
-
-    def say(self, line: str) -> None:
-        self._listener.say(line)
-
-    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
-        self._gate.wait()
-        self._listener.show(what, unit, num_done, num_all, note)
-
-
 class Watch:
     """Encodes what comes, until it is interrupted; ``results`` are the recordings that it worked on."""
 
@@ -108,7 +94,7 @@ class Watch:
         """Begin with nothing seen."""
         self._home, self._options, self._listener = home, options, listener
         self._store = Store.open(home, durability=options.durability)
-        self._gate = Gate(self._store.path, listener.say, on_battery)
+        self._gate = Gate(self._store.path, listener, on_battery)
         self._loaded: Loaded = {}
         self._growing: dict[str, Growing] = {}
         self._bundles: dict[Path, int] = {}
@@ -217,7 +203,7 @@ class Watch:
         self._gate.wait()
         try:
             options = replace(self._options, recording=str(bundle))
-            result = encode(self._home, options, _Waiting(self._listener, self._gate), self._loaded)
+            result = encode(self._home, options, self._gate, self._loaded)
         except InputError as error:
             self._listener.say(f"{error}")
             return
