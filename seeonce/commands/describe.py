@@ -18,6 +18,7 @@ from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import (
+    AsJson,
     ByEngine,
     FromBucket,
     GpusPerWorker,
@@ -54,7 +55,6 @@ PresetName = StrEnum("PresetName", list(PRESETS))  # type: ignore[misc]
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
 Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def describe_command(

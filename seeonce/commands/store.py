@@ -27,6 +27,7 @@ from cache.objects import check_address
 from cache.stats import StoreStats, store_stats
 from cache.store import Store
 from precompute.live import encode_again
+from seeonce.commands.arguments import AsJson
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import remove_runs
@@ -169,7 +170,6 @@ def bucket_collection_text(found: BucketCollection) -> str:
     )
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 
 Address = Annotated[
