@@ -21,14 +21,14 @@ from cache.manifest import (
     read_manifest,
     write_manifest,
 )
-from cache.pixel_index import FileStamp, PixelIndex
+from cache.pixel_index import PixelIndex
 from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint.config import Checkpoint
 from precompute.encoder import Loaded, load_encoder
 from precompute.pipeline import encode_recording
-from sources.folder import KIND
+from sources.folder import KIND, stamp_of
 from sources.recording import Frame, Recording, id_of, resolve
 
 _WRITE_AFTER_S = 5.0  # a manifest is written whole; entries are safe for a day without one
@@ -62,7 +62,7 @@ class Pictures:
         """
         places = [(resolve(path), time_s) for path, time_s in shown]
         frames = tuple(
-            Frame(number, time_s, printable(place), _stamp_of(place))
+            Frame(number, time_s, printable(place), stamp_of(place))
             for number, (place, time_s) in enumerate(places)
         )
         info = self._info(places[0][0].parent)
@@ -127,10 +127,3 @@ class Pictures:
                 self._infos[id_] = manifest.recording
                 self._recordings[id_] = {frame.source: frame for frame in manifest.frames}
         return self._infos[id_]
-
-
-def _stamp_of(place: Path) -> FileStamp:
-    try:
-        return FileStamp.of(place)
-    except OSError:
-        return FileStamp(str(place), 0, 0, 0)

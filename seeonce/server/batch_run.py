@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp
 
 from cache.base.canonical_json import canonical
 from cache.base.errors import InputError
-from cache.base.files import PRIVATE_FILE
+from cache.base.files import open_private
 from seeonce.server.errors import refused
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
@@ -84,7 +83,7 @@ class Batch:
             if (found := _request(number, line, self.endpoint))["custom_id"] not in kept
         )
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-        with _private(self.output, "ab") as output, _private(self.errors, "wb") as errors:
+        with open_private(self.output, "ab") as output, open_private(self.errors, "wb") as errors:
             client = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
             async with client, asyncio.TaskGroup() as group:
                 for _ in range(num_at_once):
@@ -167,7 +166,7 @@ def _keep(output: Path, wanted: dict[str, str]) -> set[str]:
     if not output.exists():
         return kept
     fresh = output.with_name(f".{output.name}.new")
-    with _private(fresh, "wb") as file:
+    with open_private(fresh, "wb") as file:
         for _, line in _lines(output):
             with suppress(ValueError, RecursionError, TypeError, AttributeError):
                 found = json.loads(line)
@@ -177,7 +176,3 @@ def _keep(output: Path, wanted: dict[str, str]) -> set[str]:
                     kept.add(name)
     fresh.replace(output)
     return kept
-
-
-def _private(path: Path, mode: str) -> IO[bytes]:
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, PRIVATE_FILE))
