@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from infer.sequence import Sequence
 from infer.tokenizer import PromptTokens
 from seeonce.bench import decoding, passes, profiling, random_weights, resolution, stand_in, suite
 from seeonce.bench.judge import (
-    Ask,
     Judgement,
     ReferenceAnswer,
     judge_text,
@@ -37,9 +37,9 @@ from seeonce.bench.judge import (
 )
 from seeonce.bench.measure import Clock, Measured, quantile
 from seeonce.bench.options import QUICK, Dims
-from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
+from seeonce.bench.passes import QUESTIONS, Ask, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.prompt_experiment import PromptExperiment
-from seeonce.bench.report import Machine, Outcome, Report, Table, now
+from seeonce.bench.report import Machine, Outcome, Report, Table
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_options_that_cannot_be_meant_are_refused_in_one_line(run: Run, options:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_report_for_which_there_is_no_room_is_an_error_of_one_line() -> None:
-    report = Report("demo", Machine("", 1, 1, "", "", ()), now())
+    report = Report("demo", Machine("", 1, 1, "", "", ()), datetime.now(UTC))
     with pytest.raises(InputError, match=r"^--output /dev/full cannot be written \(.*No space left"):
         report.write(Path("/dev/full"))
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from checkpoint.loading import cast, load_model, readable_folder
 from infer.limits import BatchLimits
-from seeonce.bench.judge import Ask, ReferenceAnswer
-from seeonce.bench.passes import Model, Tokens
+from seeonce.bench.judge import ReferenceAnswer
+from seeonce.bench.passes import Ask, Model, Tokens
 
 EmbeddedRow = tuple[list[int], dict[str, Any]]
 """The token ids of a request, and what its embeddings are handed over in."""

@@ -1,7 +1,7 @@
 """Both passes as the benchmark runs them: drawn screens, a checkpoint, and a store of their own."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,14 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """One question about one picture."""
+
+    image: Path
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A checkpoint and the encoder that it holds."""
 
@@ -78,8 +86,12 @@ class Encoded:
     took_s: float = 0.0
     seconds: Seconds = field(default_factory=Seconds)
 
+    def asks(self, questions: Iterable[str]) -> list[Ask]:
+        """Ask every question of every frame, frame by frame."""
+        return [Ask(Path(frame.source), text) for frame in self.manifest.frames for text in questions]
+
     def requests(self, questions: tuple[str, ...], max_tokens: int) -> list[Request]:
-        """Ask every question of every frame, frame by frame, greedily."""
+        """Return ``asks`` for pass two, greedily."""
         asked = [(frame, question) for frame in self.manifest.frames for question in questions]
         sampling = Sampling(max_tokens=max_tokens)
         return [

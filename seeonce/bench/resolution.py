@@ -17,7 +17,6 @@ from infer.limits import BatchLimits
 from infer.request import Answer
 from infer.sequence import sampling_hooks
 from seeonce.bench.baseline import LiveModel
-from seeonce.bench.judge import Ask
 from seeonce.bench.measure import Clock
 from seeonce.bench.passes import QUESTIONS, Model, Tokens, draw_frames, encode_frames
 from seeonce.bench.report import Row, Table
@@ -78,7 +77,7 @@ def _row(
     logprobs: list[Any] = []
 
     def encoding() -> Tokens:
-        token, of_all = live.first_token(Ask(Path(frame.source), QUESTIONS[0]))
+        token, of_all = live.first_token(encoded.asks(QUESTIONS[:1])[0])
         logprobs[:] = [of_all]
         return [(token,)]
 
