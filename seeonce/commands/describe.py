@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError, code_of_all
 from cache.base.home import Home
 from cache.base.text import counted
 from cache.bucket import BucketStore
@@ -203,8 +203,8 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
             typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
             codes.append(error.exit_code)
         if codes[-1] == EXIT_INTERRUPTED:
-            return EXIT_INTERRUPTED
-    return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
+            break
+    return code_of_all(codes)
 
 
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:
