@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cache.base.errors import CheckpointError
 from cache.entry import STORED_DTYPES, Features
-from cache.key import EncoderId, EncoderSpec, Preprocessing
+from cache.key import EncoderSpec, Preprocessing
 from checkpoint import backend
 from checkpoint.config import Checkpoint
 from checkpoint.identity import image_processor
@@ -67,18 +68,6 @@ class VisionEncoder:
         return Features(array, dtype, grid_thw, self.spec.preprocessing.merge_size)
 
 
-Loaded = dict[EncoderId, VisionEncoder]
-"""The encoder that is loaded, if one is."""
-
-
-def load_encoder(checkpoint: Checkpoint, spec: EncoderSpec, loaded: Loaded) -> VisionEncoder:
-    """Return the encoder from ``loaded``, or load it and put it there in the place of another."""
-    if spec.encoder_id not in loaded:
-        loaded.clear()  # never two at once
-        loaded[spec.encoder_id] = VisionEncoder(checkpoint, spec)
-    return loaded[spec.encoder_id]
-
-
 def pixel_values(patches: Patches, value_table: Any, temporal_patch_size: int) -> Any:
     """Return what mlx-vlm's processor makes of a picture, ``(num_patches, 3 * temporal_patch_size * p * p)``.
 
@@ -92,8 +81,6 @@ def pixel_values(patches: Patches, value_table: Any, temporal_patch_size: int) -
 
 def _require_processors_values(processor: Any, preprocessing: Preprocessing) -> None:
     """Compare with mlx-vlm's processor on one small picture: another version may do otherwise."""
-    from PIL import Image
-
     processor.min_pixels, processor.max_pixels = preprocessing.min_pixels, preprocessing.max_pixels
     noise = np.random.default_rng(0).integers(0, 256, (40, 75, 3), np.uint8)
     picture = Image.fromarray(noise)

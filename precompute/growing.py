@@ -20,7 +20,7 @@ from cache.thumbnails import Thumbnails
 from cache.trash import is_alive
 from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
-from precompute.encoder import Loaded, load_encoder
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import EncodeOptions
 from precompute.pass_one import chosen_encoder
 from precompute.pipeline import EncodeResult, Progress, encode_recording

@@ -12,7 +12,7 @@ from cache.store import Store
 from checkpoint import backend
 from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder, model_of
-from precompute.encoder import Loaded, load_encoder
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import reopen
 from precompute.patches import cut_into_patches
 from sources.pixels import pixels_array

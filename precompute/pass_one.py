@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
@@ -20,11 +21,14 @@ from checkpoint.config import Checkpoint
 from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, find_checkpoint
 from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
 from precompute.cost import not_encoded, report_cost
-from precompute.encoder import Loaded, VisionEncoder, load_encoder
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.near_duplicates import NearDuplicates, require_distance
 from sources.recording import Recording
+
+if TYPE_CHECKING:
+    from precompute.encoder import VisionEncoder
 
 EncodeOne = Callable[[Home, EncodeOptions, Listener, Loaded], EncodeResult]
 
@@ -144,7 +148,7 @@ def _encode(
     spec: EncoderSpec,
     store: Store,
     index: PixelIndex,
-    load: Callable[[], VisionEncoder],
+    load: "Callable[[], VisionEncoder]",
     listener: Listener,
 ) -> EncodeResult:
     name, frames = recording.info.id, recording.frames()

@@ -27,7 +27,6 @@ from cache.manifest import FrameEntry, Manifest, SkippedFrame
 from cache.pixel_index import FileStamp, KnownPixels, PixelIndex
 from cache.stats import LimitReachedError, StoreLimit
 from cache.thumbnails import Thumbnails
-from precompute.encoder import VisionEncoder
 from precompute.patches import Patches, cut_into_patches
 from precompute.writer import EntryWriter
 from sources.near_duplicates import NearDuplicates
@@ -36,6 +35,8 @@ from sources.recording import Frame, Recording
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from precompute.encoder import VisionEncoder
 
 # Preparing takes a fraction of what encoding takes, so few threads keep up with any encoder. Each holds a
 # picture three times (decoded, resized, cut): 25 MB at 1920x1080. What waits for the encoder is held once.
@@ -157,7 +158,7 @@ def encode_recording(
     spec: EncoderSpec,
     store: Entries,
     index: PixelIndex,
-    load_encoder: Callable[[], VisionEncoder],
+    load_encoder: "Callable[[], VisionEncoder]",
     on_progress: Callable[[Progress], None] = lambda _: None,
     thumbnails: Thumbnails | None = None,
     limit: StoreLimit | None = None,
@@ -204,7 +205,7 @@ class _Run:
         spec: EncoderSpec,
         store: Entries,
         index: PixelIndex,
-        load_encoder: Callable[[], VisionEncoder],
+        load_encoder: "Callable[[], VisionEncoder]",
         num_frames: int,
         on_progress: Callable[[Progress], None],
         thumbnails: Thumbnails | None,

@@ -23,7 +23,7 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
-from precompute.encoder import Loaded, load_encoder
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
 from precompute.pass_one import chosen_encoder, show_progress
 from precompute.pipeline import EncodeResult, encode_recording

@@ -14,8 +14,8 @@ from cache.base.listener import Listener
 from cache.base.text import counted, printable
 from cache.leases import record_use
 from cache.store import Store
-from precompute.encoder import Loaded
 from precompute.growing import Gate, Growing
+from precompute.loaded import Loaded
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
 from precompute.pipeline import EncodeResult

@@ -26,7 +26,7 @@ from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint.config import Checkpoint
-from precompute.encoder import Loaded, load_encoder
+from precompute.loaded import Loaded, load_encoder
 from precompute.pipeline import encode_recording
 from sources.folder import KIND, stamp_of
 from sources.recording import Frame, Recording, id_of, resolve

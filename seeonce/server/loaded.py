@@ -1,19 +1,23 @@
 """A model that is loaded: what of it and of its prompts stays from request to request."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
 from infer.prefixes import PrefixPool
 from infer.request import Request, Text, Turn
 from infer.sequence import Sequence
-from precompute.encoder import Loaded, VisionEncoder, load_encoder
+from precompute.loaded import Loaded, load_encoder
 from seeonce.runs.describe import load_engine
 from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Job
 from seeonce.server.models import ServedModel
 from seeonce.server.options import ServeOptions
 from seeonce.verifier.canary import sound_limits
+
+if TYPE_CHECKING:
+    from precompute.encoder import VisionEncoder
 
 _MOST_CHARACTERS = 16  # a token, many times what text has
 _TOO_LONG = "context_length_exceeded"
@@ -43,7 +47,7 @@ class LoadedModel:
         self.prefixes = PrefixPool(self.memory.max_bytes // 2 if shares else 0, lasting=True)
         self._encoders: Loaded = {}
 
-    def encoder(self) -> VisionEncoder:
+    def encoder(self) -> "VisionEncoder":
         """Return the encoder: limits on pixels change how a picture is cut, which was done before."""
         return load_encoder(self.model.checkpoint, self.model.spec, self._encoders)
 
