@@ -209,16 +209,7 @@ def _read_info(folder: Folder, key: Digest) -> PrefixInfo:
         document = unseal(folder.read(METADATA_NAME, MAX_METADATA_BYTES), METADATA_NAME)
         if (version := document.integer("format")) != PREFIX_FORMAT:
             raise DamagedError(f"expected prefix format {PREFIX_FORMAT}, got {version}")
-        keys = tuple(EntryKey.from_hex(text) for text in document.texts("keys"))
-        info = PrefixInfo(
-            PrefixKey.from_hex(document.text("key")),
-            keys,
-            document.integer("num_tokens"),
-            document.number("prefill_s"),
-            document.integer("nbytes"),
-            document.integer("crc32c"),
-            document.text("created_at"),
-        )
+        info = document.record(PrefixInfo)
     except DamagedError:
         raise
     except (StoreError, ValueError) as error:

@@ -13,7 +13,9 @@ from typing import Any
 from cache.base.errors import CheckpointError
 from checkpoint.families import FAMILIES
 from checkpoint.family import Family, LayerState
-from checkpoint.folder import tensor_shapes
+
+_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,16 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointConfig:
-    """What config.json says of a supported checkpoint.
+class Checkpoint:
+    """A folder with the files of a supported checkpoint, and what its config.json says.
 
-    ``mlx_vlm_json`` is the whole configuration in the words that mlx-vlm reads; ``rewritten`` tells
-    whether it differs from the file.
+    ``revision`` is the hub's commit, empty for a local folder. ``mlx_vlm_json`` is the whole configuration in
+    the words that mlx-vlm reads; ``rewritten`` tells whether it differs from the file.
     """
 
+    path: Path
+    name: str
+    revision: str
     family: Family
     vision: VisionShape
     text: TextShape
@@ -75,8 +80,8 @@ class CheckpointConfig:
         return self.family.architecture
 
 
-def read_config(folder: Path) -> CheckpointConfig:
-    """Read ``folder``/config.json.
+def read_checkpoint(folder: Path, name: str = "", revision: str = "") -> Checkpoint:
+    """Read ``folder``/config.json. Without a ``name`` the checkpoint has the folder's.
 
     Raises:
         CheckpointError: it is missing, broken, or of an architecture that is not supported.
@@ -92,7 +97,10 @@ def read_config(folder: Path) -> CheckpointConfig:
         )
     try:
         config = _in_mlx_vlm_words(found, folder, family)
-        return CheckpointConfig(
+        return Checkpoint(
+            path=folder,
+            name=name or folder.name,
+            revision=revision,
             family=family,
             vision=_vision_shape(config["vision_config"]),
             text=_text_shape(config["text_config"], family),
@@ -180,3 +188,34 @@ def _as_ids(value: object) -> list[int]:
     if isinstance(value, int):
         return [value]
     return [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in the weight files of ``folder``, by its name in the file.
+
+    Raises:
+        CheckpointError: a file is damaged or shorter than its header says.
+    """
+    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _shapes(file)}
+
+
+def _shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Read one header: eight bytes of length, then JSON. Source: the safetensors format."""
+    try:
+        num_bytes = file.stat().st_size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
+            if length > min(_MAX_HEADER_BYTES, num_bytes):
+                raise ValueError("its header is cut short")
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
+        shapes = [(name, tuple(map(int, tensor["shape"]))) for name, tensor in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}): download the checkpoint again.") from error
+    expected = _LENGTH_BYTES + length + max(ends, default=0)
+    if num_bytes < expected:
+        raise CheckpointError(
+            f"{file} is cut short ({num_bytes:,} of {expected:,} bytes): download the checkpoint again."
+        )
+    return shapes

@@ -1,15 +1,14 @@
 """Finds a checkpoint: a local folder, or a hub id that is looked up offline before anything is fetched."""
 
-import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache.base.errors import CheckpointError
 from cache.base.text import user_path
 from checkpoint.backend import memory_bytes
+from checkpoint.config import Checkpoint, read_checkpoint
 
 DEFAULT_MODEL = "mlx-community/Qwen3-VL-4B-Instruct-4bit"
 SMALL_MODEL = "mlx-community/Qwen3-VL-2B-Instruct-4bit"
@@ -17,20 +16,6 @@ _SHORT_BYTES = 12e9  # of memory: 4 GB of weights and 3 GB for a frame of 1920x1
 DEMO = "demo"
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?$")
 _FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt")
-_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader
-_LENGTH_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointFolder:
-    """A folder with the files of one checkpoint.
-
-    ``revision`` is the hub's commit, empty for a local folder.
-    """
-
-    path: Path
-    name: str
-    revision: str
 
 
 def default_model(recording_id: str) -> str:
@@ -45,19 +30,20 @@ def default_model(recording_id: str) -> str:
     return SMALL_MODEL if memory_bytes() < _SHORT_BYTES else DEFAULT_MODEL
 
 
-def find_folder(model: str, announce: Callable[[str], None]) -> CheckpointFolder:
-    """Return the folder of ``model``, a local path or a hub id with an optional ``@revision``.
+def find_checkpoint(model: str, announce: Callable[[str], None]) -> Checkpoint:
+    """Return the checkpoint of ``model``, a local path or a hub id with an optional ``@revision``.
 
     ``announce`` receives the size before anything is downloaded.
 
     Raises:
-        CheckpointError: there is no such folder, and no such model on the hub or no way to it.
+        CheckpointError: there is no such folder, no such model on the hub or no way to it, or it is not
+            supported.
     """
     local = user_path(model)
     if model == DEMO:
         local = _bundled()
     if model and local.is_dir():  # Path("") is where the user stands
-        return CheckpointFolder(local.resolve(), local.resolve().name, "")
+        return read_checkpoint(local.resolve())
     hub_id = _HUB_ID.match(model)
     if hub_id is None or local.exists() or model.startswith((".", "~", "/")):
         raise CheckpointError(
@@ -75,7 +61,7 @@ def _bundled() -> Path:
     return folder
 
 
-def _from_hub(repo: str, revision: str | None, announce: Callable[[str], None]) -> CheckpointFolder:
+def _from_hub(repo: str, revision: str | None, announce: Callable[[str], None]) -> Checkpoint:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -85,13 +71,13 @@ def _from_hub(repo: str, revision: str | None, announce: Callable[[str], None]) 
         )
         path = Path(cached)
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
-            return CheckpointFolder(path, repo, path.name)
+            return read_checkpoint(path, repo, path.name)
     except LocalEntryNotFoundError:
         pass
     return _download(repo, revision, announce)
 
 
-def _download(repo: str, revision: str | None, announce: Callable[[str], None]) -> CheckpointFolder:
+def _download(repo: str, revision: str | None, announce: Callable[[str], None]) -> Checkpoint:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -105,7 +91,7 @@ def _download(repo: str, revision: str | None, announce: Callable[[str], None]) 
             f"{repo} is not on this machine and could not be downloaded ({reason}): check the name and "
             "the network, or give a local folder with --model PATH or SEEONCE_MODEL."
         ) from error
-    return CheckpointFolder(path, repo, path.name)
+    return read_checkpoint(path, repo, path.name)
 
 
 def has_thinking_switch(folder: Path) -> bool:
@@ -124,34 +110,3 @@ def require_weights(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} has a config.json but no *.safetensors: give a folder with weights to --model."
         )
-
-
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor in the weight files of ``folder``, by its name in the file.
-
-    Raises:
-        CheckpointError: a file is damaged or shorter than its header says.
-    """
-    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _shapes(file)}
-
-
-def _shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Read one header: eight bytes of length, then JSON. Source: the safetensors format."""
-    try:
-        num_bytes = file.stat().st_size
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-            if length > min(_MAX_HEADER_BYTES, num_bytes):
-                raise ValueError("its header is cut short")
-            header = json.loads(opened.read(length))
-        header.pop("__metadata__", None)
-        ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
-        shapes = [(name, tuple(map(int, tensor["shape"]))) for name, tensor in header.items()]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}): download the checkpoint again.") from error
-    expected = _LENGTH_BYTES + length + max(ends, default=0)
-    if num_bytes < expected:
-        raise CheckpointError(
-            f"{file} is cut short ({num_bytes:,} of {expected:,} bytes): download the checkpoint again."
-        )
-    return shapes

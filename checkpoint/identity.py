@@ -21,8 +21,8 @@ from cache.base.home import Home
 from cache.key import EncoderId, EncoderSpec, Preprocessing, weights_digest
 from cache.pixel_index import RACY_NS, PixelIndex
 from checkpoint.backend import compute_dtype, import_mlx, installed_version
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import DEMO, CheckpointFolder, default_model, find_folder, require_weights
+from checkpoint.config import Checkpoint
+from checkpoint.folder import DEMO, default_model, find_checkpoint, require_weights
 from checkpoint.loading import load_model, readable_folder
 
 ENCODER_EPOCH = 1
@@ -35,17 +35,14 @@ _CONTEXT = "seeonce 2026-11 files that answer, version 1"
 
 def find_encoder(
     home: Home, model: str, announce: Callable[[str], None], max_pixels: int | None = None
-) -> tuple[CheckpointFolder, CheckpointConfig, EncoderSpec]:
+) -> tuple[Checkpoint, EncoderSpec]:
     """Find a checkpoint by its folder or hub id, and say what it is. Raises as ``encoder_spec`` does."""
-    folder = find_folder(model, announce)
-    config = read_config(folder.path)
+    checkpoint = find_checkpoint(model, announce)
     with PixelIndex(home) as index:
-        return folder, config, encoder_spec(folder, config, index, max_pixels)
+        return checkpoint, encoder_spec(checkpoint, index, max_pixels)
 
 
-def encoder_spec(
-    folder: CheckpointFolder, config: CheckpointConfig, index: PixelIndex, max_pixels: int | None = None
-) -> EncoderSpec:
+def encoder_spec(checkpoint: Checkpoint, index: PixelIndex, max_pixels: int | None = None) -> EncoderSpec:
     """Return the encoder of the checkpoint as pass one runs it on this machine.
 
     ``max_pixels`` lowers the checkpoint's own limit. Imports mlx-vlm only when a file of the
@@ -55,20 +52,20 @@ def encoder_spec(
         CheckpointError: the weights are missing or do not load.
         InputError: ``max_pixels`` is too small for one merged token.
     """
-    require_weights(folder.path)
-    note = _encoder_note(folder.path)
+    require_weights(checkpoint.path)
+    note = _encoder_note(checkpoint.path)
     spec = _recall(index, note)
     if spec is None:
-        spec = _resolve(folder, config)
+        spec = _resolve(checkpoint)
         index.put_note(note, json.dumps(record_to_json(spec)))
     spec = dataclasses.replace(spec, compute_dtype=compute_dtype(spec.compute_dtype))
     return spec if max_pixels is None else with_max_pixels(spec, max_pixels)
 
 
-def remember_model(index: PixelIndex, encoder_id: EncoderId, model: str, folder: CheckpointFolder) -> None:
+def remember_model(index: PixelIndex, encoder_id: EncoderId, model: str, checkpoint: Checkpoint) -> None:
     """Note which model a recording is encoded with, by the name or the folder that finds it again."""
-    is_place = not folder.revision and model != DEMO
-    name, text = _model_note(encoder_id), str(folder.path) if is_place else model
+    is_place = not checkpoint.revision and model != DEMO
+    name, text = _model_note(encoder_id), str(checkpoint.path) if is_place else model
     if text.isprintable() and index.get_note(name) != text:
         index.put_note(name, text)
 
@@ -121,12 +118,12 @@ def with_max_pixels(spec: EncoderSpec, max_pixels: int) -> EncoderSpec:
     return dataclasses.replace(spec, preprocessing=resolved)
 
 
-def image_processor(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
+def image_processor(checkpoint: Checkpoint) -> Any:
     """Return mlx-vlm's image processor as the live path builds it for this checkpoint."""
     import_mlx()
     from mlx_vlm.models.qwen3_vl import processing_qwen3_vl as processing
 
-    with readable_folder(folder, config) as path:
+    with readable_folder(checkpoint) as path:
         return processing.Qwen3VLImageProcessor(**processing._qwen_vl_image_kwargs(str(path)))
 
 
@@ -140,15 +137,15 @@ def _recall(index: PixelIndex, note: str) -> EncoderSpec | None:
         return None
 
 
-def _resolve(folder: CheckpointFolder, config: CheckpointConfig) -> EncoderSpec:
-    model = load_model(folder, config)
+def _resolve(checkpoint: Checkpoint) -> EncoderSpec:
+    model = load_model(checkpoint)
     if model.vision_tower is None:
-        raise CheckpointError(f"{folder.path} has no vision tower: give a checkpoint that has one.")
-    shape = config.vision
+        raise CheckpointError(f"{checkpoint.path} has no vision tower: give a checkpoint that has one.")
+    shape = checkpoint.vision
     checkpoint_dtype = _dtype_name(model.vision_tower.patch_embed.proj.weight)
     quantization = _quantization(model.vision_tower)  # no name here for the tower: it would hold its weights
     return EncoderSpec(
-        architecture=config.architecture,
+        architecture=checkpoint.architecture,
         depth=shape.depth,
         hidden_size=shape.hidden_size,
         num_heads=shape.num_heads,
@@ -156,7 +153,7 @@ def _resolve(folder: CheckpointFolder, config: CheckpointConfig) -> EncoderSpec:
         num_position_embeddings=shape.num_position_embeddings,
         deepstack_visual_indexes=shape.deepstack_visual_indexes,
         quantization=quantization,
-        preprocessing=_preprocessing(image_processor(folder, config)),
+        preprocessing=_preprocessing(image_processor(checkpoint)),
         compute_dtype=checkpoint_dtype,
         epoch=ENCODER_EPOCH,
         weights=weights_digest(_tensors(model)),
@@ -217,23 +214,23 @@ def _preprocessing(processor: Any) -> Preprocessing:
     )
 
 
-def model_id(folder: CheckpointFolder, index: PixelIndex) -> str:
+def model_id(checkpoint: Checkpoint, index: PixelIndex) -> str:
     """Return 64 hex digits: the same digest means the same files, so the same answers.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    files = sorted(file for pattern in _PATTERNS for file in folder.path.glob(pattern) if file.is_file())
+    files = sorted(file for pattern in _PATTERNS for file in checkpoint.path.glob(pattern) if file.is_file())
     try:
         note = "model/" + _stat_digest(files)
         known = index.get_note(note)
         if known is None:
-            known = _content_digest(folder.path, files)
+            known = _content_digest(checkpoint.path, files)
             if not _racy(files):
                 index.put_note(note, known)
     except OSError as error:
         raise CheckpointError(
-            f"{folder.path} cannot be read ({error.strerror}): check the folder."
+            f"{checkpoint.path} cannot be read ({error.strerror}): check the folder."
         ) from error
     return known
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from cache.base.errors import CheckpointError
 from checkpoint.backend import import_mlx
-from checkpoint.config import CheckpointConfig
+from checkpoint.config import Checkpoint
 from checkpoint.families import FAMILIES
-from checkpoint.folder import CheckpointFolder, require_weights
+from checkpoint.folder import require_weights
 
 _FLOAT32 = tuple(name for family in FAMILIES.values() for name in family.float32_weights)
 
 
-def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
+def load_model(checkpoint: Checkpoint) -> Any:
     """Return mlx-vlm's model of the checkpoint with no weight evaluated yet.
 
     Raises:
@@ -28,15 +28,15 @@ def load_model(folder: CheckpointFolder, config: CheckpointConfig) -> Any:
     import_mlx()
     from mlx_vlm.utils import load_model as load_mlx_vlm_model
 
-    require_weights(folder.path)
+    require_weights(checkpoint.path)
     try:
-        text = json.loads(config.mlx_vlm_json)["text_config"]
-        with readable_folder(folder, config) as path, config.family.loading(text):
+        text = json.loads(checkpoint.mlx_vlm_json)["text_config"]
+        with readable_folder(checkpoint) as path, checkpoint.family.loading(text):
             return load_mlx_vlm_model(path, lazy=True)
     except (ValueError, RuntimeError, KeyError, FileNotFoundError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"The weights in {folder.path} do not load as {config.architecture} ({reason}): "
+            f"The weights in {checkpoint.path} do not load as {checkpoint.architecture} ({reason}): "
             "download the checkpoint again."
         ) from error
 
@@ -73,17 +73,17 @@ def _has_unpacked_experts(module: Any) -> bool:
 
 
 @contextmanager
-def readable_folder(folder: CheckpointFolder, config: CheckpointConfig) -> Iterator[Path]:
+def readable_folder(checkpoint: Checkpoint) -> Iterator[Path]:
     """Give a folder that mlx-vlm reads: the checkpoint's own, or links to its files beside a config
     in mlx-vlm's words.
     """
-    if not config.rewritten:
-        yield folder.path
+    if not checkpoint.rewritten:
+        yield checkpoint.path
         return
     with tempfile.TemporaryDirectory(prefix="seeonce-") as name:
         shadow = Path(name)
-        for file in folder.path.iterdir():
+        for file in checkpoint.path.iterdir():
             if file.is_file() and file.name != "config.json":
                 (shadow / file.name).symlink_to(file.resolve())
-        (shadow / "config.json").write_text(config.mlx_vlm_json, encoding="utf-8")
+        (shadow / "config.json").write_text(checkpoint.mlx_vlm_json, encoding="utf-8")
         yield shadow

@@ -15,8 +15,7 @@ from typing import Self
 from cache.base.errors import SeeonceError
 from cache.manifest import FrameEntry
 from cache.prefixes import PrefixStore
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from infer.decoding import DecodeBatch
 from infer.features import FeatureSource, ReadAhead, StoredFeatures
 from infer.hooks import LogitsProcessor, RowHooks, TokenWatch
@@ -118,14 +117,14 @@ class Engine:
         self.copy_prefixes = False  # rows read a shared prefix in place, unless that is slower here
 
     @classmethod
-    def load(cls, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> Self:
+    def load(cls, checkpoint: Checkpoint, dtype: str) -> Self:
         """Load the language weights in ``dtype``, the type in which the frames were encoded.
 
         Raises:
             CheckpointError: the checkpoint does not load.
         """
-        tokenizer = ChatTokenizer(folder, config)  # first: it tells at once what is missing
-        return cls(LanguageModel(folder, config, dtype), tokenizer)
+        tokenizer = ChatTokenizer(checkpoint)  # first: it tells at once what is missing
+        return cls(LanguageModel(checkpoint, dtype), tokenizer)
 
     def keep_prefixes(self, store: PrefixStore, computed_by: tuple[str, ...]) -> None:
         """Start from the prefixes in ``store``, and keep there what is prefilled, from the next answer on.
@@ -199,7 +198,7 @@ class Engine:
     def memory(self, limits: BatchLimits) -> KVMemory:
         """Return the bound on what KV caches take under ``limits``."""
         max_bytes = limits.kv_memory_bytes or default_kv_bytes(self.model.weight_bytes)
-        max_context = self.model.config.text.max_context
+        max_context = self.model.checkpoint.text.max_context
         return KVMemory(max_bytes, self.model.kv_token_bytes, max_context, self.model.row_bytes)
 
     def answer_of(self, sequence: Sequence, finish_reason: str) -> Answer:

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 
 from cache.base.errors import StoreError
 from cache.entry import Features
-from checkpoint.config import CheckpointConfig
+from checkpoint.config import Checkpoint
 from checkpoint.family import LayerState
-from checkpoint.folder import CheckpointFolder
 from checkpoint.loading import cast, load_model
 from infer.kv_memory import spare_bytes
 from infer.tokenizer import ImageSpan, PromptTokens, mrope_positions
@@ -165,7 +164,6 @@ class PromptInputs:
     ``images`` are the ``[begin, end)`` of image tokens among these.
     """
 
-    ids: tuple[int, ...]
     inputs_embeds: mx.array
     deepstack: mx.array
     position_ids: NDArray[np.int32]
@@ -185,17 +183,17 @@ class PromptInputs:
 class LanguageModel:
     """The language weights of a checkpoint in a compute dtype. Vision weights are never evaluated."""
 
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, dtype: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: str) -> None:
         """Load and evaluate the language weights.
 
         Raises:
             CheckpointError: the checkpoint does not load.
         """
-        self.config = config
-        language_model = load_model(folder, config).language_model
+        self.checkpoint = checkpoint
+        language_model = load_model(checkpoint).language_model
         cast(language_model, dtype)
         mx.eval(language_model.parameters())
-        self.model = DenseDeepstackModel(language_model, config.text.layers)
+        self.model = DenseDeepstackModel(language_model, checkpoint.text.layers)
         embedded = self._embed((0,))
         self._dtype, self._hidden = embedded.dtype, embedded.shape[-1]
 
@@ -226,18 +224,18 @@ class LanguageModel:
     @property
     def attention_shape(self) -> str:
         """Name what decides how fast attention is: widths of hidden states, keys and values, and the type."""
-        layer = self.config.text.layers[self.model.attention]
+        layer = self.checkpoint.text.layers[self.model.attention]
         return f"{self._hidden} {layer.num_per_token} {self._dtype}"
 
     @property
     def kv_token_bytes(self) -> int:
         """Bytes of the keys and values of one token, all layers."""
-        return sum(layer.num_per_token for layer in self.config.text.layers) * self._dtype.size
+        return sum(layer.num_per_token for layer in self.checkpoint.text.layers) * self._dtype.size
 
     @property
     def row_bytes(self) -> int:
         """Bytes of the recurrent states of one row, all layers."""
-        layers = self.config.text.layers
+        layers = self.checkpoint.text.layers
         num_window = sum(layer.num_window for layer in layers)
         return num_window * self._dtype.size + sum(layer.num_recurrent for layer in layers) * 4
 
@@ -262,13 +260,14 @@ class LanguageModel:
             at = end
         embeds.append(self._embed(prompt.ids[at:]))
         deepstack.append(self._no_deepstack(len(prompt.ids) - at))
-        positions = mrope_positions(len(prompt.ids), prompt.images, self.config.vision.merge_size)
+        position_ids, rope_delta = mrope_positions(
+            len(prompt.ids), prompt.images, self.checkpoint.vision.merge_size
+        )
         return PromptInputs(
-            ids=prompt.ids,
             inputs_embeds=mx.concatenate(embeds, axis=1),
             deepstack=mx.concatenate(deepstack, axis=1),
-            position_ids=positions.position_ids[:, :, num_shared:],
-            rope_delta=positions.rope_delta,
+            position_ids=position_ids[:, :, num_shared:],
+            rope_delta=rope_delta,
             images=tuple(images),
         )
 
@@ -285,7 +284,7 @@ class LanguageModel:
         return embedded
 
     def _no_deepstack(self, num_tokens: int) -> mx.array:
-        num_deepstack = len(self.config.vision.deepstack_visual_indexes)
+        num_deepstack = len(self.checkpoint.vision.deepstack_visual_indexes)
         return mx.zeros((1, num_tokens, num_deepstack, self._hidden), self._dtype)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from math import prod
 from typing import Self
 
@@ -31,12 +30,8 @@ _NUM_TRIED = 2  # prefixes that are read before reading is judged
 _WORTH_S = 0.01  # below this nobody waits for either
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A prefix as it was read: arrays of bytes, one for each array that a layer keeps."""
-
-    info: PrefixInfo
-    arrays: tuple[mx.array, ...]
+_Arrays = tuple[mx.array, ...]
+"""A prefix as it was read: arrays of bytes, one for each array that a layer keeps."""
 
 
 class PrefixCache:
@@ -51,7 +46,7 @@ class PrefixCache:
         self._layout = Layout(model)
         self._reads = self._writes = True
         self._notes: list[str] = []
-        self._reading: dict[PrefixKey, Future[_Read | None]] = {}
+        self._reading: dict[PrefixKey, Future[_Arrays | None]] = {}
         self._wrong: set[PrefixKey] = set()  # read in vain: a folder that cannot be written to keeps damage
         self._buffer = np.empty(0, np.uint8)
         self._pending_bytes, self._lock = 0, threading.Lock()
@@ -126,7 +121,7 @@ class PrefixCache:
         if found is None:
             self._wrong.add(begins.key)
             return None
-        rows = self._layout.rows(found.arrays, begins.num_tokens)
+        rows = self._layout.rows(found, begins.num_tokens)
         return SharedPrefix(
             sequence.prompt, rows, begins.num_tokens, self._layout.num_bytes(begins.num_tokens)
         )
@@ -167,7 +162,7 @@ class PrefixCache:
             with self._lock:
                 self._pending_bytes -= sum(part.nbytes for part in parts)
 
-    def _read(self, begins: PrefixName) -> _Read | None:
+    def _read(self, begins: PrefixName) -> _Arrays | None:
         started, num_bytes = time.perf_counter(), self._layout.num_bytes(begins.num_tokens)
         if self._buffer.nbytes < num_bytes:
             self._buffer = np.empty(num_bytes, np.uint8)
@@ -185,7 +180,7 @@ class PrefixCache:
         self._read_s = min(self._read_s, (time.perf_counter() - started) / begins.num_tokens)
         self._prefill_s = min(self._prefill_s, info.prefill_s / begins.num_tokens)
         self._worth_tokens = begins.num_tokens
-        return _Read(info, arrays)
+        return arrays
 
     def _judge(self) -> None:
         """Give up where reading takes longer than prefill did, by more than anybody would notice."""
@@ -221,10 +216,9 @@ class Layout:
         with model.stream():
             embedded = decoder.decoder.embed_tokens(mx.array([[0]], dtype=mx.int32))
             decoder.hidden(embedded, caches, mx.zeros((3, 1, 1), mx.int32))
-            self._of_a_token = [cache.row(0, 1) for cache in caches]
-        self._shapes = [[(array.shape, array.dtype) for array in row.arrays] for row in self._of_a_token]
+            of_a_token = [cache.row(0, 1) for cache in caches]
+        self._shapes = [[(array.shape, array.dtype) for array in row.arrays] for row in of_a_token]
         self._is_recurrent = decoder.recurrent
-        del self._of_a_token
 
     def num_bytes(self, num_tokens: int) -> int:
         """Return what the arrays of so many tokens take."""

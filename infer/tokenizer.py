@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from cache.base.errors import CheckpointError
 from checkpoint.backend import import_mlx
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.loading import readable_folder
 from infer.request import Image, Request, Segment, Text, Turn
 
@@ -33,18 +32,13 @@ class ImageSpan:
     grid_thw: tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Positions:
-    """``position_ids`` int32 ``(3, 1, num_tokens)``; ``rope_delta`` is added to the cache offset later."""
-
-    position_ids: NDArray[np.int32]
-    rope_delta: int
-
-
-def mrope_positions(num_tokens: int, images: tuple[ImageSpan, ...], merge_size: int) -> Positions:
+def mrope_positions(
+    num_tokens: int, images: tuple[ImageSpan, ...], merge_size: int
+) -> tuple[NDArray[np.int32], int]:
     """Return the positions of a prompt of ``num_tokens`` tokens with ``images`` in ascending order.
 
-    Text counts on along all three axes; an image spans rows and columns of its merged grid, and the
+    They are ``(3, 1, num_tokens)``, and with them comes the ``rope_delta`` that is added to the cache offset
+    later. Text counts on along all three axes; an image spans rows and columns of its merged grid, and the
     text after it goes on from its largest position.
     """
     parts: list[NDArray[np.int32]] = []
@@ -58,7 +52,7 @@ def mrope_positions(num_tokens: int, images: tuple[ImageSpan, ...], merge_size: 
         at = image.start + image.num_tokens
     parts.append(_text(num_tokens - at, next_position))
     next_position += num_tokens - at
-    return Positions(np.concatenate(parts, axis=1)[:, None, :], next_position - num_tokens)
+    return np.concatenate(parts, axis=1)[:, None, :], next_position - num_tokens
 
 
 def _text(num_tokens: int, start: int) -> NDArray[np.int32]:
@@ -87,7 +81,7 @@ class PromptTokens:
 class ChatTokenizer:
     """The tokenizer and chat template of a checkpoint."""
 
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         """Load the tokenizer.
 
         Raises:
@@ -98,25 +92,25 @@ class ChatTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            with readable_folder(folder, config) as path:
+            with readable_folder(checkpoint) as path:
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
                 load_chat_template(self._tokenizer, path)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"{folder.path} has no tokenizer that loads ({' '.join(str(error).split())[:160]}): "
+                f"{checkpoint.path} has no tokenizer that loads ({' '.join(str(error).split())[:160]}): "
                 "download the checkpoint again."
             ) from error
         if not self._tokenizer.chat_template:
-            raise CheckpointError(f"{folder.path} has no chat template: download the checkpoint again.")
-        self._folder = folder
+            raise CheckpointError(f"{checkpoint.path} has no chat template: download the checkpoint again.")
+        self._path = checkpoint.path
         self._opens_think: dict[bool, bool] = {}
-        self._tokens = config.tokens
+        self._tokens = checkpoint.tokens
         self._known: dict[tuple[tuple[_Said, ...], bool], tuple[tuple[int, ...], ...]] = {}
         self._num_kept_ids = 0
-        self._image_token: str = self._tokenizer.convert_ids_to_tokens(config.tokens.image) or ""
+        self._image_token: str = self._tokenizer.convert_ids_to_tokens(checkpoint.tokens.image) or ""
         if not self._special_pattern.fullmatch(self._image_token):
             raise CheckpointError(
-                f"The tokenizer of {folder.path} knows no image token {config.tokens.image}: "
+                f"The tokenizer of {checkpoint.path} knows no image token {checkpoint.tokens.image}: "
                 "download the checkpoint again, with its tokenizer files."
             )
 
@@ -238,7 +232,7 @@ class ChatTokenizer:
             )
         except TemplateError as error:
             raise CheckpointError(
-                f"The chat template of {self._folder.path} refuses the prompt ({error}): leave out --system."
+                f"The chat template of {self._path} refuses the prompt ({error}): leave out --system."
             ) from error
         return rendered
 

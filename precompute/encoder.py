@@ -17,8 +17,7 @@ from cache.base.errors import CheckpointError
 from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec, Preprocessing
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import image_processor
 from checkpoint.loading import cast, load_model
 from precompute.patches import Patches, cut_into_patches, value_table
@@ -31,16 +30,16 @@ class VisionEncoder:
     repeatable bit for bit; encoding several together changes results by about 3e-5. One thread alone uses it.
     """
 
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec) -> None:
+    def __init__(self, checkpoint: Checkpoint, spec: EncoderSpec) -> None:
         """Load and evaluate the vision weights.
 
         Raises:
             CheckpointError: the checkpoint does not load, or mlx-vlm's processor gives other values.
         """
-        _require_processors_values(image_processor(folder, config), spec.preprocessing)
+        _require_processors_values(image_processor(checkpoint), spec.preprocessing)
         self._mx = mx = backend.import_mlx()
         self.spec = spec
-        self._tower = load_model(folder, config).vision_tower
+        self._tower = load_model(checkpoint).vision_tower
         cast(self._tower, spec.compute_dtype)
         dtype = self._tower.patch_embed.proj.weight.dtype
         self._value_table = mx.array(value_table(spec.preprocessing)).astype(dtype)

@@ -1,17 +1,15 @@
 """A recording that grows: of each look at it only what is new is read, and others have the device first."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.base.errors import StoreError
 from cache.base.listener import Listener
 from cache.base.text import printable
-from cache.key import EncoderId
 from cache.layout import now
 from cache.leases import active_leases, held_lease
 from cache.manifest import FrameEntry, Manifest, SkippedFrame, list_manifests, read_manifest, write_manifest
@@ -20,17 +18,14 @@ from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from cache.trash import is_alive
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import EncodeOptions
-from precompute.pass_one import chosen_encoder, load_encoder
+from precompute.pass_one import chosen_encoder
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.escribano_db import FRAME
 from sources.recording import Frame, Recording
-
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
 
 QUIET_S = 1.0  # a file that changed later than this ago may be half-written
 GIVEN_UP_S = 10.0  # one that is quiet for so long and cannot be read is named as skipped
@@ -38,15 +33,24 @@ ASK_S = 2.0
 _GOES_FIRST = ("describe", "bridge", "serve", "verify-cache", "bench")
 
 
-@dataclass(slots=True)
-class Gate:
-    """Holds pass one back while the machine is on battery, or a command wants the device."""
+class Gate(Listener):
+    """Holds pass one back while the machine is on battery, or a command wants the device.
 
-    store: Path
-    say: Callable[[str], None]
-    on_battery: bool = False
-    _asked_s: float = field(default=-ASK_S)
-    _said: str = ""
+    As a listener it passes on what pass one reports, and waits at each frame.
+    """
+
+    def __init__(self, store: Path, listener: Listener, on_battery: bool = False) -> None:
+        self._store, self._listener, self._on_battery = store, listener, on_battery
+        self._asked_s, self._said = -ASK_S, ""
+
+    def say(self, line: str) -> None:
+        """Pass a line on."""
+        self._listener.say(line)
+
+    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
+        """Wait, and pass on how far the work is."""
+        self.wait()
+        self._listener.show(what, unit, num_done, num_all, note)
 
     def wait(self) -> None:
         """Return when nothing stands against encoding; the reason of a wait is said once."""
@@ -60,11 +64,11 @@ class Gate:
         self._asked_s, self._said = time.monotonic(), ""
 
     def _reason(self) -> str:
-        if not self.on_battery and on_battery():
+        if not self._on_battery and on_battery():
             return "on battery (--on-battery encodes all the same)"
         busy = (
             lease.purpose
-            for lease in active_leases(self.store)
+            for lease in active_leases(self._store)
             if lease.purpose.partition(" ")[0] in _GOES_FIRST and is_alive(lease.name)
         )
         return next((f"{printable(purpose)} runs" for purpose in busy), "")
@@ -87,7 +91,7 @@ class Growing:
         options: EncodeOptions,
         recording: Recording,
         listener: Listener,
-        loaded: "dict[EncoderId, VisionEncoder]",
+        loaded: Loaded,
     ) -> None:
         """Find the encoder: the one that is asked for, else that of before.
 
@@ -99,13 +103,10 @@ class Growing:
         id_ = recording.info.id
         refs = [ref for ref in list_manifests(store.home) if ref.recording.id == id_]
         model = options.model or model_of(store.home, id_, refs[0].encoder_id if refs else None)
-        self._folder: CheckpointFolder = find_folder(model, listener.say)
-        self._config: CheckpointConfig = read_config(self._folder.path)
+        self._checkpoint = find_checkpoint(model, listener.say)
         with PixelIndex(store.home) as index:
             earlier = [ref.encoder for ref in refs]
-            self._spec = chosen_encoder(
-                self._folder, self._config, index, options, earlier, model, listener.say
-            )
+            self._spec = chosen_encoder(self._checkpoint, index, options, earlier, model, listener.say)
         # Of each frame, by the row or the file that it is: its stamp when it was read, and what it gave.
         self._seen: dict[str, tuple[FileStamp | None, FrameEntry | SkippedFrame]] = {}
         for ref in refs:
@@ -156,7 +157,7 @@ class Growing:
                 self._spec,
                 self._store,
                 index,
-                partial(load_encoder, self._folder, self._config, self._spec, self._loaded),
+                partial(load_encoder, self._checkpoint, self._spec, self._loaded),
                 progress,
                 Thumbnails(self._store.home) if self._options.thumbnails else None,
                 self._limit,

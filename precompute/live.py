@@ -1,8 +1,7 @@
 """Live encoding of frames that a manifest names: pass one's side of the verifier and of store repair."""
 
 from collections.abc import Callable, Iterator
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from cache.base.errors import CannotCheckError, CheckpointError, InputError, SeeonceError, StalePictureError
 from cache.entry import Features
@@ -11,20 +10,22 @@ from cache.manifest import FrameEntry, Manifest
 from cache.stats import StoreLimit
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder, model_of
-from precompute.encoder import VisionEncoder
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import reopen
 from precompute.patches import cut_into_patches
 from sources.pixels import pixels_array
 from sources.recording import Frame
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 class LiveFrames:
     """Reads a manifest's frames again, from where they were, and encodes them with its encoder."""
 
-    def __init__(self, folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> None:
+    def __init__(self, checkpoint: Checkpoint, manifest: Manifest) -> None:
         """Find the frames; the encoder is loaded when it is first needed.
 
         Raises:
@@ -41,8 +42,8 @@ class LiveFrames:
         # A frame that uses a neighbour's entry shows, as far as the store goes, the neighbour's picture.
         self._shown = {frame.index: frame.source for frame in manifest.frames if frame.neighbour is None}
         self._frames: dict[str, Frame] = {frame.source: frame for frame in recording.frames()}
-        self._folder, self._config, self._spec = folder, config, manifest.encoder
-        self._encoder: VisionEncoder | None = None
+        self._checkpoint, self._spec = checkpoint, manifest.encoder
+        self._loaded: Loaded = {}
 
     def misplaced(self, frame: FrameEntry) -> str | None:
         """Say how a frame's index or time is not the one that the manifest names, or ``None``."""
@@ -54,7 +55,7 @@ class LiveFrames:
             f"{found.index} at {found.timestamp_s:g} s: run seeonce encode again"
         )
 
-    def image(self, frame: FrameEntry) -> Image.Image:
+    def image(self, frame: FrameEntry) -> "Image.Image":
         """Return the RGB picture of a frame, or of the neighbour whose entry it uses.
 
         Raises:
@@ -75,11 +76,10 @@ class LiveFrames:
             )
         return image
 
-    def encode(self, image: Image.Image) -> Features:
+    def encode(self, image: "Image.Image") -> Features:
         """Encode a picture now, with pass one's own encoder."""
-        if self._encoder is None:
-            self._encoder = VisionEncoder(self._folder, self._config, self._spec)
-        return self._encoder.encode(cut_into_patches(image, self._spec.preprocessing))
+        encoder = load_encoder(self._checkpoint, self._spec, self._loaded)
+        return encoder.encode(cut_into_patches(image, self._spec.preprocessing))
 
 
 def encode_again(
@@ -113,14 +113,14 @@ def encode_again(
 
 def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[str], None]) -> LiveFrames:
     name = model or model_of(store.home, manifest.recording.id, manifest.encoder.encoder_id)
-    folder, config, spec = find_encoder(store.home, name, say, manifest.encoder.preprocessing.max_pixels)
+    checkpoint, spec = find_encoder(store.home, name, say, manifest.encoder.preprocessing.max_pixels)
     if spec != manifest.encoder:
         raise CheckpointError(
             f"it was encoded under {manifest.encoder.encoder_id.hex[:12]}, {name} would give "
             f"{spec.encoder_id.hex[:12]}: give the same checkpoint with --model"
         )
     try:
-        return LiveFrames(folder, config, manifest)
+        return LiveFrames(checkpoint, manifest)
     except CannotCheckError:
         raise CannotCheckError(f"{manifest.recording.path} is gone or cannot be read") from None
 

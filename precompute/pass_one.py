@@ -9,7 +9,7 @@ from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import counted, megabytes
-from cache.key import EncoderId, EncoderSpec
+from cache.key import EncoderSpec
 from cache.leases import held_lease, record_use
 from cache.manifest import Manifest, list_manifests, manifest_path, read_manifest, write_manifest
 from cache.pixel_index import PixelIndex
@@ -17,10 +17,11 @@ from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
 from checkpoint.backend import memory_bytes
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, CheckpointFolder, find_folder
+from checkpoint.config import Checkpoint
+from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, find_checkpoint
 from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
 from precompute.cost import not_encoded, report_cost
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.near_duplicates import NearDuplicates, require_distance
@@ -29,14 +30,14 @@ from sources.recording import Recording
 if TYPE_CHECKING:
     from precompute.encoder import VisionEncoder
 
-EncodeOne = Callable[[Home, EncodeOptions, Listener, "dict[EncoderId, VisionEncoder]"], EncodeResult]
+EncodeOne = Callable[[Home, EncodeOptions, Listener, Loaded], EncodeResult]
 
 _PUT_BACK_S = 5.0
 _LOOK_AGAIN_S = 0.05
 
 
 def encode_each(
-    home: Home, wanted: Sequence[EncodeOptions], listener: Listener, encode_one: "EncodeOne | None" = None
+    home: Home, wanted: Sequence[EncodeOptions], listener: Listener, encode_one: EncodeOne | None = None
 ) -> Iterator[EncodeResult | InputError]:
     """Encode several recordings, one after the other, with one load of the encoder.
 
@@ -49,7 +50,7 @@ def encode_each(
         CheckpointError: the model is missing or not supported.
         StoreError: the disk is full, or the store cannot be written.
     """
-    loaded: dict[EncoderId, VisionEncoder] = {}
+    loaded: Loaded = {}
     for options in wanted:
         try:
             result = (encode_one or encode)(home, options, listener, loaded)
@@ -67,7 +68,7 @@ def encode(
     home: Home,
     options: EncodeOptions,
     listener: Listener,
-    loaded: "dict[EncoderId, VisionEncoder] | None" = None,
+    loaded: Loaded | None = None,
 ) -> EncodeResult:
     """Encode a recording into the store of ``home`` and write its manifest.
 
@@ -93,16 +94,15 @@ def encode(
             f"{model} is the default with {memory_bytes() / 1e9:.0f} GB of memory; --model or SEEONCE_MODEL "
             "names another."
         )
-    folder = find_folder(model, listener.say)
-    config = read_config(folder.path)
+    checkpoint = find_checkpoint(model, listener.say)
     store = Store.open(home, durability=options.durability)
     store.sweep_tmp()
     for warning in (*home.warnings(), *recording.remarks):
         listener.say(f"warning: {warning}")
     with held_lease(store, f"encode {recording.info.id}"), PixelIndex(home) as index:
         notes.write(index)
-        spec = chosen_encoder(folder, config, index, options, earlier, model, listener.say)
-        load = partial(load_encoder, folder, config, spec, {} if loaded is None else loaded)
+        spec = chosen_encoder(checkpoint, index, options, earlier, model, listener.say)
+        load = partial(load_encoder, checkpoint, spec, {} if loaded is None else loaded)
         try:
             result = _encode(recording, options, spec, store, index, load, listener)
         finally:
@@ -112,8 +112,7 @@ def encode(
 
 
 def chosen_encoder(
-    folder: CheckpointFolder,
-    config: CheckpointConfig,
+    checkpoint: Checkpoint,
     index: PixelIndex,
     options: EncodeOptions,
     earlier: Sequence[EncoderSpec],
@@ -124,10 +123,10 @@ def chosen_encoder(
 
     ``earlier`` are the recording's encoders, newest first. It is noted in ``index`` that ``model`` has it.
     """
-    spec = encoder_spec(folder, config, index, options.max_pixels)
+    spec = encoder_spec(checkpoint, index, options.max_pixels)
     if options.max_pixels is None:
         spec = _with_pixels_of(earlier, spec, say)
-    remember_model(index, spec.encoder_id, model, folder)
+    remember_model(index, spec.encoder_id, model, checkpoint)
     return spec
 
 
@@ -141,21 +140,6 @@ def _with_pixels_of(
         return spec
     say(f"Using --max-pixels {max_pixels} as before; pass another value to change it.")
     return with_max_pixels(spec, max_pixels)
-
-
-def load_encoder(
-    folder: CheckpointFolder,
-    config: CheckpointConfig,
-    spec: EncoderSpec,
-    loaded: "dict[EncoderId, VisionEncoder]",
-) -> "VisionEncoder":
-    """Return the encoder from ``loaded``, or load it and put it there in the place of another."""
-    from precompute.encoder import VisionEncoder
-
-    if spec.encoder_id not in loaded:
-        loaded.clear()  # never two at once
-        loaded[spec.encoder_id] = VisionEncoder(folder, config, spec)
-    return loaded[spec.encoder_id]
 
 
 def _encode(

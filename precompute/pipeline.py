@@ -181,7 +181,6 @@ def encode_recording(
     interrupted, stopped = False, ""
     try:
         run.go(recording)
-        run.complete = True
     except KeyboardInterrupt:
         interrupted = True
     except LimitReachedError as error:
@@ -192,14 +191,14 @@ def encode_recording(
         encoder=spec,
         frames=tuple(sorted(frames, key=lambda frame: frame.index)),
         skipped=tuple(run.skipped),
-        complete=run.complete,
+        complete=not interrupted and not stopped,
         created_at=now(),
     )
     return EncodeResult(manifest, run.progress(), interrupted, stopped, recording.left_out, run.seconds)
 
 
 class _Run:
-    """One execution of pass one. Only ``go``'s thread touches it, but for the writer's own queue."""
+    """One execution of pass one. Only the thread of ``go`` touches it, but for the queue of the writer."""
 
     def __init__(
         self,
@@ -218,6 +217,7 @@ class _Run:
         self._kept: tuple[FrameEntry, int] | None = None  # the last with an entry of its own, and its phash
         self._num_near = 0
         self._spec, self._store, self._index = spec, store, index
+        self._writer = EntryWriter(store, spec)
         self._thumbnails = thumbnails
         self._load_encoder = load_encoder
         self._encoder: VisionEncoder | None = None
@@ -233,14 +233,12 @@ class _Run:
         self._num_waiting = 0
         self._recent_hits: set[EntryKey] = set()
         self.skipped: list[SkippedFrame] = []
-        self.complete = False
 
     def go(self, recording: Recording) -> None:
-        writer = EntryWriter(self._store, self._spec)
         num_workers = min(_MAX_WORKERS, os.cpu_count() or 1)
         try:
             with (
-                writer,
+                self._writer,
                 ThreadPoolExecutor(recording.max_readers) as readers,
                 ThreadPoolExecutor(num_workers) as workers,
             ):
@@ -257,21 +255,21 @@ class _Run:
                 )
                 try:
                     for frame, prepared in frames:
-                        self._wait_for(prepared, writer)
-                        self._add_frame(frame, prepared, writer)
-                        self._count_acknowledged(writer)
+                        self._wait_for(prepared)
+                        self._add_frame(frame, prepared)
+                        self._count_acknowledged()
                         self._on_progress(self.progress())
                 except BaseException as error:
                     for pool in (readers, workers):
                         pool.shutdown(wait=False, cancel_futures=True)
                     if isinstance(error, KeyboardInterrupt | LimitReachedError):
-                        self._finish_all(writer)  # the device computes it in any case
+                        self._finish_all()  # the device computes it in any case
                     raise
-                self._finish_all(writer)
+                self._finish_all()
                 finished_s = time.perf_counter()
             self.seconds.writer += time.perf_counter() - finished_s
         finally:
-            self._count_acknowledged(writer)
+            self._count_acknowledged()
             if self._encoder is not None:
                 self.seconds.total = time.perf_counter() - self._started_s
         self._on_progress(self.progress())
@@ -297,8 +295,8 @@ class _Run:
         self._store.make_durable(self._recent_hits)
         return [frame for frame in self._frames if frame.pixels not in self._waiting]
 
-    def _count_acknowledged(self, writer: EntryWriter) -> None:
-        for pixels, num_bytes in writer.acknowledged():
+    def _count_acknowledged(self) -> None:
+        for pixels, num_bytes in self._writer.acknowledged():
             self._num_waiting -= self._waiting.pop(pixels)
             self._num_new += 1
             self._num_bytes += num_bytes
@@ -332,10 +330,10 @@ class _Run:
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
 
-    def _add_frame(self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
+    def _add_frame(self, frame: Frame, prepared: "Future[Prepared | None]") -> None:
         """Add a frame: skipped, near the last one, a hit, a repeat within this run, or encoded now."""
         try:
-            entry = self._near_duplicate(frame, prepared) or self._hit_or_encode(frame, prepared, writer)
+            entry = self._near_duplicate(frame, prepared) or self._hit_or_encode(frame, prepared)
             self._frames.append(entry)
             if entry.pixels in self._waiting:
                 self._waiting[entry.pixels] += 1
@@ -361,18 +359,16 @@ class _Run:
             neighbour=kept.index,
         )
 
-    def _hit_or_encode(
-        self, frame: Frame, prepared: "Future[Prepared | None]", writer: EntryWriter
-    ) -> FrameEntry:
+    def _hit_or_encode(self, frame: Frame, prepared: "Future[Prepared | None]") -> FrameEntry:
         ready = prepared.result() or self._prepare(frame, self._read(frame))
-        entry = self._frame_entry(ready, writer)
+        entry = self._frame_entry(ready)
         self._kept = None if ready.phash is None else (entry, ready.phash)
         return entry
 
-    def _frame_entry(self, ready: Prepared, writer: EntryWriter) -> FrameEntry:
+    def _frame_entry(self, ready: Prepared) -> FrameEntry:
         frame, pixels = ready.frame, ready.known.pixels
         if ready.patches is not None and pixels not in self._sizes:
-            self._encode(pixels, ready.patches, writer)
+            self._encode(pixels, ready.patches)
         else:
             self._num_hits += 1
         if ready.hit is not None:
@@ -392,7 +388,7 @@ class _Run:
             num_tokens=num_tokens,
         )
 
-    def _encode(self, pixels: PixelDigest, patches: Patches, writer: EntryWriter) -> None:
+    def _encode(self, pixels: PixelDigest, patches: Patches) -> None:
         """Begin to encode a picture, and finish the one before it while the device computes."""
         if self._encoder is None:
             self._encoder = self._load_encoder()
@@ -405,26 +401,26 @@ class _Run:
         with self._timed("encoder"):
             self._in_flight.append((pixels, self._encoder.start(patches), self._encoder.provenance))
         while len(self._in_flight) >= _IN_FLIGHT:
-            self._finish_oldest(writer)
+            self._finish_oldest()
 
-    def _wait_for(self, prepared: "Future[Prepared | None]", writer: EntryWriter) -> None:
+    def _wait_for(self, prepared: "Future[Prepared | None]") -> None:
         """Wait for a frame to be prepared; meanwhile finish what the device computes."""
         if prepared.done():
             return
-        self._finish_all(writer)
+        self._finish_all()
         with self._timed("pictures"):
             wait([prepared])
 
-    def _finish_all(self, writer: EntryWriter) -> None:
+    def _finish_all(self) -> None:
         while self._in_flight:
-            self._finish_oldest(writer)
+            self._finish_oldest()
 
-    def _finish_oldest(self, writer: EntryWriter) -> None:
+    def _finish_oldest(self) -> None:
         pixels, features_of, provenance = self._in_flight.popleft()
         with self._timed("encoder"):
             features = features_of()
         with self._timed("writer"):
-            writer.put(pixels, features, provenance)
+            self._writer.put(pixels, features, provenance)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

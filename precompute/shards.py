@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, NotEncodedError, StoreError
 from cache.base.home import Home
@@ -22,16 +21,13 @@ from cache.layout import RECORDINGS, SHARDS, now
 from cache.manifest import ManifestHead, RecordingInfo, matching_recording
 from cache.pixel_index import PixelIndex
 from cache.store import Store
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
+from precompute.loaded import Loaded, load_encoder
 from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
-from precompute.pass_one import chosen_encoder, load_encoder, show_progress
+from precompute.pass_one import chosen_encoder, show_progress
 from precompute.pipeline import EncodeResult, encode_recording
 from sources.folder import open_list
-
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
 
 _NUM_GROUPS = 256
 _NUM_READERS = 16
@@ -60,7 +56,7 @@ def encode_shard(
     home: Home,
     options: EncodeOptions,
     listener: Listener,
-    loaded: "dict[EncoderId, VisionEncoder]",
+    loaded: Loaded,
     *,
     bucket: BucketStore,
     shard: tuple[int, int],
@@ -83,15 +79,14 @@ def encode_shard(
         listener.say(f"warning: {warning}")
     info = recording.info
     model = options.model or model_of(home, info.id, None)
-    folder = find_folder(model, listener.say)
-    config = read_config(folder.path)
+    checkpoint = find_checkpoint(model, listener.say)
     part = recording.part(shard_range(shard, info.num_frames))
     where = f"shard {shard[0]}/{shard[1]}, " if shard[1] > 1 else ""
     listener.say(f"{info.id}: {where}{counted(len(part.frames()), 'frame')}.")
     with PixelIndex(home) as index:
         notes.write(index)
-        spec = chosen_encoder(folder, config, index, options, (), model, listener.say)
-        load = partial(load_encoder, folder, config, spec, loaded)
+        spec = chosen_encoder(checkpoint, index, options, (), model, listener.say)
+        load = partial(load_encoder, checkpoint, spec, loaded)
         try:
             result = encode_recording(part, spec, bucket, index, load, partial(show_progress, listener))
         finally:
@@ -113,7 +108,7 @@ def encode_whole(
     home: Home,
     options: EncodeOptions,
     listener: Listener,
-    loaded: "dict[EncoderId, VisionEncoder]",
+    loaded: Loaded,
     *,
     bucket: BucketStore,
 ) -> EncodeResult:

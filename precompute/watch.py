@@ -7,16 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import counted, printable
-from cache.key import EncoderId
 from cache.leases import record_use
 from cache.store import Store
 from precompute.growing import Gate, Growing
+from precompute.loaded import Loaded
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
 from precompute.pipeline import EncodeResult
@@ -24,9 +23,6 @@ from sources import cap, escribano
 from sources.escribano_db import DAY, is_database_name
 from sources.recording import FrameChoice
 from sources.recordings import locate, open_recording
-
-if TYPE_CHECKING:
-    from precompute.encoder import VisionEncoder
 
 _WAKE_MS = 1000
 _LOOK_S = 60.0  # a change of a file that is kept open is not always reported
@@ -89,20 +85,6 @@ def places_of(selector: str | None) -> list[Place]:
     return [Place(path, cap.KIND if is_caps else FOLDER)]
 
 
-class _Waiting(Listener):
-    """Passes on what pass one reports, and holds it back at each frame while others go first."""
-
-    def __init__(self, listener: Listener, gate: Gate) -> None:
-        self._listener, self._gate = listener, gate
-
-    def say(self, line: str) -> None:
-        self._listener.say(line)
-
-    def show(self, what: str, unit: str, num_done: int, num_all: int, note: str = "") -> None:
-        self._gate.wait()
-        self._listener.show(what, unit, num_done, num_all, note)
-
-
 class Watch:
     """Encodes what comes, until it is interrupted; ``results`` are the recordings that it worked on."""
 
@@ -112,8 +94,8 @@ class Watch:
         """Begin with nothing seen."""
         self._home, self._options, self._listener = home, options, listener
         self._store = Store.open(home, durability=options.durability)
-        self._gate = Gate(self._store.path, listener.say, on_battery)
-        self._loaded: dict[EncoderId, VisionEncoder] = {}
+        self._gate = Gate(self._store.path, listener, on_battery)
+        self._loaded: Loaded = {}
         self._growing: dict[str, Growing] = {}
         self._bundles: dict[Path, int] = {}
         self._said = (time.monotonic(), 0)
@@ -221,7 +203,7 @@ class Watch:
         self._gate.wait()
         try:
             options = replace(self._options, recording=str(bundle))
-            result = encode(self._home, options, _Waiting(self._listener, self._gate), self._loaded)
+            result = encode(self._home, options, self._gate, self._loaded)
         except InputError as error:
             self._listener.say(f"{error}")
             return

@@ -145,13 +145,12 @@ class _AnswersRequests:
     """Answers one block of requests after the other, with one load of the model."""
 
     def __init__(self, model: str, manifest: Manifest, limits: "BatchLimits", address: str) -> None:
-        from checkpoint.config import read_config
-        from checkpoint.folder import find_folder
+        from checkpoint.folder import find_checkpoint
         from infer.engine import Engine
         from infer.features import StoredFeatures
 
-        folder = find_folder(model, lambda _: None)
-        self._engine = Engine.load(folder, read_config(folder.path), manifest.encoder.compute_dtype)
+        checkpoint = find_checkpoint(model, lambda _: None)
+        self._engine = Engine.load(checkpoint, manifest.encoder.compute_dtype)
         self._source = StoredFeatures(BucketStore.open(address), manifest.recording.id)
         self._limits = limits
 

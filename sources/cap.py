@@ -145,11 +145,6 @@ def listing(path: Path) -> RecordingListing | None:
         return None
 
 
-def open_path(path: Path, choice: FrameChoice) -> Recording:
-    """Open a bundle; ``InputError`` when nothing of it can be read."""
-    return open_cap(path, choice)
-
-
 def open_cap(path: Path, choice: FrameChoice) -> Recording:
     """List the frames of a bundle: of all its segments, as of one video.
 
@@ -177,6 +172,9 @@ def open_cap(path: Path, choice: FrameChoice) -> Recording:
         scene_change=choice.scene_change,
     )
     return open_videos([decoder for decoder, _ in videos], info, choice, tuple(remarks))
+
+
+open_path = open_cap
 
 
 def _listing(path: Path) -> RecordingListing:

@@ -85,7 +85,7 @@ def open_path(path: Path, choice: FrameChoice) -> Recording:
     if not os.path.isdir(path):  # noqa: PTH112 (never raises)
         picture = resolve(path)
         place = printable(picture)
-        files = [_stamp_of(picture)]
+        files = [stamp_of(picture)]
         return _recording(
             files, choice.limit, recording_id(picture), printable(picture.name), kind=PICTURE, path=place
         )
@@ -177,7 +177,7 @@ def _by_time(
     return [files[i] for i in order], [times[i] for i in order]
 
 
-def _stamp_of(path: Path) -> FileStamp:
+def stamp_of(path: Path) -> FileStamp:
     """Stamp a file; what cannot be looked at is kept, to be reported when it is read."""
     try:
         return FileStamp.of(path)
@@ -299,7 +299,7 @@ def open_list(paths: Sequence[Path], *, limit: int | None = None) -> Recording:
     digest = blake3(b"\0".join(os.fsencode(place) for place in places)).hexdigest()[:8]
     name = f"{len(places)} listed images"
     return _recording(
-        [_stamp_of(place) for place in places], limit, f"list-{digest}", name, kind=KIND, path="-"
+        [stamp_of(place) for place in places], limit, f"list-{digest}", name, kind=KIND, path="-"
     )
 
 
@@ -309,6 +309,6 @@ def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -
     What a list was is known to its manifest alone: part of it might tell other times by its names.
     """
     reopened = tuple(
-        Frame(index, timestamp_s, source, _stamp_of(Path(source))) for index, timestamp_s, source in frames
+        Frame(index, timestamp_s, source, stamp_of(Path(source))) for index, timestamp_s, source in frames
     )
     return Recording(replace(info, num_frames=len(reopened)), reopened)

@@ -53,6 +53,9 @@ def open_video(path: Path, choice: FrameChoice) -> Recording:
     return open_videos([decoder_of(video)], info, choice)
 
 
+open_path = open_video
+
+
 def decoder_of(video: Path) -> Decoder:
     """Take the stamp of a video; ``InputError`` when it is not there."""
     try:
@@ -119,11 +122,6 @@ def listing(path: Path) -> RecordingListing | None:
         length_s=None if header.length_s is None else float(header.length_s),
         is_there=is_there,
     )
-
-
-def open_path(path: Path, choice: FrameChoice) -> Recording:
-    """Open a video; ``InputError`` when it cannot be read."""
-    return open_video(path, choice)
 
 
 def _header(video: Path) -> tuple[VideoHeader, bool]:

@@ -67,7 +67,7 @@ class Asked:
             self.encoded: Encoded = encode_folder(checkpoint, images, root / "home")
         assert self.encoded.spec.compute_dtype == dtype
         self.frames = self.encoded.manifest.frames
-        self.engine = Engine.load(self.encoded.folder, self.encoded.config, dtype)
+        self.engine = Engine.load(self.encoded.checkpoint, dtype)
         start_from_disk_if_told(self.engine, self.encoded.store.home)
         self.tokenizer = self.engine.tokenizer
         self.source = StoredFeatures(self.encoded.store, "images")

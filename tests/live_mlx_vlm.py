@@ -17,8 +17,8 @@ from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
 from cache.prefixes import PrefixStore
 from cache.store import Durability, Store
-from checkpoint.config import CheckpointConfig, read_config
-from checkpoint.folder import CheckpointFolder, find_folder
+from checkpoint.config import Checkpoint
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import encoder_spec
 from infer.engine import Engine
 from infer.features import StoredFeatures
@@ -84,8 +84,7 @@ class Live:
 class Encoded:
     """A recording in a store, and what pass two needs to be asked about it."""
 
-    folder: CheckpointFolder
-    config: CheckpointConfig
+    checkpoint: Checkpoint
     spec: EncoderSpec
     store: Store
     manifest: Manifest
@@ -102,7 +101,7 @@ class Encoded:
         self, requests: list[Request], limits: BatchLimits, hooks_of: HooksOf | None = sampling_hooks
     ) -> dict[int, Answer]:
         """Answer requests from the store, batched."""
-        engine = Engine.load(self.folder, self.config, self.spec.compute_dtype)
+        engine = Engine.load(self.checkpoint, self.spec.compute_dtype)
         start_from_disk_if_told(engine, self.store.home)
         source = StoredFeatures(self.store, self.manifest.recording.id)
         answers = engine.answer(requests, source, limits, hooks_of=hooks_of)
@@ -115,14 +114,13 @@ def start_from_disk_if_told(engine: Engine, home: Home) -> None:
         engine.keep_prefixes(PrefixStore(home, int(num_bytes)), ("the only weights of this home",))
 
 
-def encode_folder(checkpoint: Path, images: Path, home: Path) -> Encoded:
-    """Run pass one over a folder of images."""
-    folder = find_folder(str(checkpoint), print)
-    config = read_config(folder.path)
+def encode_folder(folder: Path, images: Path, home: Path) -> Encoded:
+    """Run pass one over a folder of images, with the checkpoint in ``folder``."""
+    checkpoint = find_checkpoint(str(folder), print)
     store = Store.open(Home(home), durability=Durability.none)
     with PixelIndex(Home(home)) as index:
-        spec = encoder_spec(folder, config, index)
+        spec = encoder_spec(checkpoint, index)
         result = encode_recording(
-            open_folder(images), spec, store, index, lambda: VisionEncoder(folder, config, spec)
+            open_folder(images), spec, store, index, lambda: VisionEncoder(checkpoint, spec)
         )
-    return Encoded(folder, config, spec, store, result.manifest)
+    return Encoded(checkpoint, spec, store, result.manifest)

@@ -17,8 +17,9 @@ from live_mlx_vlm import Encoded, encode_folder
 from cache.base.home import Home
 from cache.manifest import write_manifest
 from infer.canary import Verdict, combination, remember
-from seeonce.server.app import ServeOptions, Server
+from seeonce.server.app import Server
 from seeonce.server.connections import BoundedConnection
+from seeonce.server.options import ServeOptions
 
 Json = dict[str, Any]
 

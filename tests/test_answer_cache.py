@@ -19,7 +19,7 @@ from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.pixel_index import PixelIndex
 from checkpoint import identity as answering
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_id
 from infer.request import Answer, Image, Request, Text, Usage
 from infer.sampling import Sampling
@@ -349,7 +349,7 @@ def test_every_field_of_sampling_is_part_of_the_question() -> None:
 def test_a_file_of_the_checkpoint_that_changes_makes_another_model(
     name: str, plain: Path, home: Path, tmp_path: Path
 ) -> None:
-    folder = find_folder(str(copy_of(plain, tmp_path / "model")), lambda _: None)
+    folder = find_checkpoint(str(copy_of(plain, tmp_path / "model")), lambda _: None)
     with PixelIndex(Home(home)) as index:
         before = model_id(folder, index)
         (folder.path / name).parent.mkdir(exist_ok=True)
@@ -361,7 +361,7 @@ def test_a_checkpoint_is_read_once_and_again_when_it_was_touched(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering, "RACY_NS", 0)
-    folder = find_folder(str(copy_of(plain, tmp_path / "model")), lambda _: None)
+    folder = find_checkpoint(str(copy_of(plain, tmp_path / "model")), lambda _: None)
     with PixelIndex(new_store(tmp_path).home) as index:
         before = model_id(folder, index)
         monkeypatch.setattr(answering, "_content_digest", lambda *_: "read again")
@@ -371,7 +371,7 @@ def test_a_checkpoint_is_read_once_and_again_when_it_was_touched(
 
 
 def test_a_template_in_another_folder_is_another_model(plain: Path, home: Path, tmp_path: Path) -> None:
-    folder = find_folder(str(copy_of(plain, tmp_path / "model")), lambda _: None)
+    folder = find_checkpoint(str(copy_of(plain, tmp_path / "model")), lambda _: None)
     (folder.path / "chat_templates").mkdir()
     (folder.path / "a.jinja").write_text("x")
     with PixelIndex(Home(home)) as index:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from cache.base.home import Home
 from cache.manifest import list_manifests
 from cache.store import Durability
 from cache.thumbnails import Thumbnails
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.config import read_checkpoint
 from checkpoint.loading import load_model
 from infer.engine import Engine
 from infer.limits import BatchLimits
@@ -29,7 +29,6 @@ from infer.sequence import Sequence
 from infer.tokenizer import PromptTokens
 from seeonce.bench import decoding, passes, profiling, random_weights, resolution, stand_in, suite
 from seeonce.bench.judge import (
-    Ask,
     Judgement,
     ReferenceAnswer,
     judge_text,
@@ -38,9 +37,9 @@ from seeonce.bench.judge import (
 )
 from seeonce.bench.measure import Clock, Measured, quantile
 from seeonce.bench.options import QUICK, Dims
-from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
+from seeonce.bench.passes import QUESTIONS, Ask, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.prompt_experiment import PromptExperiment
-from seeonce.bench.report import Machine, Outcome, Report, Table, now
+from seeonce.bench.report import Machine, Outcome, Report, Table
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +265,7 @@ def test_options_that_cannot_be_meant_are_refused_in_one_line(run: Run, options:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_report_for_which_there_is_no_room_is_an_error_of_one_line() -> None:
-    report = Report("demo", Machine("", 1, 1, "", "", ()), now())
+    report = Report("demo", Machine("", 1, 1, "", "", ()), datetime.now(UTC))
     with pytest.raises(InputError, match=r"^--output /dev/full cannot be written \(.*No space left"):
         report.write(Path("/dev/full"))
 
@@ -313,7 +312,7 @@ def test_random_weights_of_qwen3_5_are_a_checkpoint_with_the_published_layers(
     small = replace(whole, text=(4, 64, 96, 2), vision=(2, 64, 96, 2), vocabulary=768, head_dim=32)
     monkeypatch.setitem(random_weights.SHAPES, Dims.qwen3_5_0_8b, small)
     path = random_weights.write_checkpoint(tmp_path / "checkpoint", Dims.qwen3_5_0_8b)
-    config = read_config(path)
-    assert [layer.is_recurrent for layer in config.text.layers] == [True, True, True, False]
-    model = load_model(find_folder(str(path), print), config).language_model
+    checkpoint = read_checkpoint(path)
+    assert [layer.is_recurrent for layer in checkpoint.text.layers] == [True, True, True, False]
+    model = load_model(checkpoint).language_model
     assert str(model.model.layers[0].linear_attn.A_log.dtype) == "mlx.core.float32"

@@ -19,8 +19,7 @@ from infer.limits import BatchLimits
 from seeonce.bench import client
 from seeonce.bench.client import Endpoint, send_all
 from seeonce.bench.endpoint import ServerComparison
-from seeonce.bench.judge import Ask
-from seeonce.bench.passes import QUESTIONS, Encoded, Model, PassTwo, draw_frames, encode_frames
+from seeonce.bench.passes import QUESTIONS, Ask, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.report import Table
 from seeonce.demo.score import read_truth
 

@@ -15,8 +15,7 @@ from cache.base.home import Home
 from cache.key import pixel_digest
 from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import encoder_spec
 from precompute.encoder import VisionEncoder
 from precompute.patches import cut_into_patches
@@ -37,19 +36,19 @@ def test_a_picture_that_changes_while_the_encoder_loads_is_encoded_as_it_was_rea
     images = draw_noise(tmp_path / "images", 3)
     with Image.open(images / "000.png") as picture:
         before = picture.convert("RGB")
-    folder, home = find_folder(str(checkpoint), print), Home(tmp_path / "home")
-    config, store = read_config(folder.path), Store.open(home, durability=Durability.none)
+    found, home = find_checkpoint(str(checkpoint), print), Home(tmp_path / "home")
+    store = Store.open(home, durability=Durability.none)
 
     def load() -> VisionEncoder:
         shutil.copy(images / "002.png", images / "000.png")
-        return VisionEncoder(folder, config, spec)
+        return VisionEncoder(found, spec)
 
     with PixelIndex(home) as index:
-        spec = encoder_spec(folder, config, index)
+        spec = encoder_spec(found, index)
         manifest = encode_recording(open_folder(images), spec, store, index, load).manifest
     first, *_ = manifest.frames
     assert first.pixels == pixel_digest(np.asarray(before))
-    encoder = VisionEncoder(folder, config, spec)
+    encoder = VisionEncoder(found, spec)
     stored = store.read(first.key)
     assert stored is not None
     assert np.array_equal(stored.array, encoder.encode(cut_into_patches(before, spec.preprocessing)).array)

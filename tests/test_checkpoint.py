@@ -20,17 +20,16 @@ from cache.key import EncoderSpec
 from cache.pixel_index import PixelIndex
 from checkpoint import folder as folder_module
 from checkpoint import identity
-from checkpoint.config import read_config
+from checkpoint.config import read_checkpoint, tensor_shapes
 from checkpoint.family import LayerState
-from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, default_model, find_folder, tensor_shapes
+from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, default_model, find_checkpoint
 from checkpoint.identity import encoder_spec, lowest_vision_bits
 from checkpoint.loading import cast, load_model
 
 
 def _spec(path: Path, home: Path, max_pixels: int | None = None) -> EncoderSpec:
-    folder = find_folder(str(path), print)
     with PixelIndex(Home(home)) as index:
-        return encoder_spec(folder, read_config(folder.path), index, max_pixels)
+        return encoder_spec(find_checkpoint(str(path), print), index, max_pixels)
 
 
 def _id(path: Path, home: Path) -> str:
@@ -38,8 +37,7 @@ def _id(path: Path, home: Path) -> str:
 
 
 def _parameters(path: Path) -> dict[str, Any]:
-    folder = find_folder(str(path), print)
-    flat: Any = tree_flatten(load_model(folder, read_config(folder.path)).parameters())
+    flat: Any = tree_flatten(load_model(find_checkpoint(str(path), print)).parameters())
     return dict(flat)
 
 
@@ -61,14 +59,14 @@ def test_a_folder_is_found_by_a_relative_path_and_through_a_link(
 ) -> None:
     (tmp_path / "a link").symlink_to(plain)
     monkeypatch.chdir(tmp_path)
-    found = find_folder("a link", print)
+    found = find_checkpoint("a link", print)
     assert (found.path, found.revision) == (plain.resolve(), "")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at all", "~/no such model", "one-word", "a/b/c", ""])
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match=r"No model folder at .* give a folder with config\.json"):
-        find_folder(name, print)
+        find_checkpoint(name, print)
 
 
 def test_a_hub_id_is_found_offline_with_its_revision(
@@ -77,7 +75,7 @@ def test_a_hub_id_is_found_offline_with_its_revision(
     snapshot = tmp_path / "hub" / "snapshots" / ("c0ffee" * 6 + "beef")
     copy_of(plain, snapshot)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
-    found = find_folder("someone/Qwen3-VL-tiny", print)
+    found = find_checkpoint("someone/Qwen3-VL-tiny", print)
     assert (found.name, found.revision) == ("someone/Qwen3-VL-tiny", snapshot.name)
 
 
@@ -86,14 +84,14 @@ def test_an_unknown_hub_id_without_a_network_is_refused(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"could not be downloaded .* --model PATH or SEEONCE_MODEL"):
-        find_folder("nobody/no-such-model", print)
+        find_checkpoint("nobody/no-such-model", print)
 
 
 # --- what config.json says
 
 
 def test_shapes_are_read(plain: Path) -> None:
-    config = read_config(plain)
+    config = read_checkpoint(plain)
     assert (config.architecture, config.vision.depth, config.text.num_layers) == ("qwen3_vl", 4, 4)
     assert config.vision.deepstack_visual_indexes == (0, 1, 2)
     assert config.text.max_context == 4096
@@ -117,12 +115,12 @@ def test_what_transformers_5_writes_has_the_same_encoder(
 ) -> None:
     path: Path = request.getfixturevalue(name)
     five = as_transformers_5(copy_of(path, tmp_path / "five"))
-    assert read_config(five).rewritten
+    assert read_checkpoint(five).rewritten
     assert _id(five, tmp_path) == _id(path, tmp_path)
 
 
 def test_layers_of_qwen3_5_keep_a_state_of_fixed_size_but_every_fourth(qwen3_5: Path) -> None:
-    config = read_config(qwen3_5)
+    config = read_checkpoint(qwen3_5)
     assert [layer.is_recurrent for layer in config.text.layers] == [True, True, True, False]
     # of one row: 3 inputs of 256 channels, 4 heads of 32 x 32; of one token: 2 heads of keys and values
     assert config.text.layers[0] == LayerState(num_window=3 * 256, num_recurrent=4 * 32 * 32)
@@ -146,7 +144,7 @@ def test_layers_of_other_kinds_or_in_another_order_than_mlx_vlm_has_them_are_ref
         copy_of(qwen3_5, tmp_path / "m"), "config.json", lambda c: c["text_config"].update(layer_types=kinds)
     )
     with pytest.raises(CheckpointError, match=r"^A Qwen3.5 with .* is not supported"):
-        read_config(odd)
+        read_checkpoint(odd)
 
 
 def test_both_layouts_of_qwen3_5_and_its_4_bit_text_have_one_encoder(
@@ -168,7 +166,7 @@ def test_weights_that_a_checkpoint_keeps_in_float32_stay_so_beside_others(
     weights: Any = mx.load(str(path / "model.safetensors"))
     kept = {name: value.astype(mx.float32) for name, value in weights.items() if name.endswith(names)}
     mx.save_safetensors(str(path / "model.safetensors"), weights | kept, {"format": "mlx"})
-    model = load_model(find_folder(str(path), print), read_config(path)).language_model
+    model = load_model(find_checkpoint(str(path), print)).language_model
     cast(model, "bfloat16")
     flat: Any = tree_flatten(model.parameters())
     dtypes = {(name.endswith(names), value.dtype) for name, value in flat}
@@ -182,7 +180,7 @@ def test_a_vision_config_of_another_kind_is_not_renamed(plain: Path, tmp_path: P
         lambda config: config["vision_config"].update(model_type="siglip"),
     )
     with pytest.raises(CheckpointError, match="do not load as qwen3_vl"):
-        load_model(find_folder(str(other), print), read_config(other))
+        load_model(find_checkpoint(str(other), print))
 
 
 def test_embeddings_tied_by_both_flags_stay_tied(checkpoint_of: MakeCheckpoint) -> None:
@@ -193,7 +191,7 @@ def test_embeddings_tied_by_both_flags_stay_tied(checkpoint_of: MakeCheckpoint) 
 def test_another_kind_of_model_is_named_with_what_is_supported(plain: Path, tmp_path: Path) -> None:
     other = edit(copy_of(plain, tmp_path / "m"), "config.json", lambda c: c.update(model_type="llama"))
     with pytest.raises(CheckpointError, match=r"'llama' checkpoint; supported are Qwen3-VL"):
-        read_config(other)
+        read_checkpoint(other)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_a_broken_config_is_refused_in_one_line(content: str, plain: Path, tmp_p
     broken = copy_of(plain, tmp_path / "m")
     (broken / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json.*download the checkpoint again"):
-        read_config(broken)
+        read_checkpoint(broken)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_a_garbled_field_is_refused(
     broken = copy_of(plain, tmp_path / "m")
     edit(broken, "config.json", lambda config: config[section].update({field: value}))
     with pytest.raises(CheckpointError, match="lacks or garbles a field of qwen3_vl"):
-        read_config(broken)
+        read_checkpoint(broken)
 
 
 # --- who the encoder is
@@ -357,8 +355,7 @@ def test_names_and_shapes_are_those_in_the_file(plain: Path) -> None:
 @pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="other backends compute these")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_experts_that_a_cpu_cannot_compute_are_refused_in_one_line(moe: Path, dtype: str) -> None:
-    folder = find_folder(str(moe), print)
-    model = load_model(folder, read_config(moe))
+    model = load_model(find_checkpoint(str(moe), print))
     with pytest.raises(CheckpointError, match=f"not in {dtype}: .*SEEONCE_DTYPE=float32") as refused:
         cast(model.language_model, dtype)
     assert "\n" not in str(refused.value)
@@ -368,5 +365,5 @@ def test_experts_that_a_cpu_cannot_compute_are_refused_in_one_line(moe: Path, dt
 @pytest.mark.parametrize("bits", [None, 4])
 def test_experts_in_float32_or_packed_are_cast(checkpoint_of: MakeCheckpoint, bits: int | None) -> None:
     path = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, moe=True, text_bits=bits))
-    model = load_model(find_folder(str(path), print), read_config(path))
+    model = load_model(find_checkpoint(str(path), print))
     cast(model.language_model, "bfloat16" if bits else "float32")

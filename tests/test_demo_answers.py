@@ -36,7 +36,7 @@ class Screens:
     def __init__(self, root: Path, num_screens: int) -> None:
         write_folder(root / "screens", num_screens, FIRST_HELD_OUT_SEED)
         self.encoded: Encoded = encode_folder(CHECKPOINT, root / "screens", root / "home")
-        self.engine = Engine.load(self.encoded.folder, self.encoded.config, "float32")
+        self.engine = Engine.load(self.encoded.checkpoint, "float32")
         self.expected = read_truth(root / "screens" / "truth.csv")
 
     def rates(self, change: Callable[["Screens", FrameEntry], Features] | None = None) -> dict[str, float]:

@@ -29,7 +29,7 @@ class Recording:
     def __init__(self, root: Path) -> None:
         self.encoded = encode_folder(FOLDER / "checkpoint", FOLDER / "recording", root)
         self.frames = self.encoded.manifest.frames
-        self._engine = Engine.load(self.encoded.folder, self.encoded.config, "float32")
+        self._engine = Engine.load(self.encoded.checkpoint, "float32")
 
     def answers(self, limits: BatchLimits, questions: list[str]) -> tuple[list[Result], EngineStats]:
         asked = [(frame, text) for frame in self.frames for text in questions]

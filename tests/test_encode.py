@@ -28,8 +28,7 @@ from cache.commit import stage_entry
 from cache.manifest import Manifest, list_manifests
 from cache.pixel_index import PixelIndex
 from cache.store import Durability, Store
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import encoder_spec
 from precompute.cost import not_encoded
 from precompute.encoder import VisionEncoder
@@ -224,13 +223,13 @@ def test_a_damaged_entry_is_encoded_again(plain: Path, store: Store, tmp_path: P
 
 def test_two_encodes_at_once_leave_one_whole_store(plain: Path, store: Store, tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images", 4)
-    folder, config = find_folder(str(plain), print), read_config(plain)
+    checkpoint = find_checkpoint(str(plain), print)
     with PixelIndex(store.home) as index:
-        spec = encoder_spec(folder, config, index)
+        spec = encoder_spec(checkpoint, index)
 
         def once(_: int) -> EncodeResult:
             return encode_recording(
-                open_folder(images), spec, store, index, lambda: VisionEncoder(folder, config, spec)
+                open_folder(images), spec, store, index, lambda: VisionEncoder(checkpoint, spec)
             )
 
         once(0)
@@ -329,13 +328,13 @@ def test_a_disk_that_fills_up_keeps_what_was_committed(
 def test_an_encoder_that_does_not_load_ends_the_run_without_hanging(
     plain: Path, store: Store, tmp_path: Path
 ) -> None:
-    folder, config = find_folder(str(plain), print), read_config(plain)
+    checkpoint = find_checkpoint(str(plain), print)
 
     def broken() -> VisionEncoder:
         raise CheckpointError("no such luck")
 
     with PixelIndex(store.home) as index:
-        spec = encoder_spec(folder, config, index)
+        spec = encoder_spec(checkpoint, index)
         with pytest.raises(CheckpointError, match="no such luck"):
             encode_recording(open_folder(folder_of(tmp_path / "images", 20)), spec, store, index, broken)
 

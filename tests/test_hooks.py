@@ -30,7 +30,7 @@ class Case:
     def __init__(self, encoded: Encoded) -> None:
         self.requests = encoded.requests(PROMPTS[:4], Sampling(max_tokens=MAX_TOKENS))
         self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
-        self._engine = Engine.load(encoded.folder, encoded.config, encoded.spec.compute_dtype)
+        self._engine = Engine.load(encoded.checkpoint, encoded.spec.compute_dtype)
         self.plain = self.answers(lambda _: RowHooks())
 
     def answers(

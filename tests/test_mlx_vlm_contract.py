@@ -10,7 +10,7 @@ from live_mlx_vlm import Live, draw_noise
 from mlx_vlm.utils import prepare_inputs
 from tiny_checkpoint import Tiny, write_checkpoint
 
-from checkpoint.config import read_config
+from checkpoint.config import read_checkpoint
 from infer.kv_cache import KVRow, RowsRecurrentState
 from infer.model import DenseDeepstackModel
 from infer.prefix_trial import copies_are_faster
@@ -24,7 +24,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
 
 
 def _wrapped(live: Live) -> DenseDeepstackModel:
-    config = read_config(Path(live.model.model_path))
+    config = read_checkpoint(Path(live.model.model_path))
     return DenseDeepstackModel(live.model.language_model, config.text.layers)
 
 
@@ -130,9 +130,10 @@ def test_positions_are_those_of_get_rope_index(live: Live, tmp_path: Path, count
     ids = inputs["input_ids"].tolist()[0]
     grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
     want, delta = live.model.language_model.get_rope_index(inputs["input_ids"], inputs["image_grid_thw"])
-    got = mrope_positions(len(ids), _spans(ids, grids, live.model.config.image_token_index), 2)
-    np.testing.assert_array_equal(got.position_ids, np.array(want))
-    assert got.rope_delta == int(delta.item())
+    spans = _spans(ids, grids, live.model.config.image_token_index)
+    position_ids, rope_delta = mrope_positions(len(ids), spans, 2)
+    np.testing.assert_array_equal(position_ids, np.array(want))
+    assert rope_delta == int(delta.item())
 
 
 def _spans(ids: list[int], grids: list[tuple[int, int, int]], image_token: int) -> tuple[ImageSpan, ...]:

@@ -11,8 +11,7 @@ from PIL import Image
 from cache.base.errors import CheckpointError, InputError
 from cache.base.home import Home
 from cache.pixel_index import PixelIndex
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import _preprocessing, encoder_spec
 from precompute.encoder import VisionEncoder, pixel_values
 from precompute.patches import cut_into_patches, num_tokens, resized_size, value_table
@@ -83,10 +82,10 @@ def test_patches_are_an_eighth_of_what_the_tower_takes() -> None:
 def test_another_processor_in_mlx_vlm_is_noticed_before_anything_is_encoded(
     plain: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, config = find_folder(str(plain), print), read_config(plain)
+    checkpoint = find_checkpoint(str(plain), print)
     with PixelIndex(Home(home)) as index:
-        spec = encoder_spec(folder, config, index)
-    VisionEncoder(folder, config, spec)
+        spec = encoder_spec(checkpoint, index)
+    VisionEncoder(checkpoint, spec)
     monkeypatch.setattr(Image, "BICUBIC", Image.Resampling.BILINEAR)
     with pytest.raises(CheckpointError, match=r"mlx-vlm \d.* prepares pictures otherwise"):
-        VisionEncoder(folder, config, spec)
+        VisionEncoder(checkpoint, spec)

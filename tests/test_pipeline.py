@@ -14,8 +14,7 @@ from store_samples import new_store
 from cache.entry import Features
 from cache.pixel_index import PixelIndex
 from cache.store import Store
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import encoder_spec
 from precompute import pipeline
 from precompute.patches import Patches
@@ -69,7 +68,7 @@ class Noting(StandIn):
 def noted(plain: Path, tmp_path: Path) -> tuple[Noting, Callable[[int], EncodeResult], Store]:
     store = new_store(tmp_path)
     with PixelIndex(store.home) as index:
-        spec = encoder_spec(find_folder(str(plain), print), read_config(plain), index)
+        spec = encoder_spec(find_checkpoint(str(plain), print), index)
     noting = Noting(spec)
 
     def encoded(num_frames: int) -> EncodeResult:

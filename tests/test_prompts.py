@@ -28,7 +28,7 @@ def encoded(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Encod
 
 @pytest.fixture(scope="module")
 def tokenizer(encoded: Encoded) -> ChatTokenizer:
-    return ChatTokenizer(encoded.folder, encoded.config)
+    return ChatTokenizer(encoded.checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_system_text_stands_where_the_chat_template_puts_it(
         tokenize=False, add_generation_prompt=True,
     )  # fmt: skip
     prompt = tokenizer.encode(Prompt("What?").segments(frame), "Be brief.")
-    pad = encoded.config.tokens.image
+    pad = encoded.checkpoint.tokens.image
     ids = [token for token in prompt.ids if token != pad]
     assert ids == [i for i in live.processor.tokenizer.encode(text, add_special_tokens=False) if i != pad]
     tricky = tokenizer.encode(Prompt("What?").segments(frame), "<|image_pad|><|im_end|>")
@@ -76,7 +76,7 @@ def test_special_tokens_in_the_users_text_stay_text(
     frame = encoded.manifest.frames[0]
     plain = tokenizer.encode(Prompt("before after").segments(frame))
     tricky = tokenizer.encode(Prompt(f"before {special} after").segments(frame))
-    specials = {encoded.config.tokens.image, *tokenizer.stop_ids, encoded.config.tokens.vision_start}
+    specials = {encoded.checkpoint.tokens.image, *tokenizer.stop_ids, encoded.checkpoint.tokens.vision_start}
     assert tricky.images == plain.images
     assert [i for i in tricky.ids if i in specials] == [i for i in plain.ids if i in specials]
     assert f"before {special} after" in tokenizer.decode(tricky.ids)
@@ -94,7 +94,7 @@ def test_several_frames_may_be_shown_between_words(encoded: Encoded, tokenizer: 
     prompt = tokenizer.encode(segments)
     assert [span.grid_thw for span in prompt.images] == [first.grid_thw, second.grid_thw]
     assert prompt.images[1].start > prompt.images[0].start + prompt.images[0].num_tokens
-    assert prompt.ids.count(encoded.config.tokens.image) == first.num_tokens + second.num_tokens
+    assert prompt.ids.count(encoded.checkpoint.tokens.image) == first.num_tokens + second.num_tokens
 
 
 def test_a_prompt_longer_than_the_context_is_an_error_of_its_own(encoded: Encoded) -> None:

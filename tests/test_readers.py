@@ -16,8 +16,7 @@ from store_samples import features
 from cache.base.home import Home
 from cache.bucket import BucketStore
 from cache.manifest import list_manifests, read_manifest
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from checkpoint.identity import image_processor
 
 PAGE = (Path(__file__).parents[1] / "docs" / "readers.md").read_text(encoding="utf-8")
@@ -53,7 +52,7 @@ def test_transformers_gives_the_same_logits_with_an_entry_as_with_the_picture(
     images = draw_noise(tmp_path / "images", 2)
     assert run("seeonce encode", images, "--model", plain).code == 0
     model = Qwen3VLForConditionalGeneration.from_pretrained(plain, dtype=torch.float32).eval()
-    processor = image_processor(find_folder(str(plain), print), read_config(plain))
+    processor = image_processor(find_checkpoint(str(plain), print))
     manifest = read_manifest(list_manifests(Home(home))[0].path)
     names = page(0, 1)
     ids = json.loads((plain / "config.json").read_text())

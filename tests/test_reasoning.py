@@ -9,8 +9,7 @@ from checkpoint_edits import copy_of
 from conftest import Ended, Run
 from screens import folder_of
 
-from checkpoint.config import read_config
-from checkpoint.folder import find_folder
+from checkpoint.folder import find_checkpoint
 from infer.request import Text
 from infer.tokenizer import ChatTokenizer
 
@@ -83,8 +82,7 @@ def _lines(ended: Ended) -> list[dict[str, Any]]:
 
 
 def test_a_template_with_a_switch_is_asked_not_to_think_unless_thinking_is_asked_for(qwen3_5: Path) -> None:
-    folder = find_folder(str(qwen3_5), print)
-    tokenizer = ChatTokenizer(folder, read_config(folder.path))
+    tokenizer = ChatTokenizer(find_checkpoint(str(qwen3_5), print))
     silent, thinks = (tokenizer.encode((Text("What?"),), thinking=thinking).ids for thinking in (False, True))
     assert tokenizer.decode(silent).endswith("assistant\n<think>\n\n</think>\n\n")
     assert tokenizer.decode(thinks).endswith("assistant\n<think>\n")

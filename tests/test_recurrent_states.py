@@ -149,7 +149,7 @@ def test_states_take_the_bytes_that_the_bound_counts(
     monkeypatch.setattr(DecodeBatch, "join", noted)
     asked.run(questions[:NUM_QUESTIONS], LIMITS)
     assert set(held) == {asked.engine.model.row_bytes}
-    layers = asked.engine.model.config.text.layers
+    layers = asked.engine.model.checkpoint.text.layers
     assert [layer.is_recurrent for layer in layers] == [True, True, True, False]
 
 

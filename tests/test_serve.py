@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,11 @@ from infer.request import Answer, Usage
 from infer.sampling import Sampling
 from infer.sequence import Sequence
 from seeonce.server import connections, guard, remote
-from seeonce.server.app import ServeOptions
 from seeonce.server.completions import merged
 from seeonce.server.errors import ApiError
 from seeonce.server.growing_text import GrowingText
-from seeonce.server.guard import Access
 from seeonce.server.jobs import Delta, Ended
-from seeonce.server.pictures import Allowed
+from seeonce.server.options import ServeOptions
 
 SAMPLING = Sampling(max_tokens=12)
 
@@ -54,7 +53,7 @@ def encoded(plain: Path, places: tuple[Path, Path]) -> Encoded:
 @pytest.fixture(scope="module")
 def api(encoded: Encoded, places: tuple[Path, Path]) -> Iterator[Served]:
     options = ServeOptions(
-        str(encoded.folder.path), BatchLimits(4, 2, 64), Allowed(folders=(places[0],)), max_open=64
+        str(encoded.checkpoint.path), BatchLimits(4, 2, 64), folders=(places[0],), max_open=64
     )
     with served(places[1], options) as found:
         yield found
@@ -182,7 +181,7 @@ def test_a_conversation_is_the_prompt_that_the_template_makes_of_it(encoded: Enc
     from infer.request import Request, Text, Turn
     from infer.tokenizer import ChatTokenizer
 
-    tokenizer = ChatTokenizer(encoded.folder, encoded.config)
+    tokenizer = ChatTokenizer(encoded.checkpoint)
     first, second = encoded.manifest.frames[:2]
     earlier = (
         Turn("user", (Text("One "), Shown(first), Text("?"))),
@@ -331,7 +330,8 @@ def test_more_than_may_wait_are_told_to_come_later(api: Served, monkeypatch: pyt
         changed.setattr(api.server.engine, "_num_open", 63)
         found = api.ask("Hello", n=2)
     assert (found.status_code, found.headers["retry-after"]) == (503, "5")
-    monkeypatch.setattr(api.server.engine, "_max_open", 1)  # no wait helps
+    few = replace(api.server.engine._options, max_open=1)
+    monkeypatch.setattr(api.server.engine, "_options", few)  # no wait helps
     assert api.ask("Hello", n=2).status_code == 400
 
 
@@ -372,7 +372,10 @@ def test_a_text_goes_on_without_a_template(api: Served) -> None:
 
 
 def test_who_may_not_ask_is_refused(encoded: Encoded, places: tuple[Path, Path], api: Served) -> None:
-    inside = guard.Guard(_answered, Access(frozenset({"box"}), frozenset({"http://page"}), "secret"))
+    inside = guard.Guard(
+        _answered,
+        ServeOptions(hosts=frozenset({"box"}), origins=frozenset({"http://page"}), api_key="secret"),
+    )
 
     def status(path: str = "/v1/models", **headers: str) -> int:
         return asyncio.run(_status(inside, path, {"host": "localhost:1", **headers}))
@@ -478,7 +481,7 @@ def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_model_is_unloaded_when_nobody_asks_and_loaded_again(
     encoded: Encoded, places: tuple[Path, Path]
 ) -> None:
-    options = ServeOptions(str(encoded.folder.path), idle_unload_s=0.2)
+    options = ServeOptions(str(encoded.checkpoint.path), idle_unload_s=0.2)
     with served(places[1], options) as found:
         answer = found.text("Hello")
         while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
@@ -492,7 +495,7 @@ def test_a_server_that_ends_without_a_model_leaves_no_thread_of_mlx(
     cleared: list[None] = []
     right = mx.clear_streams
     monkeypatch.setattr(mx, "clear_streams", lambda: cleared.append(right()))
-    options = ServeOptions(str(encoded.folder.path), idle_unload_s=0.2)
+    options = ServeOptions(str(encoded.checkpoint.path), idle_unload_s=0.2)
     with served(places[1], options) as found:
         found.text("Hello")
         while found.client.get("/v1/models").json()["data"][0]["seeonce"]["loaded"]:
@@ -503,7 +506,7 @@ def test_a_server_that_ends_without_a_model_leaves_no_thread_of_mlx(
 def test_what_prompts_begin_with_outlives_the_server_unless_nothing_is_to_be_kept(
     encoded: Encoded, places: tuple[Path, Path]
 ) -> None:
-    options = ServeOptions(str(encoded.folder.path), BatchLimits(4, 2, 64), prefix_cache=1 << 30)
+    options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(4, 2, 64), prefix_cache=1 << 30)
     kept, unkept = ([image(_frame(encoded, index)), text("What?")] for index in range(2))
     with served(places[1], options) as found:
         answer = found.text(kept)

@@ -13,8 +13,8 @@ from served import Served, prepared, served
 
 from cache.base.errors import InputError
 from infer.limits import BatchLimits
-from seeonce.server.app import ServeOptions
-from seeonce.server.batch_run import Batch, Counts
+from seeonce.server.batch_run import Batch
+from seeonce.server.options import ServeOptions
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ def encoded(plain: Path, places: tuple[Path, Path]) -> Encoded:
 
 @pytest.fixture(scope="module")
 def api(encoded: Encoded, places: tuple[Path, Path]) -> Iterator[Served]:
-    options = ServeOptions(str(encoded.folder.path), BatchLimits(4, 2, 64), max_open=64)
+    options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(4, 2, 64), max_open=64)
     with served(places[1], options) as found:
         yield found
 
@@ -193,15 +193,15 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(api: Served, tmp_pat
     lines = [_line(str(number), f"Number {number}") for number in range(5)]
     source = _write(tmp_path / "in.jsonl", lines)
     output, errors = tmp_path / "out.jsonl", tmp_path / "errors.jsonl"
-    asyncio.run(Batch(source, output, errors, Counts()).run(api.server.paths, _same, 2))
+    asyncio.run(Batch(source, output, errors).run(api.server.paths, _same, 2))
     whole = _read(output.read_text())
     kept = output.read_bytes().splitlines(keepends=True)
     output.write_bytes(b"".join(kept[:3]) + kept[3][:40])  # killed in the middle of a line
     lines[int(json.loads(kept[0])["custom_id"])]["body"]["max_tokens"] = 3  # asked in another way
     before = api.metric("completion_tokens_total")
-    counts = Counts()
-    asyncio.run(Batch(_write(source, lines), output, errors, counts).run(api.server.paths, _same, 2))
-    assert (counts.known, counts.completed, counts.total) == (2, 5, 5)
+    batch = Batch(_write(source, lines), output, errors)
+    asyncio.run(batch.run(api.server.paths, _same, 2))
+    assert (batch.known, batch.completed, batch.total) == (2, 5, 5)
     assert api.metric("completion_tokens_total") == before + 3 + 6 + 6
     found = _read(output.read_text())
     changed = json.loads(kept[0])["custom_id"]
@@ -211,13 +211,13 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(api: Served, tmp_pat
     async def other(_: str | None) -> str:
         return "other weights"
 
-    counts = Counts()
-    asyncio.run(Batch(source, output, errors, counts).run(api.server.paths, other, 2))
-    assert counts.known == 0
+    batch = Batch(source, output, errors)
+    asyncio.run(batch.run(api.server.paths, other, 2))
+    assert batch.known == 0
 
 
 def test_a_batch_goes_on_when_the_server_starts_again(encoded: Encoded, places: tuple[Path, Path]) -> None:
-    options = ServeOptions(str(encoded.folder.path), BatchLimits(1, 1, 64))
+    options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(1, 1, 64))
     with served(places[1], options) as found:
         prompts = [_line(str(number), f"Say {number}", max_tokens=40) for number in range(8)]
         asked = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -253,6 +253,6 @@ def test_run_batch_says_what_stands_in_its_way(run: Any, tmp_path: Path) -> None
 
 def test_a_batch_of_nothing_is_refused(tmp_path: Path) -> None:
     source = _write(tmp_path / "in.jsonl", [])
-    batch = Batch(source, tmp_path / "out.jsonl", tmp_path / "errors.jsonl", Counts())
+    batch = Batch(source, tmp_path / "out.jsonl", tmp_path / "errors.jsonl")
     with pytest.raises(InputError, match="no request"):
         asyncio.run(batch.run(_same, _same, 1))  # type: ignore[arg-type]

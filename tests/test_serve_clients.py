@@ -24,7 +24,7 @@ import seeonce.demo
 from cache.base.home import Home
 from infer.canary import Verdict, combination, remember
 from infer.limits import BatchLimits
-from seeonce.server.app import ServeOptions
+from seeonce.server.options import ServeOptions
 
 pytestmark = pytest.mark.campaign
 

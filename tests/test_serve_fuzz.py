@@ -15,7 +15,7 @@ from live_mlx_vlm import draw_noise
 from served import Served, image, prepared, served, text
 
 from infer.limits import BatchLimits
-from seeonce.server.app import ServeOptions
+from seeonce.server.options import ServeOptions
 
 NUM_IN_SUITE = 30
 WRONG: tuple[Any, ...] = (

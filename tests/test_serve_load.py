@@ -23,7 +23,7 @@ from seeonce.demo import questions
 from seeonce.demo.questions import QUESTIONS
 from seeonce.demo.score import Result, is_true, read_truth
 from seeonce.runs.prompts import Prompt
-from seeonce.server.app import ServeOptions
+from seeonce.server.options import ServeOptions
 
 FOLDER = Path(questions.__file__).parent
 LIMITS = BatchLimits(16, 4, 2048)
@@ -88,7 +88,7 @@ def asked_larger(tmp_path: Path) -> Asked:
 
 @pytest.mark.campaign
 def test_every_answer_under_load_is_true_and_the_one_that_describe_gives(asked: Asked) -> None:
-    engine = Engine.load(asked.encoded.folder, asked.encoded.config, "float32")
+    engine = Engine.load(asked.encoded.checkpoint, "float32")
     wanted, _ = asked.described(engine)
     truth = read_truth(FOLDER / "recording" / "truth.csv")
     true = [
@@ -134,10 +134,10 @@ def test_what_sixteen_clients_reach_where_they_take_as_much_of_the_processor_as_
 
 def _share_of_describe(asked: Asked, num_rounds: int) -> float:
     """Print what the clients reach, and return the median share of what ``describe`` reaches."""
-    folder = asked.encoded.folder
-    engine = Engine.load(folder, asked.encoded.config, "float32")
-    shares, first, clients_s = [], list[float](), 0.0
-    with served(asked.encoded.store.home.path, ServeOptions(str(folder.path), LIMITS)) as api:
+    checkpoint = asked.encoded.checkpoint
+    engine = Engine.load(checkpoint, "float32")
+    shares, first, clients_s = list[float](), list[float](), 0.0
+    with served(asked.encoded.store.home.path, ServeOptions(str(checkpoint.path), LIMITS)) as api:
         for _ in range(num_rounds):
             wanted, described_s = asked.described(engine)
             before = os.times()
@@ -148,7 +148,7 @@ def _share_of_describe(asked: Asked, num_rounds: int) -> float:
             first += found["first_s"]
         cached, read = api.metric("cached_tokens_total"), api.metric("prompt_tokens_total")
     first.sort()
-    print(f"{folder.name}: throughput against describe: {', '.join(f'{share:.2f}' for share in shares)}")
+    print(f"{checkpoint.name}: throughput against describe: {', '.join(f'{share:.2f}' for share in shares)}")
     print(f"time to first words, median {first[len(first) // 2]:.3f} s")
     print(f"{cached / read:.0%} of prompt tokens from shared prefixes")
     print(f"the clients' own processor time {clients_s / num_rounds:.2f} s a round")

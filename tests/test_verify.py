@@ -18,14 +18,13 @@ from cache.base.listener import Listener
 from cache.entry import Features, Provenance
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest, write_manifest
 from cache.store import Durability, Store
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from infer.limits import BatchLimits
-from precompute import live
 from precompute.encoder import VisionEncoder
 from precompute.live import LiveFrames
 from precompute.patches import value_table
 from seeonce.commands.verify_report import terminal_lines
+from seeonce.verifier import levels
 from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.reference import LiveReference, Picture
 from seeonce.verifier.report import Level, Report
@@ -238,15 +237,16 @@ def test_a_sample_is_a_number_or_all(recorded: Recorded, sample: str) -> None:
 def test_another_encoder_in_the_live_side_is_objected_to(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other_limits(folder: CheckpointFolder, config: CheckpointConfig, manifest: Manifest) -> LiveFrames:
-        frames = LiveFrames(folder, config, manifest)
-        frames._encoder = VisionEncoder(folder, config, manifest.encoder)
+    def other_limits(checkpoint: Checkpoint, manifest: Manifest) -> LiveFrames:
+        frames = LiveFrames(checkpoint, manifest)
+        encoder = VisionEncoder(checkpoint, manifest.encoder)
         other = dataclasses.replace(manifest.encoder.preprocessing, image_mean=(0.4, 0.5, 0.5))
-        frames._encoder._value_table = mx.array(value_table(other))
+        encoder._value_table = mx.array(value_table(other))
+        frames._loaded[manifest.encoder.encoder_id] = encoder
         return frames
 
     options = VerifyOptions(str(recorded.images), Level.embeddings, "all", str(recorded.checkpoint))
-    monkeypatch.setattr(live, "LiveFrames", other_limits)
+    monkeypatch.setattr(levels, "LiveFrames", other_limits)
     assert not verify(Home(recorded.home), options, Listener()).equal
 
 

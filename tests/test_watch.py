@@ -271,8 +271,8 @@ def test_a_bundle_of_cap_is_encoded_once_it_is_finished(home: Path, plain: Path,
 
 
 def test_it_waits_on_battery_and_while_a_describe_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, said = Store.open(Home(home)), list[str]()
-    gate = Gate(store.path, said.append)
+    store, said = Store.open(Home(home)), Said()
+    gate = Gate(store.path, said)
     power = iter([True, True, False, False, False])
     monkeypatch.setattr(growing, "ASK_S", 0.0)
     monkeypatch.setattr(growing, "on_battery", lambda: next(power))
@@ -284,9 +284,12 @@ def test_it_waits_on_battery_and_while_a_describe_runs(home: Path, monkeypatch: 
     answers = iter([False, False, True])  # by the third time it is asked the describe is over
     monkeypatch.setattr(growing, "on_battery", lambda: next(answers) and lease.__exit__(None, None, None))
     gate.wait()
-    assert [line.split(" (")[0] for line in said] == ["Waiting: on battery", "Waiting: describe monday runs."]
+    assert [line.split(" (")[0] for line in said.lines] == [
+        "Waiting: on battery",
+        "Waiting: describe monday runs.",
+    ]
     monkeypatch.setattr(growing, "on_battery", lambda: True)
-    Gate(store.path, said.append, on_battery=True).wait()
+    Gate(store.path, said, on_battery=True).wait()
 
 
 @pytest.mark.parametrize(

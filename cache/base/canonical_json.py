@@ -309,5 +309,7 @@ def _reader(of: Any, may_be_left_out: bool, partly: bool) -> Callable[[JsonObjec
         return lambda document, name: of(document.text(name))
     if get_origin(of) is tuple:
         item = get_args(of)[0]
+        if hasattr(item, "from_hex"):
+            return lambda document, name: tuple(map(item.from_hex, document.texts(name)))
         return lambda document, name: tuple(child.record(item) for child in document.children(name))
     return lambda document, name: document.child(name).record(of, exactly=not partly, partly=partly)

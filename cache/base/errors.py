@@ -7,6 +7,7 @@ the traceback. Anything that is not a ``SeeonceError`` is a bug of ours.
 
 import errno
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,13 @@ EXIT_INTERRUPTED = 130
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY})
+
+
+def code_of_all(codes: Sequence[int]) -> int:
+    """Return the exit code of several things: an interruption's, the one they share, else partly done."""
+    if EXIT_INTERRUPTED in codes:
+        return EXIT_INTERRUPTED
+    return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
 
 
 class SeeonceError(Exception):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from cache.base.errors import InputError
 from cache.base.text import output_path
@@ -294,6 +294,11 @@ def write_all(fd: int, content: memoryview) -> None:
         content = content[os.write(fd, content) :]
 
 
+def open_private(path: Path, mode: str) -> IO[bytes]:
+    """Open a file as ``open`` does in a binary mode; one that is new its user alone can read."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, PRIVATE_FILE))
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that its user alone can read at once: the old content or the new, nothing between.
 
@@ -309,8 +314,7 @@ def write_private(path: Path, content: bytes) -> None:
             target.write_bytes(content)
             return
         try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
+            with open_private(fresh, "xb") as file:
                 file.write(content)
             fresh.replace(target)
         finally:

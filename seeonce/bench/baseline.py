@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from checkpoint.loading import cast, load_model, readable_folder
 from infer.limits import BatchLimits
-from seeonce.bench.judge import Ask, ReferenceAnswer
-from seeonce.bench.passes import Model, Tokens
+from seeonce.bench.judge import ReferenceAnswer
+from seeonce.bench.passes import Ask, Model, Tokens
 
 EmbeddedRow = tuple[list[int], dict[str, Any]]
 """The token ids of a request, and what its embeddings are handed over in."""
@@ -26,7 +26,7 @@ class LiveModel:
         import mlx.core as mx
         from mlx_vlm import load
 
-        with readable_folder(model.folder, model.config) as path:
+        with readable_folder(model.checkpoint) as path:
             self._model, self._processor = load(str(path), lazy=True)
         cast(self._model, model.spec.compute_dtype)
         mx.eval(self._model.parameters())
@@ -161,7 +161,7 @@ def bare_tower(model: Model) -> Callable[[Inputs], Any]:
     """
     import mlx.core as mx
 
-    tower = load_model(model.folder, model.config).vision_tower
+    tower = load_model(model.checkpoint).vision_tower
     cast(tower, model.spec.compute_dtype)
     mx.eval(tower.parameters())
     dtype = tower.patch_embed.proj.weight.dtype

@@ -11,7 +11,7 @@ import httpx2
 
 from cache.base.errors import InputError
 from cache.base.text import visible
-from seeonce.bench.judge import Ask
+from seeonce.bench.passes import Ask
 
 _NUM_TRIES = 5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0

@@ -7,12 +7,11 @@ store is timed. Beside each level stands what the decoder alone would allow (``b
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 from infer.limits import BatchLimits
 from seeonce.bench.baseline import LiveModel
-from seeonce.bench.judge import Ask, Judgement, ReferenceAnswer, judge_tokens
+from seeonce.bench.judge import Judgement, ReferenceAnswer, judge_tokens
 from seeonce.bench.measure import Clock, Measured, quantile
 from seeonce.bench.passes import QUESTIONS, Encoded, PassTwo, Tokens
 from seeonce.bench.report import Row, Table
@@ -37,7 +36,7 @@ def measure(encoded: Encoded, levels: tuple[int, ...], max_tokens: int, clock: C
     questions = QUESTIONS[:num_questions]
     requests = encoded.requests(questions, max_tokens)
     live, pass_two = LiveModel(encoded.model), PassTwo(encoded)
-    embedded = live.embedded([Ask(Path(frame.source), text) for frame in frames for text in questions])
+    embedded = live.embedded(encoded.asks(questions))
     references = live.unbatched(embedded, max_tokens)
 
     def ours(limits: BatchLimits) -> Decoded:

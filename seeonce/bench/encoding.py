@@ -36,7 +36,7 @@ def measure(
     """
     paths, encoder, tower = sorted(images.glob("*.png")), model.encoder(), bare_tower(model)
     homes = (Home(scratch / f"pass-one-{number}") for number in count())
-    processor = image_processor(model.folder, model.config)
+    processor = image_processor(model.checkpoint)
     inputs = [processor(images=[_decoded(path)]) for path in paths]
 
     def bare() -> None:

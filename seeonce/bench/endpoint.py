@@ -7,15 +7,14 @@ so where its times show it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cache.base.errors import InputError
 from cache.base.text import visible
 from infer.limits import BatchLimits
 from seeonce.bench.client import Endpoint, Reply, send_all
-from seeonce.bench.judge import Ask, num_about_another_frame
+from seeonce.bench.judge import num_about_another_frame
 from seeonce.bench.measure import quantile
-from seeonce.bench.passes import Encoded, PassTwo
+from seeonce.bench.passes import Ask, Encoded, PassTwo
 from seeonce.bench.report import Outcome, Row, Table
 from seeonce.demo.score import Expected, Result, is_true
 from seeonce.runs.compare import Answers, Comparison, Said, compare
@@ -90,8 +89,7 @@ class ServerComparison:
         """
         self._endpoint, self._encoded, self._questions = endpoint, encoded, questions
         self._max_tokens, self._truth, self._say = max_tokens, truth, say
-        frames = encoded.manifest.frames
-        self._asks = [Ask(Path(frame.source), text) for frame in frames for text in questions]
+        self._asks = encoded.asks(questions)
         _require_answer(endpoint, self._asks[0], max_tokens)
         self._pass_two = PassTwo(encoded)
         self._requests = encoded.requests(questions, max_tokens)

@@ -9,21 +9,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from seeonce.bench.passes import Encoded
+from seeonce.bench.passes import Ask, Encoded
 from seeonce.runs.compare import MATCH_ABOVE, Said, likeness
 from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
 from seeonce.verifier.reference import LiveReference
 
 _LEAST_WORDS = 2
 """An answer needs so many to tell of one frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One question about one picture."""
-
-    image: Path
-    question: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +61,11 @@ def live_answers(encoded: Encoded, questions: Sequence[str], max_tokens: int) ->
     import mlx.core as mx
 
     model = encoded.model
-    reference = LiveReference(model.folder, model.config, model.spec)
+    reference = LiveReference(model.checkpoint, model.spec)
     found = {}
-    for frame in encoded.manifest.frames:
-        for question in questions:
-            live = reference.answer([frame.source], question, max_tokens)
-            found[Ask(Path(frame.source), question)] = ReferenceAnswer(live.answer_tokens, live.margins)
+    for ask in encoded.asks(questions):
+        live = reference.answer([str(ask.image)], ask.question, max_tokens)
+        found[ask] = ReferenceAnswer(live.answer_tokens, live.margins)
     del reference
     mx.clear_cache()
     return found

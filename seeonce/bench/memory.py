@@ -55,8 +55,7 @@ def _run(what: str, checkpoint: str, images: Path, home: Home) -> list[int]:
 
     from infer.limits import BatchLimits
     from seeonce.bench.baseline import LiveModel
-    from seeonce.bench.judge import Ask
-    from seeonce.bench.passes import QUESTIONS, Model, PassTwo, encode_frames
+    from seeonce.bench.passes import QUESTIONS, Ask, Model, PassTwo, encode_frames
 
     model = Model.open(checkpoint, home)
     if what == "encode":

@@ -1,7 +1,7 @@
 """Both passes as the benchmark runs them: drawn screens, a checkpoint, and a store of their own."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from cache.manifest import Manifest
 from cache.pixel_index import PixelIndex
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder
 from infer.engine import Engine
 from infer.features import StoredFeatures
@@ -49,11 +48,18 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """One question about one picture."""
+
+    image: Path
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A checkpoint and the encoder that it holds."""
 
-    folder: CheckpointFolder
-    config: CheckpointConfig
+    checkpoint: Checkpoint
     spec: EncoderSpec
 
     @classmethod
@@ -63,7 +69,7 @@ class Model:
 
     def encoder(self) -> VisionEncoder:
         """Load the vision half."""
-        return VisionEncoder(self.folder, self.config, self.spec)
+        return VisionEncoder(self.checkpoint, self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,12 @@ class Encoded:
     took_s: float = 0.0
     seconds: Seconds = field(default_factory=Seconds)
 
+    def asks(self, questions: Iterable[str]) -> list[Ask]:
+        """Ask every question of every frame, frame by frame."""
+        return [Ask(Path(frame.source), text) for frame in self.manifest.frames for text in questions]
+
     def requests(self, questions: tuple[str, ...], max_tokens: int) -> list[Request]:
-        """Ask every question of every frame, frame by frame, greedily."""
+        """Return ``asks`` for pass two, greedily."""
         asked = [(frame, question) for frame in self.manifest.frames for question in questions]
         sampling = Sampling(max_tokens=max_tokens)
         return [
@@ -104,7 +114,7 @@ class PassTwo:
     def __init__(self, encoded: Encoded) -> None:
         model = encoded.model
         self._encoded = encoded
-        self._engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
+        self._engine = Engine.load(model.checkpoint, model.spec.compute_dtype)
         self.tokenizer = self._engine.tokenizer
         self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
 

@@ -15,9 +15,9 @@ from cache.base.home import Home
 from infer.limits import BatchLimits
 from precompute.patches import cut_into_patches
 from seeonce.bench.baseline import LiveModel
-from seeonce.bench.judge import Ask, Judgement, judge_text, live_answers, matches, num_about_another_frame
+from seeonce.bench.judge import Judgement, judge_text, live_answers, matches, num_about_another_frame
 from seeonce.bench.measure import Clock, Measured
-from seeonce.bench.passes import QUESTIONS, Encoded, PassTwo, encode_frames
+from seeonce.bench.passes import QUESTIONS, Ask, Encoded, PassTwo, encode_frames
 from seeonce.bench.report import Outcome, Row, Table
 
 LIVE = "mlx-vlm live, one by one"
@@ -59,11 +59,7 @@ class PromptExperiment:
             f"question, d {decode_s:.3f} s in decoding."
         ]
         for num_questions in self._nums_questions:
-            asks = [
-                Ask(Path(frame.source), question)
-                for frame in self._encoded.manifest.frames
-                for question in QUESTIONS[:num_questions]
-            ]
+            asks = self._encoded.asks(QUESTIONS[:num_questions])
             found = self._compare(asks, num_questions)
             live, alone, batched = found[0], found[-2], found[-1]
             for each in found:

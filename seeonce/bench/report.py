@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cache.base.errors import InputError
@@ -248,8 +248,3 @@ class Report:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"--output {path} cannot be written ({error}): name another file.") from error
-
-
-def now() -> datetime:
-    """Return the time, with its zone."""
-    return datetime.now(UTC)

@@ -17,7 +17,6 @@ from infer.limits import BatchLimits
 from infer.request import Answer
 from infer.sequence import sampling_hooks
 from seeonce.bench.baseline import LiveModel
-from seeonce.bench.judge import Ask
 from seeonce.bench.measure import Clock
 from seeonce.bench.passes import QUESTIONS, Model, Tokens, draw_frames, encode_frames
 from seeonce.bench.report import Row, Table
@@ -35,7 +34,7 @@ _HEADER = ("size", "tokens", "live s", "stored s", "times as fast", "entry MB", 
 def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[Table]:
     """Measure seconds to the first token of one question, live and from the store, per size."""
     live = LiveModel(model)
-    engine = Engine.load(model.folder, model.config, model.spec.compute_dtype)
+    engine = Engine.load(model.checkpoint, model.spec.compute_dtype)
     sizes = sorted(SIZES, key=lambda size: size[0] * size[1])
     rows: list[Row] = []
     ends_at, last_s = time.perf_counter() + budget_s, 0.0
@@ -78,7 +77,7 @@ def _row(
     logprobs: list[Any] = []
 
     def encoding() -> Tokens:
-        token, of_all = live.first_token(Ask(Path(frame.source), QUESTIONS[0]))
+        token, of_all = live.first_token(encoded.asks(QUESTIONS[:1])[0])
         logprobs[:] = [of_all]
         return [(token,)]
 

@@ -1,15 +1,11 @@
-"""Speed of the store beside bare file operations: ``python -m seeonce.bench.store [--json]``.
+"""Workload 5: speed of the store beside bare file operations.
 
 The figures need a machine that does nothing else: the checks of a write run in a second thread, and need a
 free second core.
 """
 
-import argparse
-import json
 import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +56,7 @@ IMAGINED_ENCODER = EncoderSpec(
 
 FRAME_SHAPE = (4, 2040, 2560)  # one 1920x1080 frame under 4B: 41.8 MB
 SMALL_SHAPE = (4, 6, IMAGINED_ENCODER.out_hidden_size)
-FEW, MANY, SAMPLE = 100, 10_000, 100
+FEW, SAMPLE = 100, 100
 BATCH = 16
 _NUM_VERIFIED = 8
 
@@ -255,20 +251,3 @@ def _drop_from_memory(paths: list[Path]) -> None:
 def _empty(store: Store) -> None:
     for key in list(store.keys()):
         shutil.rmtree(entry_folder(store.path, key))
-
-
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m seeonce.bench.store", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--folder", type=Path, help="where to measure; a folder on the disk of the store")
-    parser.add_argument("--repeat", type=int, default=15, help="repetitions after two warm-ups")
-    parser.add_argument("--entries", type=int, default=MANY, help="entries of the large store")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        table = StoreBench(Path(folder), options.repeat, options.entries).table()
-    sys.stdout.write(json.dumps(table.as_json(), indent=1) + "\n" if options.json else table.as_markdown())
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cache.base.errors import InputError
@@ -23,7 +24,7 @@ from seeonce.bench.measure import Clock
 from seeonce.bench.options import FULL, QUICK, BenchOptions, Dims, Workload
 from seeonce.bench.prompt_experiment import PromptExperiment
 from seeonce.bench.random_weights import write_checkpoint
-from seeonce.bench.report import Machine, Report, Table, now
+from seeonce.bench.report import Machine, Report, Table
 from seeonce.bench.store import StoreBench
 from seeonce.demo.score import read_truth
 
@@ -44,7 +45,7 @@ def bench(options: BenchOptions, say: Say, keep: Callable[[Report], None] = lamb
         CheckpointError: the checkpoint is missing or does not load.
         InputError: the other server does not answer, or the disk has no room for what is drawn.
     """
-    started_at, started = now(), time.perf_counter()
+    started_at, started = datetime.now(UTC), time.perf_counter()
     with _room_checked(), tempfile.TemporaryDirectory(prefix="seeonce-bench-") as folder:
         scratch = Path(folder)
         name, checkpoint = _checkpoint(options, scratch, say)

@@ -17,6 +17,7 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.backend import import_mlx
 from checkpoint.identity import find_encoder, remember_model
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Image, Request, Text
 from infer.sampling import Sampling
@@ -44,12 +45,12 @@ class Answerer:
             CheckpointError: the model is missing or not supported.
         """
         self._home, self._say = home, listener.say
-        self._folder, self._config, spec = find_encoder(home, model, listener.say, max_pixels)
+        self._checkpoint, spec = find_encoder(home, model, listener.say, max_pixels)
         self._dtype = spec.compute_dtype
         self._store = Store.open(home)
         self._index = PixelIndex(home)
-        remember_model(self._index, spec.encoder_id, model, self._folder)
-        self._pictures = Pictures(self._store, self._index, self._folder, self._config, spec)
+        remember_model(self._index, spec.encoder_id, model, self._checkpoint)
+        self._pictures = Pictures(self._store, self._index, self._checkpoint, spec)
         self._engine: Engine | None = None
 
     def __enter__(self) -> "Answerer":
@@ -66,7 +67,7 @@ class Answerer:
         from infer.engine import Engine
 
         if self._engine is None:
-            self._engine = Engine.load(self._folder, self._config, self._dtype)
+            self._engine = Engine.load(self._checkpoint, self._dtype)
         return self._engine
 
     def unload(self) -> None:
@@ -122,7 +123,7 @@ class Answerer:
         asked = read_messages(params)
         segments = tuple(Text(part) for part in asked.parts if isinstance(part, str))
         num_tokens = len(self.load().tokenizer.encode(segments, asked.system).ids)
-        limit = self._config.text.max_context
+        limit = self._checkpoint.text.max_context
         budget = limit - max_tokens - _RESERVED_TOKENS
         return {
             "fits": num_tokens <= budget,
@@ -136,7 +137,7 @@ class Answerer:
     @cached_property
     def _limits(self) -> BatchLimits:
         """Limits that are right here, tried with the first request: a start must be done in two minutes."""
-        return sound_limits(self._home, self._config, BatchLimits(), self._say)
+        return sound_limits(self._home, self._checkpoint, BatchLimits(), self._say)
 
     def _answer(self, asked: Asked, sampling: Sampling, limits: BatchLimits) -> tuple[Request, Answer]:
         """Ask; an entry that is found damaged meanwhile is gone, so its picture is encoded again, once."""
@@ -146,8 +147,6 @@ class Answerer:
         return request, answer
 
     def _ask(self, asked: Asked, sampling: Sampling, limits: BatchLimits) -> tuple[Request, Answer]:
-        from infer.features import StoredFeatures
-
         frames = iter(self._pictures.frames(paths_of(asked.pictures)) if asked.pictures else ())
         segments = tuple(
             Image(next(frames)) if isinstance(part, Picture) else Text(part) for part in asked.parts

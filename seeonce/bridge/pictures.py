@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cache.base.errors import InputError, StoreError
@@ -20,15 +21,14 @@ from cache.manifest import (
     read_manifest,
     write_manifest,
 )
-from cache.pixel_index import FileStamp, PixelIndex
+from cache.pixel_index import PixelIndex
 from cache.stats import StoreLimit
 from cache.store import Store
 from cache.thumbnails import Thumbnails
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
-from precompute.encoder import VisionEncoder
+from checkpoint.config import Checkpoint
+from precompute.loaded import Loaded, load_encoder
 from precompute.pipeline import encode_recording
-from sources.folder import KIND
+from sources.folder import KIND, stamp_of
 from sources.recording import Frame, Recording, id_of, resolve
 
 _WRITE_AFTER_S = 5.0  # a manifest is written whole; entries are safe for a day without one
@@ -41,14 +41,13 @@ class Pictures:
         self,
         store: Store,
         index: PixelIndex,
-        folder: CheckpointFolder,
-        config: CheckpointConfig,
+        checkpoint: Checkpoint,
         spec: EncoderSpec,
     ) -> None:
         """Begin with no encoder loaded: pictures that the store knows need none."""
         self._store, self._index = store, index
-        self._folder, self._config, self._spec = folder, config, spec
-        self._encoder: VisionEncoder | None = None
+        self._checkpoint, self._spec = checkpoint, spec
+        self._loaded: Loaded = {}
         self._limit = StoreLimit.of(store)
         self._recordings: dict[str, dict[str, FrameEntry]] = {}
         self._infos: dict[str, RecordingInfo] = {}
@@ -63,7 +62,7 @@ class Pictures:
         """
         places = [(resolve(path), time_s) for path, time_s in shown]
         frames = tuple(
-            Frame(number, time_s, printable(place), _stamp_of(place))
+            Frame(number, time_s, printable(place), stamp_of(place))
             for number, (place, time_s) in enumerate(places)
         )
         info = self._info(places[0][0].parent)
@@ -72,7 +71,7 @@ class Pictures:
             self._spec,
             self._store,
             self._index,
-            self._load,
+            partial(load_encoder, self._checkpoint, self._spec, self._loaded),
             thumbnails=Thumbnails(self._store.home),
             limit=self._limit,
         )
@@ -101,13 +100,8 @@ class Pictures:
 
     def unload(self) -> None:
         """Let go of the encoder's memory."""
-        self._encoder = None
+        self._loaded.clear()
         gc.collect()
-
-    def _load(self) -> VisionEncoder:
-        if self._encoder is None:
-            self._encoder = VisionEncoder(self._folder, self._config, self._spec)
-        return self._encoder
 
     def _note(self, folder: Path, frame: FrameEntry) -> FrameEntry:
         """Add a frame to the recording of its folder, or put it in the place of an older one of that file."""
@@ -133,10 +127,3 @@ class Pictures:
                 self._infos[id_] = manifest.recording
                 self._recordings[id_] = {frame.source: frame for frame in manifest.frames}
         return self._infos[id_]
-
-
-def _stamp_of(place: Path) -> FileStamp:
-    try:
-        return FileStamp.of(place)
-    except OSError:
-        return FileStamp(str(place), 0, 0, 0)

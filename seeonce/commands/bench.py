@@ -11,6 +11,7 @@ import typer
 from cache.base.errors import InputError
 from cache.base.text import output_path
 from seeonce.bench.options import BenchOptions, Dims, Workload
+from seeonce.commands.arguments import AsJson
 
 
 def bench_command(
@@ -39,7 +40,7 @@ def bench_command(
         Path | None,
         typer.Option(help="Write the report here after each workload: Markdown, or JSON by name."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure both passes and the store beside mlx-vlm.
 

@@ -12,6 +12,7 @@ from cache.base.text import visible
 from seeonce.commands.arguments import RUN, AsJson, terminal_width, warn
 from seeonce.commands.table import comparison_text
 from seeonce.runs.compare import Answers, Said, compare
+from seeonce.runs.export.recorded import recorded_run
 from seeonce.runs.find import RECORDED, select_run
 from seeonce.runs.run import Run
 
@@ -30,8 +31,6 @@ def compare_command(
     home = Home.locate()
     first = _answered(home, left)
     if right == RECORDED:
-        from seeonce.runs.export.recorded import recorded_run
-
         second = recorded_run(home, first.answers)
         pairs = [(_side(_named(left, first, second), first), _side(right, second))]
     else:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError, code_of_all
 from cache.base.home import Home
 from cache.base.text import counted
 from cache.bucket import BucketStore
@@ -18,6 +18,7 @@ from cache.prefixes import OPTION, prefix_cache_bytes
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import (
+    AsJson,
     ByEngine,
     FromBucket,
     GpusPerWorker,
@@ -54,7 +55,6 @@ PresetName = StrEnum("PresetName", list(PRESETS))  # type: ignore[misc]
 _RECORDING = "latest, demo, an id, the start of one, or the path; several make one run each."
 Recordings = Annotated[list[str] | None, typer.Argument(metavar="RECORDING", help=_RECORDING)]
 Model = Annotated[str | None, typer.Option(help="A folder or hub id; SEEONCE_MODEL, else what encoded it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def describe_command(
@@ -203,8 +203,8 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
             typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
             codes.append(error.exit_code)
         if codes[-1] == EXIT_INTERRUPTED:
-            return EXIT_INTERRUPTED
-    return codes[0] if len(set(codes)) == 1 else EXIT_PARTLY
+            break
+    return code_of_all(codes)
 
 
 def _describe(session: Session, options: DescribeOptions, *, as_json: bool) -> int:

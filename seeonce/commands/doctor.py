@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -19,8 +18,9 @@ from cache.base.text import counted, megabytes
 from cache.stats import store_stats
 from checkpoint.backend import import_mlx, installed_version, memory_bytes
 from checkpoint.blas import blas_in_front, computes_on_cpu
-from checkpoint.folder import DEMO, default_model, find_folder
+from checkpoint.folder import DEMO, default_model, find_checkpoint
 from infer.canary import combination, remembered
+from seeonce.commands.arguments import AsJson
 
 _OK, _NOTE, _BROKEN = "ok", "note", "broken"
 _PACKAGES = ("seeonce", "mlx", "mlx-vlm", "transformers", "numpy", "zarr", "av")
@@ -37,7 +37,7 @@ class Finding:
 
 
 def doctor_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check the installation and say how to fix it.
 
@@ -149,7 +149,7 @@ def _model() -> Finding:
     name = Path(chosen).name if is_folder else _private(chosen)
     if is_folder:
         try:
-            find_folder(chosen, lambda _: None)
+            find_checkpoint(chosen, lambda _: None)
         except SeeonceError as error:
             return Finding("model", _BROKEN, _private(str(error)))
         return Finding("model", _OK, f"{name}, a folder")

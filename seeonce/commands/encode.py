@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError
+from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError, code_of_all
 from cache.base.home import Home
 from cache.base.text import counted, megabytes, printable
 from cache.bucket import BucketStore
@@ -138,7 +138,7 @@ def encode_command(
         else:
             one = None if to is None else _into(to, part, listener)
             ends = [_print(each, as_json) for each in encode_each(Home.locate(), wanted, listener, one)]
-    raise typer.Exit(_exit_code(ends))
+    raise typer.Exit(code_of_all(ends))
 
 
 def _check_bucket_options(
@@ -176,7 +176,7 @@ def _watch(options: EncodeOptions, selectors: list[str], *, as_json: bool, on_ba
         with suppress(KeyboardInterrupt):
             watched.run(places)
     watched.note_use()
-    return _exit_code([_print(result, as_json) for result in watched.results.values()] or [0])
+    return code_of_all([_print(result, as_json) for result in watched.results.values()] or [0])
 
 
 def _print(result: EncodeResult | InputError, as_json: bool) -> int:
@@ -223,13 +223,6 @@ def _print_merged(merged: "Merged | SeeonceError", to: str, as_json: bool) -> in
             f"{merged.num_skipped} skipped; its manifest is in {check_address(to)}."
         )
     return EXIT_PARTLY if merged.num_skipped else 0
-
-
-def _exit_code(ends: list[int]) -> int:
-    """Return the code of them all: an interruption's, the one they share, else partly done."""
-    if EXIT_INTERRUPTED in ends:
-        return EXIT_INTERRUPTED
-    return ends[0] if len(set(ends)) == 1 else EXIT_PARTLY
 
 
 def _summary(result: EncodeResult) -> str:

@@ -15,7 +15,7 @@ from cache.base.errors import EXIT_PARTLY, InputError
 from cache.base.files import write_private
 from cache.base.home import Home
 from cache.base.text import STANDARD_OUTPUT, counted, megabytes, printable
-from seeonce.commands.arguments import warn
+from seeonce.commands.arguments import AsJson, warn
 from seeonce.runs.export.escribano import ExportPlan, RowChange
 from seeonce.runs.export.escribano_write import COPIES_KEPT, export, target_of
 from seeonce.runs.export.files import as_csv, as_parquet
@@ -49,7 +49,7 @@ def export_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace descriptions that are there already.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring the answers of a run to where they are wanted.
 

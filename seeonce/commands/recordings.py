@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cache.base.home import Home
-from seeonce.commands.arguments import terminal_width, warn
+from seeonce.commands.arguments import AsJson, terminal_width, warn
 from seeonce.commands.table import aligned, local_time
 from seeonce.runs.prompts import clock
 from sources.recording import RecordingListing
@@ -17,7 +17,7 @@ from sources.recordings import known_recordings
 
 def recordings_command(
     since: Annotated[str | None, typer.Option(help="Only those since: 2d, 12h, or a date.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List recordings, newest first, and what is encoded.
 

@@ -10,6 +10,7 @@ from cache.base.files import write_private
 from cache.base.home import Home
 from cache.base.text import counted
 from seeonce.commands.arguments import RUN, TRUTH, sheet_of, truths_of, warn
+from seeonce.runs.export.recorded import recorded_run
 from seeonce.runs.find import EXPERIMENT_SEPARATOR, RECORDED, select_runs
 from seeonce.runs.run import Run
 from seeonce.runs.score import read_truth, why_unused
@@ -68,8 +69,6 @@ def _chosen(home: Home, selectors: list[str]) -> list[Run]:
     """Return the runs that are named, each once; ``recorded`` is about the frames of all others."""
     found = [run for name in selectors if name != RECORDED for run in select_runs(home, name, warn)]
     if RECORDED in selectors:
-        from seeonce.runs.export.recorded import recorded_run
-
         if not found:
             raise InputError("recorded is what was said of a run's frames: name a run, too.")
         found.append(recorded_run(home, [answer for run in found for answer in run.answers]))

@@ -16,6 +16,7 @@ from cache.prefixes import prefix_cache_bytes
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
 from seeonce.commands.arguments import (
+    AsJson,
     ByEngine,
     FromBucket,
     GpusPerWorker,
@@ -69,7 +70,7 @@ def run_command(
     engine: ByEngine = None,
     workers: NumWorkers = None,
     gpus_per_worker: GpusPerWorker = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run what an experiment file asks for and is not there yet.
 

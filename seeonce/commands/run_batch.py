@@ -22,7 +22,7 @@ from seeonce.commands.arguments import (
 from seeonce.runs.lock import lock_file
 
 if TYPE_CHECKING:
-    from seeonce.server.batch_run import Counts
+    from seeonce.server.batch_run import Batch
 
 
 def run_batch_command(
@@ -47,21 +47,17 @@ def run_batch_command(
 
     Example: seeonce run-batch requests.jsonl answers.jsonl --model demo
     """
-    limits = BatchLimits(
-        max_num_seqs,
-        kv_memory_bytes=kv_memory_bytes(kv_memory),
-    )
+    limits = BatchLimits(max_num_seqs, kv_memory_bytes=kv_memory_bytes(kv_memory))
     files = _files(requests, output, errors)
     import asyncio
 
-    from seeonce.server.app import ServeOptions, Server
-    from seeonce.server.batch_run import BadLineError, Batch, Counts
-    from seeonce.server.pictures import Allowed
+    from seeonce.server.app import Server
+    from seeonce.server.batch_run import BadLineError, Batch
+    from seeonce.server.options import ServeOptions
 
     folders = tuple(allowed_folder(path) for path in allow_files or ())
-    options = ServeOptions(model, limits, Allowed(folders, allow_remote_images, not no_store))
-    counts = Counts()
-    batch = Batch(*files, counts)
+    options = ServeOptions(model, limits, folders, allow_remote_images, not no_store)
+    batch = Batch(*files)
     with files[1].open("ab") as held:
         if not lock_file(held.fileno()):
             raise InputError(f"{output} is being written by another batch: wait, or give another file.")
@@ -72,17 +68,17 @@ def run_batch_command(
         try:
             asyncio.run(batch.run(server.paths, server.answerer, 2 * max_num_seqs))
         except KeyboardInterrupt:
-            typer.echo(f"{_done(counts)}; interrupted: the same command goes on.")
+            typer.echo(f"{_done(batch)}; interrupted: the same command goes on.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BadLineError as error:
             raise InputError(f"{requests}, {error}") from error
         finally:
             server.stop()
-    if not counts.failed:
+    if not batch.failed:
         files[2].unlink(missing_ok=True)
-    typer.echo(f"{_done(counts)}. Answers: {output}" + (f"; errors: {files[2]}" if counts.failed else ""))
-    if counts.failed:
-        raise typer.Exit(EXIT_PARTLY if counts.completed else EXIT_ERROR)
+    typer.echo(f"{_done(batch)}. Answers: {output}" + (f"; errors: {files[2]}" if batch.failed else ""))
+    if batch.failed:
+        raise typer.Exit(EXIT_PARTLY if batch.completed else EXIT_ERROR)
 
 
 def _files(requests: Path, output: Path, errors: Path | None) -> tuple[Path, Path, Path]:
@@ -108,9 +104,9 @@ def _is_of_a_batch(path: Path) -> bool:
     return not head or head.startswith(b'{"id": "batch_req_')
 
 
-def _done(counts: "Counts") -> str:
-    known = f", {counts.known} of them known" if counts.known else ""
+def _done(batch: "Batch") -> str:
+    known = f", {batch.known} of them known" if batch.known else ""
     return (
-        f"{counted(counts.total, 'request')}: {counted(counts.completed, 'answer')}{known}, "
-        f"{counted(counts.failed, 'error')}"
+        f"{counted(batch.total, 'request')}: {counted(batch.completed, 'answer')}{known}, "
+        f"{counted(batch.failed, 'error')}"
     )

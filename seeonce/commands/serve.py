@@ -70,24 +70,24 @@ def serve_command(
         raise InputError(f"--max-queue is {max_queue}; expected at least 1.")
     if idle_unload <= 0:
         raise InputError(f"--idle-unload is {idle_unload:g}; expected seconds, more than 0.")
-    limits = BatchLimits(
-        num_in_flight(max_num_seqs),
-        kv_memory_bytes=kv_memory_bytes(kv_memory),
-    )
+    limits = BatchLimits(num_in_flight(max_num_seqs), kv_memory_bytes=kv_memory_bytes(kv_memory))
     folders = tuple(map(allowed_folder, allow_files or ()))
-    from seeonce.server.app import ServeOptions, serve
-    from seeonce.server.guard import Access
-    from seeonce.server.pictures import Allowed
+    from seeonce.server.app import serve
+    from seeonce.server.options import ServeOptions
 
     names = {name.lower() for name in [*(allow_host or ()), host, socket.gethostname()]}
     options = ServeOptions(
-        model,
-        limits,
-        Allowed(folders, allow_remote_images, not no_store),
-        Access(frozenset(names), frozenset(origin.rstrip("/") for origin in allow_origin or ()), key),
-        max_queue,
-        idle_unload,
-        prefix_cache_bytes(prefix_cache),
+        model=model,
+        limits=limits,
+        folders=folders,
+        remote=allow_remote_images,
+        store=not no_store,
+        hosts=frozenset(names),
+        origins=frozenset(origin.rstrip("/") for origin in allow_origin or ()),
+        api_key=key,
+        max_open=max_queue,
+        idle_unload_s=idle_unload,
+        prefix_cache=prefix_cache_bytes(prefix_cache),
     )
     serve(Home.locate(), options, host, port, lambda line: typer.echo(line, err=True))
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
@@ -21,11 +21,13 @@ from cache.forget import Forgotten, find_recording_id, forget, least_used, purge
 from cache.gc import Collection, collect
 from cache.layout import stored_entries, time_text
 from cache.leases import forget_uses
-from cache.manifest import FrameEntry, Manifest, StoredRecording, stored_recordings
+from cache.manifest import StoredRecording, stored_recordings
 from cache.mirror import Transferred, privacy_line, pull, push
 from cache.objects import check_address
-from cache.stats import StoreLimit, StoreStats, store_stats
+from cache.stats import StoreStats, store_stats
 from cache.store import Store
+from precompute.live import encode_again
+from seeonce.commands.arguments import AsJson
 from seeonce.commands.terminal import Terminal
 from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import remove_runs
@@ -168,7 +170,6 @@ def bucket_collection_text(found: BucketCollection) -> str:
     )
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 
 Address = Annotated[
@@ -412,16 +413,10 @@ def repair_command(
     def say(line: str) -> None:
         typer.echo(line, err=True)
 
-    def encode_missing(
-        manifest: Manifest, frames: list[FrameEntry], limit: StoreLimit
-    ) -> Iterator[tuple[FrameEntry, str | None]]:
-        from precompute.live import encode_again  # imports mlx-vlm, which takes seconds
-
-        return encode_again(opened, manifest, frames, limit, model, say)
-
     with Terminal() as terminal:
         show = partial(terminal.show, "check", "B")
-        found = repair(opened, encode_missing, read_data=read_data, on_progress=show, say=say)
+        encode = partial(encode_again, opened, model=model, say=say)
+        found = repair(opened, encode, read_data=read_data, on_progress=show, say=say)
     document = asdict(found)
     document = {"num_put_away": document.pop("num_quarantined"), **document}  # the name that scripts know
     typer.echo(json.dumps(document) if as_json else repair_text(found))

@@ -10,7 +10,7 @@ from cache.base.home import Home
 from cache.base.text import output_path
 from cache.bucket import BucketStore
 from infer.limits import BatchLimits
-from seeonce.commands.arguments import FromBucket
+from seeonce.commands.arguments import AsJson, FromBucket
 from seeonce.commands.terminal import Terminal
 from seeonce.commands.verify_report import as_json_text, markdown, terminal_lines
 from seeonce.verifier.report import Against, Level, Report
@@ -46,7 +46,7 @@ def verify_command(
     seed: Annotated[int, typer.Option(help="Which entries a sample takes.")] = 0,
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as Markdown.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prove that the store gives what live encoding gives.
 

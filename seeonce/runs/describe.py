@@ -19,9 +19,9 @@ from cache.leases import entries_in_use
 from cache.mirror import with_remote
 from cache.prefixes import PrefixStore
 from cache.store import Store
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from infer.canary import copies_prefixes
+from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Request
 from seeonce.runs.answer_cache import AnswerCache
@@ -82,20 +82,17 @@ class Session:
         Raises:
             CheckpointError: it does not load.
         """
-        wanted = selected.folder.path, selected.manifest.encoder.compute_dtype
+        wanted = selected.checkpoint.path, selected.manifest.encoder.compute_dtype
         if self._engine is None or self._loaded != wanted:
             self._engine = None  # before the next one comes: two may not fit
-            self._engine = load_engine(
-                self.home, selected.folder, selected.config, wanted[1], limits, self.prefix_cache
-            )
+            self._engine = load_engine(self.home, selected.checkpoint, wanted[1], limits, self.prefix_cache)
             self._loaded = wanted
         return self._engine
 
 
 def load_engine(
     home: Home,
-    folder: CheckpointFolder,
-    config: CheckpointConfig,
+    checkpoint: Checkpoint,
     dtype: str,
     limits: BatchLimits,
     prefix_cache: int,
@@ -109,12 +106,12 @@ def load_engine(
     """
     from infer.engine import Engine
 
-    engine = Engine.load(folder, config, dtype)
+    engine = Engine.load(checkpoint, dtype)
     if limits.share_prefixes:
         shape = engine.model.attention_shape
         engine.copy_prefixes = copies_prefixes(home, shape, engine.copies_are_faster)
     if prefix_cache:
-        engine.keep_prefixes(PrefixStore(home, prefix_cache), astuple(answerer(home, folder, dtype)))
+        engine.keep_prefixes(PrefixStore(home, prefix_cache), astuple(answerer(home, checkpoint, dtype)))
     return engine
 
 
@@ -258,8 +255,6 @@ class _Run:
         session, limits = self._session, self._info.limits
         if session.answer_elsewhere is not None:
             return session.answer_elsewhere(self._selected, requests, limits, self._prefilled)
-        from infer.features import StoredFeatures
-
         engine = session.engine(self._selected, limits)
         source = StoredFeatures(store, self._selected.manifest.recording.id)
         return engine.answer(requests, source, limits, report=self._prefilled)

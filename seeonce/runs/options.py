@@ -47,14 +47,14 @@ def run_info(
     run_id: str, selected: Selected, options: DescribeOptions, plan_id: str, model_id: str
 ) -> RunInfo:
     """Return what run.json says of a run that begins now."""
-    encoder, folder = selected.manifest.encoder, selected.folder
+    encoder, checkpoint = selected.manifest.encoder, selected.checkpoint
     return RunInfo(
         id=run_id,
         recording=selected.manifest.recording.id,
         encoder_id=encoder.encoder_id.hex,
         model=selected.model,
-        model_path=str(folder.path),
-        revision=folder.revision,
+        model_path=str(checkpoint.path),
+        revision=checkpoint.revision,
         prompts=tuple(prompt.text for prompt in options.prompts),
         sampling=options.sampling,
         limits=options.limits,

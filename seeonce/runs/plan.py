@@ -11,7 +11,8 @@ from cache.base.home import Home
 from cache.manifest import FrameEntry
 from cache.pixel_index import PixelIndex
 from checkpoint.backend import installed_version
-from checkpoint.folder import CheckpointFolder, has_thinking_switch
+from checkpoint.config import Checkpoint
+from checkpoint.folder import has_thinking_switch
 from checkpoint.identity import model_id
 from infer.canary import combination
 from infer.request import Image, Request, Segment
@@ -76,15 +77,15 @@ def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
     return make_plan(
         manifest.frames,
         options,
-        answerer(home, selected.folder, manifest.encoder.compute_dtype),
+        answerer(home, selected.checkpoint, manifest.encoder.compute_dtype),
         manifest.recording.name,
     )
 
 
-def answerer(home: Home, folder: CheckpointFolder, compute_dtype: str) -> Answerer:
+def answerer(home: Home, checkpoint: Checkpoint, compute_dtype: str) -> Answerer:
     """Return what answers questions in a model here; loads no model."""
     with PixelIndex(home) as index:
-        digest = model_id(folder, index)
+        digest = model_id(checkpoint, index)
     return Answerer(digest, compute_dtype, computed_by())
 
 
@@ -132,7 +133,7 @@ def request_digest(request: Request, answerer: Answerer) -> str:
 
 
 def _check_thinking(selected: Selected, sampling: Sampling) -> None:
-    if not has_thinking_switch(selected.folder.path):
+    if not has_thinking_switch(selected.checkpoint.path):
         raise InputError(
             f"The chat template of {selected.model} has no switch for --thinking: leave it out, or give "
             "another --model."

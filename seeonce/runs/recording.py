@@ -22,8 +22,7 @@ from cache.manifest import (
     read_manifest,
 )
 from cache.mirror import fetch_manifests
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder, model_of
 from sources.recordings import latest_recording
 
@@ -35,8 +34,7 @@ _NUM_NAMED = 6
 class Selected:
     """An encoded recording and the checkpoint whose language model can be asked about it."""
 
-    folder: CheckpointFolder
-    config: CheckpointConfig
+    checkpoint: Checkpoint
     manifest: Manifest
     model: str
 
@@ -63,13 +61,13 @@ def select(
     ]
     refs.sort(key=lambda ref: ref.encoder_id.hex != encoder_id)
     name = model or model_of(home, refs[0].recording.id, refs[0].encoder_id)
-    folder, config, spec = find_encoder(home, name, say)
+    checkpoint, spec = find_encoder(home, name, say)
     manifest = (
         manifest_for(refs, spec, name)
         if bucket is None
         else manifest_for(refs, spec, name, bucket.read_manifest)
     )
-    return Selected(folder, config, manifest, name)
+    return Selected(checkpoint, manifest, name)
 
 
 def find_recording(home: Home, selector: str) -> list[ManifestRef]:

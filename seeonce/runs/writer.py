@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from cache.base.errors import InputError, disk_error
+from cache.base.files import open_private
 from cache.base.text import output_path
 from seeonce.runs.lock import lock_file
 from seeonce.runs.run import INFO_NAME, RESULTS_NAME, Result, RunInfo
@@ -150,7 +151,7 @@ class RunWriter:
                     yield file.read(size)
 
             fresh = self.path / f".{RESULTS_NAME}.new"
-            with _private(fresh) as ordered:
+            with open_private(fresh, "wb") as ordered:
                 ordered.writelines(lines())
             fresh.replace(self.path / RESULTS_NAME)
             if self._output is not None:
@@ -164,14 +165,14 @@ class RunWriter:
         """
         fresh = self.path / f".{INFO_NAME}.new"
         with self._refusals():
-            with _private(fresh) as file:
+            with open_private(fresh, "wb") as file:
                 file.write(_utf8(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"))
             fresh.replace(self.path / INFO_NAME)
 
     def _started(self, kept: list[tuple[Place, bytes]]) -> IO[bytes]:
         """Start the file with ``kept``: a reader sees the lines that were there before, or these."""
         fresh = self.path / f".{RESULTS_NAME}.new"
-        file = _private(fresh)
+        file = open_private(fresh, "wb")
         for place, line in kept:
             file.write(line)
             self._lines.append((place, len(line)))
@@ -205,8 +206,3 @@ def line_of(result: Result) -> bytes:
 def _utf8(json_text: str) -> bytes:
     # A file name that is no UTF-8 comes as lone surrogates: written as JSON's own escapes.
     return json_text.encode("utf-8", "backslashreplace")
-
-
-def _private(path: Path) -> IO[bytes]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    return os.fdopen(descriptor, "wb")

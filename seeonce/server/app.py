@@ -5,7 +5,6 @@ import html
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -25,42 +24,26 @@ from cache.pixel_index import PixelIndex
 from cache.store import Store
 from checkpoint.backend import installed_version
 from checkpoint.identity import model_id
-from infer.limits import BatchLimits
 from seeonce.runs.plan import computed_by
 from seeonce.server.asked import ChatAsked, Model, TextAsked, read_request
 from seeonce.server.batch_paths import batch_paths
 from seeonce.server.batches import Batches, Files
-from seeonce.server.completions import Completions, Gone
+from seeonce.server.completions import Completions
 from seeonce.server.connections import BoundedConnection
 from seeonce.server.engine_thread import EngineThread
 from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.features import ServedFeatures
-from seeonce.server.guard import Access, Guard, read_body
+from seeonce.server.guard import Guard, read_body
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import Models
-from seeonce.server.pictures import Allowed, Pictures
+from seeonce.server.options import ServeOptions
+from seeonce.server.pictures import Pictures
 from seeonce.server.responses import ResponseAsked
 
 _GRACE_S = 30
 _SWITCH_S = 0.0005
 _SMALL_BYTES = 64 << 10
 _IN_FLIGHT = 32  # what batches keep supplied, where nobody says how many decode
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """How to serve: the options of ``seeonce serve``.
-
-    At most ``max_open`` answers are waited for at once; ``prefix_cache`` bytes are kept on disk of prompts.
-    """
-
-    model: str | None = None
-    limits: BatchLimits = field(default_factory=BatchLimits)
-    allowed: Allowed = field(default_factory=Allowed)
-    access: Access = field(default_factory=Access)
-    max_open: int = 256
-    idle_unload_s: float = 1800.0
-    prefix_cache: int = 0
 
 
 class Server:
@@ -75,25 +58,16 @@ class Server:
         store = Store.open(home)
         self.metrics = Metrics()
         self.models = Models(home, options.model, say)
-        self.pictures = Pictures(home, store, options.allowed, self.metrics)
+        self.pictures = Pictures(home, store, options, self.metrics)
         features = ServedFeatures(store, self.metrics)
-        self.engine = EngineThread(
-            home,
-            features,
-            options.limits,
-            self.metrics,
-            options.max_open,
-            options.idle_unload_s,
-            options.prefix_cache,
-            say,
-        )
+        self.engine = EngineThread(home, options, features, self.metrics, say)
         self.completions = Completions(self.models, self.pictures, self.engine)
         self.files = Files(home)
         self.batches = Batches(
             home, self.files, self.answerer, 2 * (options.limits.max_num_seqs or _IN_FLIGHT)
         )
         self.paths = _paths(self)
-        self.app = _guarded(self.paths, options.access, self.metrics)
+        self.app = _guarded(self.paths, options, self.metrics)
         self._home = home
 
     async def answerer(self, name: str | None) -> str:
@@ -105,7 +79,7 @@ class Server:
 
         def identity() -> str:
             with PixelIndex(self._home) as index:
-                return f"{model_id(model.folder, index)}, {computed_by()}"
+                return f"{model_id(model.checkpoint, index)}, {computed_by()}"
 
         return await asyncio.to_thread(identity)
 
@@ -170,7 +144,6 @@ def _paths(server: Server) -> FastAPI:
     )  # fmt: skip
     app.add_exception_handler(ApiError, _error)  # type: ignore[arg-type]  # it is called with that error alone
     app.add_exception_handler(SeeonceError, _our_error)  # type: ignore[arg-type]
-    app.add_exception_handler(Gone, _gone)
     app.add_exception_handler(StarletteHTTPException, _http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _bad_query)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _bug)
@@ -179,23 +152,17 @@ def _paths(server: Server) -> FastAPI:
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatAsked), response_model=None)
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation of texts and pictures."""
-        body = await read_body(request)
-        asked = await _read(ChatAsked, body)
-        return await server.completions.chat(asked, request)
+        return await server.completions.chat(await _read(ChatAsked, request), request)
 
     @app.post("/v1/completions", openapi_extra=_body_of(TextAsked), response_model=None)
     async def completions(request: Request) -> Response:
         """Go on with a text."""
-        body = await read_body(request)
-        asked = await _read(TextAsked, body)
-        return await server.completions.text(asked, request)
+        return await server.completions.text(await _read(TextAsked, request), request)
 
     @app.post("/v1/responses", openapi_extra=_body_of(ResponseAsked), response_model=None)
     async def responses(request: Request) -> Response:
         """Answer a conversation as a response, which is not kept."""
-        body = await read_body(request)
-        asked = await _read(ResponseAsked, body)
-        return await server.completions.response(asked, request)
+        return await server.completions.response(await _read(ResponseAsked, request), request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -227,23 +194,24 @@ def _paths(server: Server) -> FastAPI:
     return app
 
 
-async def _read(kind: type[Model], body: bytes) -> Model:
+async def _read(kind: type[Model], request: Request) -> Model:
     """Read a request, a large one in a thread: a picture in it takes long."""
+    body = await read_body(request)
     if len(body) < _SMALL_BYTES:
         return read_request(kind, body)
     return await asyncio.to_thread(read_request, kind, body)
 
 
-def _guarded(app: FastAPI, access: Access, metrics: Metrics) -> ASGIApp:
+def _guarded(app: FastAPI, options: ServeOptions, metrics: Metrics) -> ASGIApp:
     inner: ASGIApp = app
-    if access.origins:
+    if options.origins:
         inner = CORSMiddleware(
             app,
-            allow_origins=sorted(access.origins),
+            allow_origins=sorted(options.origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
-    return _Counted(Guard(inner, access), app, metrics)
+    return _Counted(Guard(inner, options), app, metrics)
 
 
 class _Counted:
@@ -299,10 +267,6 @@ async def _bad_query(request: Request, error: RequestValidationError) -> Respons
 
 async def _bug(request: Request, error: Exception) -> Response:
     return await _error(request, ApiError(500, f"The request failed ({type(error).__name__})."))
-
-
-async def _gone(*_: object) -> Response:
-    return Response(status_code=499)
 
 
 def _page(openapi: dict[str, Any]) -> str:

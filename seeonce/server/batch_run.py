@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp
 
 from cache.base.canonical_json import canonical
 from cache.base.errors import InputError
-from cache.base.files import PRIVATE_FILE
+from cache.base.files import open_private
 from seeonce.server.errors import refused
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
@@ -34,35 +33,21 @@ class BadLineError(InputError):
         self.line, self.problem = line, problem
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request of a batch. ``id`` is a digest of it and of the model: the same id has the same answer."""
-
-    custom_id: str
-    url: str
-    body: Json
-    id: str
-
-
 @dataclass(slots=True)
-class Counts:
-    """How far a batch is; ``known`` of the completed were answered by a run before."""
-
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-    known: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """The files of one batch, and what is to be told of it; ``endpoint`` is that of all lines, if one is."""
+    """The files of one batch, and how far it is; ``endpoint`` is that of all lines, if one is.
+
+    ``known`` of the completed were answered by a run before.
+    """
 
     input: Path
     output: Path
     errors: Path
-    counts: Counts
     endpoint: str | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    known: int = 0
 
     async def run(
         self, app: ASGIApp, identity: Callable[[str | None], Awaitable[str]], num_at_once: int
@@ -91,43 +76,47 @@ class Batch:
         if not wanted:
             raise BadLineError(1, "there is no request.")
         kept = _keep(self.output, wanted)
-        self.counts.total, self.counts.completed = len(wanted), len(kept)
-        self.counts.known, self.counts.failed = len(kept), 0
+        self.total, self.completed, self.known, self.failed = len(wanted), len(kept), len(kept), 0
         rest = (
-            Ask(found["custom_id"], found["url"], found["body"], wanted[found["custom_id"]])
+            (found, wanted[found["custom_id"]])
             for number, line in _lines(self.input)
             if (found := _request(number, line, self.endpoint))["custom_id"] not in kept
         )
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-        with _private(self.output, "ab") as output, _private(self.errors, "wb") as errors:
+        with open_private(self.output, "ab") as output, open_private(self.errors, "wb") as errors:
             client = httpx2.AsyncClient(transport=transport, base_url="http://localhost")
             async with client, asyncio.TaskGroup() as group:
                 for _ in range(num_at_once):
                     group.create_task(self._ask(rest, client, output, errors))
 
     async def _ask(
-        self, rest: Iterator[Ask], client: httpx2.AsyncClient, output: IO[bytes], errors: IO[bytes]
+        self,
+        rest: Iterator[tuple[Json, str]],
+        client: httpx2.AsyncClient,
+        output: IO[bytes],
+        errors: IO[bytes],
     ) -> None:
-        for ask in rest:
-            status, body = await _reply(client, ask)
-            response = {"status_code": status, "request_id": ask.id, "body": body}
-            line = {"id": ask.id, "custom_id": ask.custom_id, "response": response, "error": None}
+        """Ask requests, each given with its digest, which is the id of its line."""
+        for request, id_ in rest:
+            status, body = await _reply(client, request["url"], request["body"])
+            response = {"status_code": status, "request_id": id_, "body": body}
+            line = {"id": id_, "custom_id": request["custom_id"], "response": response, "error": None}
             is_answer = status == 200
             file = output if is_answer else errors
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
-            self.counts.completed += is_answer
-            self.counts.failed += not is_answer
+            self.completed += is_answer
+            self.failed += not is_answer
 
 
-async def _reply(client: httpx2.AsyncClient, ask: Ask) -> tuple[int, Json]:
-    if ask.body.get("stream"):
+async def _reply(client: httpx2.AsyncClient, url: str, asked: Json) -> tuple[int, Json]:
+    if asked.get("stream"):
         error = refused("stream: a batch has whole answers: leave it out.", "stream")
         return error.status, error.body
-    content = json.dumps(ask.body).encode()
+    content = json.dumps(asked).encode()
     while True:
         found = await client.post(
-            ask.url, content=content, headers={"Content-Type": "application/json"}, timeout=None
+            url, content=content, headers={"Content-Type": "application/json"}, timeout=None
         )
         if found.status_code != 503:
             return found.status_code, found.json()
@@ -166,6 +155,7 @@ def _no_constant(name: str) -> None:
 
 
 def _digest(found: Json, identity: str) -> str:
+    """Digest a request and what answers it: the same digest has the same answer."""
     document = canonical({"url": found["url"], "body": found["body"], "answers": identity})
     return "batch_req_" + blake3(document, derive_key_context=_CONTEXT).hexdigest(16)
 
@@ -176,7 +166,7 @@ def _keep(output: Path, wanted: dict[str, str]) -> set[str]:
     if not output.exists():
         return kept
     fresh = output.with_name(f".{output.name}.new")
-    with _private(fresh, "wb") as file:
+    with open_private(fresh, "wb") as file:
         for _, line in _lines(output):
             with suppress(ValueError, RecursionError, TypeError, AttributeError):
                 found = json.loads(line)
@@ -186,7 +176,3 @@ def _keep(output: Path, wanted: dict[str, str]) -> set[str]:
                     kept.add(name)
     fresh.replace(output)
     return kept
-
-
-def _private(path: Path, mode: str) -> IO[bytes]:
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, PRIVATE_FILE))

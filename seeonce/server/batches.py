@@ -17,7 +17,7 @@ from cache.base.errors import InputError, StoreError, disk_error
 from cache.base.files import PRIVATE_FOLDER, Durability, Folder
 from cache.base.home import Home
 from seeonce.runs.lock import RunLock
-from seeonce.server.batch_run import BadLineError, Batch, Counts
+from seeonce.server.batch_run import BadLineError, Batch
 from seeonce.server.errors import ApiError
 
 _log = logging.getLogger("seeonce.server")
@@ -95,7 +95,8 @@ class Batches:
         self._identity, self._num_at_once = identity, num_at_once
         self._loop = asyncio.new_event_loop()
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._running: tuple[str, asyncio.Task[None], Counts] | None = None
+        self._running: tuple[str, asyncio.Task[None]] | None = None
+        self._batch: Batch | None = None  # of the one that runs, once its requests are asked
         self._thread = threading.Thread(target=self._loop.run_forever, name="seeonce-batches", daemon=True)
 
     def start(self, app: ASGIApp) -> None:
@@ -140,9 +141,9 @@ class Batches:
         found = _load(self._folder / batch_id / _INFO) if _ID.fullmatch(batch_id) else None
         if found is None:
             raise ApiError(404, f"There is no batch {batch_id[:80]!r}.", "batch_id")
-        running = self._running
-        if running is not None and running[0] == batch_id:
-            found["request_counts"] = _counts(running[2])
+        running, batch = self._running, self._batch
+        if running is not None and running[0] == batch_id and batch is not None:
+            found["request_counts"] = _counts(batch)
         return found
 
     def all(self) -> list[Json]:
@@ -173,15 +174,14 @@ class Batches:
     async def _work(self, app: ASGIApp) -> None:
         while True:
             batch_id = await self._waiting.get()
-            counts = Counts()
-            task = asyncio.create_task(self._run(batch_id, counts, app))
-            self._running = (batch_id, task, counts)
+            task = asyncio.create_task(self._run(batch_id, app))
+            self._running = (batch_id, task)
             await asyncio.wait([task])
-            self._running = None
+            self._batch = self._running = None
             if not task.cancelled() and (error := task.exception()) is not None:  # of the disk
                 _log.error("%s waits for the next start of the server: %s", batch_id, error)
 
-    async def _run(self, batch_id: str, counts: Counts, app: ASGIApp) -> None:
+    async def _run(self, batch_id: str, app: ASGIApp) -> None:
         try:
             lock = RunLock(self._folder / batch_id)
         except (InputError, StoreError):  # another server has it
@@ -189,18 +189,24 @@ class Batches:
         with lock:
             found = self.info(batch_id)
             if found["status"] in ("validating", "in_progress"):
-                found = await self._ask(found, counts, app)
+                found = await self._ask(found, app)
             if found["status"] in ("finalizing", "cancelling"):
                 self._finish(found)
 
-    async def _ask(self, found: Json, counts: Counts, app: ASGIApp) -> Json:
+    async def _ask(self, found: Json, app: ASGIApp) -> Json:
         """Run a batch, and say how it ended; an end of the server leaves it as it is."""
         folder = self._folder / found["id"]
         now = {"status": "in_progress", "in_progress_at": found["in_progress_at"] or int(time.time())}
         self._save(found := found | now)
+        batch = Batch(
+            self._files.folder / f"{found['input_file_id']}.jsonl",
+            folder / "output.jsonl",
+            folder / "errors.jsonl",
+            found["endpoint"],
+        )
+        self._batch = batch
         try:
-            source = self._files.path(found["input_file_id"])
-            batch = Batch(source, folder / "output.jsonl", folder / "errors.jsonl", counts, found["endpoint"])
+            self._files.info(found["input_file_id"])
             await batch.run(app, self._identity, self._num_at_once)
             after: Json = {"status": "finalizing", "finalizing_at": int(time.time())}
         except asyncio.CancelledError:
@@ -210,7 +216,7 @@ class Batches:
             after = {}
         except Exception as error:  # of a task group, or of the input
             after = {"status": "failed", "failed_at": int(time.time()), "errors": _errors(error)}
-        found = self.info(found["id"]) | after | {"request_counts": _counts(counts)}
+        found = self.info(found["id"]) | after | {"request_counts": _counts(batch)}
         self._save(found)
         return found
 
@@ -233,8 +239,8 @@ class Batches:
         _save(self._folder / found["id"], _INFO, found)
 
 
-def _counts(counts: Counts) -> Json:
-    return {"total": counts.total, "completed": counts.completed, "failed": counts.failed}
+def _counts(batch: Batch) -> Json:
+    return {"total": batch.total, "completed": batch.completed, "failed": batch.failed}
 
 
 def _errors(error: Exception) -> Json:

@@ -27,10 +27,6 @@ from seeonce.server.responses import ResponseAsked, ResponseReply, of_response
 _STEP_S = 0.001  # in which the tokens of all rows are told
 
 
-class Gone(Exception):  # noqa: N818 - nothing is wrong
-    """The client went away before its reply began."""
-
-
 class Completions:
     """Answers completions of both kinds."""
 
@@ -59,7 +55,7 @@ class Completions:
     ) -> tuple[ServedModel, tuple[Request, ...], tuple[NewPicture, ...]]:
         drawn = asked.drawn()
         model = await self.model(asked.model)
-        if asked.thinking and not has_thinking_switch(model.folder.path):
+        if asked.thinking and not has_thinking_switch(model.checkpoint.path):
             raise refused(
                 f"chat_template_kwargs: {model.name} has no switch for thinking.", "chat_template_kwargs"
             )
@@ -260,7 +256,7 @@ def merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:
 async def _next(
     events: "asyncio.Queue[Event]", gone: "asyncio.Future[None] | None" = None
 ) -> Accepted | Delta | Ended:
-    """Return what is told next. Raises ``ApiError``, and ``Gone`` when the client went away."""
+    """Return what is told next. Raises ``ApiError``, also when the client went away."""
     if gone is None:
         found = await events.get()
     else:
@@ -268,7 +264,7 @@ async def _next(
         await asyncio.wait((getting, gone), return_when=asyncio.FIRST_COMPLETED)
         if not getting.done():
             getting.cancel()
-            raise Gone
+            raise ApiError(499, "The client is gone.")
         found = getting.result()
     if isinstance(found, ApiError):
         raise found

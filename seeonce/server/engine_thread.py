@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
-from infer.limits import BatchLimits
+from infer.hooks import RowHooks
 from infer.request import Answer, Request
+from infer.sequence import Sequence
 from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.jobs import Accepted, Choice, Job, NewPicture
 from seeonce.server.loaded import LoadedModel
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import ServedModel
+from seeonce.server.options import ServeOptions
 
 if TYPE_CHECKING:
     from infer.engine import EngineStats
-    from infer.hooks import RowHooks
-    from infer.sequence import Sequence
 
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
@@ -39,23 +39,15 @@ class EngineThread:
     def __init__(
         self,
         home: Home,
+        options: ServeOptions,
         features: ServedFeatures,
-        limits: BatchLimits,
         metrics: Metrics,
-        max_open: int,
-        idle_unload_s: float,
-        prefix_cache: int,
         say: Callable[[str], None],
     ) -> None:
-        """Begin with nothing loaded; after ``idle_unload_s`` without a request the model is unloaded.
-
-        At most ``max_open`` answers are waited for at once. Of what prompts begin with, ``prefix_cache``
-        bytes are kept on disk.
-        """
-        self._home, self._features, self._limits = home, features, limits
-        self._prefix_cache = prefix_cache
-        self._metrics, self._max_open, self._idle_s, self._say = metrics, max_open, idle_unload_s, say
-        self._arrived: deque[Job | _Call] = deque()
+        """Begin with nothing loaded; a model that nobody asks for is unloaded after ``idle_unload_s``."""
+        self._home, self._options, self._features = home, options, features
+        self._metrics, self._say = metrics, say
+        self._arrived: deque[Job | Callable[[], None]] = deque()  # a function is run between jobs
         self._changed = threading.Condition()
         self._ending = False
         self._num_open = 0  # answers that were asked for and have not ended
@@ -96,11 +88,18 @@ class EngineThread:
 
     def call(self, function: "Callable[[], Result]") -> "Future[Result]":
         """Run a function in this thread, between jobs."""
-        call = _Call(function)
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
         with self._changed:
-            self._arrived.append(call)
+            self._arrived.append(run)
             self._changed.notify()
-        return call.future
+        return future
 
     def submit(self, job: Job) -> None:
         """Take a job.
@@ -108,10 +107,12 @@ class EngineThread:
         Raises:
             ApiError: it asks for too many, or too many are waiting.
         """
-        if len(job.requests) > self._max_open:
-            raise refused(f"{len(job.requests)} answers at once; at most {self._max_open} are waited for.")
+        if len(job.requests) > self._options.max_open:
+            raise refused(
+                f"{len(job.requests)} answers at once; at most {self._options.max_open} are waited for."
+            )
         with self._changed:
-            if self._ending or self._num_open + len(job.requests) > self._max_open:
+            if self._ending or self._num_open + len(job.requests) > self._options.max_open:
                 raise ApiError(
                     503,
                     f"{self._num_open} answers are waited for already: ask again in a while.",
@@ -127,18 +128,18 @@ class EngineThread:
         while True:
             with self._changed:
                 while not self._arrived and not self._ending:
-                    wait_s = self._idle_s if self._loaded is not None else None
+                    wait_s = self._options.idle_unload_s if self._loaded is not None else None
                     if not self._changed.wait(wait_s) and self._loaded is not None:
                         self._unload()
                 if self._ending:
                     break
                 head = self._arrived[0]
-                if isinstance(head, _Call):
+                if not isinstance(head, Job):
                     self._arrived.popleft()
-            if isinstance(head, _Call):
-                head.run()
-            else:
+            if isinstance(head, Job):
                 self._serve(head.model)
+            else:
+                head()
         error = ApiError(503, "The server ends: ask again later.", headers={"Retry-After": str(_RETRY_S)})
         self._end_open(error)
         self._end_arrived(error)
@@ -181,7 +182,7 @@ class EngineThread:
     def _load(self, model: ServedModel) -> LoadedModel:
         if self._loaded is None or self._loaded.model != model:
             self._unload()  # before the next one comes: two may not fit
-            self._loaded = LoadedModel(self._home, model, self._limits, self._prefix_cache, self._say)
+            self._loaded = LoadedModel(self._home, model, self._options, self._say)
             self._say(f"Loaded {model.name}.")
         return self._loaded
 
@@ -279,7 +280,7 @@ class EngineThread:
             self._metrics.images_encoded.inc()
         self._holds[job].append(key)
 
-    def _hooks(self, sequence: "Sequence") -> "RowHooks":
+    def _hooks(self, sequence: Sequence) -> RowHooks:
         """Return what a request brings into the batch, its client's watch before the others."""
         choice = self._choices[sequence.request.id]
         if choice.job.cancelled or self._loaded is None:
@@ -368,17 +369,3 @@ def _failed(error: Exception) -> ApiError:
     if isinstance(error, SeeonceError):
         return of_ours(error)
     return ApiError(500, f"The engine failed ({type(error).__name__}): ask again.")
-
-
-class _Call:
-    """A function that is run between jobs."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self.future: Future[Any] = Future()
-
-    def run(self) -> None:
-        try:
-            self.future.set_result(self._function())
-        except BaseException as error:
-            self.future.set_exception(error)

@@ -3,7 +3,6 @@
 import asyncio
 import hmac
 import ipaddress
-from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from seeonce.server.errors import ApiError, refused
+from seeonce.server.options import ServeOptions
 
 MAX_BODY_BYTES = 128 << 20
 _LONGEST_WAIT_S = 30.0
@@ -18,21 +18,12 @@ _LONGEST_BODY_S = 300.0
 _OPEN_PATHS = ("/health",)
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Under which names the server is asked, from whose pages, and with which key."""
-
-    hosts: frozenset[str] = frozenset()
-    origins: frozenset[str] = frozenset()
-    api_key: str | None = None
-
-
 class Guard:
     """Refuses, before anything is read, who may not ask."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        """Let through to ``app`` who has ``access``."""
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, options: ServeOptions) -> None:
+        """Let through to ``app`` whom the options admit."""
+        self._app, self._options = app, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -53,14 +44,14 @@ class Guard:
             return ApiError(403, "The Host header names another server: see --allow-host.")
         origin = headers.get("origin")
         same = (f"http://{host}", f"https://{host}")
-        if origin is not None and origin not in (*same, *self._access.origins):
+        if origin is not None and origin not in (*same, *self._options.origins):
             return ApiError(403, "Pages of this origin may not ask: see --allow-origin.")
         is_preflight = scope["method"] == "OPTIONS" and origin is not None
-        if self._access.api_key is None or is_preflight or scope["path"] in _OPEN_PATHS:
+        if self._options.api_key is None or is_preflight or scope["path"] in _OPEN_PATHS:
             return None
         kind, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip().encode() if kind.lower() == "bearer" else b""
-        if hmac.compare_digest(given, self._access.api_key.encode()):
+        if hmac.compare_digest(given, self._options.api_key.encode()):
             return None
         return ApiError(
             401, "Incorrect API key provided.", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
@@ -70,7 +61,7 @@ class Guard:
         """An address is always ours: a page can only lead here by a name that it owns."""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         name = name.strip("[]").lower()
-        if name in ("localhost", *self._access.hosts):
+        if name in ("localhost", *self._options.hosts):
             return True
         try:
             ipaddress.ip_address(name)

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 
 from cache.base.errors import SeeonceError
 from cache.base.home import Home
-from infer.limits import BatchLimits
+from infer.prefixes import PrefixPool
 from infer.request import Request, Text, Turn
+from infer.sequence import Sequence
+from precompute.loaded import Loaded, load_encoder
 from seeonce.runs.describe import load_engine
 from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Job
 from seeonce.server.models import ServedModel
+from seeonce.server.options import ServeOptions
 from seeonce.verifier.canary import sound_limits
 
 if TYPE_CHECKING:
@@ -27,41 +30,32 @@ class LoadedModel:
         self,
         home: Home,
         model: ServedModel,
-        limits: BatchLimits,
-        prefix_cache: int,
+        options: ServeOptions,
         say: Callable[[str], None],
     ) -> None:
-        """Load the language model; so many bytes of what prompts begin with are kept on disk.
+        """Load the language model.
 
         Raises:
             CheckpointError: it does not load, or answers wrongly here.
         """
-        from infer.prefixes import PrefixPool
-
         self.model = model
-        self.limits = sound_limits(home, model.config, limits, say)
+        self.limits = sound_limits(home, model.checkpoint, options.limits, say)
         dtype = model.spec.compute_dtype
-        self.engine = load_engine(home, model.folder, model.config, dtype, self.limits, prefix_cache)
+        self.engine = load_engine(home, model.checkpoint, dtype, self.limits, options.prefix_cache)
         self.memory = self.engine.memory(self.limits)
         shares = self.limits.share_prefixes
         self.prefixes = PrefixPool(self.memory.max_bytes // 2 if shares else 0, lasting=True)
-        self._encoder: VisionEncoder | None = None
+        self._encoders: Loaded = {}
 
     def encoder(self) -> "VisionEncoder":
         """Return the encoder: limits on pixels change how a picture is cut, which was done before."""
-        from precompute.encoder import VisionEncoder
-
-        if self._encoder is None:
-            self._encoder = VisionEncoder(self.model.folder, self.model.config, self.model.spec)
-        return self._encoder
+        return load_encoder(self.model.checkpoint, self.model.spec, self._encoders)
 
     def problem(self, job: Job, request: Request) -> ApiError | None:
         """Say why a job cannot be answered, before anything is computed for it."""
-        from infer.sequence import Sequence
-
         if job.cancelled:
             return ApiError(499, "The client is gone.")
-        most = _MOST_CHARACTERS * self.model.config.text.max_context
+        most = _MOST_CHARACTERS * self.model.checkpoint.text.max_context
         turns = (*request.earlier, Turn("user", request.segments))
         num = sum(len(part.text) for turn in turns for part in turn.segments if isinstance(part, Text))
         if num > most:  # which takes long to find out token by token

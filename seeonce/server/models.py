@@ -9,8 +9,8 @@ from cache.base.home import Home
 from cache.base.text import visible
 from cache.key import EncoderSpec
 from cache.manifest import list_manifests
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import DEMO, CheckpointFolder
+from checkpoint.config import Checkpoint
+from checkpoint.folder import DEMO
 from checkpoint.identity import find_encoder, model_of
 from seeonce.server.errors import ApiError
 
@@ -20,8 +20,7 @@ class ServedModel:
     """A checkpoint under the name that clients use; ``spec`` is its encoder with its own limit on pixels."""
 
     name: str
-    folder: CheckpointFolder
-    config: CheckpointConfig
+    checkpoint: Checkpoint
     spec: EncoderSpec
 
 

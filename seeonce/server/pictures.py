@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +26,7 @@ from seeonce.server.errors import ApiError, of_ours, refused
 from seeonce.server.jobs import NewPicture
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import ServedModel
+from seeonce.server.options import ServeOptions
 from seeonce.server.remote import fetch
 from sources.pixels import pixels_array, read_image
 
@@ -36,21 +37,12 @@ _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """Where pictures may come from besides the request itself and the store."""
-
-    folders: tuple[Path, ...] = ()
-    remote: bool = False
-    store: bool = True
-
-
 class Pictures:
     """Reads pictures in threads of its own, a few at a time: a large one takes hundreds of megabytes."""
 
-    def __init__(self, home: Home, store: Store, allowed: Allowed, metrics: Metrics) -> None:
-        """Take pictures from where it is ``allowed``."""
-        self._home, self._store, self._allowed, self._metrics = home, store, allowed, metrics
+    def __init__(self, home: Home, store: Store, options: ServeOptions, metrics: Metrics) -> None:
+        """Take pictures from where the options allow it."""
+        self._home, self._store, self._options, self._metrics = home, store, options, metrics
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], dict[int, FrameEntry]] = {}
         self._known_at: tuple[tuple[str, int, int, int], ...] = ()
@@ -68,7 +60,7 @@ class Pictures:
             ApiError: it is broken, too large, of a kind that is not allowed, or its frame is not encoded.
         """
         limit = image.max_pixels or max_pixels or (LOW_PIXELS if image.detail == "low" else None)
-        keep = self._allowed.store if keep is None else keep and self._allowed.store
+        keep = self._options.store if keep is None else keep and self._options.store
         loop = asyncio.get_running_loop()
         try:
             if image.url.startswith("seeonce:"):
@@ -95,7 +87,7 @@ class Pictures:
         if scheme == "file":
             return await loop.run_in_executor(self._threads, self._file, url)
         if scheme in ("http", "https"):
-            if not self._allowed.remote:
+            if not self._options.remote:
                 raise refused(
                     "pictures are not fetched from the network here (the server was started "
                     "without --allow-remote-images): send a data: URL.",
@@ -115,7 +107,7 @@ class Pictures:
             raise missing
         try:
             path = Path(unquote(parts.path)).resolve(strict=True)
-            if not any(path.is_relative_to(folder.resolve()) for folder in self._allowed.folders):
+            if not any(path.is_relative_to(folder.resolve()) for folder in self._options.folders):
                 raise missing
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
                 status = os.fstat(file.fileno())

@@ -12,13 +12,16 @@ from cache.key import EncoderSpec, pixel_digest
 from cache.manifest import FrameEntry
 from cache.store import Durability, Store
 from checkpoint.backend import provenance
-from checkpoint.config import CheckpointConfig
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder
 from infer import canary
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Request
 from infer.sampling import Sampling
+from seeonce import demo
+from seeonce.demo.questions import QUESTIONS
+from seeonce.demo.random_qwen3_5 import write_checkpoint
 from seeonce.runs.describe import DescribeResult, Session, describe
 from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import Plan
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 16
 _RECURRENT = "gated delta nets"
+_DEMO = Path(demo.__file__).parent
+_QUESTIONS = [QUESTIONS[name][0] for name in ("apps", "activity", "windows")]
 
 
 def describe_soundly(
@@ -48,73 +53,59 @@ def describe_soundly(
     Raises:
         CheckpointError: answers are wrong either way, or the model does not load.
     """
-    limits = sound_limits(session.home, selected.config, options.limits, listener.say)
+    limits = sound_limits(session.home, selected.checkpoint, options.limits, listener.say)
     return describe(session, selected, replace(options, limits=limits), listener, asked)
 
 
 def sound_limits(
-    home: Home, config: CheckpointConfig, limits: BatchLimits, say: Callable[[str], None]
+    home: Home, checkpoint: Checkpoint, limits: BatchLimits, say: Callable[[str], None]
 ) -> BatchLimits:
     """Return ``limits``, or slower ones under which a checkpoint of this kind answers rightly here.
 
     Raises:
         CheckpointError: answers are wrong either way.
     """
-    if any(layer.is_recurrent for layer in config.text.layers):
+    if any(layer.is_recurrent for layer in checkpoint.text.layers):
         return canary.sound_limits(home, limits, lambda tried: try_random(tried), say, _RECURRENT)
     return canary.sound_limits(home, limits, lambda tried: try_demo(tried), say)
 
 
 def try_demo(limits: BatchLimits) -> str | None:
     """Let the demo checkpoint answer about drawn screens, batched and live."""
-    return _try_checkpoint(_demo() / "checkpoint", _questions(), limits)
+    return _try_checkpoint(_DEMO / "checkpoint", _QUESTIONS, limits)
 
 
 def try_random(limits: BatchLimits) -> str | None:
     """Let a random Qwen3.5 answer about drawn screens, batched and live; questions are of several lengths."""
-    from seeonce.demo.random_qwen3_5 import write_checkpoint
-
-    questions = [question + " And why?" * number for number, question in enumerate(_questions())]
+    questions = [question + " And why?" * number for number, question in enumerate(_QUESTIONS)]
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
-        return _try_checkpoint(write_checkpoint(Path(name), _demo() / "checkpoint"), questions, limits)
+        return _try_checkpoint(write_checkpoint(Path(name), _DEMO / "checkpoint"), questions, limits)
 
 
 def _try_checkpoint(checkpoint: Path, questions: list[str], limits: BatchLimits) -> str | None:
-    pictures = sorted((_demo() / "recording").glob("*.png"))[::16]
+    pictures = sorted((_DEMO / "recording").glob("*.png"))[::16]
     with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
         return _differs(checkpoint, pictures, questions, limits, Home(Path(name)))
 
 
-def _questions() -> list[str]:
-    from seeonce.demo.questions import QUESTIONS
-
-    return [QUESTIONS[name][0] for name in ("apps", "activity", "windows")]
-
-
-def _demo() -> Path:
-    from seeonce import demo
-
-    return Path(demo.__file__).parent
-
-
 def _differs(
-    checkpoint: Path, pictures: list[Path], questions: list[str], limits: BatchLimits, home: Home
+    folder: Path, pictures: list[Path], questions: list[str], limits: BatchLimits, home: Home
 ) -> str | None:
     """Say in which answer batched decoding under ``limits`` differs from live, else ``None``."""
     from infer.engine import Engine
     from infer.sequence import sampling_hooks
     from seeonce.verifier.reference import LiveReference
 
-    folder, config, spec = find_encoder(home, str(checkpoint), lambda _: None)
+    checkpoint, spec = find_encoder(home, str(folder), lambda _: None)
     store = Store.open(home, durability=Durability.none)
-    reference = LiveReference(folder, config, spec)
+    reference = LiveReference(checkpoint, spec)
     frames = [_encoded(store, spec, reference, number, path) for number, path in enumerate(pictures)]
     asked = [(frame, question) for frame in frames for question in questions]
     requests = [
         Request(number, Prompt(question).segments(frame), Sampling(max_tokens=_MAX_TOKENS))
         for number, (frame, question) in enumerate(asked)
     ]
-    engine = Engine.load(folder, config, spec.compute_dtype)
+    engine = Engine.load(checkpoint, spec.compute_dtype)
     source = StoredFeatures(store, "canary")
     problems = dict[int, str | None]()
     for request, answer in engine.answer(requests, source, limits, hooks_of=sampling_hooks):

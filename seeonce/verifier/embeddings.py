@@ -12,6 +12,7 @@ from cache.key import EntryKey
 from cache.manifest import FrameEntry, Manifest
 from cache.store import Store
 from checkpoint import backend
+from precompute.live import LiveFrames
 from seeonce.verifier.differences import (
     feature_differences,
     feature_problem,
@@ -24,8 +25,6 @@ from seeonce.verifier.sample import Group, confidence, confidence_words, entry_g
 if TYPE_CHECKING:
     from PIL import Image
 
-    from precompute.live import LiveFrames
-
 
 EncodeNow = Callable[[FrameEntry, "Image.Image"], Features]
 """Encodes the picture of a frame live."""
@@ -37,7 +36,7 @@ class EmbeddingCheck:
     Only their digests are kept: memory does not grow with the sample.
     """
 
-    def __init__(self, store: Store, live: "LiveFrames", encode: EncodeNow, allowed: Tolerances) -> None:
+    def __init__(self, store: Store, live: LiveFrames, encode: EncodeNow, allowed: Tolerances) -> None:
         """Compare entries of ``store`` with what ``encode`` gives; ``live`` has their pictures."""
         self._store, self._live, self._encode, self._allowed = store, live, encode, allowed
         self._here = backend.provenance()

@@ -20,7 +20,7 @@ from cache.key import EncoderSpec, EntryKey, entry_key
 from cache.layout import entry_folder
 from cache.manifest import Manifest, SkippedFrame, manifest_path, manifest_to_json, write_manifest
 from cache.store import Store
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import find_encoder
 from seeonce.verifier.report import Level
 from seeonce.verifier.sample import Group
@@ -290,14 +290,14 @@ _CHANGED_WEIGHT = "patch_embed.proj.weight"
 _SAFETENSORS_TYPES = {"F32": "<u4", "BF16": "<u2", "F16": "<u2"}
 
 
-def changed_weights(folder: CheckpointFolder, to: Path) -> Path:
+def changed_weights(checkpoint: Checkpoint, to: Path) -> Path:
     """Return a copy of a checkpoint, of the same name, one of whose vision weights is another."""
-    found = [file for file in sorted(folder.path.glob("*.safetensors")) if _tensor(file) is not None]
+    found = [file for file in sorted(checkpoint.path.glob("*.safetensors")) if _tensor(file) is not None]
     if not found:
         raise CannotCheckError(f"no vision weight ending in {_CHANGED_WEIGHT} is stored as floating point")
     if shutil.disk_usage(to.parent).free < 2 * found[0].stat().st_size:
         raise CannotCheckError(f"no room to copy {found[0].name} ({found[0].stat().st_size / 1e9:.1f} GB)")
-    changed = _linked_folder(folder.path, to / folder.path.name, {found[0].name})
+    changed = _linked_folder(checkpoint.path, to / checkpoint.path.name, {found[0].name})
     file = changed / found[0].name
     shutil.copyfile(found[0], file)
     tensor = _tensor(file)
@@ -309,12 +309,12 @@ def changed_weights(folder: CheckpointFolder, to: Path) -> Path:
     return changed
 
 
-def changed_preprocessing(folder: CheckpointFolder, to: Path) -> Path:
+def changed_preprocessing(checkpoint: Checkpoint, to: Path) -> Path:
     """Return a copy of a checkpoint, of the same name, that normalises pictures by another mean."""
     names = ("preprocessor_config.json", "processor_config.json")
-    changed = _linked_folder(folder.path, to / folder.path.name, set(names))
+    changed = _linked_folder(checkpoint.path, to / checkpoint.path.name, set(names))
     for name in names:
-        path = folder.path / name
+        path = checkpoint.path / name
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if name == names[0]:
             settings["image_mean"] = [0.4, 0.5, 0.6]
@@ -354,4 +354,4 @@ CHECKPOINT_CHANGES = (
 def encoder_of(checkpoint: Path, copy: CopiedStore) -> EncoderSpec:
     """Return the encoder of a changed checkpoint with the limit on pixels that the manifest names."""
     max_pixels = copy.manifest.encoder.preprocessing.max_pixels
-    return find_encoder(copy.home, str(checkpoint), lambda _: None, max_pixels)[2]
+    return find_encoder(copy.home, str(checkpoint), lambda _: None, max_pixels)[1]

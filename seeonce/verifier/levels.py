@@ -13,17 +13,17 @@ from cache.manifest import FrameEntry, Manifest, read_manifest
 from cache.store import Store
 from checkpoint import backend
 from infer.limits import BatchLimits
+from precompute.live import LiveFrames
 from seeonce.runs.recording import Selected, find_recording, select
 from seeonce.verifier.byte_check import check_recording_bytes, check_store_bytes
 from seeonce.verifier.differences import provenance_differences, tolerances
 from seeonce.verifier.embeddings import EmbeddingCheck
 from seeonce.verifier.report import Against, Check, Level, Report, Tolerances
 from seeonce.verifier.sample import Group, draw, entry_groups, sample_size
+from seeonce.verifier.transformers_reference import check_against_transformers
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from precompute.live import LiveFrames
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,7 @@ def _check_live(
 ) -> Iterator[Check]:
     sample = sampled(selected.manifest, options)
     try:
-        from precompute.live import LiveFrames
-
-        live = LiveFrames(selected.folder, selected.config, selected.manifest)
+        live = LiveFrames(selected.checkpoint, selected.manifest)
     except CannotCheckError as error:
         yield Check("embeddings", True, "not checked", 0, len(sample), (), (str(error),))
         return
@@ -147,8 +145,6 @@ def _check_live(
     else:
         yield from _check_answers(store, selected, sample, options, allowed, live, listener)
     if options.against is Against.transformers:
-        from seeonce.verifier.transformers_reference import check_against_transformers
-
         yield check_against_transformers(store, selected, sample, live, allowed, listener)
 
 
@@ -158,7 +154,7 @@ def _check_answers(
     sample: list[Group],
     options: VerifyOptions,
     allowed: Tolerances,
-    live: "LiveFrames",
+    live: LiveFrames,
     listener: Listener,
 ) -> Iterator[Check]:
     """Compare features with mlx-vlm's own, then answers; each picture is encoded once for both."""
@@ -166,7 +162,7 @@ def _check_answers(
     from seeonce.verifier.reference import LiveReference
 
     untouched = options.against is Against.mlx_vlm
-    reference = LiveReference(selected.folder, selected.config, selected.manifest.encoder, untouched)
+    reference = LiveReference(selected.checkpoint, selected.manifest.encoder, untouched)
     outputs = OutputCheck(store, selected, options.limits, allowed, listener)
 
     def encode_and_ask(frame: FrameEntry, image: "Image.Image") -> Features:

@@ -101,7 +101,7 @@ class OutputCheck:
         self._num_all = len(requests) * (3 if embeddings.all_exact else 2)
         selected = self._selected
         dtype = selected.manifest.encoder.compute_dtype
-        engine = Engine.load(selected.folder, selected.config, dtype)
+        engine = Engine.load(selected.checkpoint, dtype)
         source = StoredFeatures(self._store, selected.manifest.recording.id)
         self._compare_answers(requests, engine, source)
         from_store = self._forced(requests, engine, source)

@@ -19,8 +19,7 @@ from PIL import Image
 
 from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.loading import cast, load_model, readable_folder
 from sources.pixels import is_read_plainly
 
@@ -56,9 +55,7 @@ class LiveAnswer:
 class LiveReference:
     """mlx-vlm's model and processor, in the compute dtype of ``spec``; each picture is encoded once."""
 
-    def __init__(
-        self, folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec, untouched: bool = False
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, spec: EncoderSpec, untouched: bool = False) -> None:
         """Load both halves.
 
         ``untouched`` leaves even the vision tower alone and answers through ``stream_generate``, as users of
@@ -70,14 +67,14 @@ class LiveReference:
         from mlx_vlm.utils import load_processor
 
         self._spec = spec
-        self._model = load_model(folder, config)
+        self._model = load_model(checkpoint)
         cast(self._model, spec.compute_dtype)
         mx.eval(self._model.parameters())
         self._untouched = untouched
         self.encoded = _EncodedOnce(self._model.vision_tower)
         if not untouched:
             self._model.vision_tower = self.encoded
-        with readable_folder(folder, config) as path:
+        with readable_folder(checkpoint) as path:
             self._processor: Any = load_processor(path, True, eos_token_ids=self._model.config.eos_token_id)
         limits = self._processor.image_processor
         limits.max_pixels = min(limits.max_pixels, spec.preprocessing.max_pixels)

@@ -17,10 +17,10 @@ from cache.entry import STORED_DTYPES, Features
 from cache.key import EncoderSpec
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.config import CheckpointConfig
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from checkpoint.identity import image_processor
 from checkpoint.loading import load_model
+from precompute.live import LiveFrames
 from seeonce.runs.recording import Selected
 from seeonce.verifier.differences import as_float32, feature_differences, feature_problem, layer_figures
 from seeonce.verifier.report import Check, Tolerances
@@ -29,21 +29,19 @@ from seeonce.verifier.sample import Group
 if TYPE_CHECKING:
     from PIL import Image
 
-    from precompute.live import LiveFrames
-
 
 def check_against_transformers(
     store: Store,
     selected: Selected,
     sample: list[Group],
-    live: "LiveFrames",
+    live: LiveFrames,
     allowed: Tolerances,
     listener: Listener,
 ) -> Check:
     """Compare the stored features of a sample with transformers'."""
     num_total = len({frame.key for frame in selected.manifest.frames})
     try:
-        encode = _encoder(selected.folder, selected.config, selected.manifest.encoder)
+        encode = _encoder(selected.checkpoint, selected.manifest.encoder)
     except CannotCheckError as error:
         return Check("transformers", True, "not checked", 0, num_total, (), (str(error),))
     problems, unchecked, compared = [], [], []
@@ -78,20 +76,18 @@ def check_against_transformers(
     )  # fmt: skip
 
 
-def _encoder(
-    folder: CheckpointFolder, config: CheckpointConfig, spec: EncoderSpec
-) -> Callable[["Image.Image"], Features]:
+def _encoder(checkpoint: Checkpoint, spec: EncoderSpec) -> Callable[["Image.Image"], Features]:
     """Load transformers' vision model in float32 on the CPU; return what encodes a picture with it.
 
     Raises:
         CannotCheckError: torch or this model of transformers is not installed.
     """
     torch = _import_torch()
-    processor = image_processor(folder, config)
+    processor = image_processor(checkpoint)
     processor.min_pixels = spec.preprocessing.min_pixels
     processor.max_pixels = spec.preprocessing.max_pixels
-    model = _model(config)
-    weights = {name: torch.from_numpy(value) for name, value in _weights(folder, config).items()}
+    model = _model(checkpoint)
+    weights = {name: torch.from_numpy(value) for name, value in _weights(checkpoint).items()}
     model.load_state_dict(weights, strict=True)
     model.eval()
 
@@ -125,30 +121,32 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def _model(config: CheckpointConfig) -> Any:
-    found = json.loads(config.mlx_vlm_json)["vision_config"]
-    name = config.architecture
+def _model(checkpoint: Checkpoint) -> Any:
+    found = json.loads(checkpoint.mlx_vlm_json)["vision_config"]
+    name = checkpoint.architecture
     try:
         configuration = import_module(f"transformers.models.{name}.configuration_{name}")
         modeling = import_module(f"transformers.models.{name}.modeling_{name}")
     except ImportError as error:
         raise CannotCheckError(
-            f"This transformers has no {config.family.title} in PyTorch ({error}): upgrade it."
+            f"This transformers has no {checkpoint.family.title} in PyTorch ({error}): upgrade it."
         ) from error
     stem = _CLASSES.get(name)
     if stem is None:
-        raise CannotCheckError(f"--against transformers does not know {config.family.title}: leave it out.")
+        raise CannotCheckError(
+            f"--against transformers does not know {checkpoint.family.title}: leave it out."
+        )
     settings = {name: value for name, value in found.items() if name != "model_type"}
     vision_config = getattr(configuration, f"{stem}VisionConfig")(**settings)
     return getattr(modeling, f"{stem}VisionModel")(vision_config).float()
 
 
-def _weights(folder: CheckpointFolder, config: CheckpointConfig) -> dict[str, Any]:
+def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the vision weights by transformers' names, float32; what is quantised is unpacked."""
     mx = backend.import_mlx()
     from mlx.utils import tree_flatten
 
-    tower = load_model(folder, config).vision_tower
+    tower = load_model(checkpoint).vision_tower
     weights: dict[str, Any] = dict(tree_flatten(tower.parameters()))
     for name, module in tower.named_modules():
         if hasattr(module, "bits") and hasattr(module, "group_size"):

@@ -19,7 +19,7 @@ from cache.base.listener import Listener
 from cache.leases import held_lease
 from cache.store import Store
 from checkpoint import backend
-from checkpoint.folder import CheckpointFolder
+from checkpoint.config import Checkpoint
 from seeonce.runs.recording import Selected, select
 from seeonce.verifier.differences import same_provenance
 from seeonce.verifier.faults import (
@@ -127,7 +127,7 @@ def _objections(copy: CopiedStore, checkpoint: Path, options: VerifyOptions) -> 
 def _unchanged_problem(copy: CopiedStore, selected: Selected, options: VerifyOptions) -> str | None:
     """Say how the unchanged copy does not pass, ``None`` if it does."""
     try:
-        report = _check(copy, selected.folder.path, options)
+        report = _check(copy, selected.checkpoint.path, options)
     except SeeonceError as error:
         code, why = 2, f"error: {' '.join(str(error).split())}"  # as verify-cache ends then
     else:
@@ -152,7 +152,7 @@ def _try_fault(
             where = fault.put(copy, rng)
         except CannotCheckError as error:
             return _not_applied(fault.name, str(error))
-        objected = _objections(copy, selected.folder.path, options)
+        objected = _objections(copy, selected.checkpoint.path, options)
     caught = fault.level.value in objected and (fault.level is Level.bytes or "bytes" not in objected)
     return ControlResult(fault.name, True, caught, objected, f"{where}; {_words(objected)}")
 
@@ -165,7 +165,7 @@ def _is_bit_for_bit(copy: CopiedStore, options: VerifyOptions) -> bool:
 
 def _try_checkpoint(
     title: str,
-    change: Callable[[CheckpointFolder, Path], Path],
+    change: Callable[[Checkpoint, Path], Path],
     unchanged: CopiedStore,
     selected: Selected,
     options: VerifyOptions,
@@ -175,7 +175,7 @@ def _try_checkpoint(
         return _not_applied(title, _NEEDS_LIVE)
     with tempfile.TemporaryDirectory(dir=unchanged.home.path.parent) as name:
         try:
-            checkpoint = change(selected.folder, Path(name) / "model")
+            checkpoint = change(selected.checkpoint, Path(name) / "model")
         except CannotCheckError as error:
             return _not_applied(title, str(error))
         copy = copy_again(unchanged, Path(name) / "home")

@@ -1,0 +1,22 @@
+"""One way to an encoder that is loaded once. Pass two imports this and not the encoder itself."""
+
+from typing import TYPE_CHECKING
+
+from cache.key import EncoderId, EncoderSpec
+from checkpoint.config import Checkpoint
+
+if TYPE_CHECKING:
+    from precompute.encoder import VisionEncoder
+
+Loaded = dict[EncoderId, "VisionEncoder"]
+"""The encoder that is loaded, if one is."""
+
+
+def load_encoder(checkpoint: Checkpoint, spec: EncoderSpec, loaded: Loaded) -> "VisionEncoder":
+    """Return the encoder from ``loaded``, or load it and put it there in the place of another."""
+    from precompute.encoder import VisionEncoder
+
+    if spec.encoder_id not in loaded:
+        loaded.clear()  # never two at once
+        loaded[spec.encoder_id] = VisionEncoder(checkpoint, spec)
+    return loaded[spec.encoder_id]
