@@ -34,7 +34,7 @@ gc.freeze()  # a million objects of the imports are not looked through again and
 typer.main.get_command = cache(typer.main.get_command)
 
 MAX_PIXELS = 65536  # attention over many patches is slow on a CPU
-TEXT_LAYERS = 3  # as many as DeepStack reaches; where answers are held against live's there is one more
+TEXT_LAYERS = 3  # as many as DeepStack reaches; tests of equality and of verify-cache have one more
 
 MakeCheckpoint = Callable[[Tiny], Path]
 
