@@ -131,7 +131,7 @@ def test_a_right_store_passes_and_says_how_much_was_checked(name: str, tmp_path:
 def test_the_report_says_how_many_answers_were_in_flight(
     recorded: Recorded, kv_memory_bytes: int | None, in_flight: str
 ) -> None:
-    report = recorded.verify(sample="2", limits=BatchLimits(8, kv_memory_bytes=kv_memory_bytes))
+    report = recorded.verify(sample="1", limits=BatchLimits(8, kv_memory_bytes=kv_memory_bytes))
     assert report.equal
     assert re.search(in_flight, report.checks[2].words)
 
