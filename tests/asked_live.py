@@ -85,7 +85,7 @@ class Asked:
         finally:
             self.engine.prefix_cache = None
 
-    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 8) -> Request:
+    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 6) -> Request:
         """Make a request of texts and frames, in the order given."""
         segments = tuple(Text(part) if isinstance(part, str) else Image(part) for part in parts)
         return Request(number, segments, Sampling(max_tokens=max_tokens))

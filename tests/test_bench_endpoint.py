@@ -23,7 +23,7 @@ from seeonce.bench.passes import QUESTIONS, Ask, Encoded, Model, PassTwo, draw_f
 from seeonce.bench.report import Table
 from seeonce.demo.score import read_truth
 
-DESCRIBE = QUESTIONS[4:5]
+ASKED = QUESTIONS[3:4]  # topics: short, and another answer for each frame
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,15 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
 
 
 @pytest.fixture(scope="module")
+def picture(encoded: Encoded) -> Path:
+    """The first of them."""
+    return encoded.images / "0000.png"
+
+
+@pytest.fixture(scope="module")
 def right(encoded: Encoded) -> list[str]:
     """What we answer about each of them."""
-    answers = PassTwo(encoded).texts(encoded.requests(DESCRIBE, 64), BatchLimits())
+    answers = PassTwo(encoded).texts(encoded.requests(ASKED, 64), BatchLimits())
     assert len(set(answers)) == 3
     return answers
 
@@ -84,7 +90,7 @@ def _says(text: object) -> tuple[int, bytes]:
 def _beside(encoded: Encoded, answers: Iterator[str], levels: tuple[int, ...] = (1,)) -> list[Table]:
     truth = read_truth(encoded.images / "truth.csv")
     with _server(lambda body: _says(next(answers))) as endpoint:
-        return ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure(levels)
+        return ServerComparison(endpoint, encoded, ASKED, 64, truth, lambda _: None).measure(levels)
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:
@@ -124,12 +130,11 @@ def test_a_server_that_takes_one_request_at_a_time_is_said_to(encoded: Encoded, 
             return _says("yes")
 
     with _server(answer) as endpoint:
-        table = ServerComparison(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((1, 3))[0]
+        table = ServerComparison(endpoint, encoded, ASKED, 64, None, lambda _: None).measure((1, 3))[0]
     assert "it takes them one at a time" in table.remarks[-1].replace("the server takes", "it takes")
 
 
-def test_a_refused_request_is_tried_again_and_one_that_fails_is_counted(tmp_path: Path) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
+def test_a_refused_request_is_tried_again_and_one_that_fails_is_counted(picture: Path) -> None:
     replies = iter([(503, b"busy"), (429, b""), _says("yes"), (400, b"no such\nmodel"), (200, b"no json")])
     with _server(lambda body: next(replies)) as endpoint:
         first, second, third = (send_all(endpoint, [Ask(picture, "What?")], 1, 8)[0] for _ in range(3))
@@ -138,8 +143,8 @@ def test_a_refused_request_is_tried_again_and_one_that_fails_is_counted(tmp_path
     assert (third.num_tries, third.error) == (1, "its reply is no chat completion")
 
 
-def test_a_server_that_refuses_for_good_is_given_up_and_the_rest_is_not_sent(tmp_path: Path) -> None:
-    picture, asked = draw_frames(tmp_path, 1) / "0000.png", []
+def test_a_server_that_refuses_for_good_is_given_up_and_the_rest_is_not_sent(picture: Path) -> None:
+    asked: list[object] = []
 
     def answer(body: object) -> tuple[int, bytes]:
         asked.append(body)
@@ -152,8 +157,7 @@ def test_a_server_that_refuses_for_good_is_given_up_and_the_rest_is_not_sent(tmp
     assert replies[-1].error == "not sent: 8 requests in a row had failed"
 
 
-def test_a_time_out_is_not_tried_again(tmp_path: Path) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
+def test_a_time_out_is_not_tried_again(picture: Path) -> None:
 
     def answer(body: object) -> tuple[int, bytes]:
         time.sleep(0.3)
@@ -164,8 +168,7 @@ def test_a_time_out_is_not_tried_again(tmp_path: Path) -> None:
     assert (reply.num_tries, reply.error) == (1, "no answer within 0.1 s")
 
 
-def test_an_answer_without_text_is_a_failure(tmp_path: Path) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
+def test_an_answer_without_text_is_a_failure(picture: Path) -> None:
     with _server(lambda body: _says(None)) as endpoint:
         (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
     assert reply.error == "its reply is no chat completion"
@@ -182,9 +185,8 @@ def test_an_answer_without_text_is_a_failure(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_answer_fails_in_words_and_is_not_tried_again(
-    reply: bytes, error: str, tmp_path: Path
+    reply: bytes, error: str, picture: Path
 ) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
     with _server(lambda body: (200, reply)) as endpoint:
         (failed,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
     assert failed.num_tries == 1
@@ -193,8 +195,8 @@ def test_what_is_no_answer_fails_in_words_and_is_not_tried_again(
     assert failed.error.isprintable()
 
 
-def test_an_answer_in_parts_is_one_and_half_a_character_is_a_question_mark(tmp_path: Path) -> None:
-    picture, parts = draw_frames(tmp_path, 1) / "0000.png", [{"text": "a "}, {"text": "\ud800"}]
+def test_an_answer_in_parts_is_one_and_half_a_character_is_a_question_mark(picture: Path) -> None:
+    parts = [{"text": "a "}, {"text": "\ud800"}]
     with _server(lambda body: (200, _says(parts)[1])) as endpoint:
         (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
     assert (reply.text, reply.error) == ("a ?", None)
@@ -211,16 +213,15 @@ class _Trickles(_Handler):
                 time.sleep(0.02)
 
 
-def test_a_server_that_keeps_sending_a_little_is_timed_out_all_the_same(tmp_path: Path) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
+def test_a_server_that_keeps_sending_a_little_is_timed_out_all_the_same(picture: Path) -> None:
     with _server(None, timeout_s=0.2, handler=_Trickles) as endpoint:
         (reply,) = send_all(endpoint, [Ask(picture, "What?")], 1, 8)
     assert reply.error == "no answer within 0.2 s"
     assert reply.latency_s < 30  # it sends for 40 s
 
 
-def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
-    picture, go_on = draw_frames(tmp_path, 1) / "0000.png", threading.Event()
+def test_ctrl_c_does_not_wait_for_the_server(picture: Path) -> None:
+    go_on = threading.Event()
 
     def answer(body: object) -> tuple[int, bytes]:
         os.kill(os.getpid(), signal.SIGINT)
@@ -239,8 +240,7 @@ def test_ctrl_c_does_not_wait_for_the_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://\0", f"http://{'a' * 64}.", "ftp://host"])
-def test_an_address_that_is_none_is_a_failure(url: str, tmp_path: Path) -> None:
-    picture = draw_frames(tmp_path, 1) / "0000.png"
+def test_an_address_that_is_none_is_a_failure(url: str, picture: Path) -> None:
     (reply,) = send_all(Endpoint(url, "m", 5.0), [Ask(picture, "What?")], 1, 8)
     assert reply.error
 
@@ -261,7 +261,7 @@ def test_a_level_that_fails_is_not_the_fastest_and_every_level_counts(
     answers = iter([_says(right[0]), *map(_says, right)])
     truth = read_truth(encoded.images / "truth.csv")
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
-        found = ServerComparison(endpoint, encoded, DESCRIBE, 64, truth, lambda _: None).measure((1, 2))
+        found = ServerComparison(endpoint, encoded, ASKED, 64, truth, lambda _: None).measure((1, 2))
     assert found[0].outcome is not None
     assert found[0].outcome.work.endswith("1 in flight")
     assert (found[0].outcome.num_answers, found[0].outcome.num_failed, found[0].outcome.num_true) == (
@@ -279,7 +279,7 @@ def test_after_a_server_was_given_up_no_other_level_is_asked_and_each_level_is_k
     monkeypatch.setattr(client, "_NUM_FAILURES", 2)
     answers, kept = iter([_says("yes")]), list[list[Table]]()
     with _server(lambda body: next(answers, (400, b"no"))) as endpoint:
-        found = ServerComparison(endpoint, encoded, DESCRIBE, 8, None, lambda _: None).measure(
+        found = ServerComparison(endpoint, encoded, ASKED, 8, None, lambda _: None).measure(
             (1, 2), kept.append
         )
     assert kept == [found]
@@ -296,7 +296,7 @@ def test_what_pass_one_took_is_told_beside_the_server(encoded: Encoded, right: l
 def test_a_server_that_dies_is_not_waited_for(encoded: Encoded, right: list[str]) -> None:
     replies = iter([_says(right[0])])
     with _server(lambda body: next(replies, (500, b"out of memory"))) as endpoint:
-        found = ServerComparison(endpoint, encoded, DESCRIBE, 64, None, lambda _: None).measure((2,))
+        found = ServerComparison(endpoint, encoded, ASKED, 64, None, lambda _: None).measure((2,))
     assert found[0].outcome is not None
     assert (found[0].outcome.num_failed, found[0].outcome.word) == (3, "answers differ")
     assert "Failed: HTTP 500, out of memory." in found[0].remarks

@@ -111,7 +111,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 def test_pictures_are_described_in_lines_that_escribano_reads_and_encoded_once(
     talk: Talk, pictures: list[Path], home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = LINE_SCHEMA.replace("{0,239}", "{0,19}").replace("{0,31}", "{0,3}")  # a random model fills it
+    short = LINE_SCHEMA.replace("{0,239}", "{0,9}").replace("{0,31}", "{0,1}")  # a random model fills it
     monkeypatch.setattr(answers, "LINE_SCHEMA", short)
     ask = {"method": "vlm_infer", "params": shown(*pictures[:2])}
     first, ping, gone, text, *_ = talk(

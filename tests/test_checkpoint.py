@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from checkpoint_edits import Json, as_transformers_5, copy_of, edit
-from conftest import MAX_PIXELS, MakeCheckpoint
+from conftest import MAX_PIXELS, TEXT_LAYERS, MakeCheckpoint
 from mlx.utils import tree_flatten
 from store_samples import new_store
 from tiny_checkpoint import Tiny
@@ -92,7 +92,7 @@ def test_an_unknown_hub_id_without_a_network_is_refused(
 
 def test_shapes_are_read(plain: Path) -> None:
     config = read_checkpoint(plain)
-    assert (config.architecture, config.vision.depth, config.text.num_layers) == ("qwen3_vl", 4, 4)
+    assert (config.architecture, config.vision.depth, config.text.num_layers) == ("qwen3_vl", 4, 3)
     assert config.vision.deepstack_visual_indexes == (0, 1, 2)
     assert config.text.max_context == 4096
     assert not config.rewritten
@@ -304,7 +304,7 @@ def test_other_weights_under_the_same_name_are_noticed(
     home = new_store(tmp_path).home.path
     path = copy_of(plain, tmp_path / "m")
     before = _id(path, home)
-    other = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, seed=1))
+    other = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=TEXT_LAYERS, seed=1))
     shutil.copyfile(other / "model.safetensors", path / "model.safetensors")
     assert _id(path, home) == _id(other, home) != before
 

@@ -233,7 +233,7 @@ def test_limit_takes_the_first_frames(run: Run, home: Path, images: Path, plain:
 def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     signum: signal.Signals, code: int, run: Run, home: Path, plain: Path, tmp_path: Path
 ) -> None:
-    folder = folder_of(tmp_path / "long", 60)
+    folder = folder_of(tmp_path / "long", 40)
     process = python(SEEONCE, "encode", folder, "--model", plain, "--durability", "none")
     deadline = time.monotonic() + 300
     while not list((home / "store" / "frames").glob("??/*/zarr.json")) and time.monotonic() < deadline:
@@ -243,8 +243,8 @@ def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     assert process.returncode == code, err
     assert "Traceback" not in err
     ended = run("seeonce encode --json --durability none", folder, "--model", plain)
-    assert (ended.code, ended.json["num_encoded"]) == (0, 60)
-    assert ended.json["num_new"] < 60
+    assert (ended.code, ended.json["num_encoded"]) == (0, 40)
+    assert ended.json["num_new"] < 40
     assert run("verify-cache --level bytes", folder).code == 0
 
 

@@ -17,7 +17,7 @@ NUM_OF_CONTROLS = 3
 
 
 @pytest.fixture(
-    scope="module", params=[6, pytest.param(24, marks=pytest.mark.campaign)], ids="{} screens".format
+    scope="module", params=[3, pytest.param(24, marks=pytest.mark.campaign)], ids="{} screens".format
 )
 def screens(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("screens")

@@ -13,7 +13,7 @@ from tiny_checkpoint import Tiny, write_checkpoint
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 
-MAX_TOKENS = 16
+MAX_TOKENS = 10
 CHECKPOINTS = {
     "plain": Tiny(max_pixels=65536),
     "tied": Tiny(max_pixels=65536, tied=True),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from asked_live import Asked, mixed_parts
+from conftest import MAX_PIXELS, MakeCheckpoint
+from tiny_checkpoint import Tiny
 
 from cache.entry import Features
 from cache.manifest import FrameEntry
@@ -15,14 +17,14 @@ from infer.request import Request
 from infer.sampling import Sampling
 
 NEEDLE = 1000
-ALWAYS, CAMPAIGN = range(4), range(4, 60)
+ALWAYS, CAMPAIGN = range(2), range(2, 60)
 
 
 class Haystack:
     """One request that is looked for, and other traffic."""
 
-    def __init__(self, plain: Path, root: Path) -> None:
-        self.asked = Asked(plain, root, 9)
+    def __init__(self, checkpoint: Path, root: Path) -> None:
+        self.asked = Asked(checkpoint, root, 9)
         self.needle = self.asked.request(NEEDLE, self.asked.frames[0], "Which app is open?", max_tokens=16)
         self.alone = self.asked.want([self.needle])[0]
 
@@ -39,8 +41,8 @@ class Haystack:
 
 
 @pytest.fixture(scope="module")
-def haystack(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Haystack:
-    return Haystack(plain, tmp_path_factory.mktemp("needle"))
+def haystack(checkpoint_of: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Haystack:
+    return Haystack(checkpoint_of(Tiny(max_pixels=MAX_PIXELS)), tmp_path_factory.mktemp("needle"))
 
 
 @pytest.mark.parametrize(

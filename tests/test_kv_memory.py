@@ -160,7 +160,7 @@ class Recording:
 
 
 def _same_peaks(checkpoint_of: MakeCheckpoint, root: Path, few: int, many: int) -> int:
-    wide = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=4, hidden=1024))
+    wide = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=3, hidden=1024))
     recording = Recording(wide, root, many)
     # The thread that reads ahead may hold a frame more, 5 MB, at the moment of the peak: the lesser of two.
     small, large = (min(recording.peak_bytes(number) for _ in range(2)) for number in (few, many))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,23 @@ BELOW_SEEONCE = {
 PIN = re.compile(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; [^@:;]+)?")
 
 
-def _imported_by(source: str) -> set[str]:
-    """Return the top-level names that a module imports, at its top or inside a function."""
+@cache
+def _imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Return a module's imports, at its top or inside a function."""
+    return _imports_in(path.read_text(encoding="utf-8"))
+
+
+def _imports_in(source: str) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _imported_by(imports: list[ast.Import | ast.ImportFrom]) -> set[str]:
+    """Return the top-level names that are imported."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in imports:
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif node.module and not node.level:
             names.add(node.module.partition(".")[0])
     return names
 
@@ -136,7 +147,7 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     modules = sorted((ROOT / package).rglob("*.py"))
     assert modules
     for module in modules:
-        ours = _imported_by(module.read_text(encoding="utf-8")) & set(PACKAGES)
+        ours = _imported_by(_imports(module)) & set(PACKAGES)
         beyond = ours - ALLOWED[package] - {package}
         assert not beyond, f"{module.relative_to(ROOT)} imports {', '.join(sorted(beyond))}"
 
@@ -144,7 +155,7 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
 @pytest.mark.parametrize("package", sorted(BELOW_SEEONCE))
 def test_below_seeonce_imports_run_one_way_too(package: str) -> None:
     for module in sorted((ROOT / "seeonce" / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for node in _imports(module):
             if not isinstance(node, ast.ImportFrom):
                 continue
             named = node.module or ""
@@ -170,10 +181,10 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def _modules_named(path: Path, modules: set[str]) -> set[str]:
     """Return those of ``modules`` that a file imports, at its top or inside a function."""
     named: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _imports(path):
         if isinstance(node, ast.Import):
             named.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             below = {f"{node.module}.{alias.name}" for alias in node.names}
             named |= (below & modules) or {node.module}
     return named & modules
@@ -187,12 +198,12 @@ def test_the_passes_never_import_each_other_and_the_store_is_a_leaf() -> None:
 
 def test_imports_are_found_wherever_they_stand() -> None:
     source = "import cache.store\ndef f():\n    from seeonce.runs.run import Run\nfrom . import mlx\n"
-    assert _imported_by(source) == {"cache", "seeonce"}
+    assert _imported_by(_imports_in(source)) == {"cache", "seeonce"}
 
 
 def test_nobody_imports_a_package_bare() -> None:
     for module in ROOT.glob("[!.]*/**/*.py"):
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for node in _imports(module):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             bare = set(names) & (set(ALLOWED) - {"seeonce"})
             assert not bare, f"{module.relative_to(ROOT)}: from {bare}.module import …"

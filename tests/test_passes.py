@@ -48,7 +48,7 @@ def _weight_bytes(checkpoint: Path) -> int:
 @pytest.fixture(scope="module")
 def much_text(checkpoint_of: MakeCheckpoint) -> Path:
     """A checkpoint whose language half is nearly all of it."""
-    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=32, hidden=1024))
+    return checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=20, hidden=1024))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def much_vision(checkpoint_of: MakeCheckpoint) -> Path:
 
 def test_the_checkpoints_would_show_it(much_text: Path, much_vision: Path) -> None:
     for checkpoint in (much_text, much_vision):
-        assert _weight_bytes(checkpoint) > 80 * MB
-        assert _peak_bytes_here(lambda: load(str(checkpoint))) > 80 * MB  # noqa: B023 - called at once
+        assert _weight_bytes(checkpoint) > 50 * MB
+        assert _peak_bytes_here(lambda: load(str(checkpoint))) > 50 * MB  # noqa: B023 - called at once
 
 
 def test_pass_one_never_holds_language_weights(home: Path, much_text: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ LIMITS = BatchLimits(8, 4, 2048)
 
 @pytest.fixture(scope="module")
 def asked(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    return Asked(plain, tmp_path_factory.mktemp("kept"), 9)
+    return Asked(plain, tmp_path_factory.mktemp("kept"), 5, num_sizes=4)
 
 
 @pytest.mark.parametrize("limits", [LIMITS, BatchLimits(3, 8, 33)], ids=str)
@@ -95,7 +95,7 @@ def test_a_flipped_byte_on_disk_costs_one_prefill_and_no_answer(asked: Asked, ho
     later = _asked_of_all(asked, LATER)
     with asked.on_disk(home):
         ended = asked.run(later, LIMITS)
-        assert (ended.stats.num_images, ended.stats.num_images_read) == (1, 8)
+        assert (ended.stats.num_images, ended.stats.num_images_read) == (1, 4)
         assert ended.tokens(later) == asked.want(later)
         assert asked.run(later, LIMITS).stats.num_images == 0  # it was kept again
 
@@ -117,11 +117,11 @@ def test_a_prefix_of_another_frame_is_a_wrong_answer(
     asked: Asked, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: were the frames not part of its name, another frame's prefix would be taken."""
-    assert asked.frames[0].grid_thw == asked.frames[8].grid_thw
+    assert asked.frames[0].grid_thw == asked.frames[4].grid_thw
     monkeypatch.setattr(prefix_cache, "prefix_name", lambda keys, prompt, by: prefix_name((), prompt, by))
     with asked.on_disk(home):
         asked.run([asked.request(0, asked.frames[0], FIRST)], LIMITS)
-    other = [asked.request(0, asked.frames[8], LATER)]
+    other = [asked.request(0, asked.frames[4], LATER)]
     with asked.on_disk(home):
         ended = asked.run(other, LIMITS)
     assert ended.stats.num_images == 0
@@ -154,7 +154,7 @@ def test_other_weights_versions_or_system_text_find_nothing(asked: Asked, home: 
 
 
 def test_several_frames_in_a_prompt_are_one_prefix_in_their_order(asked: Asked, tmp_path: Path) -> None:
-    one, other = asked.frames[0], asked.frames[8]
+    one, other = asked.frames[0], asked.frames[4]
 
     def pair(first: FrameEntry, second: FrameEntry, text: str) -> Request:
         return asked.request(0, "Frame 1: ", first, "\nFrame 2: ", second, text)

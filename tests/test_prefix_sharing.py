@@ -227,8 +227,8 @@ def test_a_tight_bound_costs_prefills_and_no_answer(
     asked: Asked, num_sequences: float, copy_prefixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of many lengths: a follower that finds no room waits, and may find its prefix gone.
-    requests = [replace(r, sampling=Sampling(max_tokens=2 + r.id * 7 % 31)) for r in asked.questions(4)]
-    longest = max(len(asked.prompt(request).ids) + 32 for request in requests)
+    requests = [replace(r, sampling=Sampling(max_tokens=2 + r.id * 7 % 17)) for r in asked.questions(4)]
+    longest = max(len(asked.prompt(request).ids) + 18 for request in requests)
     bound = int(num_sequences * rounded_up(longest) * asked.engine.model.kv_token_bytes)
     held = HeldBytes(monkeypatch)
     monkeypatch.setattr(asked.engine, "copy_prefixes", copy_prefixes)

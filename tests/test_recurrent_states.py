@@ -107,7 +107,7 @@ def test_a_fault_in_the_states_gives_other_answers(
 def test_a_state_that_is_copied_a_token_early_gives_other_answers(
     asked: Asked, questions: list[Request], monkeypatch: Patch
 ) -> None:
-    few, limits = questions[:NUM_QUESTIONS], replace(LIMITS, prefill_step_size=1)
+    few, limits = questions[:4], replace(LIMITS, prefill_step_size=1)
     assert _wrong(asked, few, limits) == 0
     _copy_a_token_early(monkeypatch)
     assert _wrong(asked, few, limits) > 0

@@ -11,11 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import MAX_PIXELS, MakeCheckpoint, Run
 from escribano_samples import change, sample
 from PIL import Image
 from run_samples import answer, line
 from screens import noise
+from tiny_checkpoint import Tiny
 
 from cache.base.canonical_json import JsonValue
 from seeonce.runs.lock import RunLock
@@ -129,8 +130,9 @@ def test_two_prompts_of_one_run_are_compared(run: Run, home: Path) -> None:
 
 
 def test_a_run_is_compared_with_what_escribano_said(
-    run: Run, home: Path, plain: Path, tmp_path: Path
+    run: Run, home: Path, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ) -> None:
+    plain = checkpoint_of(Tiny(max_pixels=MAX_PIXELS))  # it says the same of all three frames
     database = sample(tmp_path)
     change(database, "UPDATE observations SET vlm_description = 'a mail', apps = '[\"mail\", \"chat\"]'")
     assert run("seeonce encode --model", plain, f"{database}#recording=rec").code == 0

@@ -1,9 +1,10 @@
 """Paths as users write them: the home of a user who is not there is a path like any other."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import HomeAfter, Run
 from run_samples import answer
 from test_results_commands import FIRST, write_run
 
@@ -29,8 +30,8 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         "verify-cache ~nobody-here",
     ],
 )
-def test_a_user_who_is_not_there_is_one_line(line: str, run: Run, home: Path) -> None:
-    assert run("seeonce encode demo --limit 1").code == 0
+def test_a_user_who_is_not_there_is_one_line(line: str, run: Run, home: Path, home_after: HomeAfter) -> None:
+    shutil.copytree(home_after(("seeonce encode demo --limit 1",)), home)
     write_run(home, FIRST, [answer(0, "a")])
     assert "~nobody-here" in run(line).error
 
@@ -44,10 +45,11 @@ def test_a_user_who_is_not_there_is_one_line(line: str, run: Run, home: Path) ->
     ],
 )
 def test_standard_output_is_not_taken_for_a_file(
-    line: str, option: str, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    line: str, option: str, run: Run, home: Path, home_after: HomeAfter, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert run("seeonce encode demo --limit 1").code == 0
+    shutil.copytree(home_after(("seeonce encode demo --limit 1",)), home)
     write_run(home, FIRST, [answer(0, "a")])
     assert run(line).error == f"error: {option} - is no file: name one, as in {option} ./-"
     assert not (tmp_path / "-").exists()

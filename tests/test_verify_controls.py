@@ -1,11 +1,12 @@
 """Controls through the public command: each fault put into a copy is objected to."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
-from conftest import MAX_PIXELS, MakeCheckpoint, Run
+from conftest import MAX_PIXELS, HomeAfter, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
@@ -30,10 +31,10 @@ ALWAYS = [("plain", "float32")]
 CAMPAIGN = [(name, dtype) for name in CHECKPOINTS for dtype in ("float32", "bfloat16")]
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine pictures; the first and the last are of one size."""
-    return draw_noise(tmp_path / "images", 9)
+    return draw_noise(tmp_path_factory.mktemp("recordings") / "images", 9)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,8 @@ def test_every_control_is_caught_on_the_demo(
 
 
 @pytest.fixture
-def encoded(run: Run, images: Path, plain: Path) -> Path:
-    assert run("seeonce encode", images, "--model", plain).code == 0
+def encoded(home: Path, home_after: HomeAfter, images: Path, plain: Path) -> Path:
+    shutil.copytree(home_after(("seeonce encode", images, "--model", plain)), home)
     return images
 
 
