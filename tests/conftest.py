@@ -2,9 +2,12 @@
 
 import os
 
-# MLX hands each of a step's 500 small operations to a thread of its own. Scheduled in batches, the two
-# change places a tenth as often. Set before a thread starts: they take it over.
-if hasattr(os, "sched_setscheduler"):
+# MLX hands each of a step's 500 small operations to a thread of its own, which costs a quarter of the time
+# where the two run on different cores. So a worker of pytest-xdist has one core, and is scheduled in batches.
+# Set before a thread starts: they take it over.
+if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 import seeonce  # noqa: F401, I001 - before MLX, which then multiplies with OpenBLAS
