@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger("seeonce.cache")
 
-SLICE_BYTES = 1 << 20
+SLICE_BYTES = 256 << 10
 TOUCH_AFTER_S = 3600
 _TRIES = 8  # against a collection or another writer that moves the same entry at the same moment
 
