@@ -87,7 +87,7 @@ def options_of_each(
     if "-" in selectors and not listed:
         raise InputError("- reads paths from standard input, and there was none: pipe them in, one a line")
     others = [path for path in listed if not is_image_path(path)]
-    images = tuple(path for path in listed if is_image_path(path))
+    images = tuple(path if is_address(path) else Path(path) for path in listed if is_image_path(path))
     names = [name for name in selectors if name != "-"]
     each = [replace(options, recording=name) for name in dict.fromkeys([*names, *others])]
     return [*each, *([replace(options, images=images)] if images else [])] or [options]
