@@ -89,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault[1] == "stall":
                 self.server.ended.wait(60)
             return None
+        self.etag = f'"{hashlib.md5(body).hexdigest()}"'
         with self.server.lock:
             status, answer, headers = getattr(self, f"_{self.command.lower()}")(body)
         if fault is not None and fault[1] == "lost":
@@ -104,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("If-None-Match") == "*" and self.name in self.server.objects:
             return 412, b"PreconditionFailed", {}
         kept = {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
-        kept |= {"ETag": f'"{hashlib.md5(body).hexdigest()}"', "Last-Modified": format_datetime(_now(), True)}
+        kept |= {"ETag": self.etag, "Last-Modified": format_datetime(_now(), True)}
         self.server.objects[self.name] = body, kept
         return 200, b"", {"ETag": kept["ETag"]}
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from bucket_samples import KEYS
-from bucket_speed import made
+from bucket_speed import get_bare, made, put_bare, timed
 from slow_link import slow_link
 
 from cache.base.home import Home
@@ -55,12 +55,16 @@ def test_push_and_pull_take_nine_tenths_of_a_link_of_100_mb_a_second(linked: str
     store, chunks = made(tmp_path / "a", NUM_ENTRIES)
     bucket, other = BucketStore.open(linked, create=True), Store.open(Home(tmp_path / "b"))
     num_bytes = sum(map(len, chunks))
-    for what, transfer, ours in (("push", push, store), ("pull", pull, other)):
-        started_s = time.perf_counter()
-        transfer(ours, bucket, None, SILENT)
-        share = num_bytes / LINK_BYTES_PER_S / (time.perf_counter() - started_s)
-        print(f"{what}: {share:.2f} of the link")
-        assert share >= 0.9
+    took_s = {
+        "bare put": timed(put_bare, bucket, chunks, use_multipart=False),
+        "push": timed(push, store, bucket, None, SILENT),
+        "bare get": timed(get_bare, bucket, NUM_ENTRIES),
+        "pull": timed(pull, other, bucket, None, SILENT),
+    }
+    print({what: f"{num_bytes / seconds / 1e6:.0f} MB/s" for what, seconds in took_s.items()})
+    # On a machine with other work the link gives less than it is held to: what bare requests got.
+    for bare, ours in (("bare put", "push"), ("bare get", "pull")):
+        assert max(took_s[bare], num_bytes / LINK_BYTES_PER_S) / took_s[ours] >= 0.9
     assert all(other.check(key) is None for key in set(store.keys()))
 
 
