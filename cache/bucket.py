@@ -143,7 +143,7 @@ class BucketStore:
             StoreError: the bucket cannot be read.
         """
         try:
-            if (info := self._info(key)) is None:
+            if (info := self.read_info(key)) is None:
                 return None
             found = self.objects.head(chunk_name(key))
             check_length(None if found is None else found["size"], info.nbytes)
@@ -171,7 +171,7 @@ class BucketStore:
         problem = ""
         for _ in range(2):  # a writer may have replaced the one or the other between our two looks
             try:
-                if (info := self._info(key)) is None:
+                if (info := self.read_info(key)) is None:
                     return None
                 payload = payload_buffer(info, buffer)
                 check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, payload)
@@ -188,7 +188,7 @@ class BucketStore:
             StoreError: the bucket cannot be read.
         """
         try:
-            if (info := self._info(key)) is None:
+            if (info := self.read_info(key)) is None:
                 return "there is no such entry"
             if not payload:
                 found = self.objects.head(chunk_name(key))
@@ -282,13 +282,19 @@ class BucketStore:
         self.objects.delete(name)
         return None
 
-    def _info(self, key: EntryKey) -> EntryInfo | None:
+    def read_info(self, key: EntryKey) -> EntryInfo | None:
+        """Return what the metadata of an entry say, None when there are none; the chunk is not looked at.
+
+        Raises:
+            DamagedError: they are wrong.
+            StoreError: the bucket cannot be read.
+        """
         raw = self.objects.get(metadata_name(key), MAX_METADATA_BYTES)
         return None if raw is None else decode_entry(raw, key)
 
     def _info_or_none(self, key: EntryKey) -> EntryInfo | None:
         try:
-            return self._info(key)
+            return self.read_info(key)
         except DamagedError:
             return None
 

@@ -91,10 +91,9 @@ class StagedEntry:
 def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnStep) -> StagedEntry:
     """Build an entry under ``tmp/``, which stays open until the entry is closed, and verify it.
 
-    ``info`` may lack the digests of the payload, which are taken as it is written.
+    ``info`` lacks the digests of the payload, which are taken as it is written.
 
     Raises:
-        DamagedError: it has others.
         StoreError: what was read back is not what was written.
         OSError: the disk refuses; nothing is left.
     """
@@ -110,8 +109,12 @@ def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnSte
     return _stage(tmp, info, write, on_step)
 
 
-def stage_stream(tmp: Folder, fill: Fill, info: EntryInfo, on_step: OnStep) -> StagedEntry:
+def stage_stream(
+    tmp: Folder, fill: Fill, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
+) -> StagedEntry:
     """Build an entry, as ``stage_entry`` does, of a chunk that comes slice by slice from another store.
+
+    The BLAKE3 is taken of what was read back. The bytes are left in ``payload`` if it is given.
 
     Raises:
         DamagedError: its bytes are not those that ``info`` tells of.
@@ -120,19 +123,23 @@ def stage_stream(tmp: Folder, fill: Fill, info: EntryInfo, on_step: OnStep) -> S
     """
 
     def write(fd: int) -> tuple[int, bytes]:
-        hasher, scratch = blake3(), np.empty(min(SLICE_BYTES, info.nbytes), np.uint8)
-
-        def filled() -> Iterator[NDArray[np.uint8]]:
-            for start in range(0, info.nbytes, SLICE_BYTES):
-                part = scratch[: info.nbytes - start]
-                fill(part)
-                hasher.update(part.data)
-                yield part
-
-        crc32c, own = _write_chunk(fd, filled(), info), np.empty(CHECKSUM_BYTES, np.uint8)
+        hasher, crc32c, crc32c_kept = blake3(), 0, 0
+        scratch, kept = np.empty((2, min(SLICE_BYTES, info.nbytes)), np.uint8)
+        preallocate(fd, info.nbytes + CHECKSUM_BYTES)
+        for start in range(0, info.nbytes, SLICE_BYTES):
+            stop = min(start + SLICE_BYTES, info.nbytes)
+            part = scratch[: stop - start] if payload is None else payload[start:stop]
+            fill(part)
+            crc32c = int(google_crc32c.extend(crc32c, part))
+            found = _write_and_read(fd, part, start, kept)
+            crc32c_kept = int(google_crc32c.extend(crc32c_kept, found))
+            hasher.update(found.data)
+        own = np.empty(CHECKSUM_BYTES, np.uint8)
         fill(own)
         if int.from_bytes(own.tobytes(), "little") != crc32c:
             raise DamagedError("the checksum of the chunk is of other bytes")
+        if crc32c_kept != crc32c or not _equal(_write_and_read(fd, own, info.nbytes, own.copy()), own):
+            raise _not_kept(info.key, f"{CHUNK_NAME} reads differently")
         return crc32c, hasher.digest()
 
     return _stage(tmp, info, write, on_step)
@@ -218,10 +225,16 @@ def _write_chunk(fd: int, slices: Iterable[NDArray[np.uint8]], info: EntryInfo) 
 def _write_verified(
     fd: int, part: NDArray[np.uint8], offset: int, scratch: NDArray[np.uint8], key: EntryKey
 ) -> None:
-    write_all(fd, part.data)
-    found = scratch[: part.nbytes]
-    if os.preadv(fd, [found.data], offset) != part.nbytes or not _equal(found, part):
+    if not _equal(_write_and_read(fd, part, offset, scratch), part):
         raise _not_kept(key, f"{CHUNK_NAME} reads differently from byte {offset} on")
+
+
+def _write_and_read(
+    fd: int, part: NDArray[np.uint8], offset: int, scratch: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Write a part at the end of a file, and return what reads there, in ``scratch``."""
+    write_all(fd, part.data)
+    return scratch[: os.preadv(fd, [scratch[: part.nbytes].data], offset)]
 
 
 def _equal(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> bool:
@@ -285,25 +298,19 @@ class CommitBatch:
             ValueError: the features are not such as the encoder gives.
             StoreError: the disk is full or broken; nothing of this entry is left.
         """
-        return self.copy(new_entry(pixels, spec, features, provenance), features)
-
-    def copy(self, info: EntryInfo, features: Features) -> EntryKey:
-        """Stage an entry of another store as it is, provenance and time included.
-
-        Raises:
-            DamagedError: the features are not those that ``info`` tells of.
-            StoreError: as for ``add``.
-        """
+        info = new_entry(pixels, spec, features, provenance)
         return self._add(info, lambda tmp: stage_entry(tmp, features, info, self._on_step))
 
-    def copy_stream(self, info: EntryInfo, fill: Fill) -> EntryKey:
-        """Stage an entry of another store, whose chunk comes slice by slice, as it is.
+    def copy(self, info: EntryInfo, fill: Fill, payload: NDArray[np.uint8] | None = None) -> EntryKey:
+        """Stage an entry of another store as it is, provenance and time included.
+
+        Its chunk comes slice by slice; the payload is left in ``payload`` if that is given.
 
         Raises:
             DamagedError: its bytes are not those that ``info`` tells of.
             StoreError: as for ``add``, or as ``fill`` raises.
         """
-        return self._add(info, lambda tmp: stage_stream(tmp, fill, info, self._on_step))
+        return self._add(info, lambda tmp: stage_stream(tmp, fill, info, payload, self._on_step))
 
     def _add(self, info: EntryInfo, stage: Callable[[Folder], StagedEntry]) -> EntryKey:
         try:

@@ -35,8 +35,8 @@ from cache.manifest import (
     matching_recording,
     read_manifest,
 )
-from cache.objects import Stream, check_address
-from cache.reading import Fill
+from cache.objects import Stream, UnreachableError, check_address
+from cache.reading import Fill, shaped
 from cache.stats import StoreLimit
 from cache.store import Store
 
@@ -168,12 +168,12 @@ def pull(
             sizes = dict.fromkeys(keys, -1)
             with store.batch() as batch:
                 for key in keys:
-                    if (info := bucket.entry_info(key)) is None:
-                        continue
-                    with lock:
-                        limit.take(info.nbytes)
                     try:
-                        batch.copy_stream(info, _paced(bucket.open_chunk(info), pace))
+                        if (info := bucket.read_info(key)) is None:
+                            continue
+                        with lock:
+                            limit.take(info.nbytes)
+                        batch.copy(info, _paced(bucket.open_chunk(info), pace))
                         sizes[key] = info.nbytes
                     except DamagedError as damage:
                         _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, damage)
@@ -293,20 +293,35 @@ class ReadThrough:
 
     def features(self, store: Store, key: EntryKey) -> Features | None:
         """Return the features of an entry that is in the bucket, and keep a checked copy if there is room."""
-        if (found := self.ask(lambda bucket: bucket.read_entry(key))) is None:
-            return None
+        return self.ask(lambda bucket: _read_and_keep(store, bucket, key))
+
+
+def _read_and_keep(store: Store, bucket: BucketStore, key: EntryKey) -> Features | None:
+    """Copy an entry to the disk as it comes: that takes as long as its way here."""
+    problem = ""
+    for _ in range(2):  # a writer may have replaced its metadata or its chunk between our two looks
         try:
-            if store.writable and StoreLimit.of(store).fits(found[0].nbytes, 1):
-                # What a power cut takes of a copy is a miss, and read again.
-                with replace(store, durability=Durability.none).batch() as batch:
-                    batch.copy(*found)
-                    batch.commit()
+            if (info := bucket.read_info(key)) is None:
+                return None
+            if not store.writable or not StoreLimit.of(store).fits(info.nbytes, 1):
+                break
+            payload = np.empty(info.nbytes, np.uint8)
+            # What a power cut takes of a copy is a miss, and read again.
+            with replace(store, durability=Durability.none).batch() as batch:
+                batch.copy(info, bucket.open_chunk(info).fill, payload)
+                batch.commit()
+            return Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
         except DamagedError as damage:
-            _log.warning("entry %s in %s is damaged: %s", key, self._address, damage)
-            return None
+            problem = str(damage)
+        except UnreachableError:
+            raise
         except StoreError as error:
             _log.warning("no copy is kept of entry %s: %s", key, error)
-        return found[1]
+            break
+    else:
+        _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, problem)
+        return None
+    return bucket.read(key)
 
 
 def with_remote(store: Store, environ: Mapping[str, str] = os.environ, address: str = "") -> Store:

@@ -6,13 +6,13 @@ Credentials come from the environment alone, and no message shows any.
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -24,10 +24,12 @@ from cache.entry import DamagedError
 if TYPE_CHECKING:
     from obstore import Bytes, ObjectMeta
 
+Answer = TypeVar("Answer")
+
 SCHEMES = ("s3", "gs", "az", "file", "memory")
 _TRIES = 4  # of a put whose connection broke: whether it arrived, the next try is told
 _WAIT_S = 0.5
-_STREAM_BYTES = 4 << 20
+_STREAM_BYTES = 256 << 10  # about what a connection gives at once: more would be put together by a copy
 # A transfer may take minutes; a connection that gives nothing for so long is tried again.
 _CLIENT = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
@@ -46,7 +48,7 @@ _REASONS = (
         "the credentials have expired; get new ones and run the same command again, it goes on",
     ),
     (
-        r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|status code: 301",
+        r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|redirect without LOCATION",
         "the bucket lies in another region; set AWS_REGION to its region",
     ),
     (
@@ -58,23 +60,25 @@ _REASONS = (
         "there are no credentials in the environment; set them as docs/guides/bucket.md says",
     ),
     (
-        r"AccessDenied|Forbidden|status 40[13]|status code: 40[13]|[Pp]ermission denied|Unauthenticated",
+        r"AccessDenied|Forbidden|status code: 40[13]|[Pp]ermission denied|Unauthenticated",
         "these credentials have no right to do that; ask whoever runs the bucket",
     ),
     (
-        r"QuotaExceeded|EntityTooLarge|InsufficientStorage|status 507|StorageFull|No space left",
+        r"QuotaExceeded|EntityTooLarge|InsufficientStorage|status code: 507|StorageFull|No space left",
         "the bucket is full; free some space there, and run the same command again, it goes on",
     ),
     (
-        r"SlowDown|TooManyRequests|status 503|status code: 503|status code: 429|ServerBusy",
+        r"SlowDown|TooManyRequests|status code: 503|status code: 429|ServerBusy",
         "the server is throttling; run the same command again later, it goes on",
     ),
     (
-        r"NotImplemented|status 501|status code: 501",
+        r"NotImplemented|status code: 501",
         "the server does not do what is asked; use one with conditional puts (If-None-Match)",
     ),
 )
-_BROKEN = r"timed? ?out|[Cc]onnection|[Cc]onnect|dns|error sending request|after \d+ retries"
+_REFUSED = r"status code: 4\d\d"
+_CUT = r"response body error|error decoding response body"
+_BROKEN = rf"{_CUT}|timed? ?out|[Cc]onnect|dns|error sending request|after \d+ retries"
 
 
 class UnreachableError(StoreError):
@@ -83,6 +87,16 @@ class UnreachableError(StoreError):
 
 class BrokenError(UnreachableError):
     """No answer came: nobody knows what arrived."""
+
+
+class CutError(BrokenError):
+    """An answer broke off."""
+
+
+def is_address(text: str) -> bool:
+    """Say whether a text is meant as an address of objects, rather than as a path."""
+    scheme, slashes, _ = text.partition("://")
+    return bool(slashes) and scheme in SCHEMES
 
 
 def check_address(text: str) -> str:
@@ -140,7 +154,7 @@ class Objects:
                 if create:
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 elif not folder.is_dir():
-                    raise NotEncodedError(f"there is no store at {address}: there is no such folder")
+                    raise NotEncodedError(f"there is nothing at {address}: there is no such folder")
             except OSError as error:
                 raise StoreError(f"cannot use {address}: {error.strerror}; check its permissions") from error
         return cls(address, _from_url(address, _RETRY if patient else _RETRY_BRIEFLY))
@@ -156,8 +170,8 @@ class Objects:
         anyone, obstore = _from_url(self.address, _RETRY_ANONYMOUS, skip_signature=True), _obstore()
         with suppress(Exception):  # no right, no answer in time, or a server without an anonymous way
             return bool(obstore.head(anyone, name))
-        with suppress(Exception):
-            return bool(next(obstore.list(anyone, chunk_size=1), None))
+        with suppress(Exception):  # stand-ins such as moto let everyone list, and nobody but us reaches them
+            return not _is_on_this_machine() and bool(next(obstore.list(anyone, chunk_size=1), None))
         return False
 
     def put_new(
@@ -168,13 +182,13 @@ class Objects:
         Raises:
             StoreError: the server refuses, or cannot be reached.
         """
-        obstore = _obstore()
-        if self.address.startswith("file:"):
-            attributes = None  # a file has none
+        obstore, what = _obstore(), f"cannot write {name}"
         from obstore.exceptions import AlreadyExistsError
 
-        what = f"cannot write {name}"
-        for tries_left in reversed(range(_TRIES)):
+        if self.address.startswith("file:"):
+            attributes = None  # a file has none
+
+        def put() -> str | None:
             try:
                 done = obstore.put(
                     self.store,
@@ -187,12 +201,10 @@ class Objects:
                 return done["e_tag"] or ""
             except AlreadyExistsError:
                 return None
-            except Exception as error:  # obstore has an error of its own for each kind, and Python's too
-                failed = self.error(what, error)
-                if not (isinstance(failed, BrokenError) and tries_left):
-                    raise failed from None
-                time.sleep(_WAIT_S)
-        return None  # pragma: no cover - the last try raises
+            except FileNotFoundError as error:
+                raise self.error(what, error) from None
+
+        return self._ask(what, put, BrokenError)
 
     def get(self, name: str, max_bytes: int) -> bytes | None:
         """Return a small object; None when there is none.
@@ -201,12 +213,14 @@ class Objects:
             DamagedError: it is larger than ``max_bytes``.
             StoreError: the server refuses, or cannot be reached.
         """
-        with self._errors(f"cannot read {name}"), suppress(FileNotFoundError):
+
+        def get() -> bytes:
             found = _obstore().get(self.store, name)
             if found.meta["size"] > max_bytes:
                 raise DamagedError(f"{name} has {found.meta['size']} bytes, at most {max_bytes} are allowed")
             return bytes(found.bytes())
-        return None
+
+        return self._ask(f"cannot read {name}", get)
 
     def stream(self, name: str) -> "Stream | None":
         """Begin to read a large object; None when there is none.
@@ -214,11 +228,13 @@ class Objects:
         Raises:
             StoreError: the server refuses, or cannot be reached.
         """
-        with self._errors(f"cannot read {name}"), suppress(FileNotFoundError):
+
+        def get() -> Stream:
             found = _obstore().get(self.store, name)
             chunks = iter(found.stream(min_chunk_size=_STREAM_BYTES))
             return Stream(self, name, found.meta, dict(found.attributes), chunks)
-        return None
+
+        return self._ask(f"cannot read {name}", get)
 
     def head(self, name: str) -> "ObjectMeta | None":
         """Return size, ETag and time of an object; None when there is none.
@@ -226,9 +242,17 @@ class Objects:
         Raises:
             StoreError: the server refuses, or cannot be reached.
         """
-        with self._errors(f"cannot look at {name}"), suppress(FileNotFoundError):
-            return _obstore().head(self.store, name)
-        return None
+        obstore = _obstore()
+
+        def head() -> "ObjectMeta":
+            try:
+                return obstore.head(self.store, name)
+            except Exception as error:
+                if re.search(_REFUSED, str(error)):  # in one word: the answer to a GET says why
+                    obstore.get_range(self.store, name, start=0, length=1)
+                raise
+
+        return self._ask(f"cannot look at {name}", head)
 
     def delete(self, name: str) -> None:
         """Delete an object, if it is there.
@@ -236,8 +260,7 @@ class Objects:
         Raises:
             StoreError: the server refuses, or cannot be reached.
         """
-        with self._errors(f"cannot delete {name}"), suppress(FileNotFoundError):
-            _obstore().delete(self.store, name)
+        self._ask(f"cannot delete {name}", lambda: _obstore().delete(self.store, name))
 
     def list(self, folder: str) -> "Iterator[ObjectMeta]":
         """Yield what lies below a folder, in no particular order.
@@ -245,9 +268,51 @@ class Objects:
         Raises:
             StoreError: the server refuses, or cannot be reached.
         """
-        with self._errors(f"cannot list {folder}"):
-            for found in _obstore().list(self.store, folder, chunk_size=1000):
-                yield from found
+        what, last, tries_left = f"cannot list {folder or 'it'}", None, _TRIES
+        while tries_left:
+            tries_left -= 1
+            try:
+                with self._errors(what):
+                    for found in _obstore().list(self.store, folder, offset=last, chunk_size=1000):
+                        yield from found
+                        last, tries_left = found[-1]["path"], _TRIES  # servers list by name
+                    return
+            except FileNotFoundError as error:
+                raise self.error(what, error) from None
+            except CutError:
+                if not tries_left:
+                    raise
+            time.sleep(_WAIT_S)
+
+    def folder(self) -> "tuple[Sequence[ObjectMeta], Sequence[str]]":
+        """Return what lies right below the address, and the names of the folders there, each with a slash.
+
+        Raises:
+            StoreError: the server refuses, or cannot be reached.
+        """
+        found = self._ask("cannot list it", lambda: _obstore().list_with_delimiter(self.store))
+        if found is None:
+            raise self.error("cannot list it", FileNotFoundError())
+        return found["objects"], [f"{name}/" for name in found["common_prefixes"]]
+
+    def _ask(
+        self, what: str, request: Callable[[], Answer], again: type[BrokenError] = CutError
+    ) -> Answer | None:
+        """Return what a request gives, None when there is no such object.
+
+        A request without an answer is tried again by obstore, one whose answer breaks off here.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with self._errors(what):
+                    return request()
+            except FileNotFoundError:
+                return None
+            except again:
+                if not tries_left:
+                    raise
+            time.sleep(_WAIT_S)
+        return None  # pragma: no cover - the last try raises
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -267,8 +332,8 @@ class Objects:
         for pattern, advice in _REASONS:
             if re.search(pattern, text):
                 return UnreachableError(f"{self.address}: {what}: {advice}")
-        if re.search(_BROKEN, text):
-            return BrokenError(
+        if re.search(_BROKEN, text) and not re.search(_REFUSED, text):
+            return (CutError if re.search(_CUT, text) else BrokenError)(
                 f"{self.address}: {what}: it cannot be reached, or the connection broke; check the address "
                 "and the network, and run the same command again, it goes on"
             )
@@ -327,6 +392,10 @@ def _in_memory(_address: str) -> Any:
     return MemoryStore()
 
 
+def _is_on_this_machine() -> bool:
+    return re.match(r"http://(127\.|localhost[:/])", os.environ.get("AWS_ENDPOINT_URL", "")) is not None
+
+
 def _folder(address: str) -> Path:
     return Path(unquote(urlsplit(address).path))
 
@@ -341,8 +410,8 @@ def _from_url(address: str, retry: Mapping[str, Any], **config: Any) -> Any:
     if scheme == "file":
         return from_url(address)
     client: dict[str, Any] = dict(_CLIENT)
-    if re.match(r"http://(127\.|localhost[:/])", os.environ.get("AWS_ENDPOINT_URL", "")):
-        client["allow_http"] = True  # to this very machine
+    if _is_on_this_machine():
+        client["allow_http"] = True
     if scheme == "s3":
         config["checksum_algorithm"] = "SHA256"
     try:

@@ -11,6 +11,7 @@ from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import printable
 from cache.manifest import Manifest, ManifestRef, RecordingInfo, matching_recording, read_manifest
+from cache.objects import check_address, is_address
 from cache.pixel_index import PixelIndex
 from cache.store import Durability
 from sources.folder import KIND as LIST
@@ -40,7 +41,7 @@ class EncodeOptions:
     every_s: float | None = None
     limit: int | None = None
     durability: Durability = Durability.batch
-    images: tuple[Path, ...] = ()
+    images: tuple[Path | str, ...] = ()
     thumbnails: bool = True
     scene_change: float | None = None
     near_duplicates: int | None = None
@@ -86,7 +87,7 @@ def options_of_each(
     if "-" in selectors and not listed:
         raise InputError("- reads paths from standard input, and there was none: pipe them in, one a line")
     others = [path for path in listed if not is_image_path(path)]
-    images = tuple(Path(path) for path in listed if is_image_path(path))
+    images = tuple(path if is_address(path) else Path(path) for path in listed if is_image_path(path))
     names = [name for name in selectors if name != "-"]
     each = [replace(options, recording=name) for name in dict.fromkeys([*names, *others])]
     return [*each, *([replace(options, images=images)] if images else [])] or [options]
@@ -146,6 +147,9 @@ def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRe
         return selector, None, False
     if selector == "latest" and known and latest_recording(os.environ) is None:
         selector = known[0].recording.id
+    if is_address(selector):
+        place = check_address(selector)
+        return place, next((ref for ref in known if ref.recording.path == place), None), False
     is_name = selector not in ("latest", "") and not os.path.lexists(selector)
     if is_name and (earlier := _earlier(known, selector)) is not None:
         return earlier.recording.path, earlier, True

@@ -26,8 +26,10 @@ from blake3 import blake3
 from cache.base.errors import InputError
 from cache.base.text import printable
 from cache.manifest import RecordingInfo
+from cache.objects import check_address, is_address
 from cache.pixel_index import FileStamp
 from sources.container import VIDEO_SUFFIXES
+from sources.in_bucket import NUM_READERS, list_folder, stamps_of
 from sources.name_times import moments_of, order_is_unknown
 from sources.recording import (
     Frame,
@@ -35,6 +37,7 @@ from sources.recording import (
     Recording,
     RecordingListing,
     Say,
+    id_of,
     iso_utc,
     recording_id,
     resolve,
@@ -104,8 +107,37 @@ def open_folder(path: Path, *, limit: int | None = None) -> Recording:
     folder = resolve(path)
     name = printable(folder.name or folder)
     files, left_out = _list_images(folder)
-    recording = _recording(files, limit, recording_id(folder), name, kind="folder", path=printable(folder))
-    remarks = (f"{printable(folder)}: {_named(left_out)}",) if left_out else ()
+    return _folder(files, left_out, limit, recording_id(folder), name, printable(folder))
+
+
+def open_address(address: str, *, limit: int | None = None) -> Recording:
+    """List the pictures right below an address as a recording, as `open_folder` does; or open a single one.
+
+    Raises:
+        InputError: It cannot be listed, or no pictures are there.
+    """
+    name = printable(address.rpartition("/")[2])
+    id_ = id_of(name, "recording", address.encode())
+    if address.lower().endswith(IMAGE_SUFFIXES):
+        return _recording(stamps_of([address]), limit, id_, name, kind=PICTURE, path=printable(address))
+    found, folders = list_folder(address)
+    named = [(file.path.rpartition("/")[2], file) for file in found]
+    files = [file for name_, file in named if _is_image_name(name_)]
+    others = [name_ for name_, _ in named if not _is_image_name(name_) and not name_.startswith(".")]
+    left_out = tuple(sorted(map(printable, [*others, *folders]), key=natural_key))
+    opened = _folder(files, left_out, limit, id_, name, printable(address))
+    return replace(opened, max_readers=NUM_READERS)
+
+
+def _folder(
+    files: Sequence[FileStamp], left_out: tuple[str, ...], limit: int | None, id_: str, name: str, path: str
+) -> Recording:
+    if not files:
+        expected = f"no images in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        raise InputError(f"{path}: {expected}{f'; {_named(left_out)}' if left_out else ''}")
+    files = sorted(files, key=lambda file: _place_in_order(Path(file.path)))
+    recording = _recording(files, limit, id_, name, kind="folder", path=path)
+    remarks = (f"{path}: {_named(left_out)}",) if left_out else ()
     return replace(recording, remarks=(*recording.remarks, *remarks), left_out=left_out)
 
 
@@ -185,8 +217,14 @@ def stamp_of(path: Path) -> FileStamp:
         return FileStamp(str(path), 0, 0, 0)
 
 
+def _stamps_of(places: Sequence[str]) -> list[FileStamp]:
+    """Stamp files and objects of buckets, as `stamp_of` does."""
+    in_buckets = iter(stamps_of([place for place in places if is_address(place)]))
+    return [next(in_buckets) if is_address(place) else stamp_of(Path(place)) for place in places]
+
+
 def _list_images(folder: Path) -> tuple[list[FileStamp], tuple[str, ...]]:
-    """Find the images, in natural order of their names, one `stat` each; and name what else there is."""
+    """Find the images, one `stat` each; and name what else there is."""
     files: list[FileStamp] = []
     others: list[str] = []
     try:
@@ -199,11 +237,7 @@ def _list_images(folder: Path) -> tuple[list[FileStamp], tuple[str, ...]]:
                     others.append(printable(entry.name) + "/" * _is_folder(entry))
     except OSError as error:
         raise InputError(f"{printable(folder)}: cannot list this folder ({error.strerror})") from error
-    left_out = tuple(sorted(others, key=natural_key))
-    if not files:
-        expected = f"no images in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
-        raise InputError(f"{printable(folder)}: {expected}{f'; {_named(left_out)}' if left_out else ''}")
-    return sorted(files, key=lambda file: _place_in_order(Path(file.path))), left_out
+    return files, tuple(sorted(others, key=natural_key))
 
 
 def _place_in_order(file: Path) -> tuple[object, ...]:
@@ -290,17 +324,23 @@ def is_image_path(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)  # noqa: PTH112 (never raises)
 
 
-def open_list(paths: Sequence[Path], *, limit: int | None = None) -> Recording:
+def open_list(paths: Sequence[Path | str], *, limit: int | None = None) -> Recording:
     """Make one recording of image files: by time where every name tells one, else as given.
 
-    A file that is given twice is one frame. One that cannot be read counts; reading it raises.
+    A file that is given twice is one frame. One that cannot be read counts; reading it raises. What is
+    text and no path may be an address.
+
+    Raises:
+        InputError: an address is wrong, or its bucket cannot be read.
     """
-    places = list(dict.fromkeys(resolve(path) for path in paths))
+    places = list(dict.fromkeys(map(_place_of, paths)))
     digest = blake3(b"\0".join(os.fsencode(place) for place in places)).hexdigest()[:8]
     name = f"{len(places)} listed images"
-    return _recording(
-        [stamp_of(place) for place in places], limit, f"list-{digest}", name, kind=KIND, path="-"
-    )
+    return _recording(_stamps_of(places), limit, f"list-{digest}", name, kind=KIND, path="-")
+
+
+def _place_of(path: Path | str) -> str:
+    return check_address(path) if isinstance(path, str) and is_address(path) else str(resolve(Path(path)))
 
 
 def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> Recording:
@@ -308,7 +348,6 @@ def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -
 
     What a list was is known to its manifest alone: part of it might tell other times by its names.
     """
-    reopened = tuple(
-        Frame(index, timestamp_s, source, stamp_of(Path(source))) for index, timestamp_s, source in frames
-    )
+    stamps = _stamps_of([source for _, _, source in frames])
+    reopened = tuple(Frame(*frame, stamp) for frame, stamp in zip(frames, stamps, strict=True))
     return Recording(replace(info, num_frames=len(reopened)), reopened)

@@ -51,27 +51,29 @@ class ImageHeader(NamedTuple):
     """Whether it is an animation or has several pages, of which the first is taken."""
 
 
-def read_image(source: Path | bytes) -> "Image.Image":
+def read_image(source: Path | bytes, name: str = "") -> "Image.Image":
     """Read an image file, or its bytes, as viewers show it: EXIF transposed, 8 bits, sRGB; alpha dropped.
 
-    Of an animation the first picture. Any number of threads may call this at once.
+    Of an animation the first picture. Any number of threads may call this at once. Errors call it by its
+    path, or ``name``.
 
     Source: `load_image` in mlx_vlm/utils.py, which the live path calls, but for `is_read_plainly`.
 
     Raises:
         InputError: Missing, unreadable, of another format, damaged, or of a size that no screen has.
     """
-    with _opened(source) as image:
+    name = name or _name(source)
+    with _opened(source, name) as image:
         from PIL import ImageOps
 
-        to_rgb = conversion(image, source, _name(source))
+        to_rgb = conversion(image, source, name)
         upright = ImageOps.exif_transpose(image)
         return upright.convert("RGB") if to_rgb is None else to_rgb(upright)
 
 
 def read_header(path: Path) -> ImageHeader:
     """Read an image file's header. Raises `InputError` as `read_image` does."""
-    with _opened(path) as image:
+    with _opened(path, _name(path)) as image:
         has_more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         return ImageHeader(image.width, image.height, has_more)
 
@@ -84,19 +86,18 @@ def is_read_plainly(path: Path) -> bool:
     Raises:
         InputError: As `read_image`.
     """
-    with _opened(path) as image:
+    with _opened(path, _name(path)) as image:
         return conversion(image, path, _name(path)) is None
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> "Iterator[Image.Image]":
+def _opened(source: Path | bytes, name: str) -> "Iterator[Image.Image]":
     """Open an image file; whatever Pillow raises inside is an `InputError` that names it."""
     if isinstance(source, Path):
         _require_file(source)
     _hush_pillow()
     from PIL import Image, UnidentifiedImageError
 
-    name = _name(source)
     try:
         file = source if isinstance(source, Path) else BytesIO(source)
         with Image.open(file, formats=_FORMATS) as image:

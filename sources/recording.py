@@ -16,7 +16,9 @@ from cache.base.errors import InputError, SeeonceError
 from cache.base.listener import Listener
 from cache.base.text import printable, user_path
 from cache.manifest import RecordingInfo
+from cache.objects import is_address
 from cache.pixel_index import FileStamp
+from sources.in_bucket import read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,11 +51,16 @@ class Frame:
 
         Raises:
             InputError: The file is gone, unreadable, damaged, or no picture of a screen.
+            StoreError: It lies in a bucket, which cannot be read.
         """
         from sources.pixels import read_image
 
         try:
-            return self._decode() if self._decode is not None else read_image(Path(self.stamp.path))
+            if self._decode is not None:
+                return self._decode()
+            if is_address(self.stamp.path):
+                return read_image(read_picture(self.stamp), self.source)
+            return read_image(Path(self.stamp.path))
         except SeeonceError:
             raise
         except Exception as error:  # a decoder lets almost any exception out of a damaged file

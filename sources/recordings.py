@@ -13,7 +13,9 @@ from cache.base.errors import InputError, StoreError
 from cache.base.home import Home
 from cache.base.text import printable
 from cache.manifest import ManifestRef, list_manifests, read_manifest
+from cache.objects import check_address, is_address
 from sources import cap, escribano, folder, video
+from sources.container import VIDEO_SUFFIXES
 from sources.recording import Encoding, FrameChoice, Recording, RecordingListing, Say, Source, resolve
 
 # The first that holds a path opens it: those that are folders of a special kind come before folders.
@@ -31,7 +33,7 @@ def open_recording(
     choice: FrameChoice | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Recording:
-    """Open what `selector` means: `demo`, `latest`, a path, an id, its start, a name.
+    """Open what `selector` means: `demo`, `latest`, a path, an address, an id, its start, a name.
 
     Raises:
         InputError: There is no such recording, several fit, or it cannot be read.
@@ -40,6 +42,8 @@ def open_recording(
     wanted.require_sound()
     if selector == "demo":
         return _open_demo(wanted.limit)
+    if is_address(selector):
+        return _open_address(check_address(selector), wanted)
     path = locate(selector, environ)
     source = _source_of(path)
     if source is None:
@@ -91,6 +95,12 @@ def _under(place: str) -> list[RecordingListing]:
 
 def _source_of(path: Path) -> Source | None:
     return next((source for source in SOURCES if source.holds(path)), None)
+
+
+def _open_address(address: str, choice: FrameChoice) -> Recording:
+    if address.lower().endswith(VIDEO_SUFFIXES):
+        return video.open_address(address, choice)
+    return folder.open_address(address, limit=choice.limit)
 
 
 def _open_demo(limit: int | None) -> Recording:
@@ -231,7 +241,7 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> Recordin
         captured_at=info.captured_at,
         num_frames=info.num_frames,
         length_s=_length_s(refs),
-        is_there=info.kind in ("demo", "list") or os.path.exists(info.path),  # noqa: PTH110 (never raises)
+        is_there=info.kind in ("demo", "list") or is_address(info.path) or os.path.exists(info.path),  # noqa: PTH110 (never raises)
         encodings=encodings,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError
 from cache.base.text import printable
@@ -14,6 +15,7 @@ from cache.manifest import RecordingInfo
 from cache.pixel_index import FileStamp
 from sources.container import VIDEO_SUFFIXES, VideoHeader, read_header
 from sources.decoder import Decoder, Player
+from sources.in_bucket import Copy
 from sources.picture_times import Pick, PictureTimes
 from sources.recording import (
     Frame,
@@ -21,11 +23,15 @@ from sources.recording import (
     Recording,
     RecordingListing,
     Say,
+    id_of,
     iso_utc,
     recording_id,
     resolve,
 )
 from sources.video_sampling import select
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def open_video(path: Path, choice: FrameChoice) -> Recording:
@@ -54,6 +60,40 @@ def open_video(path: Path, choice: FrameChoice) -> Recording:
 
 
 open_path = open_video
+
+
+def open_address(address: str, choice: FrameChoice) -> Recording:
+    """List the frames of a video in a bucket, which is copied to this disk as long as one of them is held.
+
+    Raises:
+        InputError: as `open_video`, or it cannot be copied.
+    """
+    copy = Copy(address)
+    if choice.only is not None:
+        there, here = printable(copy.address), printable(copy.path)
+        choice = replace(choice, only=frozenset(source.replace(there, here, 1) for source in choice.only))
+    with copy.named():
+        opened = open_video(copy.path, replace(choice, notes=None))
+
+    def decode(frame: Frame) -> "Image.Image":
+        with copy.named():
+            return frame.read()
+
+    info = replace(
+        opened.info,
+        id=id_of(copy.path.name, "recording", address.encode()),
+        path=printable(address),
+    )
+    frames = tuple(
+        replace(
+            frame,
+            source=copy.rename(frame.source),
+            stamp=copy.at(frame.stamp.position),
+            _decode=partial(decode, frame),
+        )
+        for frame in opened.frames()
+    )
+    return replace(opened, info=info, _frames=frames, remarks=tuple(map(copy.rename, opened.remarks)))
 
 
 def decoder_of(video: Path) -> Decoder:

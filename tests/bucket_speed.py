@@ -44,18 +44,22 @@ def made(folder: Path, num_entries: int) -> tuple[Store, list[bytes]]:
     return store, [(store.path / chunk_name(row.key)).read_bytes() for row in rows]
 
 
-def timed(work: Callable[..., object], *given: object) -> float:
+def timed(work: Callable[..., object], *given: object, **options: bool) -> float:
     """Return how many seconds something takes."""
     started_s = time.perf_counter()
-    work(*given)
+    work(*given, **options)
     return time.perf_counter() - started_s
 
 
-def put_bare(bucket: BucketStore, chunks: list[bytes]) -> None:
+def put_bare(bucket: BucketStore, chunks: list[bytes], **options: bool) -> None:
     """Put chunks, as many at once as a push."""
     with ThreadPoolExecutor(NUM_TRANSFERS) as threads:
         names = [f"bare/{number}" for number in range(len(chunks))]
-        list(threads.map(lambda name, chunk: obstore.put(bucket.objects.store, name, chunk), names, chunks))
+        list(
+            threads.map(
+                lambda name, chunk: obstore.put(bucket.objects.store, name, chunk, **options), names, chunks
+            )
+        )
 
 
 def get_bare(bucket: BucketStore, num_entries: int) -> None:

@@ -368,7 +368,7 @@ def test_a_folder_that_everybody_can_read_is_refused(tmp_path: Path, monkeypatch
 
 
 def test_a_store_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
-    with pytest.raises(NotEncodedError, match="there is no store at"):
+    with pytest.raises(NotEncodedError, match="there is nothing at"):
         BucketStore.open(f"file://{tmp_path}/nowhere")
 
 
@@ -400,10 +400,10 @@ def test_what_is_no_address_is_refused_and_a_secret_in_it_is_not_shown(address: 
         ("<Code>ExpiredToken</Code>", "get new ones"),
         ("<Code>PermanentRedirect</Code>", "set AWS_REGION"),
         ("<Code>InvalidAccessKeyId</Code>", "does not know these credentials"),
-        ("status 403 Forbidden: <Code>AccessDenied</Code>", "no right to do that"),
+        ("status code: 403 Forbidden: <Code>AccessDenied</Code>", "no right to do that"),
         ("<Code>QuotaExceeded</Code>", "the bucket is full"),
-        ("status 503 Service Unavailable: <Code>SlowDown</Code>", "throttling"),
-        ("status 501 Not Implemented", "conditional puts"),
+        ("status code: 503 Service Unavailable: <Code>SlowDown</Code>", "throttling"),
+        ("status code: 501 Not Implemented", "conditional puts"),
         ("error sending request for url: operation timed out", "check the address and the network"),
     ],
 )

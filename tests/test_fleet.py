@@ -47,13 +47,13 @@ def _by_ray(
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env=environ, **pipes) as driver:  # type: ignore[call-overload]
         beside(driver)
-        out, err = driver.communicate(timeout=600)
+        out, err = driver.communicate(timeout=240)
     assert driver.returncode == 0, err
     return json.loads(out)
 
 
 @needs_ray
-@pytest.mark.campaign  # half a minute a command on a quiet machine
+@pytest.mark.campaign  # and a step of .ci/run: half a minute a command on a quiet machine
 def test_two_workers_of_ray_give_what_one_machine_gives(run: Run, home: Path, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/bucket"
     assert run("seeonce encode demo --limit 6").code == 0

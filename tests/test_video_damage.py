@@ -138,7 +138,7 @@ def test_pictures_that_build_on_damage_are_left_out(name: str, codec: str, tmp_p
     whole = _pixels_of(video)
     found = _readable(open_video(_damaged(video, 0.5, 0.52), FrameChoice(0.04)))
     wrong = [pts for pts, pixels in found.items() if not np.array_equal(pixels, whole[pts])]
-    assert len(wrong) <= 2  # a codec need not object to noise
+    assert len(wrong) <= 3  # a codec need not object to noise; with one thread it objects a picture later
     assert 100 < len(found) < 200
 
 

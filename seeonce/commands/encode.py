@@ -35,7 +35,7 @@ Recordings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RECORDING",
-        help="demo, latest, an id, the start of one, a path; - reads paths from standard input.",
+        help="demo, latest, an id, its start, a path, an address; - reads paths and addresses from stdin.",
     ),
 ]
 
