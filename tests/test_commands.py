@@ -229,7 +229,9 @@ def test_limit_takes_the_first_frames(run: Run, home: Path, images: Path, plain:
     assert (ended.json["num_frames"], ended.json["num_encoded"]) == (2, 2)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.campaign)]
+)
 def test_an_encode_that_is_stopped_leaves_a_store_from_which_the_next_goes_on(
     signum: signal.Signals, code: int, run: Run, home: Path, plain: Path, tmp_path: Path
 ) -> None:

@@ -306,7 +306,9 @@ def long(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object,
     return "seeonce run", _file(root, text)
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("by", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGINT, 130, marks=pytest.mark.campaign)]
+)
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     by: signal.Signals, code: int, run: Run, long: tuple[Any, ...], home: Path, home_after: HomeAfter
 ) -> None:

@@ -162,10 +162,10 @@ class Recording:
 def _same_peaks(checkpoint_of: MakeCheckpoint, root: Path, few: int, many: int) -> int:
     wide = checkpoint_of(Tiny(max_pixels=MAX_PIXELS, text_layers=3, hidden=1024))
     recording = Recording(wide, root, many)
-    # The thread that reads ahead may hold a frame more, 5 MB, at the moment of the peak: the lesser of two.
+    # The thread that reads ahead may hold a frame more, 5.2 MB, at the moment of the peak: the lesser of two.
     small, large = (min(recording.peak_bytes(number) for _ in range(2)) for number in (few, many))
     print(f"{few} frames {small / 1e6:.1f} MB, {many} frames {large / 1e6:.1f} MB beside the weights")
-    assert large == pytest.approx(small, rel=0.05)
+    assert large == pytest.approx(small, rel=0.05, abs=5.5e6)
     return recording.num_bytes
 
 

@@ -1,6 +1,7 @@
 """An image is prefilled once however many questions follow, and no answer changes by that."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,14 @@ class HeldBytes:
         monkeypatch.setattr(DecodeBatch, "join", noted)
 
 
-@pytest.mark.parametrize("copy_prefixes", [False, True], ids=["in place", "copied"])
-@pytest.mark.parametrize("num_sequences", [1.05, 2.5, 6])
+@pytest.mark.parametrize(
+    ("num_sequences", "copy_prefixes"),
+    [
+        (1.05, False),
+        (2.5, True),
+        *(pytest.param(*each, marks=pytest.mark.campaign) for each in product((1.05, 2.5, 6), (False, True))),
+    ],
+)
 def test_a_tight_bound_costs_prefills_and_no_answer(
     asked: Asked, num_sequences: float, copy_prefixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
