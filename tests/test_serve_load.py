@@ -120,7 +120,7 @@ def _other(number: int, body: dict[str, Any]) -> dict[str, Any]:
     return {"body": body | {"stream": True}, "leaves": True}
 
 
-# On two cores the clients and the loop take a quarter of the processor, and a slot is free until its client has
+# On two cores clients and loop take a quarter of the processor, and a slot is free until its client has
 # asked again: 0.65 to 0.88 there, where 0.9 is wanted.
 @pytest.mark.campaign
 @pytest.mark.parametrize("weights", ["asked", "asked_larger"])
