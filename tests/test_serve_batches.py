@@ -12,6 +12,8 @@ from live_mlx_vlm import Encoded, draw_noise
 from served import Served, prepared, served
 
 from cache.base.errors import InputError
+from cache.base.home import Home
+from cache.prefixes import prefix_cache_bytes
 from infer.limits import BatchLimits
 from seeonce.server.batch_run import Batch
 from seeonce.server.options import ServeOptions
@@ -249,6 +251,25 @@ def test_run_batch_says_what_stands_in_its_way(run: Any, tmp_path: Path) -> None
         assert done.code == 1
         assert problem in done.err
     assert other.read_text() == "my notes"
+
+
+@pytest.mark.parametrize(
+    ("words", "size"), [(("--prefix-cache", "2GB"), "2GB"), ((), "3GB"), (("--prefix-cache", 0), "0")]
+)
+def test_run_batch_keeps_prefixes_as_it_is_told(
+    words: tuple[object, ...], size: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[ServeOptions] = []
+
+    def started(_home: Home, options: ServeOptions, _say: object) -> None:
+        told.append(options)
+        raise InputError("far enough")
+
+    monkeypatch.setenv("SEEONCE_PREFIX_CACHE", "3GB")
+    monkeypatch.setattr("seeonce.server.app.Server", started)
+    source = _write(tmp_path / "in.jsonl", [_line("a", "One")])
+    assert "far enough" in run("seeonce run-batch", source, tmp_path / "out.jsonl", *words).err
+    assert [options.prefix_cache for options in told] == [prefix_cache_bytes(size)]
 
 
 def test_a_batch_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import typer
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError
 from cache.base.home import Home
 from cache.base.text import counted, output_path, user_path
+from cache.prefixes import prefix_cache_bytes
 from infer.limits import BatchLimits
 from seeonce.commands.arguments import (
     AllowedFiles,
     AllowRemoteImages,
     KVMemorySize,
     NoStore,
+    PrefixCacheSize,
     ServedModelName,
     allowed_folder,
     kv_memory_bytes,
@@ -34,6 +36,7 @@ def run_batch_command(
     model: ServedModelName = None,
     max_num_seqs: Annotated[int, typer.Option(help="Answers decoded at once, at most.")] = 8,
     kv_memory: KVMemorySize = None,
+    prefix_cache: PrefixCacheSize = None,
     allow_files: AllowedFiles = None,
     allow_remote_images: AllowRemoteImages = False,
     no_store: NoStore = False,
@@ -56,7 +59,14 @@ def run_batch_command(
     from seeonce.server.options import ServeOptions
 
     folders = tuple(allowed_folder(path) for path in allow_files or ())
-    options = ServeOptions(model, limits, folders, allow_remote_images, not no_store)
+    options = ServeOptions(
+        model,
+        limits,
+        folders,
+        allow_remote_images,
+        not no_store,
+        prefix_cache=prefix_cache_bytes(prefix_cache),
+    )
     batch = Batch(*files)
     with files[1].open("ab") as held:
         if not lock_file(held.fileno()):
