@@ -114,7 +114,8 @@ class Engine:
         """Answer with what is loaded."""
         self.model, self.tokenizer = model, tokenizer
         self.prefix_cache: PrefixCache | None = None
-        self.copy_prefixes = False  # rows read a shared prefix in place, unless that is slower here
+        # Rows read a shared prefix in place, unless that is slower here or rounds otherwise than live does.
+        self.copy_prefixes = not model.is_float32
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: str) -> Self:
