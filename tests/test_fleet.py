@@ -53,7 +53,7 @@ def _by_ray(
 
 
 @needs_ray
-@pytest.mark.campaign  # and a step of .ci/run: half a minute a command on a quiet machine
+@pytest.mark.campaign  # half a minute a command on a quiet machine
 def test_two_workers_of_ray_give_what_one_machine_gives(run: Run, home: Path, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/bucket"
     assert run("seeonce encode demo --limit 6").code == 0
