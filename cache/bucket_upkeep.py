@@ -26,7 +26,7 @@ from cache.objects import Objects
 
 GRACE_S = 7 * 24 * 3600  # between the marker of a collection and the removal
 _SETTLE_S = 5.0
-_NUM_GROUPS = 256
+NUM_GROUPS = 256
 _WAITING_BYTES = 64 << 10  # of each group
 _NUM_THREADS = 16
 _NUM_REPAIRS = 3
@@ -37,7 +37,7 @@ class KeysOnDisk:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="seeonce-keys-")
-        self._waiting = [bytearray() for _ in range(_NUM_GROUPS)]
+        self._waiting = [bytearray() for _ in range(NUM_GROUPS)]
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +87,7 @@ def check_bucket(
             except StoreError as error:
                 report.problems.append(Problem("manifest", name, str(error)))
         try:
-            for number in range(_NUM_GROUPS):
+            for number in range(NUM_GROUPS):
                 wanted = {key for key in named.group(number) if in_subset(key, subset)}
                 there = {
                     key: sum(files.values())
@@ -102,7 +102,7 @@ def check_bucket(
                     report.num_bytes += there[key] if read_data else 0
                     if problem is not None:
                         report.problems.append(Problem("damaged", key.hex, problem))
-                on_progress(number + 1, _NUM_GROUPS)
+                on_progress(number + 1, NUM_GROUPS)
         except KeyboardInterrupt:
             threads.shutdown(wait=False, cancel_futures=True)
             report.interrupted = True
@@ -142,7 +142,7 @@ def collect_bucket(
     now_s = time.time() if dry_run else _server_time_s(objects)
     with KeysOnDisk() as named, KeysOnDisk() as due, KeysOnDisk() as still_named:
         _add_all_named(objects, named)
-        for number in range(_NUM_GROUPS):
+        for number in range(NUM_GROUPS):
             wanted, sizes, markers = named.group(number), _sizes(objects, number), _markers(objects, number)
             for key in (sizes.keys() | markers.keys()) - wanted:
                 if key not in markers:
@@ -152,16 +152,16 @@ def collect_bucket(
                 elif now_s - markers[key] >= grace_s:
                     due.add([key])
             _unmark(objects, markers.keys() & wanted, report)
-            on_progress(number + 1, 2 * _NUM_GROUPS)
+            on_progress(number + 1, 2 * NUM_GROUPS)
         # A manifest that was written meanwhile is seen now; of a later one the writer removes the markers.
         _add_all_named(objects, still_named)
-        for number in range(_NUM_GROUPS):
+        for number in range(NUM_GROUPS):
             if keys := due.group(number):
                 sizes, wanted = _sizes(objects, number), still_named.group(number)
                 _unmark(objects, keys & wanted, report)
                 for key in keys - wanted:
                     _remove(objects, key, sizes.get(key, {}), report)
-            on_progress(_NUM_GROUPS + number + 1, 2 * _NUM_GROUPS)
+            on_progress(NUM_GROUPS + number + 1, 2 * NUM_GROUPS)
     _remove_old_manifests(objects, now_s - grace_s, report)
     return report
 

@@ -15,7 +15,7 @@ from cache.base.listener import Listener
 from cache.base.text import counted
 from cache.bucket import BucketStore
 from cache.bucket_manifests import Part, head_names, parts_of, read_head, read_parts, write_rows
-from cache.bucket_upkeep import KeysOnDisk, require_entries
+from cache.bucket_upkeep import NUM_GROUPS, KeysOnDisk, require_entries
 from cache.key import EncoderId, EntryKey
 from cache.layout import RECORDINGS, SHARDS, now
 from cache.manifest import ManifestHead, RecordingInfo, matching_recording
@@ -29,7 +29,6 @@ from precompute.pass_one import chosen_encoder, show_progress
 from precompute.pipeline import EncodeResult, encode_recording
 from sources.folder import open_list
 
-_NUM_GROUPS = 256
 _NUM_READERS = 16
 _NUM_NAMED = 8
 
@@ -168,7 +167,7 @@ def merge(bucket: BucketStore, selector: str, say: Callable[[str], None]) -> Mer
         else:
             _write_manifest(bucket, heads, info, keys)
         num_skipped = sum(head.num_skipped for head in heads)
-        num_entries = sum(len(keys.group(number)) for number in range(_NUM_GROUPS))
+        num_entries = sum(len(keys.group(number)) for number in range(NUM_GROUPS))
     return Merged(info, first.encoder_id, len(heads), num_frames, num_skipped, num_entries)
 
 
@@ -186,7 +185,7 @@ def _write_manifest(
         complete=True,
         created_at=now(),
     )
-    for number in range(_NUM_GROUPS):
+    for number in range(NUM_GROUPS):
         if group := sorted(keys.group(number), key=lambda key: key.raw):
             require_entries(bucket, group, lambda _: None)
 
@@ -257,7 +256,7 @@ def _shard_of(head: ManifestHead) -> tuple[int, int]:
 
 def _gone(bucket: BucketStore, keys: KeysOnDisk) -> set[EntryKey]:
     gone = set[EntryKey]()
-    for number in range(_NUM_GROUPS):
+    for number in range(NUM_GROUPS):
         if group := keys.group(number):
             gone |= group - bucket.existing(group)
     return gone
