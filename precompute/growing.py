@@ -1,8 +1,9 @@
 """A recording that grows: of each look at it only what is new is read, and others have the device first."""
 
+import random
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -151,7 +152,7 @@ class Growing:
         def progress(_: Progress) -> None:
             gate.wait()
 
-        with held_lease(self._store, f"encode {recording.info.id}"), PixelIndex(self._store.home) as index:
+        with self._alone(), PixelIndex(self._store.home) as index:
             result = encode_recording(
                 replace(recording, _frames=asked),
                 self._spec,
@@ -172,6 +173,21 @@ class Growing:
         if result.stopped:
             self.write()
             raise StoreError(result.stopped)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lease of the recording while no other process does: what that encodes is a hit then."""
+        purpose, has_said = f"encode {self.recording.info.id}", False
+        while True:
+            with held_lease(self._store, purpose):  # first, so that of two processes one sees the other
+                held = [lease for lease in active_leases(self._store.path) if lease.purpose == purpose]
+                if sum(is_alive(lease.name) for lease in held) <= 1:
+                    yield
+                    return
+            if not has_said:
+                self._listener.say(f"Waiting: another {printable(purpose)} runs.")
+            has_said = True
+            time.sleep(random.uniform(ASK_S / 4, ASK_S))  # noqa: S311 - so that two do not meet for ever
 
     def write(self) -> None:
         """Write the manifest of all frames that are there now, if it says something new."""

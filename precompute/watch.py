@@ -31,7 +31,7 @@ _REST_S = 1e-3  # for each frame
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Watched:
     """What is watched: a folder of pictures, a folder of Cap's bundles, or Escribano's database."""
 
     path: Path
@@ -56,7 +56,7 @@ class Place:
 FOLDER = "folder"
 
 
-def places_of(selector: str | None) -> list[Place]:
+def places_of(selector: str | None) -> list[Watched]:
     """Return what a RECORDING of ``encode --watch`` means; without one, Escribano's recorder and Cap.
 
     Raises:
@@ -64,8 +64,8 @@ def places_of(selector: str | None) -> list[Place]:
     """
     if selector is None:
         database = escribano.default_database(os.environ)
-        found = [] if database is None else [Place(database, escribano.KIND)]
-        found += [Place(folder, cap.KIND) for folder in cap.places(os.environ)]
+        found = [] if database is None else [Watched(database, escribano.KIND)]
+        found += [Watched(folder, cap.KIND) for folder in cap.places(os.environ)]
         if not found:
             raise InputError("neither Escribano nor Cap records here: name the folder that grows")
         return found
@@ -76,13 +76,13 @@ def places_of(selector: str | None) -> list[Place]:
         path = match.database
     path = path.resolve()
     if is_database_name(path):
-        return [Place(path, escribano.KIND)]
+        return [Watched(path, escribano.KIND)]
     if path.suffix == cap.SUFFIX and path.is_dir():
-        return [Place(path.parent, cap.KIND)]
+        return [Watched(path.parent, cap.KIND)]
     if not path.is_dir():
         raise InputError(f"{printable(path)} does not grow: --watch takes a folder, or Escribano's database")
     is_caps = path in cap.places(os.environ) or any(path.glob(f"*{cap.SUFFIX}"))
-    return [Place(path, cap.KIND if is_caps else FOLDER)]
+    return [Watched(path, cap.KIND if is_caps else FOLDER)]
 
 
 class Watch:
@@ -91,7 +91,6 @@ class Watch:
     def __init__(
         self, home: Home, options: EncodeOptions, listener: Listener, *, on_battery: bool = False
     ) -> None:
-        """Begin with nothing seen."""
         self._home, self._options, self._listener = home, options, listener
         self._store = Store.open(home, durability=options.durability)
         self._gate = Gate(self._store.path, listener, on_battery)
@@ -108,7 +107,7 @@ class Watch:
         grown = {name: one.result for name, one in self._growing.items() if one.result is not None}
         return self._encoded | grown
 
-    def run(self, places: Sequence[Place], ended: Callable[[], bool] = lambda: False) -> None:
+    def run(self, places: Sequence[Watched], ended: Callable[[], bool] = lambda: False) -> None:
         """Watch until ``KeyboardInterrupt``, or until ``ended`` says so.
 
         Raises:
@@ -122,7 +121,7 @@ class Watch:
                 growing.write()
             raise
 
-    def _run(self, places: Sequence[Place], ended: Callable[[], bool]) -> None:
+    def _run(self, places: Sequence[Watched], ended: Callable[[], bool]) -> None:
         states = [place.state() for place in places]
         due, looked_s = self._look(places), time.monotonic()
         for changed in _changes(places):
@@ -153,7 +152,7 @@ class Watch:
             self._listener.say(f"{counted(num_new, 'frame')} encoded so far.")
             self._said = (time.monotonic(), num_new)
 
-    def _look(self, places: Sequence[Place]) -> bool:
+    def _look(self, places: Sequence[Watched]) -> bool:
         """Encode what is new; tell whether something is there that was not ready."""
         pending = False
         for place in places:
@@ -170,7 +169,7 @@ class Watch:
                     self._problems[name] = str(error)
         return pending
 
-    def _names(self, place: Place) -> list[str]:
+    def _names(self, place: Watched) -> list[str]:
         """Return the recordings at a place that may grow: of the recorder today, and the day before it."""
         if place.kind != escribano.KIND:
             return [str(place.path)]
@@ -212,7 +211,7 @@ class Watch:
             raise KeyboardInterrupt
 
 
-def _changes(places: Sequence[Place]) -> Iterator[bool]:
+def _changes(places: Sequence[Watched]) -> Iterator[bool]:
     """Yield about once a second whether something changed at these places."""
     from watchfiles import watch
 

@@ -34,7 +34,7 @@ from cache.store import Store
 from precompute import growing, watch
 from precompute.growing import Gate
 from precompute.options import EncodeOptions
-from precompute.watch import Place, Watch, places_of
+from precompute.watch import Watch, Watched, places_of
 from sources.recordings import open_recording
 
 
@@ -94,7 +94,7 @@ def grow(folder: Path, num_frames: int, step_s: float, seed: int = 0, spared: in
         yield how
 
 
-def _watch(home: Path, plain: Path, place: Place, work: Callable[[], object]) -> tuple[Watch, list[str]]:
+def _watch(home: Path, plain: Path, place: Watched, work: Callable[[], object]) -> tuple[Watch, list[str]]:
     """Watch a place while something works on it, and until nothing is left to do."""
     said = Said()
     watched = Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), said)
@@ -118,7 +118,8 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
 ) -> None:
     folder = tmp_path / "shots"
     folder.mkdir()
-    (watched, _) = _watch(home, plain, Place(folder, "folder"), lambda: list(grow(folder, 24, 0.06, seed=3)))
+    shots = Watched(folder, "folder")
+    (watched, _) = _watch(home, plain, shots, lambda: list(grow(folder, 24, 0.06, seed=3)))
     (ref,) = list_manifests(Home(home))
     found = read_manifest(ref.path)
     assert [Path(frame.source) for frame in found.frames] == sorted(folder.glob("shot-*.png"))
@@ -127,8 +128,23 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
     (result,) = watched.results.values()
     assert result.progress.num_new == len(times_encoded)
     times_encoded.clear()
-    _watch(home, plain, Place(folder, "folder"), lambda: None)
+    _watch(home, plain, Watched(folder, "folder"), lambda: None)
     assert (read_manifest(ref.path).frames, sum(times_encoded.values())) == (found.frames, 0)
+
+
+@pytest.mark.usefixtures("_quickly")
+def test_two_watches_of_one_folder_encode_every_picture_once(
+    home: Path, plain: Path, tmp_path: Path, times_encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "ASK_S", 0.05)
+    place = Watched(tmp_path / "shots", "folder")
+    place.path.mkdir()
+    both = lambda: _watch(home, plain, place, lambda: list(grow(place.path, 12, 0.06)))  # noqa: E731
+    _watch(home, plain, place, both)
+    (ref,) = list_manifests(Home(home))
+    found = read_manifest(ref.path)
+    assert [Path(frame.source) for frame in found.frames] == sorted(place.path.glob("shot-*.png"))
+    assert (found.complete, set(times_encoded.values())) == (True, {1})
 
 
 @pytest.mark.usefixtures("_quickly")
@@ -136,7 +152,7 @@ def test_what_is_there_from_the_start_has_a_manifest_though_nothing_more_comes(
     home: Path, plain: Path, tmp_path: Path
 ) -> None:
     noise(0).save(tmp_path / "0.png")
-    _watch(home, plain, Place(tmp_path, "folder"), lambda: None)
+    _watch(home, plain, Watched(tmp_path, "folder"), lambda: None)
     (ref,) = list_manifests(Home(home))
     assert (ref.num_frames, ref.complete) == (1, True)
 
@@ -157,7 +173,7 @@ def test_a_folder_that_is_not_there_yet_or_made_again_is_watched_all_the_same(
             if not number:
                 shutil.rmtree(folder)
 
-    _, said = _watch(home, plain, Place(folder, "folder"), work)
+    _, said = _watch(home, plain, Watched(folder, "folder"), work)
     (ref,) = list_manifests(Home(home))
     assert [Path(frame.source).name for frame in read_manifest(ref.path).frames] == ["1.png"]
     assert [line.partition(":")[0] for line in said].count("Nothing to encode yet") <= 3
@@ -179,7 +195,7 @@ def test_wherever_ctrl_c_comes_what_was_encoded_has_a_manifest(
     monkeypatch.setattr(growing, "write_manifest", cut_once)
     watched = Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), Said())
     with pytest.raises(KeyboardInterrupt):
-        watched.run([Place(tmp_path, "folder")])
+        watched.run([Watched(tmp_path, "folder")])
     (ref,) = list_manifests(Home(home))
     (result,) = watched.results.values()
     assert (ref.num_frames, ref.complete, result.interrupted) == (1, True, False)
@@ -195,7 +211,7 @@ def test_looks_at_many_frames_are_rare(
     monkeypatch.setattr(watch, "_REST_S", rest_s)
     monkeypatch.setattr(watch, "_changes", lambda _: iter([True] * 3))
     Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), Said()).run(
-        [Place(tmp_path, "folder")]
+        [Watched(tmp_path, "folder")]
     )
     assert looks.call_count == num_looks
 
@@ -218,7 +234,7 @@ def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
         time.sleep(1)
         (folder / "3.png").write_bytes(_png(3))
 
-    _watch(home, plain, Place(folder, "folder"), work)
+    _watch(home, plain, Watched(folder, "folder"), work)
     (ref,) = list_manifests(Home(home))
     found = read_manifest(ref.path)
     assert [Path(frame.source).name for frame in found.frames] == ["0.png", "1.png", "3.png"]
@@ -243,7 +259,7 @@ def test_the_day_of_escribanos_recorder_keeps_what_was_encoded_when_its_images_g
         time.sleep(1.5)
         images[0].unlink()
 
-    place = Place(database, "escribano")
+    place = Watched(database, "escribano")
     _watch(home, plain, place, work)
     _watch(home, plain, place, lambda: None)  # after a restart, too
     (ref,) = list_manifests(Home(home))
