@@ -21,7 +21,7 @@ from seeonce.bench.client import Endpoint, send_all
 from seeonce.bench.endpoint import ServerComparison
 from seeonce.bench.passes import QUESTIONS, Ask, Encoded, Model, PassTwo, draw_frames, encode_frames
 from seeonce.bench.report import Table
-from seeonce.demo.score import read_truth
+from seeonce.runs.score import read_truth
 
 ASKED = QUESTIONS[3:4]  # topics: short, and another answer for each frame
 

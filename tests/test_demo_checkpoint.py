@@ -1,7 +1,6 @@
 """The demo checkpoint reads screens, and reads them through DeepStack and its own frame."""
 
 import json
-from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -10,47 +9,37 @@ from tokenizers import Tokenizer
 from seeonce.demo.checkpoint_files import SPECIAL_TOKENS
 from seeonce.demo.evaluate import CHECKPOINT, evaluate, live_decoder
 from seeonce.demo.questions import CHANGE_QUESTION, DEFAULT_PROMPT, QUESTIONS
-from seeonce.demo.score import score
-from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED
 
 NUM_OF_CONTROLS = 3
 
 
-@pytest.fixture(
-    scope="module", params=[3, pytest.param(24, marks=pytest.mark.campaign)], ids="{} screens".format
+def seeds(num_screens: int) -> range:
+    return range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + num_screens)
+
+
+def rates(seeds: range, zero_deepstack: bool = False, swap_images: bool = False) -> dict[str, float]:
+    verdicts = evaluate(live_decoder(CHECKPOINT, zero_deepstack), seeds, swap_images)
+    return {question: mean(true) for question, true in verdicts.items()}
+
+
+@pytest.mark.parametrize(
+    "num_screens", [3, pytest.param(24, marks=pytest.mark.campaign)], ids="{} screens".format
 )
-def screens(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("screens")
-    write_folder(folder, request.param, FIRST_HELD_OUT_SEED)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("few")
-    write_folder(folder, NUM_OF_CONTROLS, FIRST_HELD_OUT_SEED)
-    return folder
-
-
-def rates(screens: Path, zero_deepstack: bool = False, swap_images: bool = False) -> dict[str, float]:
-    results, expected = evaluate(live_decoder(CHECKPOINT, zero_deepstack), screens, swap_images)
-    return {question: mean(true) for question, true in score(results, expected).items()}
-
-
-def test_answers_on_unseen_screens_are_true(screens: Path) -> None:
-    got = rates(screens)
+def test_answers_on_unseen_screens_are_true(num_screens: int) -> None:
+    got = rates(seeds(num_screens))
     assert set(got) == {*QUESTIONS, "change"}
     assert min(got.values()) >= 0.9
 
 
-def test_without_deepstack_answers_are_false(few: Path) -> None:
-    got = rates(few, zero_deepstack=True)
+def test_without_deepstack_answers_are_false() -> None:
+    got = rates(seeds(NUM_OF_CONTROLS), zero_deepstack=True)
     assert got["description"] <= 0.5
     assert got["apps"] <= 0.7
 
 
-def test_with_another_frames_picture_answers_are_false(few: Path) -> None:
-    got = rates(few, swap_images=True)
+def test_with_another_frames_picture_answers_are_false() -> None:
+    got = rates(seeds(NUM_OF_CONTROLS), swap_images=True)
     assert got["description"] <= 0.5
     assert got["topics"] <= 0.7
 

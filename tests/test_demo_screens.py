@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 
 from seeonce.demo.paint import paint
-from seeonce.demo.questions import CHANGE_QUESTION, answers, change_answer
+from seeonce.demo.questions import QUESTIONS, answers, change_answer, change_text
 from seeonce.demo.record import recording_scenes
 from seeonce.demo.scene import APPS, LAYOUTS, TOPICS, sample_scene
-from seeonce.demo.score import read_truth, true_answer
 from seeonce.demo.screens import (
     FIRST_HELD_OUT_SEED,
     RECORDING_SEED,
@@ -21,6 +20,7 @@ from seeonce.demo.screens import (
     frame_name,
     write_folder,
 )
+from seeonce.runs.score import read_truth
 
 RECORDING = Path(__file__).parent.parent / "seeonce" / "demo" / "recording"
 
@@ -71,7 +71,8 @@ def test_training_never_sees_the_seeds_of_others() -> None:
 
 def test_a_folder_of_screens_has_their_truth_beside_them(tmp_path: Path) -> None:
     write_folder(tmp_path, 3, FIRST_HELD_OUT_SEED)
-    assert sorted(read_truth(tmp_path / "truth.csv")) == sorted(path.name for path in tmp_path.glob("*.png"))
+    named = {name for _, name, _ in read_truth(tmp_path / "truth.csv")}
+    assert named == {path.name for path in tmp_path.glob("*.png")}
 
 
 def test_the_recording_is_what_its_seed_draws() -> None:
@@ -85,9 +86,13 @@ def test_the_recording_is_what_its_seed_draws() -> None:
 
 def test_the_truth_of_the_recording_is_true_of_its_scenes() -> None:
     scenes = list(recording_scenes())
-    known = read_truth(RECORDING / "truth.csv")
-    assert list(known.values()) == [answers(scene) for scene in scenes]
-    changes = [true_answer(known, pair, CHANGE_QUESTION[0]) for pair in pairwise(known)]
+    truth = read_truth(RECORDING / "truth.csv")
+    names = list(dict.fromkeys(name for _, name, _ in truth))
+    for name, scene in zip(names, scenes, strict=True):
+        for question, true in answers(scene).items():
+            assert {truth[None, name, text].text for text in QUESTIONS[question]} == {true}
+    apps = [str(truth[None, name, QUESTIONS["apps"][0]].text) for name in names]
+    changes = [change_text(*pair) for pair in pairwise(apps)]
     assert changes == [change_answer(*pair) for pair in pairwise(scenes)]
 
 

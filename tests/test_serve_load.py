@@ -21,8 +21,8 @@ from infer.request import Request
 from infer.sampling import Sampling
 from seeonce.demo import questions
 from seeonce.demo.questions import QUESTIONS
-from seeonce.demo.score import Result, is_true, read_truth
 from seeonce.runs.prompts import Prompt
+from seeonce.runs.score import read_truth
 from seeonce.server.options import ServeOptions
 
 FOLDER = Path(questions.__file__).parent
@@ -92,7 +92,7 @@ def test_every_answer_under_load_is_true_and_the_one_that_describe_gives(asked: 
     wanted, _ = asked.described(engine)
     truth = read_truth(FOLDER / "recording" / "truth.csv")
     true = [
-        is_true(Result((Path(frame.source).name,), question, answer), truth)
+        answer.strip() == truth[None, Path(frame.source).name, question].text
         for (frame, question), answer in zip(asked.pairs, wanted, strict=True)
     ]
     asks = asked.bodies()

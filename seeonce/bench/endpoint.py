@@ -7,6 +7,7 @@ so where its times show it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from cache.base.errors import InputError
 from cache.base.text import visible
@@ -16,8 +17,8 @@ from seeonce.bench.judge import num_about_another_frame
 from seeonce.bench.measure import quantile
 from seeonce.bench.passes import Ask, Encoded, PassTwo
 from seeonce.bench.report import Outcome, Row, Table
-from seeonce.demo.score import Expected, Result, is_true
-from seeonce.runs.compare import Answers, Comparison, Said, compare
+from seeonce.runs.compare import MATCH_ABOVE, Said, likeness, normalised
+from seeonce.runs.score import Truths
 
 _LITTLE_GAIN = 1.2  # less gain than this from more requests in flight: one at a time
 _NUM_SAMPLES = 8
@@ -77,7 +78,7 @@ class ServerComparison:
         encoded: Encoded,
         questions: tuple[str, ...],
         max_tokens: int,
-        truth: Expected | None,
+        truth: Truths | None,
         say: Callable[[str], None],
     ) -> None:
         """Load our language model, and ask the server once: it may have its own model to load.
@@ -146,9 +147,7 @@ class ServerComparison:
         texts = [text if number in answered else ours.texts[number] for number, text in enumerate(side.texts)]
         return replace(
             side,
-            matching=sum(
-                round(found.match_rate * found.num_frames) for found in self._comparisons(side, ours)
-            ),
+            matching=sum(ratio > MATCH_ABOVE for ratio in self._likenesses(side, ours).values()),
             about_another=num_about_another_frame(self._asks, texts, ours.texts),
             true=self._num_true(side),
         )
@@ -163,47 +162,34 @@ class ServerComparison:
             side.matching, side.about_another, side.true,
         )  # fmt: skip
 
-    def _comparisons(self, side: _Side, ours: _Side) -> list[Comparison]:
-        """Compare question by question, as ``seeonce compare`` compares two columns of answers."""
-        answered = set(side.answered)
-        return [
-            compare(
-                self._column(_OURS, question, ours.texts, answered),
-                self._column(side.name, question, side.texts, answered),
-            )
-            for question in self._questions
-        ]
-
-    def _column(self, name: str, question: str, texts: list[str], answered: set[int]) -> Answers:
-        """Return one question's answers by frame; the place of an answer is its question and its request."""
-        said = {
-            (question, number): Said.of(texts[number])
-            for number, ask in enumerate(self._asks)
-            if ask.question == question and number in answered
-        }
-        return Answers(name, said)
+    def _likenesses(self, side: _Side, ours: _Side) -> dict[int, float]:
+        """Return how alike the answers of both sides are, by the number of a request that was answered."""
+        return {at: likeness(Said.of(ours.texts[at]), Said.of(side.texts[at])) for at in side.answered}
 
     def _num_true(self, side: _Side) -> int | None:
-        truth = self._truth
-        if truth is None:
+        if self._truth is None:
             return None
+        known = [self._truth.get((None, ask.image.name, ask.question)) for ask in self._asks]
         return sum(
-            bool(is_true(Result((ask.image.name,), ask.question, side.texts[number]), truth))
-            for number, ask in enumerate(self._asks)
+            one is not None and normalised(text) == normalised(one.text or "")
+            for text, one in zip(side.texts, known, strict=True)
         )
 
     def _samples(self, ours: _Side, theirs: _Side) -> Table:
         """Show the answers that are least alike, of each question one before the next of the same."""
-        changes = [found.changed_most for found in self._comparisons(theirs, ours)]
-        ranked = [
-            change for rank in range(_NUM_SAMPLES) for found in changes for change in found[rank : rank + 1]
+        likenesses = self._likenesses(theirs, ours)
+        parted = sorted((at for at, ratio in likenesses.items() if ratio < 1), key=likenesses.__getitem__)
+        of_each = [
+            [at for at in parted if self._asks[at].question == question][:_NUM_SAMPLES]
+            for question in self._questions
         ]
+        ranked = [at for one_of_each in zip_longest(*of_each) for at in one_of_each if at is not None]
         rows: tuple[Row, ...] = tuple(
             (
-                self._asks[one.frame].image.name, one.recording, one.similarity,
-                _shown(one.left), _shown(one.right),
+                self._asks[at].image.name, self._asks[at].question, likenesses[at],
+                _shown(ours.texts[at]), _shown(theirs.texts[at]),
             )
-            for one in ranked[:_NUM_SAMPLES]
+            for at in ranked[:_NUM_SAMPLES]
         )  # fmt: skip
         same = "Every answer is the same on both sides." if theirs.answered else "The server gave no answer."
         remarks = () if rows else (same,)

@@ -39,28 +39,23 @@ class Extent:
     num_repetitions: int
     resolution_budget_s: float
     num_pass_one_frames: int
-    pass_one_size: tuple[int, int]
     num_screens: int
     num_idle: int
     memory_frames: tuple[int, ...]
     store_repetitions: int
     store_entries: int
-    num_endpoint_frames: int
     levels: tuple[int, ...]
 
 
 QUICK = Extent(
     num_frames=2, size=(512, 320), num_questions=(4,), max_tokens=16, num_repetitions=2,
-    resolution_budget_s=8.0, num_pass_one_frames=4, pass_one_size=(640, 400), num_screens=2,
-    num_idle=400,
-    memory_frames=(2, 8), store_repetitions=5, store_entries=1_000, num_endpoint_frames=20, levels=(1, 8),
+    resolution_budget_s=8.0, num_pass_one_frames=4, num_screens=2, num_idle=400,
+    memory_frames=(2, 8), store_repetitions=5, store_entries=1_000, levels=(1, 8),
 )  # fmt: skip
 FULL = Extent(
     num_frames=4, size=(640, 400), num_questions=(1, 4, 8), max_tokens=24, num_repetitions=3,
-    resolution_budget_s=480.0, num_pass_one_frames=8, pass_one_size=(640, 400), num_screens=24,
-    num_idle=1_776,
-    memory_frames=(4, 32), store_repetitions=15, store_entries=10_000, num_endpoint_frames=20,
-    levels=(1, 4, 8, 16, 32),
+    resolution_budget_s=480.0, num_pass_one_frames=8, num_screens=24, num_idle=1_776,
+    memory_frames=(4, 32), store_repetitions=15, store_entries=10_000, levels=(1, 4, 8, 16, 32),
 )  # fmt: skip
 
 

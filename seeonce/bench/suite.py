@@ -26,7 +26,7 @@ from seeonce.bench.prompt_experiment import PromptExperiment
 from seeonce.bench.random_weights import write_checkpoint
 from seeonce.bench.report import Machine, Report, Table
 from seeonce.bench.store import StoreBench
-from seeonce.demo.score import read_truth
+from seeonce.runs.score import read_truth
 
 Step = tuple[str, Callable[[], list[Table]]]
 """A workload's name, and what measures it."""
@@ -35,6 +35,7 @@ Say = Callable[[str], None]
 Keep = Callable[[list[Table]], None]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_PASS_ONE_SIZE, _NUM_ENDPOINT_FRAMES = (640, 400), 20
 _SMALL_MEMORY_BYTES = 32_000_000_000  # 4B in bfloat16 is loaded twice, for live and for pass two
 
 
@@ -134,9 +135,7 @@ class _Workloads:
         return decoding.measure(self._encoded(), self._extent.levels, self._extent.max_tokens, self._clock)
 
     def _resolution(self) -> list[Table]:
-        clock = Clock(
-            self._extent.num_repetitions
-        )  # a line for every load of some ms would tell nobody anything
+        clock = Clock(self._extent.num_repetitions)  # a line for every load of some ms tells nobody anything
         return resolution.measure(self._model, self._scratch, self._extent.resolution_budget_s, clock)
 
     def _pass_one(self) -> list[Table]:
@@ -145,7 +144,7 @@ class _Workloads:
         drawn = screens  # too large for a CPU
         if computes_on_cpu():
             folder = self._scratch / "pass-one-frames"
-            drawn = passes.draw_frames(folder, extent.num_pass_one_frames, extent.pass_one_size)
+            drawn = passes.draw_frames(folder, extent.num_pass_one_frames, _PASS_ONE_SIZE)
         return encoding.measure(self._model, drawn, screens, self._scratch, extent.num_idle, self._clock)
 
     def _store(self) -> list[Table]:
@@ -166,7 +165,7 @@ class _Workloads:
 
     def _server(self) -> list[Table]:
         options = self._options
-        frames = passes.draw_frames(self._scratch / "endpoint-frames", self._extent.num_endpoint_frames)
+        frames = passes.draw_frames(self._scratch / "endpoint-frames", _NUM_ENDPOINT_FRAMES)
         asked = passes.encode_frames(self._model, frames, Home(self._scratch / "endpoint-home"))
         # The truth is known of the demo's answers alone.
         truth = read_truth(frames / "truth.csv") if options.model == DEMO else None

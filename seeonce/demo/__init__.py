@@ -7,7 +7,6 @@ From a seed to a recording:
     questions.py     the questions, their paraphrases and the true answers
     screens.py       which seeds are whose; a folder of held-out screens and their truth
     record.py        the demo recording, drawn again from its seed
-    score.py         which answers are true
     recording/       the demo recording and its truth
 
 From a seed to a checkpoint (`make train-demo`):

@@ -17,9 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS
-from seeonce.demo.score import Expected, Result, read_truth, score
-from seeonce.demo.screens import FIRST_HELD_OUT_SEED, write_folder
+from seeonce.demo.paint import paint
+from seeonce.demo.questions import CHANGE_QUESTION, QUESTIONS, answers, change_answer
+from seeonce.demo.scene import sample_scene
+from seeonce.demo.screens import FIRST_HELD_OUT_SEED, size_of
 
 MAX_TOKENS = 120
 CHECKPOINT = Path(__file__).parent / "checkpoint"
@@ -55,23 +56,24 @@ def live_decoder(checkpoint: Path, zero_deepstack: bool = False) -> Ask:
     return ask
 
 
-def evaluate(ask: Ask, folder: Path, swap_images: bool = False) -> tuple[list[Result], Expected]:
-    """Return the answers to every question on the screens of `folder`, and what is true.
+def evaluate(ask: Ask, seeds: range, swap_images: bool = False) -> dict[str, list[bool]]:
+    """Ask every question about the screens of `seeds`; return by question whether each answer is true.
 
-    With `swap_images` each frame is shown as the one after it.
+    An answer is true when it is the expected text exactly, surrounding white space apart. With
+    `swap_images` each screen is shown as the one after it.
     """
-    names = sorted(path.name for path in folder.glob("*.png"))
-    shift = 1 if swap_images else 0
-    shown = {name: names[(index + shift) % len(names)] for index, name in enumerate(names)}
-    results = []
-    for index, name in enumerate(names):
-        asked: list[tuple[tuple[str, ...], str]] = [((name,), texts[0]) for texts in QUESTIONS.values()]
+    scenes = [sample_scene(seed, size_of(seed)) for seed in seeds]
+    shown = [paint(scene) for scene in scenes]
+    if swap_images:
+        shown = [*shown[1:], shown[0]]
+    verdicts: dict[str, list[bool]] = {name: [] for name in (*QUESTIONS, "change")}
+    for index, scene in enumerate(scenes):
+        for name, true in answers(scene).items():
+            verdicts[name].append(ask([shown[index]], QUESTIONS[name][0]).strip() == true)
         if index:
-            asked.append(((names[index - 1], name), CHANGE_QUESTION[0]))
-        for frames, question in asked:
-            images = [Image.open(folder / shown[frame]).convert("RGB") for frame in frames]
-            results.append(Result(frames, question, ask(images, question)))
-    return results, read_truth(folder / "truth.csv")
+            said = ask(shown[index - 1 : index + 1], CHANGE_QUESTION[0])
+            verdicts["change"].append(said.strip() == change_answer(scenes[index - 1], scene))
+    return verdicts
 
 
 def main() -> None:
@@ -80,23 +82,18 @@ def main() -> None:
         prog="python -m seeonce.demo.evaluate", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument(
-        "--folder", type=Path, default=Path("build/demo-held-out"), help="screens, drawn if empty"
-    )
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=FIRST_HELD_OUT_SEED)
     parser.add_argument("--zero-deepstack", action="store_true")
     parser.add_argument("--swap-images", action="store_true")
     arguments = parser.parse_args()
-    folder = arguments.folder / f"{arguments.seed}_{arguments.count}"
-    if not (folder / "truth.csv").exists():
-        write_folder(folder, arguments.count, arguments.seed)
     started = time.monotonic()
     ask = live_decoder(arguments.checkpoint, arguments.zero_deepstack)
-    results, expected = evaluate(ask, folder, arguments.swap_images)
-    for question, true in score(results, expected).items():
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    verdicts = evaluate(ask, seeds, arguments.swap_images)
+    for question, true in verdicts.items():
         print(f"{question:12} {sum(true):4} of {len(true):4} true, {mean(true):.1%}")
-    print(f"{len(results)} answers in {time.monotonic() - started:.0f} s")
+    print(f"{sum(map(len, verdicts.values()))} answers in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

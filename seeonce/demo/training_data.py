@@ -38,7 +38,7 @@ Pixels = npt.NDArray[np.uint8]
 Patches = npt.NDArray[np.float32]
 Question = tuple[str, str, str]
 """The id under which its accuracy is counted, its text, its true answer."""
-Place = tuple[int, int, int]
+ImagePlace = tuple[int, int, int]
 """Where an image's merged tokens start in its batch, and the height and width of its merged grid."""
 
 
@@ -102,7 +102,7 @@ class BatchMaker:
 
     def batch(self, indices: Sequence[int], num_pairs: int, rng: random.Random | None) -> Batch:
         """Return the batch of the screens at `indices`; without `rng`, only fixed texts."""
-        images, patches, grids, start = list[Place](), [], [], 0
+        images, patches, grids, start = list[ImagePlace](), [], [], 0
         for index in indices:
             width, height = resized(size_of(self._seeds[index]))
             images.append((start, height // FACTOR, width // FACTOR))
@@ -113,7 +113,7 @@ class BatchMaker:
         rows, asked = [], []
         for image, scene in zip(images, scenes, strict=True):
             asked.append(questions_about(scene, rng))
-            rows.append(_single_row(self._tokenizer, image, asked[-1], rng))
+            rows.append(_pack(self._tokenizer, [_opening(rng), image], asked[-1]))
         for before, after in self._pairs(len(indices), num_pairs, rng):
             asked.append(questions_about_pair(scenes[before], scenes[after], rng))
             rows.append(_pair_row(self._tokenizer, images[before], images[after], asked[-1], rng))
@@ -179,21 +179,14 @@ def _scene(seed: int) -> Scene:
     return sample_scene(seed, size_of(seed))
 
 
-def draw_pixels(seed: int, degrade: bool) -> Pixels:
-    """Return the screen as the vision tower sees it, `(height, width, 3)`.
-
-    With `degrade`, every eighth screen went through JPEG, as recordings often did.
-    """
+def _draw_pixels(seed: int) -> Pixels:
+    """Return the screen as the vision tower sees it, `(height, width, 3)`; every eighth went through JPEG."""
     image = paint(_scene(seed))
-    if degrade and seed % 8 == 5:
+    if seed % 8 == 5:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=60)
         image = Image.open(buffer).convert("RGB")
     return np.asarray(image.resize(resized(image.size), Image.Resampling.BICUBIC))
-
-
-def _draw_training_pixels(seed: int) -> Pixels:
-    return draw_pixels(seed, degrade=True)
 
 
 def drawn_screens(seeds: range, folder: Path) -> Pixels:
@@ -207,7 +200,7 @@ def drawn_screens(seeds: range, folder: Path) -> Pixels:
         partial = path.with_suffix(".partial")
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(seeds), 192, 320, 3))
         with multiprocessing.get_context("spawn").Pool() as pool:
-            for index, pixels in enumerate(pool.imap(_draw_training_pixels, seeds, chunksize=32)):
+            for index, pixels in enumerate(pool.imap(_draw_pixels, seeds, chunksize=32)):
                 array[index, :, : pixels.shape[1]] = pixels
         array.flush()
         partial.rename(path)
@@ -271,17 +264,10 @@ def questions_about_pair(before: Scene, after: Scene, rng: random.Random | None)
     return [("change", text, change_answer(before, after)) for text in texts]
 
 
-def _single_row(
-    tokenizer: Tokenizer, image: Place, questions: Sequence[Question], rng: random.Random | None
-) -> Row:
-    """Pack questions about one image; with `rng`, sometimes after a system prompt."""
-    return _pack(tokenizer, [_opening(rng), image], questions)
-
-
 def _pair_row(
     tokenizer: Tokenizer,
-    before: Place,
-    after: Place,
+    before: ImagePlace,
+    after: ImagePlace,
     questions: Sequence[Question],
     rng: random.Random | None,
 ) -> Row:
@@ -295,6 +281,7 @@ def _pair_row(
 
 
 def _opening(rng: random.Random | None) -> str:
+    """Return what a conversation begins with; with `rng`, sometimes a system prompt."""
     system = ""
     if rng and rng.random() < 0.1:
         system = f"<|im_start|>system\n{rng.choice(SYSTEM_PROMPTS)}<|im_end|>\n"
@@ -306,7 +293,7 @@ def _times(rng: random.Random) -> tuple[int | float, int | float]:
     return (first + 0.5, first + step + 0.5) if rng.random() < 0.2 else (first, first + step)
 
 
-def _pack(tokenizer: Tokenizer, parts: list[str | Place], questions: Sequence[Question]) -> Row:
+def _pack(tokenizer: Tokenizer, parts: list[str | ImagePlace], questions: Sequence[Question]) -> Row:
     """Pack shared `parts`, then the questions; a trailing text part belongs to each question."""
     last = parts.pop() if isinstance(parts[-1], str) else ""
     spans: list[Row] = []
@@ -343,7 +330,7 @@ def _text_span(
     return Row(ids, positions, np.full(len(ids), segment), np.full(len(ids), -1), labels)
 
 
-def _image_span(tokenizer: Tokenizer, image: Place, position: int) -> Row:
+def _image_span(tokenizer: Tokenizer, image: ImagePlace, position: int) -> Row:
     """Return vision start, image tokens and vision end; an image advances by its longer side."""
     start, height, width = image
     rows, columns = np.divmod(np.arange(height * width), width)
