@@ -269,7 +269,7 @@ class _Quick(Answerer):
         self.asked.append(params)
         return {"text": str(params.get("text", "")), "tokens": max_tokens}
 
-    def rest(self) -> None:
+    def keep(self, *, at_once: bool = True) -> None:
         """Keep nothing."""
 
 

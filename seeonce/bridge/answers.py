@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from cache.base.errors import InputError, StoreError
@@ -21,7 +20,7 @@ from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Answer, Image, Request, Text
 from infer.sampling import Sampling
-from seeonce.bridge.messages import LINE_SCHEMA, Asked, Picture, as_lines, paths_of, read_messages
+from seeonce.bridge.messages import LINE_SCHEMA, Asked, Picture, as_lines, read_messages
 from seeonce.bridge.pictures import Pictures
 from seeonce.verifier.canary import sound_limits
 
@@ -56,10 +55,8 @@ class Answerer:
     def __enter__(self) -> "Answerer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.rest()
+    def __exit__(self, *_: object) -> None:
+        self.keep()
         self._index.close()
 
     def load(self) -> "Engine":
@@ -77,11 +74,8 @@ class Answerer:
         gc.collect()
         import_mlx().clear_cache()
 
-    def rest(self) -> None:
+    def keep(self, *, at_once: bool = True) -> None:
         """Write what is to be kept of the pictures that were shown."""
-        self._keep(at_once=True)
-
-    def _keep(self, *, at_once: bool) -> None:
         try:
             self._pictures.write(at_once=at_once)
         except StoreError as error:  # the next write tries again, and the entries are there for a day
@@ -97,11 +91,11 @@ class Answerer:
         sampling = Sampling(
             temperature=TEMPERATURE, max_tokens=max_tokens, schema=LINE_SCHEMA if asked.wants_lines else None
         )
-        with held_lease(self._store, "bridge"), _at_most(TIMEOUT_S):
+        with held_lease(self._store, "bridge"), _in_time():
             started_s = time.perf_counter()
             request, answer = self._answer(asked, sampling, limits)
             seconds = time.perf_counter() - started_s
-        self._keep(at_once=False)
+        self.keep(at_once=False)
         if answer.error is not None:
             raise InputError(answer.error)
         usage = answer.usage
@@ -147,7 +141,7 @@ class Answerer:
         return request, answer
 
     def _ask(self, asked: Asked, sampling: Sampling, limits: BatchLimits) -> tuple[Request, Answer]:
-        frames = iter(self._pictures.frames(paths_of(asked.pictures)) if asked.pictures else ())
+        frames = iter(self._pictures.frames(asked.pictures) if asked.pictures else ())
         segments = tuple(
             Image(next(frames)) if isinstance(part, Picture) else Text(part) for part in asked.parts
         )
@@ -158,14 +152,14 @@ class Answerer:
 
 
 @contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Raise ``InputError`` in the main thread when the block takes longer."""
+def _in_time() -> Iterator[None]:
+    """Raise ``InputError`` in the main thread when the block takes longer than Escribano waits."""
 
-    def end(_: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise InputError(f"VLM inference timed out after {seconds}s")
+    def end(*_: object) -> None:
+        raise InputError(f"VLM inference timed out after {TIMEOUT_S}s")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
+    signal.alarm(TIMEOUT_S)
     try:
         yield
     finally:

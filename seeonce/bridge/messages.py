@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,8 +141,3 @@ def _line(number: int, said: Description) -> str:
 
 _FRAME = re.compile(r"(frame \d+):", re.IGNORECASE)  # its parser would begin another frame there
 _UNLIKE = r"\1 -"
-
-
-def paths_of(pictures: Sequence[Picture]) -> list[tuple[Path, float]]:
-    """Return pictures as pass one takes them."""
-    return [(picture.path, picture.time_s) for picture in pictures]

@@ -28,6 +28,7 @@ from cache.thumbnails import Thumbnails
 from checkpoint.config import Checkpoint
 from precompute.loaded import Loaded, load_encoder
 from precompute.pipeline import encode_recording
+from seeonce.bridge.messages import Picture
 from sources.folder import KIND, stamp_of
 from sources.recording import Frame, Recording, id_of, resolve
 
@@ -53,19 +54,19 @@ class Pictures:
         self._infos: dict[str, RecordingInfo] = {}
         self._unwritten: dict[str, float] = {}
 
-    def frames(self, shown: Sequence[tuple[Path, float]]) -> list[FrameEntry]:
-        """Return the frame of each picture, given with its time in seconds; one that is new is encoded.
+    def frames(self, shown: Sequence[Picture]) -> list[FrameEntry]:
+        """Return the frame of each picture; one that is new is encoded.
 
         Raises:
             InputError: a picture cannot be read.
             StoreError: the disk is full or refuses, or the store is as large as it may be.
         """
-        places = [(resolve(path), time_s) for path, time_s in shown]
+        places = [resolve(picture.path) for picture in shown]
         frames = tuple(
-            Frame(number, time_s, printable(place), stamp_of(place))
-            for number, (place, time_s) in enumerate(places)
+            Frame(number, picture.time_s, printable(place), stamp_of(place))
+            for number, (place, picture) in enumerate(zip(places, shown, strict=True))
         )
-        info = self._info(places[0][0].parent)
+        info = self._info(places[0].parent)
         result = encode_recording(
             Recording(info, frames),
             self._spec,
@@ -76,7 +77,7 @@ class Pictures:
             limit=self._limit,
         )
         # What was encoded before an end or beside a picture that cannot be read is kept, too.
-        noted = [self._note(places[frame.index][0].parent, frame) for frame in result.manifest.frames]
+        noted = [self._note(places[frame.index].parent, frame) for frame in result.manifest.frames]
         if result.interrupted:
             raise KeyboardInterrupt
         if result.stopped:

@@ -46,7 +46,7 @@ def serve(path: Path, answerer: Answerer, say: Callable[[str], None], ready: Cal
                     with closing(client):
                         if _attend(client, answerer, say):
                             return
-                    answerer.rest()
+                    answerer.keep()
         finally:
             with suppress(OSError):
                 if path.stat().st_ino == ours:  # a later bridge may have put its own there

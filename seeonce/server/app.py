@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -93,7 +93,7 @@ class Server:
         sys.setswitchinterval(_SWITCH_S)
         self.engine.start()
         try:
-            self.engine.call(lambda: self.engine.preload(self.models.open(self.models.default))).result()
+            self.engine.call(lambda: self.engine.load(self.models.open(self.models.default))).result()
             if batches:
                 self.batches.start(self.paths)
         except BaseException:
@@ -142,11 +142,8 @@ def _paths(server: Server) -> FastAPI:
         title="seeonce", version=installed_version("seeonce"), docs_url=None, redoc_url=None,
         description="The store behind OpenAI's API: a picture that was ever seen costs no vision again.",
     )  # fmt: skip
-    app.add_exception_handler(ApiError, _error)  # type: ignore[arg-type]  # it is called with that error alone
-    app.add_exception_handler(SeeonceError, _our_error)  # type: ignore[arg-type]
-    app.add_exception_handler(StarletteHTTPException, _http_error)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _bad_query)  # type: ignore[arg-type]
-    app.add_exception_handler(Exception, _bug)
+    for kind in (ApiError, SeeonceError, StarletteHTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _refuse)
     app.include_router(batch_paths(server.files, server.batches))
 
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatAsked), response_model=None)
@@ -246,27 +243,21 @@ def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-async def _error(_: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body, error.status, error.headers)
-
-
-async def _our_error(request: Request, error: SeeonceError) -> Response:
-    return await _error(request, of_ours(error))
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    return await _error(request, ApiError(error.status_code, str(error.detail), headers=headers))
-
-
-async def _bad_query(request: Request, error: RequestValidationError) -> Response:
-    found = error.errors()[0]
-    name = str(found["loc"][-1])
-    return await _error(request, refused(f"{name}: {found['msg']}", name))
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    return await _error(request, ApiError(500, f"The request failed ({type(error).__name__})."))
+async def _refuse(_: Request, error: Exception) -> Response:
+    """Answer with the API's error object, whatever went wrong."""
+    if isinstance(error, ApiError):
+        answer = error
+    elif isinstance(error, SeeonceError):
+        answer = of_ours(error)
+    elif isinstance(error, StarletteHTTPException):
+        answer = ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    elif isinstance(error, RequestValidationError):
+        found = error.errors()[0]
+        name = str(found["loc"][-1])
+        answer = refused(f"{name}: {found['msg']}", name)
+    else:  # a bug
+        answer = ApiError(500, f"The request failed ({type(error).__name__}).")
+    return JSONResponse(answer.body, answer.status, answer.headers)
 
 
 def _page(openapi: dict[str, Any]) -> str:

@@ -36,7 +36,6 @@ class Files:
     """Files that clients sent and batches left: ``files/<id>.jsonl``, and what is said of it beside it."""
 
     def __init__(self, home: Home) -> None:
-        """Nothing is made until a file comes."""
         self.folder = home.path / "files"
 
     def new(self, name: str, purpose: str, write: Callable[[Path], object]) -> Json:

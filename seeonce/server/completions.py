@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from checkpoint.folder import has_thinking_switch
 from infer.request import Image, Request, Segment, Text, Turn
 from infer.sampling import Sampling
-from seeonce.server.asked import ChatAsked, Drawing, ImagePart, Message, TextAsked
+from seeonce.server.asked import ChatAsked, Drawing, Message, TextAsked, TextPart
 from seeonce.server.engine_thread import EngineThread
 from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Accepted, Delta, Ended, Event, Job, NewPicture
@@ -31,7 +31,6 @@ class Completions:
     """Answers completions of both kinds."""
 
     def __init__(self, models: Models, pictures: Pictures, engine: EngineThread) -> None:
-        """Answer with ``engine``."""
         self._models, self._pictures, self._engine = models, pictures, engine
         self._letters: dict[asyncio.AbstractEventLoop, _Letters] = {}
 
@@ -110,26 +109,20 @@ class Completions:
         self, message: Message, where: str, asked: ChatAsked, model: ServedModel, new: list[NewPicture]
     ) -> tuple[Segment, ...]:
         content = message.content
+        parts = [TextPart(type="text", text=content)] if isinstance(content, str) else content or []
         if message.role != "user":
-            parts = [] if content is None or isinstance(content, str) else content
-            if any(isinstance(part, ImagePart) for part in parts):
+            texts = [part.text for part in parts if isinstance(part, TextPart)]
+            if len(texts) < len(parts):
                 raise refused(
                     f"messages: pictures belong to the user, not to the {message.role}.", "messages"
                 )
-            texts = (
-                [content]
-                if isinstance(content, str)
-                else [p.text for p in parts if not isinstance(p, ImagePart)]
-            )
             return (Text("".join(texts)),)
-        if content is None or not content:
+        if not content:
             raise refused("messages: a user's message without content.", "messages")
-        if isinstance(content, str):
-            return (Text(content),)
         extension = asked.seeonce
         segments: list[Segment] = []
-        for number, part in enumerate(content):
-            if not isinstance(part, ImagePart):
+        for number, part in enumerate(parts):
+            if isinstance(part, TextPart):
                 segments.append(Text(part.text))
                 continue
             found = await self._pictures.frame(
@@ -168,8 +161,8 @@ class Completions:
                 if not asked.stream:
                     ended: list[Ended] = []
                     while len(ended) < len(requests):
-                        told = await _next(events, gone)
-                        ended += [told] if isinstance(told, Ended) else []
+                        event = await _next(events, gone)
+                        ended += [event] if isinstance(event, Ended) else []
                     return JSONResponse(reply.whole(ended))
             finally:
                 gone.cancel()
@@ -235,21 +228,21 @@ async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIter
         waiting = [await _next(events)]
         while not events.empty():  # what came while the loop was busy goes out as one piece
             waiting.append(await _next(events))
-        told = merged(waiting)
-        num_ended += sum(isinstance(each, Ended) for each in told)
-        yield told
+        found = merged(waiting)
+        num_ended += sum(isinstance(each, Ended) for each in found)
+        yield found
 
 
 def merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:
     """Return what came to each choice as one delta, which an end takes along."""
     deltas: dict[int, Delta] = {}
     ended: list[Delta | Ended] = []
-    for told in waiting:
-        if isinstance(told, Delta):
-            deltas[told.index] = deltas[told.index] + told if told.index in deltas else told
-        elif isinstance(told, Ended):
-            before = deltas.pop(told.index, None)
-            ended.append(told if before is None else replace(told, rest=before + told.rest))
+    for event in waiting:
+        if isinstance(event, Delta):
+            deltas[event.index] = deltas[event.index] + event if event.index in deltas else event
+        elif isinstance(event, Ended):
+            before = deltas.pop(event.index, None)
+            ended.append(event if before is None else replace(event, rest=before + event.rest))
     return [*deltas.values(), *ended]
 
 

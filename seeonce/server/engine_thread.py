@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.base.errors import InputError, SeeonceError
@@ -51,7 +52,7 @@ class EngineThread:
         self._changed = threading.Condition()
         self._ending = False
         self._num_open = 0  # answers that were asked for and have not ended
-        self._num_ids = 0
+        self._ids = count(1)
         self._choices: dict[int, Choice] = {}
         self._ready: deque[Request] = deque()
         self._with_engine: set[int] = set()
@@ -153,7 +154,7 @@ class EngineThread:
 
     def _answer(self, model: ServedModel) -> None:
         try:
-            loaded = self._load(model)
+            loaded = self.load(model)
         except Exception as error:
             _log.exception("%s does not load", model.name)
             self._end_arrived(_failed(error), model)
@@ -179,20 +180,17 @@ class EngineThread:
         for line in stats.notes:
             self._say(line)
 
-    def _load(self, model: ServedModel) -> LoadedModel:
+    def load(self, model: ServedModel) -> LoadedModel:
+        """Return a model, loaded now if it is not. To be run in this thread.
+
+        Raises:
+            CheckpointError: it does not load.
+        """
         if self._loaded is None or self._loaded.model != model:
             self._unload()  # before the next one comes: two may not fit
             self._loaded = LoadedModel(self._home, model, self._options, self._say)
             self._say(f"Loaded {model.name}.")
         return self._loaded
-
-    def preload(self, model: ServedModel) -> None:
-        """Load a model before it is asked for. To be run in this thread.
-
-        Raises:
-            CheckpointError: it does not load.
-        """
-        self._load(model)
 
     def _unload(self) -> None:
         if self._loaded is not None:
@@ -226,7 +224,7 @@ class EngineThread:
                 if not isinstance(head, Job) or head.model != loaded.model:
                     return
                 self._arrived.popleft()
-            requests = tuple(replace(request, id=self._new_id()) for request in head.requests)
+            requests = tuple(replace(request, id=next(self._ids)) for request in head.requests)
             problem = loaded.problem(head, requests[0])
             if problem is not None:
                 self._closed(len(requests))
@@ -310,15 +308,12 @@ class EngineThread:
             self._metrics.completion_tokens.inc(answer.usage.completion_tokens)
             self._metrics.cached_tokens.inc(choice.sequence.num_shared)
             self._metrics.prefixes_reused.inc(choice.sequence.num_shared > 0)
-        self._release_when_done(choice.job)
+        if all(each.id not in self._choices for each in choice.job.requests):
+            self._features.release(self._holds.pop(choice.job, ()))
         if answer.finish_reason == "error":
             choice.job.emit(ApiError(500, answer.error or "The request failed."))
         else:
             choice.ended(answer)
-
-    def _release_when_done(self, job: Job) -> None:
-        if all(request.id not in self._choices for request in job.requests):
-            self._features.release(self._holds.pop(job, ()))
 
     def _end(self, job: Job, error: ApiError) -> None:
         """End a job that the engine has not seen."""
@@ -350,10 +345,6 @@ class EngineThread:
         for job in jobs:
             self._closed(len(job.requests))
             job.emit(error)
-
-    def _new_id(self) -> int:
-        self._num_ids += 1
-        return self._num_ids
 
     def _closed(self, num_answers: int) -> None:
         with self._changed:

@@ -25,7 +25,6 @@ class ServedFeatures(StoredFeatures):
     """Holds what was just encoded until it is stored and read; the rest is read from the store."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
-        """Begin with nothing held."""
         super().__init__(store, "RECORDING")
         self._local, self._metrics = store, metrics
         self._limit = StoreLimit.of(store)

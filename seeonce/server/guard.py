@@ -22,11 +22,9 @@ class Guard:
     """Refuses, before anything is read, who may not ask."""
 
     def __init__(self, app: ASGIApp, options: ServeOptions) -> None:
-        """Let through to ``app`` whom the options admit."""
         self._app, self._options = app, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         if scope["type"] == "http":
             error = self._problem(scope)
             if error is not None:

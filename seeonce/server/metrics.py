@@ -9,7 +9,6 @@ class Metrics:
     """Counters of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, what: str, labels: tuple[str, ...] = ()) -> Counter:

@@ -41,7 +41,6 @@ class Pictures:
     """Reads pictures in threads of its own, a few at a time: a large one takes hundreds of megabytes."""
 
     def __init__(self, home: Home, store: Store, options: ServeOptions, metrics: Metrics) -> None:
-        """Take pictures from where the options allow it."""
         self._home, self._store, self._options, self._metrics = home, store, options, metrics
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], dict[int, FrameEntry]] = {}

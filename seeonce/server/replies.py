@@ -32,14 +32,14 @@ class Reply:
 
     def whole(self, ended: Sequence[Ended]) -> Json:
         """Return the object of a request that does not stream."""
-        kind = "chat.completion" if self.is_chat else "text_completion"
         choices = [self._choice(each) for each in sorted(ended, key=lambda each: each.index)]
-        return self._object(kind, choices) | {"usage": usage(ended, self.num_prompts)}
+        return self._object(choices, is_whole=True) | {"usage": usage(ended, self.num_prompts)}
 
     async def chunks(self, pieces: AsyncIterator[Sequence[Delta | Ended]]) -> AsyncIterator[bytes]:
         """Return the events of a stream, its end or its error included."""
         if self.is_chat:
-            yield b"".join(event(self.beginning(index)) for index in range(self.num_choices))
+            first = {"role": "assistant", "content": ""}
+            yield b"".join(event(self._chunk(index, first)) for index in range(self.num_choices))
         ended: list[Ended] = []
         try:
             async for piece in pieces:
@@ -49,45 +49,29 @@ class Reply:
             yield event(error.body)
             return
         if self.wants_usage:
-            yield event(self.total(ended))
+            yield event(self._object([]) | {"usage": usage(ended, self.num_prompts)})
         yield event("[DONE]")
 
-    def _events_of(self, told: Delta | Ended) -> bytes:
-        if isinstance(told, Delta):
-            return event(self.more(told))
-        rest = told.rest
-        more = event(self.more(rest)) if rest.content or rest.reasoning or rest.logprobs else b""
-        return more + event(self.ending(told))
+    def _events_of(self, news: Delta | Ended) -> bytes:
+        if isinstance(news, Delta):
+            return event(self._more(news))
+        rest = news.rest
+        more = event(self._more(rest)) if rest.content or rest.reasoning or rest.logprobs else b""
+        reason, extension = _finish(news)
+        last = self._chunk(news.index, {} if self.is_chat else {"text": ""}, finish_reason=reason)
+        last["choices"][0] |= extension
+        return more + event(last)
 
-    def beginning(self, index: int) -> Json:
-        """Return the first chunk of a choice, which names the role."""
-        return self._chunk(index, {"role": "assistant", "content": ""})
-
-    def more(self, delta: Delta) -> Json:
+    def _more(self, delta: Delta) -> Json:
         """Return a chunk with what came to a choice."""
         if not self.is_chat:
-            return self._text_chunk(delta.index, delta.content, logprobs=text_logprobs(delta.logprobs))
+            return self._chunk(delta.index, {"text": delta.content}, text_logprobs(delta.logprobs))
         said: Json = {}
         if delta.reasoning:
             said["reasoning_content"] = delta.reasoning
         if delta.content or not said:
             said["content"] = delta.content
-        return self._chunk(delta.index, said, logprobs=chat_logprobs(delta.logprobs))
-
-    def ending(self, ended: Ended) -> Json:
-        """Return the last chunk of a choice, with its finish reason."""
-        reason, extension = _finish(ended)
-        if not self.is_chat:
-            chunk = self._text_chunk(ended.index, "", finish_reason=reason)
-        else:
-            chunk = self._chunk(ended.index, {}, finish_reason=reason)
-        chunk["choices"][0] |= extension
-        return chunk
-
-    def total(self, ended: Sequence[Ended]) -> Json:
-        """Return the chunk that has the usage of the whole stream, and no choice."""
-        kind = "chat.completion.chunk" if self.is_chat else "text_completion"
-        return self._object(kind, []) | {"usage": usage(ended, self.num_prompts)}
+        return self._chunk(delta.index, said, chat_logprobs(delta.logprobs))
 
     def _choice(self, ended: Ended) -> Json:
         answer = ended.answer
@@ -101,21 +85,17 @@ class Reply:
         return common | {"message": message, "logprobs": chat_logprobs(answer.logprobs)} | extension
 
     def _chunk(
-        self, index: int, delta: Json, finish_reason: str | None = None, logprobs: Json | None = None
+        self, index: int, said: Json, logprobs: Json | None = None, finish_reason: str | None = None
     ) -> Json:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._part("chat.completion.chunk", choice)
+        """Return a part of a stream about one choice, of which it says ``said``."""
+        content = {"delta": said} if self.is_chat else said
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._object([choice]) | ({"usage": None} if self.wants_usage else {})
 
-    def _text_chunk(
-        self, index: int, text: str, finish_reason: str | None = None, logprobs: Json | None = None
-    ) -> Json:
-        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._part("text_completion", choice)
-
-    def _part(self, kind: str, choice: Json) -> Json:
-        return self._object(kind, [choice]) | ({"usage": None} if self.wants_usage else {})
-
-    def _object(self, kind: str, choices: list[Json]) -> Json:
+    def _object(self, choices: list[Json], *, is_whole: bool = False) -> Json:
+        kind = "text_completion"
+        if self.is_chat:
+            kind = "chat.completion" if is_whole else "chat.completion.chunk"
         return {
             "id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices
         }  # fmt: skip

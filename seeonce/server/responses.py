@@ -216,7 +216,6 @@ class ResponseReply:
     """One response, whole or as events."""
 
     def __init__(self, asked: ResponseAsked, model: str) -> None:
-        """Begin with nothing said."""
         self._asked, self._model = asked, model
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created_at = int(time.time())
@@ -243,10 +242,10 @@ class ResponseReply:
             yield self._event("response.failed", response=self._object("failed") | {"error": failure})
         yield event("[DONE]")
 
-    def _events_of(self, told: Delta | Ended) -> Iterator[bytes]:
-        yield from self._grown(told if isinstance(told, Delta) else told.rest)
-        if isinstance(told, Ended):
-            yield from self._finished(told)
+    def _events_of(self, news: Delta | Ended) -> Iterator[bytes]:
+        yield from self._grown(news if isinstance(news, Delta) else news.rest)
+        if isinstance(news, Ended):
+            yield from self._finished(news)
 
     def _grown(self, delta: Delta) -> Iterator[bytes]:
         """Return the events of what came to the reasoning and to the message."""
