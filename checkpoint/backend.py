@@ -29,7 +29,7 @@ def import_mlx() -> ModuleType:
     try:
         import mlx.core as mx
     except ImportError as error:
-        extra = "cuda" if _has_nvidia() else "cpu"
+        extra = "cuda" if os.path.exists("/proc/driver/nvidia/version") else "cpu"  # noqa: PTH110
         raise CheckpointError(
             f"MLX has no backend here ({error}): install one with pip install 'seeonce[{extra}]' "
             f"or pip install 'mlx[{'cuda13' if extra == 'cuda' else 'cpu'}]'."
@@ -81,7 +81,3 @@ def installed_version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _has_nvidia() -> bool:
-    return os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110

@@ -14,9 +14,6 @@ from cache.base.errors import CheckpointError
 from checkpoint.families import FAMILIES
 from checkpoint.family import Family, LayerState
 
-_MAX_HEADER_BYTES = 100_000_000  # as the format's own reader
-_LENGTH_BYTES = 8
-
 
 @dataclass(frozen=True, slots=True)
 class VisionShape:
@@ -49,10 +46,9 @@ class TextShape:
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Token ids that place an image in a prompt, and those that end an answer."""
+    """The token id that stands for an image in a prompt, and those that end an answer."""
 
     image: int
-    vision_start: int
     eos: tuple[int, ...]
 
 
@@ -97,13 +93,16 @@ def read_checkpoint(folder: Path, name: str = "", revision: str = "") -> Checkpo
         )
     try:
         config = _in_mlx_vlm_words(found, folder, family)
+        text = config["text_config"]
         return Checkpoint(
             path=folder,
             name=name or folder.name,
             revision=revision,
             family=family,
             vision=_vision_shape(config["vision_config"]),
-            text=_text_shape(config["text_config"], family),
+            text=TextShape(
+                family.layers(text), int(text["hidden_size"]), int(text["max_position_embeddings"])
+            ),
             tokens=_special_tokens(config, folder),
             mlx_vlm_json=json.dumps(config),
             rewritten=config != found,
@@ -143,7 +142,7 @@ def _in_mlx_vlm_words(found: dict[str, Any], folder: Path, family: Family) -> di
         vision["model_type"] = family.architecture
     tied = found.get("tie_word_embeddings")
     if tied is not None and text.get("tie_word_embeddings", not tied) != tied:
-        names = tensor_shapes(folder)
+        names = tensor_names(folder)
         text["tie_word_embeddings"] = not any("lm_head." in name for name in names) if names else tied
     config = found | {"text_config": text, "vision_config": vision}
     family.say_as_mlx_vlm(config)
@@ -164,14 +163,6 @@ def _vision_shape(vision: dict[str, Any]) -> VisionShape:
     )
 
 
-def _text_shape(text: dict[str, Any], family: Family) -> TextShape:
-    return TextShape(
-        layers=family.layers(text),
-        hidden_size=int(text["hidden_size"]),
-        max_context=int(text["max_position_embeddings"]),
-    )
-
-
 def _special_tokens(config: dict[str, Any], folder: Path) -> SpecialTokens:
     """Read the token ids; as in mlx-vlm, generation_config.json has the last word on ``eos_token_id``."""
     generation = folder / "generation_config.json"
@@ -179,7 +170,6 @@ def _special_tokens(config: dict[str, Any], folder: Path) -> SpecialTokens:
     eos = _as_ids(override.get("eos_token_id", config.get("eos_token_id")))
     return SpecialTokens(
         image=int(config.get("image_token_id", 151655)),
-        vision_start=int(config.get("vision_start_token_id", 151652)),
         eos=tuple(dict.fromkeys(eos)),
     )
 
@@ -190,32 +180,21 @@ def _as_ids(value: object) -> list[int]:
     return [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
 
 
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor in the weight files of ``folder``, by its name in the file.
+def tensor_names(folder: Path) -> list[str]:
+    """Return the names of all tensors in the weight files of ``folder``.
 
     Raises:
         CheckpointError: a file is damaged or shorter than its header says.
     """
-    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _shapes(file)}
+    from safetensors import SafetensorError, safe_open
 
-
-def _shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Read one header: eight bytes of length, then JSON. Source: the safetensors format."""
-    try:
-        num_bytes = file.stat().st_size
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-            if length > min(_MAX_HEADER_BYTES, num_bytes):
-                raise ValueError("its header is cut short")
-            header = json.loads(opened.read(length))
-        header.pop("__metadata__", None)
-        ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
-        shapes = [(name, tuple(map(int, tensor["shape"]))) for name, tensor in header.items()]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}): download the checkpoint again.") from error
-    expected = _LENGTH_BYTES + length + max(ends, default=0)
-    if num_bytes < expected:
-        raise CheckpointError(
-            f"{file} is cut short ({num_bytes:,} of {expected:,} bytes): download the checkpoint again."
-        )
-    return shapes
+    names: list[str] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "np") as opened:
+                names += opened.keys()
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{file} cannot be read ({error}): download the checkpoint again."
+            ) from error
+    return names

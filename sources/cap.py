@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -79,7 +79,7 @@ def _document(path: Path) -> dict[str, object]:
 
 
 def _require_finished(document: dict[str, object], bundle: Path) -> None:
-    status = _child(document, "status").get("status")
+    status = _object(document.get("status")).get("status")
     if status == "InProgress" or document.get("recording") is True:
         raise InputError(
             f"{printable(bundle)}: still being recorded; stop it in Cap, or open it there once if Cap crashed"
@@ -101,21 +101,19 @@ def _displays(document: dict[str, object]) -> tuple[str, ...]:
 
 def _display(segment: object) -> str | None:
     """Give the path, with the separators that it has on every system."""
-    path = _child(_child({"segment": segment}, "segment"), "display").get("path")
+    path = _object(_object(segment).get("display")).get("path")
     return path.replace("\\", "/") if isinstance(path, str) else None
 
 
-def _child(document: dict[str, object], name: str) -> dict[str, object]:
-    """Give an object inside, empty when there is none."""
-    child = document.get(name)
-    return child if isinstance(child, dict) else {}
+def _object(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 def _captured_s(document: dict[str, object], name: str) -> float | None:
     """Say when it was recorded: by the first segment's clock, else by the name, in local time."""
     segments = document.get("segments")
     first = segments[0] if isinstance(segments, list) and segments else document
-    start = _child(_child({"segment": first}, "segment"), "display").get("start_time")
+    start = _object(_object(first).get("display")).get("start_time")
     if isinstance(start, int | float) and _UNIX_SINCE_S <= start <= _UNIX_UNTIL_S:
         return float(start)
     return moment_of(name)
@@ -156,22 +154,9 @@ def open_cap(path: Path, choice: FrameChoice) -> Recording:
             segment that can be read.
     """
     bundle = resolve(path)
-    meta = read_meta(bundle)
-    videos, remarks = _videos(bundle, meta)
-    if not videos:
-        raise InputError(remarks[0])
-    info = RecordingInfo(
-        id=recording_id(bundle),
-        name=printable(meta.name),
-        kind=KIND,
-        path=printable(bundle),
-        captured_at=_captured_at(meta, [header for _, header in videos]),
-        num_frames=0,
-        every_s=choice.every_s,
-        limit=choice.limit,
-        scene_change=choice.scene_change,
-    )
-    return open_videos([decoder for decoder, _ in videos], info, choice, tuple(remarks))
+    meta, videos, remarks = _read(bundle)
+    decoders = [decoder for decoder, _ in videos]
+    return open_videos(decoders, _info(bundle, meta, videos, choice), choice, tuple(remarks))
 
 
 open_path = open_cap
@@ -179,25 +164,26 @@ open_path = open_cap
 
 def _listing(path: Path) -> RecordingListing:
     bundle = resolve(path)
-    meta = read_meta(bundle)
-    videos, remarks = _videos(bundle, meta)
-    if not videos:
-        raise InputError(remarks[0])
-    headers = [header for _, header in videos]
-    lengths_s = [header.length_s for header in headers if header.length_s is not None]
-    return RecordingListing(
+    meta, videos, _ = _read(bundle)
+    lengths_s = [header.length_s for _, header in videos if header.length_s is not None]
+    length_s = float(sum(lengths_s, Fraction(0))) if len(lengths_s) == len(videos) else None
+    return RecordingListing.of(_info(bundle, meta, videos, FrameChoice()), bundle, length_s, None)
+
+
+def _info(
+    bundle: Path, meta: CapMeta, videos: Sequence[tuple[Decoder, VideoHeader]], choice: FrameChoice
+) -> RecordingInfo:
+    return RecordingInfo(
         id=recording_id(bundle),
         name=printable(meta.name),
         kind=KIND,
-        path=bundle,
-        captured_at=_captured_at(meta, headers),
-        num_frames=None,
-        length_s=float(sum(lengths_s, Fraction(0))) if len(lengths_s) == len(headers) else None,
+        path=printable(bundle),
+        captured_at=videos[0][1].captured_at if meta.captured_s is None else iso_utc(meta.captured_s),
+        num_frames=0,
+        every_s=choice.every_s,
+        limit=choice.limit,
+        scene_change=choice.scene_change,
     )
-
-
-def _captured_at(meta: CapMeta, headers: list[VideoHeader]) -> str:
-    return headers[0].captured_at if meta.captured_s is None else iso_utc(meta.captured_s)
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
@@ -225,8 +211,9 @@ def _bundles(environ: Mapping[str, str], say: Say) -> list[Path]:
     return found
 
 
-def _videos(bundle: Path, meta: CapMeta) -> tuple[list[tuple[Decoder, VideoHeader]], list[str]]:
-    """Find the segments' videos, and say which cannot be used."""
+def _read(bundle: Path) -> tuple[CapMeta, list[tuple[Decoder, VideoHeader]], list[str]]:
+    """Read the meta file, find the segments' videos, and say which cannot be used: not all of them."""
+    meta = read_meta(bundle)
     found: list[tuple[Decoder, VideoHeader]] = []
     remarks: list[str] = []
     for number, name in enumerate(meta.displays):
@@ -235,7 +222,9 @@ def _videos(bundle: Path, meta: CapMeta) -> tuple[list[tuple[Decoder, VideoHeade
             found.append((decoder_of(video), read_header(video)))
         except InputError as error:
             remarks.append(f"segment {number} of {printable(bundle.name)} is left out: {error}")
-    return found, remarks
+    if not found:
+        raise InputError(remarks[0])
+    return meta, found, remarks
 
 
 def _inside(bundle: Path, name: str) -> Path:

@@ -47,7 +47,11 @@ def read_movie_header(path: Path) -> tuple[float | None, Fraction | None] | None
     with path.open("rb") as file:
         for kind, start, end in _boxes(file, 0, path.stat().st_size):
             if kind == b"moov":
-                return _first_header(file, start, end)
+                inside = (at for name, at, _ in _boxes(file, start, end) if name == b"mvhd")
+                if (header := next(inside, None)) is not None:
+                    file.seek(header)
+                    return _parse(file.read(32))
+                return None
     return None
 
 
@@ -67,14 +71,6 @@ def first_gap(path: Path) -> float | None:
     if reached < size:
         gaps.append(reached)
     return gaps[0] / size if is_fragmented and gaps else None
-
-
-def _first_header(file: BinaryIO, start: int, end: int) -> tuple[float | None, Fraction | None] | None:
-    for kind, inner, _ in _boxes(file, start, end):
-        if kind == b"mvhd":
-            file.seek(inner)
-            return _parse(file.read(32))
-    return None
 
 
 def _boxes(

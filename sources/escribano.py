@@ -84,6 +84,13 @@ class UsersFolders:
             )
         return Path(place)
 
+    def has_file(self, path: object) -> bool:
+        """Tell whether a database names a file that may be opened and is there."""
+        try:
+            return self.locate(path).is_file()
+        except (InputError, OSError):
+            return False
+
     def _real(self, path: str) -> str:
         """Follow links as ``os.path.realpath`` does; of the folder that thousands of images share once."""
         folder, name = os.path.split(path)
@@ -197,7 +204,7 @@ def _listings(database: Path, folders: UsersFolders, say: Say) -> list[Recording
         except InputError as error:
             raise InputError(f"{printable(database)}: {error}") from error
         for group in groups:
-            there = _is_there(connection, group, _is_file(folders))
+            there = _is_there(connection, group, folders.has_file)
             if group.num_rows or there:  # a recording without frames and video is nothing to see
                 found.append(_listing(database, group, is_there=there))
     if num_untimed:
@@ -214,27 +221,10 @@ def _is_there(connection: sqlite3.Connection, group: Group, is_file: Callable[[o
     return any(row.problem is None and is_file(row.image) for row in rows)
 
 
-def _is_file(folders: UsersFolders) -> Callable[[object], bool]:
-    def is_file(path: object) -> bool:
-        try:
-            return folders.locate(path).is_file()
-        except (InputError, OSError):
-            return False
-
-    return is_file
-
-
 def _listing(database: Path, group: Group, *, is_there: bool) -> RecordingListing:
     info = _info(database, group, group.num_rows, None, None)
-    return RecordingListing(
-        id=info.id,
-        name=info.name,
-        kind=KIND,
-        path=Path(info.path),
-        captured_at=info.captured_at,
-        num_frames=group.num_rows or None,
-        length_s=group.length_s,
-        is_there=is_there,
+    return RecordingListing.of(
+        info, Path(info.path), group.length_s, group.num_rows or None, is_there=is_there
     )
 
 

@@ -72,15 +72,7 @@ def listing(path: Path) -> RecordingListing | None:
     except InputError:
         return None
     info = recording.info
-    return RecordingListing(
-        id=info.id,
-        name=info.name,
-        kind=info.kind,
-        path=resolve(path),
-        captured_at=info.captured_at,
-        num_frames=info.num_frames,
-        length_s=recording.length_s,
-    )
+    return RecordingListing.of(info, resolve(path), recording.length_s, info.num_frames)
 
 
 def open_path(path: Path, choice: FrameChoice) -> Recording:

@@ -212,6 +212,19 @@ class RecordingListing:
     is_there: bool = True
     encodings: tuple[Encoding, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        info: RecordingInfo,
+        path: Path,
+        length_s: float | None,
+        num_frames: int | None,
+        *,
+        is_there: bool = True,
+    ) -> Self:
+        """Describe a recording as its manifest does."""
+        return cls(info.id, info.name, info.kind, path, info.captured_at, num_frames, length_s, is_there)
+
 
 class Source(Protocol):
     """A module for one kind of recordings. A path belongs to the first source that holds it."""

@@ -43,7 +43,10 @@ def open_recording(
     if selector == "demo":
         return _open_demo(wanted.limit)
     if is_address(selector):
-        return _open_address(check_address(selector), wanted)
+        address = check_address(selector)
+        if address.lower().endswith(VIDEO_SUFFIXES):
+            return video.open_address(address, wanted)
+        return folder.open_address(address, limit=wanted.limit)
     path = locate(selector, environ)
     source = _source_of(path)
     if source is None:
@@ -95,12 +98,6 @@ def _under(place: str) -> list[RecordingListing]:
 
 def _source_of(path: Path) -> Source | None:
     return next((source for source in SOURCES if source.holds(path)), None)
-
-
-def _open_address(address: str, choice: FrameChoice) -> Recording:
-    if address.lower().endswith(VIDEO_SUFFIXES):
-        return video.open_address(address, choice)
-    return folder.open_address(address, limit=choice.limit)
 
 
 def _open_demo(limit: int | None) -> Recording:
@@ -226,24 +223,14 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> Recordin
         for ref in refs
     )
     if listing is not None:
-        return replace(
-            listing,
-            num_frames=listing.num_frames if listing.num_frames is not None else _frames_of(refs),
-            length_s=listing.length_s if listing.length_s is not None else _length_s(refs),
-            encodings=encodings,
-        )
+        listing = replace(listing, encodings=encodings)
+        if refs and listing.num_frames is None:
+            listing = replace(listing, num_frames=refs[0].recording.num_frames)
+        return listing if listing.length_s is not None else replace(listing, length_s=_length_s(refs))
     info = refs[0].recording
-    return RecordingListing(
-        id=info.id,
-        name=info.name,
-        kind=info.kind,
-        path=Path(info.path),
-        captured_at=info.captured_at,
-        num_frames=info.num_frames,
-        length_s=_length_s(refs),
-        is_there=info.kind in ("demo", "list") or is_address(info.path) or os.path.exists(info.path),  # noqa: PTH110 (never raises)
-        encodings=encodings,
-    )
+    is_there = info.kind in ("demo", "list") or is_address(info.path) or os.path.exists(info.path)  # noqa: PTH110 (never raises)
+    found = RecordingListing.of(info, Path(info.path), _length_s(refs), info.num_frames, is_there=is_there)
+    return replace(found, encodings=encodings)
 
 
 def _length_s(refs: list[ManifestRef]) -> float | None:
@@ -253,7 +240,3 @@ def _length_s(refs: list[ManifestRef]) -> float | None:
         if folder.has_times(refs[0].recording.kind, [frame.source for frame in frames]):
             return frames[-1].timestamp_s - frames[0].timestamp_s
     return None
-
-
-def _frames_of(refs: list[ManifestRef]) -> int | None:
-    return refs[0].recording.num_frames if refs else None

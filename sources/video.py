@@ -45,18 +45,21 @@ def open_video(path: Path, choice: FrameChoice) -> Recording:
         InputError: No such file, no permission, no video in it, or no picture in that.
     """
     video = resolve(path)
-    info = RecordingInfo(
+    return open_videos([decoder_of(video)], _info(video, read_header(video), choice), choice)
+
+
+def _info(video: Path, header: VideoHeader, choice: FrameChoice) -> RecordingInfo:
+    return RecordingInfo(
         id=recording_id(video),
         name=printable(video.name),
         kind="video",
         path=printable(video),
-        captured_at=read_header(video).captured_at,
+        captured_at=header.captured_at,
         num_frames=0,
         every_s=choice.every_s,
         limit=choice.limit,
         scene_change=choice.scene_change,
     )
-    return open_videos([decoder_of(video)], info, choice)
 
 
 open_path = open_video
@@ -152,16 +155,8 @@ def listing(path: Path) -> RecordingListing | None:
         header, is_there = _header(video)
     except OSError:
         return None
-    return RecordingListing(
-        id=recording_id(video),
-        name=printable(video.name),
-        kind="video",
-        path=video,
-        captured_at=header.captured_at,
-        num_frames=None,
-        length_s=None if header.length_s is None else float(header.length_s),
-        is_there=is_there,
-    )
+    length_s = None if header.length_s is None else float(header.length_s)
+    return RecordingListing.of(_info(video, header, FrameChoice()), video, length_s, None, is_there=is_there)
 
 
 def _header(video: Path) -> tuple[VideoHeader, bool]:

@@ -20,7 +20,7 @@ from cache.key import EncoderSpec
 from cache.pixel_index import PixelIndex
 from checkpoint import folder as folder_module
 from checkpoint import identity
-from checkpoint.config import read_checkpoint, tensor_shapes
+from checkpoint.config import read_checkpoint, tensor_names
 from checkpoint.family import LayerState
 from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, default_model, find_checkpoint
 from checkpoint.identity import encoder_spec, lowest_vision_bits
@@ -346,10 +346,8 @@ def test_weights_of_other_sizes_than_the_config_says_are_refused(
         _spec(path, tmp_path)
 
 
-def test_names_and_shapes_are_those_in_the_file(plain: Path) -> None:
-    shapes = tensor_shapes(plain)
-    assert shapes["lm_head.weight"] == (264, 64)
-    assert shapes["model.visual.patch_embed.proj.weight"] == (64, 3, 2, 16, 16)
+def test_names_are_those_in_the_file(plain: Path) -> None:
+    assert {"lm_head.weight", "model.visual.patch_embed.proj.weight"} < set(tensor_names(plain))
 
 
 @pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="other backends compute these")

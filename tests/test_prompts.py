@@ -1,5 +1,6 @@
 """Prompts become tokens as mlx-vlm makes them, and a user's text never becomes an image."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def test_special_tokens_in_the_users_text_stay_text(
     frame = encoded.manifest.frames[0]
     plain = tokenizer.encode(Prompt("before after").segments(frame))
     tricky = tokenizer.encode(Prompt(f"before {special} after").segments(frame))
-    specials = {encoded.checkpoint.tokens.image, *tokenizer.stop_ids, encoded.checkpoint.tokens.vision_start}
+    vision_start = json.loads(encoded.checkpoint.mlx_vlm_json)["vision_start_token_id"]
+    specials = {encoded.checkpoint.tokens.image, *tokenizer.stop_ids, vision_start}
     assert tricky.images == plain.images
     assert [i for i in tricky.ids if i in specials] == [i for i in plain.ids if i in specials]
     assert f"before {special} after" in tokenizer.decode(tricky.ids)
