@@ -146,7 +146,6 @@ class Prepared:
     ``phash`` is its perceptual hash, where near duplicates are looked for.
     """
 
-    frame: Frame
     known: KnownPixels
     hit: EntryInfo | None
     patches: Patches | None
@@ -177,7 +176,7 @@ def encode_recording(
         CheckpointError: the encoder does not load.
     """
     num_frames = len(recording.frames())
-    run = _Run(spec, store, index, load_encoder, num_frames, on_progress, thumbnails, limit, near)
+    run = _PassOne(spec, store, index, load_encoder, num_frames, on_progress, thumbnails, limit, near)
     interrupted, stopped = False, ""
     try:
         run.go(recording)
@@ -197,7 +196,7 @@ def encode_recording(
     return EncodeResult(manifest, run.progress(), interrupted, stopped, recording.left_out, run.seconds)
 
 
-class _Run:
+class _PassOne:
     """One execution of pass one. Only the thread of ``go`` touches it, but for the queue of the writer."""
 
     def __init__(
@@ -308,7 +307,7 @@ class _Run:
         if known is not None and (self._near is None or phash is not None):
             hit = self._entry(known)
             if hit is not None:
-                return Prepared(frame, known, hit, None, phash)
+                return Prepared(known, hit, None, phash)
         stamp = frame.stamp.current()
         return stamp, frame.read()
 
@@ -325,7 +324,7 @@ class _Run:
         hit = self._entry(known)
         is_new = hit is None and known.pixels not in self._sizes
         patches = cut_into_patches(image, self._spec.preprocessing) if is_new else None
-        return Prepared(frame, known, hit, patches, phash)
+        return Prepared(known, hit, patches, phash)
 
     def _entry(self, known: KnownPixels) -> EntryInfo | None:
         return self._store.entry_info(entry_key(known.pixels, self._spec.encoder_id))
@@ -361,12 +360,7 @@ class _Run:
 
     def _hit_or_encode(self, frame: Frame, prepared: "Future[Prepared | None]") -> FrameEntry:
         ready = prepared.result() or self._prepare(frame, self._read(frame))
-        entry = self._frame_entry(ready)
-        self._kept = None if ready.phash is None else (entry, ready.phash)
-        return entry
-
-    def _frame_entry(self, ready: Prepared) -> FrameEntry:
-        frame, pixels = ready.frame, ready.known.pixels
+        pixels = ready.known.pixels
         if ready.patches is not None and pixels not in self._sizes:
             self._encode(pixels, ready.patches)
         else:
@@ -376,7 +370,7 @@ class _Run:
                 self._recent_hits.add(ready.hit.key)
             self._sizes[pixels] = (ready.hit.grid_thw, ready.hit.num_tokens)
         grid_thw, num_tokens = self._sizes[pixels]
-        return FrameEntry(
+        entry = FrameEntry(
             index=frame.index,
             timestamp_s=frame.timestamp_s,
             source=frame.source,
@@ -387,6 +381,8 @@ class _Run:
             grid_thw=grid_thw,
             num_tokens=num_tokens,
         )
+        self._kept = None if ready.phash is None else (entry, ready.phash)
+        return entry
 
     def _encode(self, pixels: PixelDigest, patches: Patches) -> None:
         """Begin to encode a picture, and finish the one before it while the device computes."""

@@ -1,15 +1,16 @@
-"""The Python API: pass one, pass two and the verifier, each as one function."""
+"""The Python API: pass one, pass two and the verifier, each as one function, and the types that they take."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from cache.base.errors import NotEncodedError, SeeonceError
+from cache.base.errors import NotEncodedError
+from cache.base.errors import SeeonceError as SeeonceError
 from cache.base.home import Home
 from cache.layout import entry_folder
 from cache.manifest import FrameEntry, read_manifest
 from cache.prefixes import prefix_cache_bytes
 from cache.store import Store
-from infer.sampling import Sampling
+from infer.sampling import Sampling as Sampling
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode as pass_one
 from precompute.pipeline import EncodeResult
@@ -18,38 +19,20 @@ from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeResult, Session
 from seeonce.runs.notebook import AnswerTable, read_table
 from seeonce.runs.options import DescribeOptions
-from seeonce.runs.prompts import ImagePosition, Prompt, Showing, collect_prompts
+from seeonce.runs.prompts import ImagePosition as ImagePosition
+from seeonce.runs.prompts import Prompt as Prompt
+from seeonce.runs.prompts import Showing as Showing
+from seeonce.runs.prompts import collect_prompts
 from seeonce.runs.recording import find_recording, select
 from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
 from seeonce.verifier.levels import VerifyOptions
-from seeonce.verifier.report import Level, Report
+from seeonce.verifier.report import Level as Level
+from seeonce.verifier.report import Report
 from seeonce.verifier.verify import verify as check_store
 
 if TYPE_CHECKING:
     import zarr
-
-__all__ = [
-    "AnswerTable",
-    "DescribeOptions",
-    "DescribeResult",
-    "EncodeOptions",
-    "EncodeResult",
-    "Home",
-    "ImagePosition",
-    "Level",
-    "Prompt",
-    "Report",
-    "Sampling",
-    "SeeonceError",
-    "Showing",
-    "VerifyOptions",
-    "ask",
-    "describe",
-    "encode",
-    "entries",
-    "verify",
-]
 
 
 def encode(options: EncodeOptions, home: Home | None = None) -> EncodeResult:

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from infer.limits import BatchLimits
     from infer.request import Answer, Request
     from precompute.shards import Merged
+    from seeonce.runs.describe import AnswerElsewhere, OnStats
     from seeonce.runs.recording import Selected
-
-    OnStats = Callable[[EngineStats], None]
 
 _SHARDS_A_WORKER = 4  # so that a fast one takes more of them, and a dead one costs less
 _LOCAL_OBJECTS_BYTES = 256 << 20
@@ -99,9 +98,7 @@ class _EncodesShards:
         return result.manifest.recording.id
 
 
-def answer_by_ray(
-    fleet: Fleet, bucket: BucketStore
-) -> "Callable[[Selected, Sequence[Request], BatchLimits, OnStats], Iterator[tuple[Request, Answer]]]":
+def answer_by_ray(fleet: Fleet, bucket: BucketStore) -> "AnswerElsewhere":
     """Return what answers requests over many workers, which read features from the bucket.
 
     Requests over the same frames stay together, so that their prefix is computed once.

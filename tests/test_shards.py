@@ -20,7 +20,7 @@ from cache.manifest import Manifest, list_manifests
 from cache.store import Store
 from precompute.encoder import VisionEncoder
 from precompute.options import EncodeOptions
-from precompute.pipeline import EncodeResult, _Run
+from precompute.pipeline import EncodeResult, _PassOne
 from precompute.shards import encode_shard, merge, shard_range
 from sources.recording import Frame
 
@@ -120,7 +120,7 @@ def test_merge_names_the_shards_that_are_missing_or_not_complete(
         merge(bucket, "monday", silent)
     shard(1, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "_add_frame", _interrupt_at(3, _Run._add_frame))
+        patch.setattr(_PassOne, "_add_frame", _interrupt_at(3, _PassOne._add_frame))
         assert shard(2, 3).interrupted
     with pytest.raises(NotEncodedError, match=r"shard 2/3 has 1 of 3 frames, 3/3 is missing; .* --shard 2/3"):
         merge(bucket, "monday", silent)
@@ -133,7 +133,7 @@ def test_merge_names_the_shards_that_are_missing_or_not_complete(
 
 
 def _interrupt_at(index: int, add: Callable[..., None]) -> Callable[..., None]:
-    def interrupted(self: _Run, frame: Frame, *more: object) -> None:
+    def interrupted(self: _PassOne, frame: Frame, *more: object) -> None:
         if frame.index == index:
             raise KeyboardInterrupt
         add(self, frame, *more)

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from itertools import groupby
@@ -13,17 +14,21 @@ import typer
 
 import seeonce.demo
 from cache.base.errors import InputError
+from cache.base.home import Home
 from cache.base.text import parse_size, user_path
+from cache.bucket import BucketStore
+from cache.prefixes import prefix_cache_bytes
 from checkpoint.folder import DEMO
-from seeonce.runs.compare import Place
+from seeonce.runs.answer_cache import AnswerCache
+from seeonce.runs.compare import FrameRef
+from seeonce.runs.describe import Session
 from seeonce.runs.run import Run
 from seeonce.runs.score import Expected, check_truth, read_truth, truth_for
 from seeonce.runs.sheet import Sheet, make_sheet
+from seeonce.runs.writer import opened
 
 if TYPE_CHECKING:
-    from cache.bucket import BucketStore
     from seeonce.fleet import Fleet
-    from seeonce.runs.describe import AnswerElsewhere
 
 
 class Engines(StrEnum):
@@ -87,21 +92,33 @@ def fleet_of(engine: Engines | None, num_workers: int | None, gpus_per_worker: f
     return Fleet(num_workers, gpus_per_worker)
 
 
-def answering(fleet: "Fleet | None", bucket: "BucketStore | None") -> "AnswerElsewhere | None":
-    """Return what answers over many workers, ``None`` without them.
+@contextmanager
+def opened_session(
+    output: Path | None,
+    prefix_cache: str | None,
+    source: str | None,
+    engine: Engines | None,
+    num_workers: int | None,
+    gpus_per_worker: float,
+) -> Iterator[Session]:
+    """Open what the runs of one command share, by the options that say so.
 
     Raises:
-        InputError: they have no bucket to read from.
+        InputError: an option is wrong, or workers have no bucket to read from.
     """
-    if fleet is None:
-        return None
-    if bucket is None:
-        raise InputError(
-            "--engine ray answers from a bucket that all workers reach: name it, as in --from URL"
-        )
-    from seeonce.fleet import answer_by_ray
+    home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
+    bucket = None if source is None else BucketStore.open(source)
+    elsewhere = None
+    if (fleet := fleet_of(engine, num_workers, gpus_per_worker)) is not None:
+        if bucket is None:
+            raise InputError(
+                "--engine ray answers from a bucket that all workers reach: name it, as in --from URL"
+            )
+        from seeonce.fleet import answer_by_ray
 
-    return answer_by_ray(fleet, bucket)
+        elsewhere = answer_by_ray(fleet, bucket)
+    with AnswerCache(home) as known, opened(output) as file:
+        yield Session(home, known, file, num_bytes, bucket, elsewhere)
 
 
 def sheet_of(runs: list[Run]) -> Sheet:
@@ -112,7 +129,7 @@ def sheet_of(runs: list[Run]) -> Sheet:
     return sheet
 
 
-def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[Place, Expected]]:
+def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[FrameRef, Expected]]:
     """Return what is known of the frames of each column: by a file, or by truth.csv beside the pictures.
 
     Raises:
@@ -122,7 +139,7 @@ def truths_of(sheet: Sheet, truth: Path | None) -> list[Mapping[Place, Expected]
         rows = read_truth(truth)
         check_truth(truth, rows, sheet)
         return [truth_for(rows, column, sheet.rows) for column in sheet.columns]
-    found: list[dict[Place, Expected]] = [{} for _ in sheet.columns]
+    found: list[dict[FrameRef, Expected]] = [{} for _ in sheet.columns]
     for recording, own in groupby(sheet.rows, lambda row: row.recording):
         frames = list(own)
         beside = truth_beside(recording, frames[0].source)
@@ -156,9 +173,9 @@ def warn(line: str) -> None:
     typer.echo(f"warning: {line}", err=True)
 
 
-def kv_memory_bytes(told: str | None) -> int | None:
+def kv_memory_bytes(text: str | None) -> int | None:
     """Read ``--kv-memory``; ``None`` leaves it to the device. Raises ``InputError`` when it is no size."""
-    return None if told is None else parse_size(told, "--kv-memory")
+    return None if text is None else parse_size(text, "--kv-memory")
 
 
 def allowed_folder(path: Path) -> Path:
@@ -169,10 +186,10 @@ def allowed_folder(path: Path) -> Path:
     return folder.resolve()
 
 
-def num_in_flight(told: str) -> int | None:
+def num_in_flight(text: str) -> int | None:
     """Read ``--max-num-seqs``; ``None`` is auto. Raises ``InputError`` when it is neither."""
-    if told == "auto":
+    if text == "auto":
         return None
-    if not told.isascii() or not told.removeprefix("-").isdigit():
-        raise InputError(f"--max-num-seqs is {told!r}; expected a whole number, or auto.")
-    return int(told)
+    if not text.isascii() or not text.removeprefix("-").isdigit():
+        raise InputError(f"--max-num-seqs is {text!r}; expected a whole number, or auto.")
+    return int(text)

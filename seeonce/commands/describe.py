@@ -11,10 +11,8 @@ from typing import Annotated
 import typer
 
 from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, InputError, SeeonceError, code_of_all
-from cache.base.home import Home
 from cache.base.text import counted
-from cache.bucket import BucketStore
-from cache.prefixes import OPTION, prefix_cache_bytes
+from cache.prefixes import OPTION
 from infer.limits import BatchLimits
 from infer.sampling import Sampling
 from seeonce.commands.arguments import (
@@ -26,16 +24,14 @@ from seeonce.commands.arguments import (
     MaxNumSeqs,
     NumWorkers,
     PrefixCacheSize,
-    answering,
-    fleet_of,
     kv_memory_bytes,
     num_in_flight,
+    opened_session,
     terminal_width,
 )
 from seeonce.commands.score import truth_lines
 from seeonce.commands.table import answer_table
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import DescribeResult, Session, resume
 from seeonce.runs.find import load_run
 from seeonce.runs.options import DescribeOptions
@@ -43,7 +39,6 @@ from seeonce.runs.presets import PRESETS
 from seeonce.runs.prompts import ImagePosition, Showing, collect_prompts, read_schema, read_system
 from seeonce.runs.recording import LATEST, select
 from seeonce.runs.run import Totals, prompt_order
-from seeonce.runs.writer import opened
 from seeonce.verifier.canary import describe_soundly
 
 _WITH_RESUME = (
@@ -164,11 +159,7 @@ def describe_command(
         _only_with_resume(context)
     if no_sharing and prefix_cache is not None:
         raise InputError("--no-sharing prefills each prompt whole: leave out --prefix-cache.")
-    home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
-    bucket = None if source is None else BucketStore.open(source)
-    with AnswerCache(home) as known, opened(output) as file:
-        elsewhere = answering(fleet_of(engine, workers, gpus_per_worker), bucket)
-        session = Session(home, known, file, num_bytes, bucket, elsewhere)
+    with opened_session(output, prefix_cache, source, engine, workers, gpus_per_worker) as session:
         if resume_run is not None:
             code = _resume(session, resume_run, as_json=as_json)
         else:
@@ -222,7 +213,7 @@ def _resume(session: Session, selector: str, *, as_json: bool) -> int:
 
 def _print(done: DescribeResult, session: Session, *, as_json: bool) -> int:
     """Print how a run ended; return the exit code."""
-    code, run = _exit_code(done), load_run(done.path, lambda _: None)
+    code, run = _exit_code(done), load_run(done.path)
     if code == 0 and run.answers and not any(answer.text for answer in run.answers):
         typer.echo("error: All answers are empty: look at the prompt, --stop and the model.", err=True)
         code = EXIT_ERROR

@@ -12,7 +12,6 @@ from cache.base.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PARTLY, NotEnco
 from cache.base.home import Home
 from cache.base.text import counted, visible
 from cache.bucket import BucketStore
-from cache.prefixes import prefix_cache_bytes
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
 from seeonce.commands.arguments import (
@@ -22,11 +21,9 @@ from seeonce.commands.arguments import (
     GpusPerWorker,
     NumWorkers,
     PrefixCacheSize,
-    answering,
-    fleet_of,
+    opened_session,
 )
 from seeonce.commands.terminal import Terminal
-from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.describe import Session
 from seeonce.runs.experiment import read_experiment
 from seeonce.runs.find import finished_run, load_run, running_run
@@ -78,21 +75,18 @@ def run_command(
 
     Example: seeonce run experiment.toml
     """
-    home, num_bytes = Home.locate(), prefix_cache_bytes(prefix_cache)
-    bucket = None if source is None else BucketStore.open(source)
-    options = list(_pinned(home, read_experiment(experiment).runs(), bucket))
     done: list[RunOutcome] = []
-    with AnswerCache(home) as known:
-        # A model is loaded once for all of its runs that follow one another.
-        elsewhere = answering(fleet_of(engine, workers, gpus_per_worker), bucket)
-        session = Session(home, known, None, num_bytes, bucket, elsewhere)
+    # A model is loaded once for all of its runs that follow one another.
+    with opened_session(None, prefix_cache, source, engine, workers, gpus_per_worker) as session:
+        wanted = read_experiment(experiment).runs()
+        options = list(_pinned(session.home, wanted, session.bucket))
         for number, each in enumerate(options, 1):
             try:
                 done.append(_run(session, replace(each, fresh=fresh)))
             except SeeonceError as error:  # costs no other run
                 if len(options) == 1:
                     raise
-                done.append(_failed(each, error))
+                done.append(_not_begun(each, "failed", " ".join(str(error).split())))
             typer.echo(_line(done[-1], f"[{number}/{len(options)}]"), err=True)
             if done[-1].interrupted:
                 break
@@ -125,10 +119,6 @@ def _not_begun(options: DescribeOptions, state: str, error: str | None = None) -
     return RunOutcome(run, interrupted=state == "interrupted", error=error)
 
 
-def _failed(options: DescribeOptions, error: SeeonceError) -> RunOutcome:
-    return _not_begun(options, "failed", " ".join(str(error).split()))
-
-
 def _run_or_found(session: Session, options: DescribeOptions) -> RunOutcome:
     home = session.home
     with Terminal() as terminal:
@@ -148,7 +138,7 @@ def _run_or_found(session: Session, options: DescribeOptions) -> RunOutcome:
             if elsewhere is not None:
                 return RunOutcome(elsewhere, is_elsewhere=True)
         ended = describe_soundly(session, selected, options, terminal, asked)
-    return RunOutcome(load_run(ended.path, lambda _: None), interrupted=ended.interrupted)
+    return RunOutcome(load_run(ended.path), interrupted=ended.interrupted)
 
 
 def _encoded(home: Home, options: DescribeOptions, terminal: Terminal) -> Selected | None:

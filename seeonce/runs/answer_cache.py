@@ -15,7 +15,7 @@ from cache.base.home import Home
 from cache.base.sqlite import Memory
 from cache.key import FieldHasher
 from infer.request import Answer, Usage
-from seeonce.runs.results import logprobs_from_json
+from seeonce.runs.results import logprobs_of
 
 MAX_ANSWERS = 500_000
 MAX_BYTES = 1 << 30
@@ -35,7 +35,6 @@ class AnswerCache(Memory):
     """The answers of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, home: Home, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:
-        """Nothing is opened until it is asked."""
         self._home, self._max_answers, self._max_bytes = home, max_answers, max_bytes
         super().__init__(home.path / "answers" / "answers-1.sqlite", _SCHEMA)
         self._num_kept = 0
@@ -128,7 +127,7 @@ def answer_from_json(text: str) -> Answer | None:
             found.text("text"),
             found.text("finish_reason"),
             found.child("usage").record(Usage),
-            logprobs_from_json(found, "logprobs"),
+            logprobs_of(found),
             reasoning=found.text("reasoning") if found.has("reasoning") else "",
         )
     except StoreError:

@@ -41,7 +41,7 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-Place = tuple[str, int]
+FrameRef = tuple[str, int]
 """A frame: its recording's id and its index."""
 
 _NUM_CHANGED_MOST = 10
@@ -70,7 +70,7 @@ class Answers:
     """One side of a comparison. ``num_failed`` answers were errors and are not compared."""
 
     name: str
-    said: Mapping[Place, Said]
+    said: Mapping[FrameRef, Said]
     num_failed: int = 0
 
 
@@ -120,11 +120,15 @@ def compare(left: Answers, right: Answers) -> Comparison:
     ``agreement`` counts equal texts, ``match_rate`` those whose similarity is above 0.8.
     """
     places = sorted(left.said.keys() & right.said.keys())
-    changes = [_change(place, left.said[place], right.said[place]) for place in places]
+    pairs = [(left.said[place], right.said[place]) for place in places]
+    changes = [
+        FrameChange(*place, likeness(*pair), *_comparable(*pair))
+        for place, pair in zip(places, pairs, strict=True)
+    ]
     num_frames = len(changes)
     ratios = [change.similarity for change in changes]
-    parted = sorted((change for change in changes if change.similarity < 1), key=_most_changed_first)
-    pairs = [(left.said[place], right.said[place]) for place in places]
+    parted = [change for change in changes if change.similarity < 1]
+    parted.sort(key=lambda change: (change.similarity, change.recording, change.frame))
     return Comparison(
         left=left.name,
         right=right.name,
@@ -152,14 +156,6 @@ def _comparable(left: Said, right: Said) -> tuple[str, str]:
     if left.text == left.words or right.text == right.words:
         return left.words, right.words
     return left.text, right.text
-
-
-def _change(place: Place, left: Said, right: Said) -> FrameChange:
-    return FrameChange(*place, likeness(left, right), *_comparable(left, right))
-
-
-def _most_changed_first(change: FrameChange) -> tuple[float, str, int]:
-    return change.similarity, change.recording, change.frame
 
 
 def _named_once(pairs: Iterable[tuple[Said, Said]]) -> tuple[AppCount, ...]:

@@ -31,7 +31,7 @@ from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
 from seeonce.runs.plan import Plan, answerer, plan
 from seeonce.runs.recording import Selected, select
 from seeonce.runs.results import read_results, results_of
-from seeonce.runs.run import RequestKey, Result, RunInfo, Totals, read_info, request_of
+from seeonce.runs.run import RequestKey, Result, RunInfo, read_info, request_of
 from seeonce.runs.writer import OutputFile, RunWriter, new_run_id
 
 if TYPE_CHECKING:
@@ -198,7 +198,10 @@ class _Run:
         self._listener, self._num_all = listener, 0
         # What was known, repeated and prefilled before a run went on still counts; what its lines say is
         # counted again.
-        self._before, self._totals = info.totals, _only_uncounted(info.totals)
+        self._before = info.totals
+        self._totals = replace(
+            info.totals, num_results=0, num_errors=0, num_parsed=0, prompt_tokens=0, completion_tokens=0
+        )
 
     def go(self, there: dict[int, list[Result]], left: Sequence[Request]) -> DescribeResult:
         """Answer the requests that are left, beside the lines that are there, and say how the run ended."""
@@ -305,19 +308,6 @@ class _Run:
         return replace(
             self._info, ended_at=now(), status=status, totals=replace(self._totals, seconds=seconds)
         )
-
-
-def _only_uncounted(totals: Totals) -> Totals:
-    """Return the totals that a run's lines do not tell."""
-    return Totals(
-        num_known=totals.num_known,
-        num_repeated=totals.num_repeated,
-        num_images=totals.num_images,
-        num_images_again=totals.num_images_again,
-        num_images_read=totals.num_images_read,
-        prefix_seconds=totals.prefix_seconds,
-        prefix_bytes=totals.prefix_bytes,
-    )
 
 
 def _check_same(info: RunInfo, selected: Selected, asked: Plan) -> None:

@@ -26,7 +26,7 @@ def list_runs(home: Home) -> list[Run]:
     """Return all runs, newest first. Ids begin with the time, so their order is that of time."""
     folders = [path for path in home.runs.iterdir() if path.is_dir()] if home.runs.is_dir() else []
     names = sorted((path.name for path in folders if not path.name.startswith(".")), reverse=True)
-    return [load_run(home.runs / name, lambda _: None) for name in names]
+    return [load_run(home.runs / name) for name in names]
 
 
 def finished_run(home: Home, name: str, plan_id: str) -> Run | None:
@@ -36,7 +36,7 @@ def finished_run(home: Home, name: str, plan_id: str) -> Run | None:
     its schema was fulfilled, is an error, too, but it is the answer: asking again gives the same.
     """
     for folder in _of_plan(home, name, plan_id, "done"):
-        run = load_run(folder, lambda _: None)
+        run = load_run(folder)
         failed = any(answer.error and answer.finish_reason == "error" for answer in run.answers)
         if not failed and len(run.answers) == run.info.totals.num_results:
             return run
@@ -47,7 +47,7 @@ def running_run(home: Home, name: str, plan_id: str) -> Run | None:
     """Return a run of a name that another process is making of a plan now."""
     for folder in _of_plan(home, name, plan_id, "running"):
         if is_held(folder):
-            return load_run(folder, lambda _: None)
+            return load_run(folder)
     return None
 
 
@@ -95,7 +95,7 @@ def select_runs(home: Home, selector: str, say: Callable[[str], None]) -> list[R
     return [load_run(path, say) for path in paths] or [select_run(home, selector, say)]
 
 
-def load_run(folder: Path, say: Callable[[str], None]) -> Run:
+def load_run(folder: Path, say: Callable[[str], None] = lambda _: None) -> Run:
     """Read a run; lines that cannot be read are named to ``say`` and left out."""
     answers: tuple[Result, ...] = ()
     if (folder / RESULTS_NAME).is_file():
@@ -108,7 +108,8 @@ def load_run(folder: Path, say: Callable[[str], None]) -> Run:
     order = prompt_order(info.prompts)
     # Not as they came, which depends on their lengths: RUN:2 must be the second prompt, always.
     in_order = sorted(answers, key=lambda answer: (answer.frame, order(answer)))
-    return Run(info, tuple(in_order), _state(folder, info.status))
+    was_killed = info.status == "running" and not is_held(folder)
+    return Run(info, tuple(in_order), "interrupted" if was_killed else info.status)
 
 
 def _by_id(home: Home, selector: str) -> Path:
@@ -184,11 +185,6 @@ def _only_prompt(run: Run, wanted: str) -> Run:
             "give a number from 1 on, or the start of the text."
         )
     return replace(run, answers=tuple(answer for answer in run.answers if answer.prompt == fits[0]))
-
-
-def _state(folder: Path, status: str) -> str:
-    """Return how a run stands; one that says "running" and that no process writes was killed."""
-    return "interrupted" if status == "running" and not is_held(folder) else status
 
 
 def remove_runs(home: Home, recording_id: str) -> int:

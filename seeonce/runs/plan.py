@@ -55,7 +55,11 @@ class Plan:
         Another recording of the same pictures has the same requests: a run about it is another run.
         """
         document: JsonValue = [
-            [digest, self.prompt_of(request).prompt_id, [_place(frame) for frame in request.frames]]
+            [
+                digest,
+                self.prompt_of(request).prompt_id,
+                [[frame.index, frame.timestamp_s, frame.source] for frame in request.frames],
+            ]
             for request, digest in zip(self.requests, self.digests, strict=True)
         ]
         return blake3(canonical(document), derive_key_context=_CONTEXT).hexdigest()
@@ -140,10 +144,6 @@ def _check_thinking(selected: Selected, sampling: Sampling) -> None:
         )
     if sampling.schema is not None:
         raise InputError("--thinking and --schema were both given: under a schema an answer cannot reason.")
-
-
-def _place(frame: FrameEntry) -> JsonValue:
-    return [frame.index, frame.timestamp_s, frame.source]
 
 
 def _segment(segment: Segment) -> JsonValue:

@@ -121,14 +121,10 @@ def read_results(run: Path, say: Callable[[str], None], *, logprobs: bool = Fals
         try:
             found = JsonObject(json.loads(line), "the line")
             result = _result(found)
-            results.append(_with_logprobs(result, found) if logprobs else result)
+            results.append(replace(result, logprobs=logprobs_of(found)) if logprobs else result)
         except (StoreError, ValueError, RecursionError) as error:
             say(f"{path}, line {number}: not a result ({error}); it is left out")
     return tuple(results)
-
-
-def _with_logprobs(result: Result, found: JsonObject) -> Result:
-    return replace(result, logprobs=logprobs_from_json(found, "logprobs"))
 
 
 def _result(found: JsonObject) -> Result:
@@ -150,12 +146,12 @@ def _result(found: JsonObject) -> Result:
     )
 
 
-def logprobs_from_json(found: JsonObject, name: str) -> tuple[TokenLogprob, ...] | None:
-    """Read log-probabilities; ``None`` for a field that is missing or null.
+def logprobs_of(found: JsonObject) -> tuple[TokenLogprob, ...] | None:
+    """Read the log-probabilities of a result or a kept answer; ``None`` where it has none.
 
     Raises:
         StoreError: they are something else.
     """
-    if not found.has(name) or found.raw(name) is None:
+    if not found.has("logprobs") or found.raw("logprobs") is None:
         return None
-    return tuple(one.record(TokenLogprob) for one in found.children(name))
+    return tuple(one.record(TokenLogprob) for one in found.children("logprobs"))

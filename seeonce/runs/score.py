@@ -11,9 +11,8 @@ from pathlib import Path
 
 from cache.base.errors import InputError
 from cache.base.text import percent, visible
-from seeonce.runs.compare import MATCH_ABOVE, Place, as_items, normalised, word_similarity
+from seeonce.runs.compare import MATCH_ABOVE, FrameRef, as_items, normalised, word_similarity
 from seeonce.runs.find import RECORDED
-from seeonce.runs.parse import Description
 from seeonce.runs.run import Result
 from seeonce.runs.sheet import Column, Row, Sheet
 
@@ -97,7 +96,7 @@ class PromptScore:
         return self.num_exact / self.num_scored if self.num_scored else 0.0
 
 
-Truth = Mapping[Place, Expected]
+Truth = Mapping[FrameRef, Expected]
 
 
 def score_column(sheet: Sheet, number: int, truth: Truth) -> PromptScore:
@@ -144,16 +143,12 @@ def _plain(value: str | frozenset[str]) -> str | frozenset[str]:
 
 def _items(cell: Result, expected: Expected, kind: str) -> frozenset[str]:
     """Return the items of a kind that an answer names."""
-    if cell.description is not None:
-        return as_items(_of_kind(cell.description, kind))
+    if (found := cell.description) is not None:
+        return as_items(found.apps if kind == "apps" else found.topics)
     return as_items(cell.text.split(",")) if expected.is_list == kind else frozenset()
 
 
-def _of_kind(description: Description, kind: str) -> tuple[str, ...]:
-    return description.apps if kind == "apps" else description.topics
-
-
-def _list_score(scored: Sequence[tuple[Place, Result, Expected]], kind: str) -> ListScore | None:
+def _list_score(scored: Sequence[tuple[FrameRef, Result, Expected]], kind: str) -> ListScore | None:
     """Count the items of a kind over all frames whose true items are known; ``None`` without such a frame."""
     right = wrong = missed = num_known = 0
     for _, cell, expected in scored:
@@ -166,7 +161,7 @@ def _list_score(scored: Sequence[tuple[Place, Result, Expected]], kind: str) -> 
     return ListScore(right, wrong, missed) if num_known else None
 
 
-def _mix_up(place: Place, cell: Result, own: Expected, truth: Truth) -> MixUp | None:
+def _mix_up(place: FrameRef, cell: Result, own: Expected, truth: Truth) -> MixUp | None:
     """Return whose truth a wrong answer tells, when it tells another frame's and tells it well.
 
     Of several frames with that truth the nearest is named.
@@ -286,14 +281,14 @@ def why_unused(path: Path, truths: Truths, sheet: Sheet) -> str:
     recordings = {row.recording for row in sheet.rows}
     prompts = {column.prompt for column in sheet.columns}
     ids = {column.prompt_id for column in sheet.columns}
-    for what, told, asked, known in (
+    for what, named, asked, known in (
         ("recording", {recording or "" for recording, _, _ in truths}, recordings, recordings),
         ("prompt", {prompt or "" for _, _, prompt in truths}, prompts, prompts | ids),
     ):
-        if told and told.isdisjoint(known | {""}):
+        if named and named.isdisjoint(known | {""}):
             return (
                 f"--truth {path} has no row about the {what} {_quoted(asked)}: its rows are about "
-                f"{_quoted(told)}."
+                f"{_quoted(named)}."
             )
     return f"--truth {path} names no frame of {sheet.rows[0].recording}: frames are named by index or file."
 
@@ -303,14 +298,14 @@ def _quoted(names: Collection[str]) -> str:
     return ", ".join(shown[:_NUM_NAMED]) + (", …" if len(shown) > _NUM_NAMED else "")
 
 
-def truth_for(truths: Truths, column: Column, frames: Sequence[Row]) -> dict[Place, Expected]:
+def truth_for(truths: Truths, column: Column, frames: Sequence[Row]) -> dict[FrameRef, Expected]:
     """Return what is known of each frame for the prompt of one column."""
     known: dict[tuple[str, str], Expected] = {}
     # What is true of this prompt goes before what is true of every one.
     for (recording, name, prompt), expected in sorted(truths.items(), key=lambda row: bool(row[0][2])):
         if prompt in (None, "", column.prompt_id, column.prompt):
             known[recording or "", name] = expected
-    found: dict[Place, Expected] = {}
+    found: dict[FrameRef, Expected] = {}
     for frame in frames:
         names = (str(frame.frame), file_name(frame.source), frame.source)
         places = [(recording, name) for recording in (frame.recording, "") for name in names]

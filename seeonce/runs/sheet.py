@@ -23,12 +23,6 @@ class Variant:
         """Whether it is what was recorded, not an answer."""
         return self.runs[0].info.id == RECORDED
 
-    @property
-    def asked_with(self) -> str:
-        """Its settings that are not as usual; empty when all are."""
-        info = self.runs[0].info
-        return info.settings_in_words
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -30,7 +30,7 @@ def new_run_id(runs: Path) -> str:
 _SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-Place = tuple[int, int]
+LinePlace = tuple[int, int]
 """Where a line belongs when its run is done: the number of its request, that of its frame in the request."""
 
 
@@ -95,7 +95,7 @@ class RunWriter:
         path: Path,
         info: RunInfo,
         output: OutputFile | None = None,
-        kept: Iterable[tuple[Place, Result]] = (),
+        kept: Iterable[tuple[LinePlace, Result]] = (),
     ) -> None:
         """Begin the run in the folder ``path``, whose lock the caller holds, with the lines ``kept``.
 
@@ -104,7 +104,7 @@ class RunWriter:
         """
         self.path = path
         self._output = output
-        self._lines: list[tuple[Place, int]] = []  # of each line its place and its bytes, as they came
+        self._lines: list[tuple[LinePlace, int]] = []  # of each line its place and its bytes, as they came
         with self._refusals():
             self._file = self._started([(place, line_of(result)) for place, result in kept])
         self.write_info(info)
@@ -116,7 +116,7 @@ class RunWriter:
         with suppress(OSError):  # what could not be written was told when it was written
             self._file.close()
 
-    def write(self, result: Result, place: Place) -> None:
+    def write(self, result: Result, place: LinePlace) -> None:
         """Append a line, at once.
 
         Raises:
@@ -138,7 +138,7 @@ class RunWriter:
         """
         if self._lines == sorted(self._lines):
             return
-        spans = list[tuple[Place, int, int]]()
+        spans = list[tuple[LinePlace, int, int]]()
         start = 0
         for place, size in self._lines:
             spans.append((place, start, size))
@@ -169,7 +169,7 @@ class RunWriter:
                 file.write(_utf8(json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"))
             fresh.replace(self.path / INFO_NAME)
 
-    def _started(self, kept: list[tuple[Place, bytes]]) -> IO[bytes]:
+    def _started(self, kept: list[tuple[LinePlace, bytes]]) -> IO[bytes]:
         """Start the file with ``kept``: a reader sees the lines that were there before, or these."""
         fresh = self.path / f".{RESULTS_NAME}.new"
         file = open_private(fresh, "wb")

@@ -17,7 +17,7 @@ from checkpoint.identity import find_encoder
 from infer import canary
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
-from infer.request import Answer, Request
+from infer.request import Request
 from infer.sampling import Sampling
 from seeonce import demo
 from seeonce.demo.questions import QUESTIONS
@@ -27,10 +27,10 @@ from seeonce.runs.options import DescribeOptions
 from seeonce.runs.plan import Plan
 from seeonce.runs.prompts import Prompt
 from seeonce.runs.recording import Selected
-from seeonce.verifier.differences import LOGPROB, first_difference, margin_at
+from seeonce.verifier.differences import LOGPROB
 
 if TYPE_CHECKING:
-    from seeonce.verifier.reference import LiveAnswer, LiveReference
+    from seeonce.verifier.reference import LiveReference
 
 _MAX_TOKENS = 16
 _RECURRENT = "gated delta nets"
@@ -94,6 +94,7 @@ def _differs(
     """Say in which answer batched decoding under ``limits`` differs from live, else ``None``."""
     from infer.engine import Engine
     from infer.sequence import sampling_hooks
+    from seeonce.verifier.outputs import answer_problem
     from seeonce.verifier.reference import LiveReference
 
     checkpoint, spec = find_encoder(home, str(folder), lambda _: None)
@@ -111,12 +112,10 @@ def _differs(
     for request, answer in engine.answer(requests, source, limits, hooks_of=sampling_hooks):
         frame, question = asked[request.id]
         live = reference.answer([frame.source], question, _MAX_TOKENS)
-        prompt_ids = engine.tokenizer.encode(request.segments).ids
-        if answer.error is None and prompt_ids != live.prompt_ids:
-            problems[request.id] = "a prompt has other tokens than mlx-vlm gives it"
-        else:
-            problems[request.id] = _problem(request, answer, live, LOGPROB[spec.compute_dtype])
-    return next((problem for _, problem in sorted(problems.items()) if problem), None)
+        tolerance = LOGPROB[spec.compute_dtype]
+        problems[request.id] = answer_problem(request, live, answer, engine.tokenizer, tolerance)
+    found = next((item for item in sorted(problems.items()) if item[1]), None)
+    return None if found is None else f"answer {found[0]} differs: {found[1]}"
 
 
 def _encoded(
@@ -132,13 +131,3 @@ def _encoded(
     key = store.write(digest, spec, features, provenance())
     grid, count = features.grid_thw, features.num_tokens
     return FrameEntry(number, 0.0, str(path), digest, key, width, height, grid, count)
-
-
-def _problem(request: Request, answer: Answer, live: "LiveAnswer", tolerance: float) -> str | None:
-    """Say how an answer is not live's; where it first differs, live's margin must be within rounding."""
-    if answer.error is not None:
-        return answer.error
-    at = first_difference(answer.tokens, live.answer_tokens)
-    if at is None or margin_at(live.margins, at) <= tolerance:
-        return None
-    return f"answer {request.id} differs from token {at}"

@@ -72,7 +72,9 @@ class OutputCheck:
             answer = self._ask((frame,), (picture,), prompt, reference)
         if len(self._noise) < _NUM_NOISE:
             other = reference.answer((picture,), prompt.text, _MAX_TOKENS, 3, answer.top_tokens)
-            agreed = _num_agreed(answer, other)
+            # Both were asked about the same beginning up to the first token that differs.
+            parted = first_difference(answer.tokens, other.tokens)
+            agreed = 1 + (len(answer.tokens) if parted is None else parted)
             distances = logprob_distances(answer.top_logprobs[:agreed], other.top_logprobs[:agreed])
             self._noise.append(float(np.mean([distance.mean() for distance in distances])))
         num_pairs = sum(len(request.frames) > 1 for request in self._requests)
@@ -134,7 +136,7 @@ class OutputCheck:
             self._show_one_more()
         for request in requests:
             live, found = self._live_of(request), answers.get(request.id)
-            problem = _answer_problem(request, live, found, engine.tokenizer, self._allowed)
+            problem = answer_problem(request, live, found, engine.tokenizer, self._allowed.logprob)
             self._object(request, problem)
             if problem is None and found is not None and found.tokens != live.answer_tokens:
                 self._near_ties.add(request.id % len(self._live))  # repeats count once
@@ -264,10 +266,10 @@ def _near_tie_words(figures: LogprobFigures) -> str:
     )
 
 
-def _answer_problem(
-    request: Request, live: LiveAnswer, answer: Answer | None, tokenizer: ChatTokenizer, allowed: Tolerances
+def answer_problem(
+    request: Request, live: LiveAnswer, answer: Answer | None, tokenizer: ChatTokenizer, tolerance: float
 ) -> str | None:
-    """Say how the answer of pass two is not live's, up to a near-tie of live itself."""
+    """Say how the answer of pass two is not live's; where it first differs, live's margin may be so small."""
     if answer is None:
         return "pass two gave no answer"
     if answer.error is not None:
@@ -278,7 +280,7 @@ def _answer_problem(
     at = first_difference(answer.tokens, want)
     if at is not None:
         margin = margin_at(live.margins, at)
-        if margin <= allowed.logprob:
+        if margin <= tolerance:
             return None
         if at == min(len(answer.tokens), len(want)):
             return f"{len(answer.tokens)} tokens, live gives {len(want)}"
@@ -288,12 +290,6 @@ def _answer_problem(
     if tokenizer.decode(answer.tokens) != live.text:
         return "the same tokens become another text than mlx-vlm's tokenizer gives"
     return None
-
-
-def _num_agreed(one: LiveAnswer, other: LiveAnswer) -> int:
-    """Return at how many positions two answers were asked about after the same beginning."""
-    at = first_difference(one.tokens, other.tokens)
-    return 1 + (len(one.tokens) if at is None else at)
 
 
 class Watcher:

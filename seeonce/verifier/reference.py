@@ -200,7 +200,6 @@ class _EncodedOnce(nn.Module):  # type: ignore[name-defined,misc]
     """A vision tower that encodes each picture alone, and once for several questions in a row."""
 
     def __init__(self, tower: Any) -> None:
-        """Wrap ``tower``."""
         super().__init__()
         self.patch_embed = tower.patch_embed  # mlx-vlm asks it for the dtype
         self._tower = tower

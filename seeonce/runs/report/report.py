@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from cache.base.text import counted, visible
 from cache.manifest import Manifest, SkippedFrame
-from seeonce.runs.compare import Place, normalised, word_similarity
+from seeonce.runs.compare import FrameRef, normalised, word_similarity
 from seeonce.runs.prompts import clock
 from seeonce.runs.report.pictures import DataUris, PictureOf
 from seeonce.runs.run import Result, Run
@@ -120,7 +120,7 @@ def render_report(
     sheet: Sheet,
     picture_of: PictureOf,
     num_tokens_of: Callable[[str], int],
-    truths: Sequence[Mapping[Place, Expected]] = (),
+    truths: Sequence[Mapping[FrameRef, Expected]] = (),
     title: str = "",
     manifests: Sequence[Manifest] = (),
 ) -> str:
@@ -199,7 +199,7 @@ def _text_of(name: str) -> str:
 _Answered = tuple[Row, tuple[tuple[ShownAnswer, ...], ...]]
 
 
-def _stretches(sheet: Sheet, truths: Sequence[Mapping[Place, Expected]]) -> Iterator[list[_Answered]]:
+def _stretches(sheet: Sheet, truths: Sequence[Mapping[FrameRef, Expected]]) -> Iterator[list[_Answered]]:
     """Yield neighbours of one recording that got the same answers, together; no frame lies between them."""
     parsed = [any(cell.description for cell in sheet.cells(n)) for n in range(len(sheet.columns))]
     answered = [(row, _answers(sheet, row, parsed, truths)) for row in sheet.rows]
@@ -226,7 +226,7 @@ def _left_out(
 
 
 def _answers(
-    sheet: Sheet, row: Row, parsed: Sequence[bool], truths: Sequence[Mapping[Place, Expected]]
+    sheet: Sheet, row: Row, parsed: Sequence[bool], truths: Sequence[Mapping[FrameRef, Expected]]
 ) -> tuple[tuple[ShownAnswer, ...], ...]:
     """Return the answers to each prompt, equal ones once."""
     found: dict[int, dict[object, list[Column]]] = {column.prompt_number: {} for column in sheet.columns}
@@ -289,7 +289,7 @@ def _difference(answers: Sequence[ShownAnswer]) -> float:
     return sum(pairs) / len(pairs) if pairs else 0.0
 
 
-def _totals(sheet: Sheet, number: int, truth: Mapping[Place, Expected]) -> ColumnTotals:
+def _totals(sheet: Sheet, number: int, truth: Mapping[FrameRef, Expected]) -> ColumnTotals:
     cells, column = list(sheet.cells(number)), sheet.columns[number]
     schema = column.runs[0].info.sampling.schema  # an answer that does not follow it is an error
     num_parsed = sum(cell.error is None if schema else cell.description is not None for cell in cells)
