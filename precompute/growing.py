@@ -149,7 +149,7 @@ class Growing:
         recording = self.recording
         asked = tuple(replace(frame, index=number) for number, frame in enumerate(ready))
 
-        def progress(_: Progress) -> None:
+        def wait(_: Progress) -> None:
             gate.wait()
 
         with self._alone(), PixelIndex(self._store.home) as index:
@@ -159,15 +159,22 @@ class Growing:
                 self._store,
                 index,
                 partial(load_encoder, self._checkpoint, self._spec, self._loaded),
-                progress,
+                wait,
                 Thumbnails(self._store.home) if self._options.thumbnails else None,
                 self._limit,
             )
-        before = self.result.progress if self.result is not None else Progress()
+        before, done = self.result.progress if self.result is not None else Progress(), result.progress
         given: list[FrameEntry | SkippedFrame] = [*result.manifest.frames, *result.manifest.skipped]
         for found in given:
             self._seen[_place(found.source)] = (asked[found.index].stamp, found)
-        self.result = replace(result, progress=_sum(before, result.progress))
+        progress = replace(
+            done,
+            num_done=before.num_done + done.num_done,
+            num_hits=before.num_hits + done.num_hits,
+            num_new=before.num_new + done.num_new,
+            num_bytes=before.num_bytes + done.num_bytes,
+        )
+        self.result = replace(result, progress=progress)
         if result.interrupted:
             raise KeyboardInterrupt
         if result.stopped:
@@ -221,14 +228,3 @@ def _place(source: str) -> str:
 
 def _age_s(stamp: FileStamp) -> float:
     return abs(time.time() - stamp.mtime_ns / 1e9) if stamp.mtime_ns else GIVEN_UP_S
-
-
-def _sum(one: Progress, other: Progress) -> Progress:
-    return Progress(
-        other.num_frames,
-        one.num_done + other.num_done,
-        one.num_hits + other.num_hits,
-        one.num_new + other.num_new,
-        other.num_skipped,
-        one.num_bytes + other.num_bytes,
-    )

@@ -102,13 +102,18 @@ def encode_again(
         yield from ((frame, str(error)) for frame in frames)
         return
     for frame in frames:
-        features = _features(live, frame)
-        if isinstance(features, str):
-            yield frame, features
-            continue
-        limit.take(features.nbytes)
-        store.write(frame.pixels, manifest.encoder, features, backend.provenance())
-        yield frame, None
+        try:
+            features = live.encode(live.image(frame))
+        except CannotCheckError:
+            yield frame, f"{frame.source} is gone or cannot be read"
+        except StalePictureError:
+            yield frame, f"{frame.source} is another picture now: run seeonce encode again"
+        except InputError as error:
+            yield frame, str(error)
+        else:
+            limit.take(features.nbytes)
+            store.write(frame.pixels, manifest.encoder, features, backend.provenance())
+            yield frame, None
 
 
 def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[str], None]) -> LiveFrames:
@@ -123,15 +128,3 @@ def _live(store: Store, manifest: Manifest, model: str | None, say: Callable[[st
         return LiveFrames(checkpoint, manifest)
     except CannotCheckError:
         raise CannotCheckError(f"{manifest.recording.path} is gone or cannot be read") from None
-
-
-def _features(live: LiveFrames, frame: FrameEntry) -> Features | str:
-    """Encode a frame, or return why it cannot be."""
-    try:
-        return live.encode(live.image(frame))
-    except CannotCheckError:
-        return f"{frame.source} is gone or cannot be read"
-    except StalePictureError:
-        return f"{frame.source} is another picture now: run seeonce encode again"
-    except InputError as error:
-        return str(error)

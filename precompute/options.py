@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.base.errors import InputError
-from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import printable
 from cache.manifest import Manifest, ManifestRef, RecordingInfo, matching_recording, read_manifest
 from cache.objects import check_address, is_address
-from cache.pixel_index import PixelIndex
 from cache.store import Durability
 from sources.folder import KIND as LIST
 from sources.folder import is_image_path, open_list, reopen_list
-from sources.recording import DEFAULT_EVERY_S, DEFAULT_SCAN_EVERY_S, FrameChoice, Recording
+from sources.recording import DEFAULT_EVERY_S, DEFAULT_SCAN_EVERY_S, FrameChoice, PendingNotes, Recording
 from sources.recordings import (
     is_since,
     latest_recording,
@@ -45,31 +43,6 @@ class EncodeOptions:
     thumbnails: bool = True
     scene_change: float | None = None
     near_duplicates: int | None = None
-
-
-class PendingNotes:
-    """Notes made before it is known whether there is anything to encode: a refusal leaves no store behind."""
-
-    def __init__(self, home: Home) -> None:
-        """Read from the index of ``home``, if it is there; write to it only in ``write``."""
-        self._home = home
-        self._made: dict[str, str] = {}
-
-    def get_note(self, name: str) -> str | None:
-        """Return the text last put under a name, or None."""
-        if name in self._made or not self._home.store.is_dir():
-            return self._made.get(name)
-        with PixelIndex(self._home) as index:
-            return index.get_note(name)
-
-    def put_note(self, name: str, text: str) -> None:
-        """Hold a small text until ``write``."""
-        self._made[name] = text
-
-    def write(self, index: PixelIndex) -> None:
-        """Write down what was put."""
-        for name, text in self._made.items():
-            index.put_note(name, text)
 
 
 def options_of_each(
@@ -145,7 +118,7 @@ def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRe
     """Return the path of what ``selector`` means, its newest manifest if there is one, and if it is an id."""
     if selector == "demo":
         return selector, None, False
-    if selector == "latest" and known and latest_recording(os.environ) is None:
+    if selector == "latest" and known and latest_recording() is None:
         selector = known[0].recording.id
     if is_address(selector):
         place = check_address(selector)
@@ -153,7 +126,7 @@ def _named(known: Sequence[ManifestRef], selector: str) -> tuple[str, ManifestRe
     is_name = selector not in ("latest", "") and not os.path.lexists(selector)
     if is_name and (earlier := _earlier(known, selector)) is not None:
         return earlier.recording.path, earlier, True
-    path = locate(selector, os.environ)
+    path = locate(selector)
     place = printable(path)
     return str(path), next((ref for ref in known if ref.recording.path == place), None), False
 
@@ -187,7 +160,7 @@ def reopen(manifest: Manifest) -> Recording:
 
 def _since(text: str) -> list[str]:
     since = parse_since(text)
-    found = [listing for listing in list_recordings(os.environ) if is_since(listing.captured_at, since)]
+    found = [listing for listing in list_recordings() if is_since(listing.captured_at, since)]
     there = [listing.id for listing in found if listing.is_there]
     if not there:
         raise InputError(f"No recording since {text}: see what there is with seeonce recordings")

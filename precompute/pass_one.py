@@ -22,10 +22,10 @@ from checkpoint.folder import DEFAULT_MODEL, SMALL_MODEL, find_checkpoint
 from checkpoint.identity import encoder_spec, model_of, remember_model, with_max_pixels
 from precompute.cost import not_encoded, report_cost
 from precompute.loaded import Loaded, load_encoder
-from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
+from precompute.options import EncodeOptions, frame_choice, open_named
 from precompute.pipeline import EncodeResult, Progress, encode_recording
 from sources.near_duplicates import NearDuplicates, require_distance
-from sources.recording import Recording
+from sources.recording import PendingNotes, Recording
 
 if TYPE_CHECKING:
     from precompute.encoder import VisionEncoder

@@ -24,10 +24,11 @@ from cache.store import Store
 from checkpoint.folder import find_checkpoint
 from checkpoint.identity import model_of
 from precompute.loaded import Loaded, load_encoder
-from precompute.options import EncodeOptions, PendingNotes, frame_choice, open_named
+from precompute.options import EncodeOptions, frame_choice, open_named
 from precompute.pass_one import chosen_encoder, show_progress
 from precompute.pipeline import EncodeResult, encode_recording
 from sources.folder import open_list
+from sources.recording import PendingNotes
 
 _NUM_READERS = 16
 _NUM_NAMED = 8

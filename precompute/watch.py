@@ -63,15 +63,15 @@ def places_of(selector: str | None) -> list[Watched]:
         InputError: it does not grow, or there is nothing to watch.
     """
     if selector is None:
-        database = escribano.default_database(os.environ)
+        database = escribano.default_database()
         found = [] if database is None else [Watched(database, escribano.KIND)]
-        found += [Watched(folder, cap.KIND) for folder in cap.places(os.environ)]
+        found += [Watched(folder, cap.KIND) for folder in cap.places()]
         if not found:
             raise InputError("neither Escribano nor Cap records here: name the folder that grows")
         return found
     path = Path(selector)
     if not path.is_dir() and not is_database_name(path):
-        path = locate(selector, os.environ)
+        path = locate(selector)
     if "#" in path.name and (match := escribano.split_place(str(path))):
         path = match.database
     path = path.resolve()
@@ -81,7 +81,7 @@ def places_of(selector: str | None) -> list[Watched]:
         return [Watched(path.parent, cap.KIND)]
     if not path.is_dir():
         raise InputError(f"{printable(path)} does not grow: --watch takes a folder, or Escribano's database")
-    is_caps = path in cap.places(os.environ) or any(path.glob(f"*{cap.SUFFIX}"))
+    is_caps = path in cap.places() or any(path.glob(f"*{cap.SUFFIX}"))
     return [Watched(path, cap.KIND if is_caps else FOLDER)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -119,9 +119,9 @@ def _captured_s(document: dict[str, object], name: str) -> float | None:
     return moment_of(name)
 
 
-def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
+def listings(say: Say) -> Iterable[RecordingListing]:
     """List the bundles; ``say`` receives a line for one that cannot be read, and the rest goes on."""
-    for bundle in _bundles(environ, say):
+    for bundle in _bundles(say):
         try:
             yield _listing(bundle)
         except InputError as error:
@@ -186,20 +186,20 @@ def _info(
     )
 
 
-def places(environ: Mapping[str, str]) -> list[Path]:
+def places() -> list[Path]:
     """Return the folders in which Cap keeps its recordings, those that are there."""
-    return [resolve(home) for home in _homes(environ) if os.path.isdir(home)]  # noqa: PTH112 (never raises)
+    return [resolve(home) for home in _homes() if os.path.isdir(home)]  # noqa: PTH112 (never raises)
 
 
-def _homes(environ: Mapping[str, str]) -> list[Path]:
-    place = environ.get("CAP_RECORDINGS", "")
+def _homes() -> list[Path]:
+    place = os.environ.get("CAP_RECORDINGS", "")
     return [Path(place)] if place else [Path.home() / name for name in _PLACES]
 
 
-def _bundles(environ: Mapping[str, str], say: Say) -> list[Path]:
-    place = environ.get("CAP_RECORDINGS", "")
+def _bundles(say: Say) -> list[Path]:
+    place = os.environ.get("CAP_RECORDINGS", "")
     found: list[Path] = []
-    for home in _homes(environ):
+    for home in _homes():
         try:
             with os.scandir(resolve(home)) as entries:
                 found += sorted(

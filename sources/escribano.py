@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -49,9 +49,9 @@ class UsersFolders:
     _followed: dict[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], database: Path) -> "UsersFolders":
-        """Give them for a user's environment and a database."""
-        home = environ.get("HOME", "")
+    def of(cls, database: Path) -> "UsersFolders":
+        """Give them for this user and a database."""
+        home = os.environ.get("HOME", "")
         named = [home, str(database.parent), tempfile.gettempdir(), *_TEMPORARY, *_MOUNTED]
         roots = (os.path.realpath(root) for root in named if root)
         return cls(tuple(root for root in dict.fromkeys(roots) if root != os.sep), home)
@@ -114,13 +114,13 @@ class Place:
         return f"{printable(self.database)}#{self.kind}={_quoted(self.id)}"
 
 
-def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
+def listings(say: Say) -> Iterable[RecordingListing]:
     """List the recordings and the recorder's days; what is wrong with the database is said."""
-    database = default_database(environ)
+    database = default_database()
     if database is None:
         return []
     try:
-        return _listings(database, UsersFolders.of(environ, database), say)
+        return _listings(database, say)
     except InputError as error:
         say(str(error))
         return []
@@ -141,12 +141,12 @@ def open_path(path: Path, choice: FrameChoice) -> Recording:
     place = path
     if _PLACE.fullmatch(str(path)) is None:
         database = resolve(path)
-        found = _listings(database, UsersFolders.of(os.environ, database), lambda _: None)
+        found = _listings(database, lambda _: None)
         there = [listing for listing in found if listing.is_there]
         if not there:
             raise InputError(f"{printable(path)}: no recording in it whose frames are there")
         place = max(there, key=lambda listing: listing.captured_at).path
-    return open_escribano(split_place(str(place)), choice, os.environ)
+    return open_escribano(split_place(str(place)), choice)
 
 
 def split_place(path: str) -> Place:
@@ -161,17 +161,17 @@ def split_place(path: str) -> Place:
     return Place(Path(match["database"]), match["kind"], os.fsdecode(unquote_to_bytes(match["id"])))
 
 
-def default_database(environ: Mapping[str, str]) -> Path | None:
+def default_database() -> Path | None:
     """Return the database that is looked at without being told, or None when there is none."""
-    if chosen := environ.get("ESCRIBANO_DB", ""):
+    if chosen := os.environ.get("ESCRIBANO_DB", ""):
         return resolve(Path(chosen))
-    home = environ.get("HOME", "")
+    home = os.environ.get("HOME", "")
     usual = Path(home) / ".escribano" / "escribano.db"
     there = home and os.path.isfile(usual)  # noqa: PTH113 (never raises)
     return resolve(usual) if there else None
 
 
-def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]) -> Recording:
+def open_escribano(place: Place, choice: FrameChoice) -> Recording:
     """Open one recording, or one day of the recorder.
 
     Raises:
@@ -189,15 +189,15 @@ def open_escribano(place: Place, choice: FrameChoice, environ: Mapping[str, str]
             f"{printable(database)}: no {place.kind} {printable(place.id)[:80]!r} in it (any more): "
             "see seeonce recordings"
         )
-    folders = UsersFolders.of(environ, database)
+    folders = UsersFolders.of(database)
     if not rows:
         return _only_video(database, group, folders, choice)
     info = _info(database, group, len(rows[: choice.limit]), None, choice.limit)
     return _with_frames(info, rows[: choice.limit], group.video, folders)
 
 
-def _listings(database: Path, folders: UsersFolders, say: Say) -> list[RecordingListing]:
-    found = []
+def _listings(database: Path, say: Say) -> list[RecordingListing]:
+    found, folders = [], UsersFolders.of(database)
     with reading(database) as connection:
         try:
             groups, num_untimed = list_groups(connection)

@@ -16,7 +16,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
@@ -55,7 +55,7 @@ _SECONDS = re.compile(r"(?:^|[^0-9.])(?<![0-9]m)(?<!min)([0-9]+(?:\.[0-9]+)?)s$"
 _UNIX = re.compile(r"(?:^|[^0-9.])(?:([1-9][0-9]{12})|([1-9][0-9]{9}(?:\.[0-9]+)?))$")
 
 
-def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
+def listings(say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
     """List nothing: folders have no place of their own."""
     return ()
 

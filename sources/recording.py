@@ -4,7 +4,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 from blake3 import blake3
 
 from cache.base.errors import InputError, SeeonceError
+from cache.base.home import Home
 from cache.base.listener import Listener
 from cache.base.text import printable, user_path
 from cache.manifest import RecordingInfo
 from cache.objects import is_address
-from cache.pixel_index import FileStamp
+from cache.pixel_index import FileStamp, PixelIndex
 from sources.in_bucket import read_picture
 
 if TYPE_CHECKING:
@@ -131,14 +132,29 @@ Say = Callable[[str], None]
 """Takes one line about what cannot be read, while the rest goes on."""
 
 
-class Notes(Protocol):
-    """A memory for small texts; ``cache.pixel_index.PixelIndex`` is one."""
+class PendingNotes:
+    """Notes made before it is known whether there is anything to encode: a refusal leaves no store behind."""
+
+    def __init__(self, home: Home) -> None:
+        """Read from the index of ``home``, if it is there; write to it only in ``write``."""
+        self._home = home
+        self._made: dict[str, str] = {}
 
     def get_note(self, name: str) -> str | None:
         """Return the text last put under a name, or None."""
+        if name in self._made or not self._home.store.is_dir():
+            return self._made.get(name)
+        with PixelIndex(self._home) as index:
+            return index.get_note(name)
 
     def put_note(self, name: str, text: str) -> None:
-        """Remember a small text under a name."""
+        """Hold a small text until ``write``."""
+        self._made[name] = text
+
+    def write(self, index: PixelIndex) -> None:
+        """Write down what was put."""
+        for name, text in self._made.items():
+            index.put_note(name, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +170,7 @@ class FrameChoice:
     every_s: float = DEFAULT_EVERY_S
     limit: int | None = None
     scene_change: float | None = None
-    notes: Notes | None = field(default=None, compare=False)
+    notes: PendingNotes | None = field(default=None, compare=False)
     listener: Listener | None = field(default=None, compare=False)
     only: frozenset[str] | None = None
 
@@ -229,7 +245,7 @@ class RecordingListing:
 class Source(Protocol):
     """A module for one kind of recordings. A path belongs to the first source that holds it."""
 
-    def listings(self, environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:
+    def listings(self, say: Say) -> Iterable[RecordingListing]:
         """List what lies at this source's own places; nothing where it has none."""
 
     def holds(self, path: Path) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,6 @@ _warn = logging.getLogger("seeonce.sources").warning
 def open_recording(
     selector: str,
     choice: FrameChoice | None = None,
-    environ: Mapping[str, str] = os.environ,
 ) -> Recording:
     """Open what `selector` means: `demo`, `latest`, a path, an address, an id, its start, a name.
 
@@ -47,7 +46,7 @@ def open_recording(
         if address.lower().endswith(VIDEO_SUFFIXES):
             return video.open_address(address, wanted)
         return folder.open_address(address, limit=wanted.limit)
-    path = locate(selector, environ)
+    path = locate(selector)
     source = _source_of(path)
     if source is None:
         raise InputError(
@@ -57,7 +56,7 @@ def open_recording(
     return source.open_path(path, wanted)
 
 
-def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> list[RecordingListing]:
+def list_recordings(say: Say = _warn) -> list[RecordingListing]:
     """List what lies at the sources' own places and directly under SEEONCE_RECORDINGS, newest first.
 
     That folder itself counts when it is a recording. What a source cannot read is reported to `say`.
@@ -67,19 +66,19 @@ def list_recordings(environ: Mapping[str, str] = os.environ, say: Say = _warn) -
     """
     found: dict[str, RecordingListing] = {}
     for source in SOURCES:
-        found.update((listing.id, listing) for listing in source.listings(environ, say))
-    if place := environ.get("SEEONCE_RECORDINGS", ""):
+        found.update((listing.id, listing) for listing in source.listings(say))
+    if place := os.environ.get("SEEONCE_RECORDINGS", ""):
         found.update((listing.id, listing) for listing in _under(place))
     return sorted(found.values(), key=lambda listing: (listing.captured_at, listing.id), reverse=True)
 
 
-def latest_recording(environ: Mapping[str, str] = os.environ, say: Say = _warn) -> RecordingListing | None:
+def latest_recording() -> RecordingListing | None:
     """Give the newest recording that is listed and whose frames are there, None when there is none.
 
     Raises:
         InputError: As `list_recordings`.
     """
-    return next((listing for listing in list_recordings(environ, say) if listing.is_there), None)
+    return next((listing for listing in list_recordings() if listing.is_there), None)
 
 
 def _under(place: str) -> list[RecordingListing]:
@@ -108,14 +107,14 @@ def _open_demo(limit: int | None) -> Recording:
     return replace(recording, info=info, remarks=(), left_out=())
 
 
-def locate(selector: str, environ: Mapping[str, str] = os.environ) -> Path:
+def locate(selector: str) -> Path:
     """Return the path of what `selector` means, but for `demo`: `latest`, a path, an id, its start, a name.
 
     Raises:
         InputError: There is no such recording, or several fit.
     """
     if selector == "latest":
-        latest = latest_recording(environ)
+        latest = latest_recording()
         if latest is None:
             raise InputError(
                 "no recording found: set SEEONCE_RECORDINGS to the folder that holds yours, "
@@ -126,7 +125,7 @@ def locate(selector: str, environ: Mapping[str, str] = os.environ) -> Path:
         path = resolve(Path(selector))
         if _source_of(path) is not None or _exists(path):
             return path
-    return _match(selector, list_recordings(environ)).path
+    return _match(selector, list_recordings()).path
 
 
 def _exists(path: Path) -> bool:
@@ -187,9 +186,7 @@ def is_since(captured_at: str, since: datetime) -> bool:
     return (made if made.tzinfo else made.replace(tzinfo=UTC)) >= since
 
 
-def known_recordings(
-    home: Home, environ: Mapping[str, str], say: Say, since: str | None = None
-) -> list[RecordingListing]:
+def known_recordings(home: Home, say: Say, since: str | None = None) -> list[RecordingListing]:
     """Return every recording that sources list or the store names, newest first.
 
     ``since`` leaves out what is older (``sources.recordings``). What cannot be read is reported to ``say``.
@@ -201,7 +198,7 @@ def known_recordings(
     refs_of: dict[str, list[ManifestRef]] = {}
     for ref in list_manifests(home, say):
         refs_of.setdefault(ref.recording.id, []).append(ref)
-    listings = {listing.id: listing for listing in list_recordings(environ, say)}
+    listings = {listing.id: listing for listing in list_recordings(say)}
     known = [_join(listings.get(id_), refs_of.get(id_, [])) for id_ in dict.fromkeys([*listings, *refs_of])]
     if start is not None:
         known = [recording for recording in known if is_since(recording.captured_at, start)]

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -137,7 +137,7 @@ def _frame(
     )
 
 
-def listings(environ: Mapping[str, str], say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
+def listings(say: Say) -> Iterable[RecordingListing]:  # noqa: ARG001
     """List nothing: videos have no place of their own."""
     return ()
 

@@ -61,7 +61,7 @@ def talk(run: Run, plain: Path, home: Path, tmp_path: Path, monkeypatch: pytest.
         replies: list[Any] = []
 
         def client() -> None:
-            connection = _connect(socket_path(os.environ))
+            connection = _connect(socket_path())
             with connection, connection.makefile("rwb") as lines:
                 for number, request in enumerate([*requests, {"method": "shutdown"}]):
                     raw = (
@@ -79,7 +79,7 @@ def talk(run: Run, plain: Path, home: Path, tmp_path: Path, monkeypatch: pytest.
         thread.join(30)
         assert ended.code == 0, ended.err
         assert ended.json == {"status": "ready", "model": str(plain), "mode": "vlm"}
-        assert not socket_path(os.environ).exists()
+        assert not socket_path().exists()
         return replies
 
     return talk

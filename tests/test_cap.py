@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from other_environ import latest_recording, list_recordings, open_recording
 from videos import make_video, number_of
 
 from cache.base.errors import InputError
 from sources import cap
 from sources.cap import open_cap
 from sources.recording import FrameChoice
-from sources.recordings import latest_recording, list_recordings, open_recording
 
 TENTHS = range(0, 5000, 100)  # five seconds, a picture every tenth
 CapJson = dict[str, object]
@@ -211,7 +211,7 @@ def test_bundles_are_listed_where_cap_keeps_them_and_the_bad_ones_are_said(
     _two(place / "good.cap", "0", "1")
     _bundle(place / "bad.cap", "{")
     said: list[str] = []
-    [listing] = cap.listings({}, said.append)
+    [listing] = cap.listings(said.append)
     assert (listing.name, listing.kind) == ("Cap 2026-11-20 at 10.32.05", "cap")
     assert listing.length_s == pytest.approx(9.802)
     assert len(said) == 1

@@ -25,6 +25,7 @@ from escribano_samples import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from other_environ import list_recordings, open_recording
 from screens import noise, python
 from videos import make_video, number_of
 
@@ -32,7 +33,6 @@ from cache.base.errors import InputError
 from sources import escribano_db
 from sources.escribano import Place, split_place
 from sources.recording import Frame, FrameChoice, Recording, RecordingListing
-from sources.recordings import list_recordings, open_recording
 
 NOON_S = 1_795_262_400.0  # 2026-11-21 12:00 UTC
 
@@ -213,7 +213,8 @@ def _as_nobody(database: Path) -> tuple[int, str]:
         "from sources.recordings import list_recordings\n"
         "import sources.escribano, sqlite3\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "print([f.num_frames for f in list_recordings({'ESCRIBANO_DB': sys.argv[1]}, print)])\n"
+        "os.environ['ESCRIBANO_DB'] = sys.argv[1]\n"
+        "print([f.num_frames for f in list_recordings(print)])\n"
     )
     process = python(program, database)
     out, err = process.communicate(timeout=60)

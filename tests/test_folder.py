@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_environ import list_recordings, open_recording
 from PIL import Image
 
 from cache.base.errors import InputError
 from cache.pixel_index import FileStamp
 from sources.folder import natural_key, open_folder
-from sources.recordings import list_recordings, open_recording
 
 
 def _fill(folder: Path, *names: str) -> Path:

@@ -10,17 +10,13 @@ from PIL import Image, ImageDraw
 from videos import number_of, picture, write_video
 
 from cache.base.errors import InputError
+from cache.base.home import Home
 from sources import decoder
 from sources import video_sampling as selection
 from sources.picture_times import Pick
-from sources.recording import FrameChoice, Recording
+from sources.recording import FrameChoice, PendingNotes, Recording
 from sources.video import open_video
 from sources.video_sampling import difference, small_luma
-
-
-class _Notes(dict[str, str]):
-    get_note = dict.get
-    put_note = dict.__setitem__
 
 
 def _screen(*boxes: tuple[int, int, int, int], shade: int = 0) -> Image.Image:
@@ -107,7 +103,7 @@ def test_an_unchanged_video_is_not_decoded_again_and_another_threshold_is_anothe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = _aged(_steps(tmp_path / "a.mp4", [0, 0, 7, 7]), monkeypatch)
-    notes = _Notes()
+    notes = PendingNotes(Home(tmp_path))
     choice = FrameChoice(1.0, scene_change=0.01, notes=notes)
     first = open_video(video, choice)
     monkeypatch.setattr(selection, "Timeline", None)  # whoever looks again fails
@@ -119,7 +115,7 @@ def test_an_unchanged_video_is_not_decoded_again_and_another_threshold_is_anothe
 
 
 def test_a_changed_video_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes = _Notes()
+    notes = PendingNotes(Home(tmp_path))
     choice = FrameChoice(1.0, scene_change=0.01, notes=notes)
     open_video(_aged(_steps(tmp_path / "a.mp4", [0, 0, 7, 7]), monkeypatch), choice)
     assert _shown(open_video(_steps(tmp_path / "a.mp4", [0, 5, 7, 7]), choice)) == [(0, 0), (1, 5), (2, 7)]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_environ import latest_recording, list_recordings, open_recording
 from PIL import Image
 from screens import python
 from videos import make_video
 
 from cache.base.errors import InputError
 from sources.recording import FrameChoice, recording_id
-from sources.recordings import latest_recording, list_recordings, open_recording
 
 
 def _folder(path: Path, captured_s: int, num_frames: int = 2) -> Path:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import av
 import pytest
+from other_environ import list_recordings
 from videos import add_stream, make_video, picture
 
 from cache.base.errors import InputError
 from sources import container
 from sources.container import read_header, read_movie_header
 from sources.recording import FrameChoice
-from sources.recordings import list_recordings
 from sources.video import open_video
 
 MADE = "2026-03-01T08:30:00.000000Z"

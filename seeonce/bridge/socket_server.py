@@ -19,9 +19,9 @@ _VLM_TOKENS, _FIT_TOKENS, _TOO_MANY_TOKENS = 4000, 8000, 1 << 31
 _OF_THE_OTHER_MODE = ("llm_infer", "llm_prompt_fit", "load_llm")
 
 
-def socket_path(environ: Mapping[str, str]) -> Path:
+def socket_path() -> Path:
     """Return where Escribano looks for the bridge that describes pictures."""
-    named = environ.get("ESCRIBANO_MLX_SOCKET_PATH") or "/tmp/escribano-mlx.sock"  # noqa: S108 - its default
+    named = os.environ.get("ESCRIBANO_MLX_SOCKET_PATH") or "/tmp/escribano-mlx.sock"  # noqa: S108 - its default
     return Path(f"{named.replace('.sock', '')}-vlm.sock")
 
 

@@ -97,7 +97,7 @@ def _serve(mode: Mode, model: str, max_pixels: int | None) -> None:
     signal.signal(signal.SIGTERM, _end)
     with Answerer(Home.locate(), model, max_pixels, log) as answerer:
         answerer.load()
-        place = socket_path(os.environ)
+        place = socket_path()
         log.say(f"{model}: listening on {place}")
         serve(place, answerer, log.say, ready)
 

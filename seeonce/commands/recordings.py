@@ -1,7 +1,6 @@
 """``seeonce recordings``: options and the printed form."""
 
 import json
-import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -23,7 +22,7 @@ def recordings_command(
 
     Example: SEEONCE_RECORDINGS=~/Recordings seeonce recordings --since 2d
     """
-    known = known_recordings(Home.locate(), os.environ, warn, since)
+    known = known_recordings(Home.locate(), warn, since)
     if as_json:
         typer.echo(json.dumps([asdict(recording) for recording in known], default=str))
         return

@@ -4,7 +4,6 @@ A recording's frames may be gone; only the store is asked.
 """
 
 import dataclasses
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,7 +125,7 @@ def find_in_bucket(bucket: BucketStore, selector: str) -> list[ManifestHead]:
 
 def newest_recording(home: Home) -> str | None:
     """Return the id of the recording that ``latest`` means now; ``None`` when there is no recording."""
-    listed = latest_recording(os.environ)
+    listed = latest_recording()
     return listed.id if listed else next((ref.recording.id for ref in list_manifests(home)), None)
 
 
