@@ -278,11 +278,7 @@ def repair_command(
 
     Example: seeonce store repair --read-data --model ~/models/Qwen3-VL-4B
     """
-    opened = Store.open(Home.locate(), create=False)
-
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
-
+    opened, say = Store.open(Home.locate(), create=False), partial(typer.echo, err=True)
     with Terminal() as terminal:
         show = partial(terminal.show, "check", "B")
         encode = partial(encode_again, opened, model=model, say=say)

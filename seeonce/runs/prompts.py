@@ -167,7 +167,11 @@ class Showing:
         if self.frames_per_prompt == 1:
             images: tuple[Segment, ...] = (Image(frames[0]),)
         else:
-            images = tuple(part for number, frame in enumerate(frames, 1) for part in _headed(number, frame))
+            images = ()
+            for number, frame in enumerate(frames, 1):
+                newline = "" if number == 1 else "\n"
+                head = Text(f"{newline}Frame {number} ({clock(frame.timestamp_s)}): ")
+                images += (head, Image(frame))
             question = f"\n{question}" if self.image_position is ImagePosition.before else question
             question += _INSTRUCTION.format(last=len(frames))
         if self.image_position is ImagePosition.before:
@@ -219,11 +223,6 @@ def _headings(text: str) -> list[re.Match[str]]:
         if match.start("number") in taken or (number not in numbers and follows):
             found.append(match)
     return found
-
-
-def _headed(number: int, frame: FrameEntry) -> tuple[Segment, ...]:
-    newline = "" if number == 1 else "\n"
-    return Text(f"{newline}Frame {number} ({clock(frame.timestamp_s)}): "), Image(frame)
 
 
 def _values(frames: Sequence[FrameEntry], recording: str) -> dict[str, str]:

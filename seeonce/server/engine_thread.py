@@ -138,7 +138,8 @@ class EngineThread:
                 if not isinstance(head, Job):
                     self._arrived.popleft()
             if isinstance(head, Job):
-                self._serve(head.model)
+                with self._features.in_use(head.model.name):
+                    self._answer(head.model)
             else:
                 head()
         error = ApiError(503, "The server ends: ask again later.", headers={"Retry-After": str(_RETRY_S)})
@@ -147,12 +148,8 @@ class EngineThread:
         if (mlx := sys.modules.get("mlx.core")) is not None:
             mlx.clear_streams()  # MLX's own threads: left to the end of the process, they abort it
 
-    def _serve(self, model: ServedModel) -> None:
-        """Answer jobs of one model until none is left, or one of another model is next."""
-        with self._features.in_use(model.name):
-            self._answer(model)
-
     def _answer(self, model: ServedModel) -> None:
+        """Answer jobs of one model until none is left, or one of another model is next."""
         try:
             loaded = self.load(model)
         except Exception as error:

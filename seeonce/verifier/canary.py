@@ -82,40 +82,35 @@ def try_random(limits: BatchLimits) -> str | None:
         return _try_checkpoint(write_checkpoint(Path(name), _DEMO / "checkpoint"), questions, limits)
 
 
-def _try_checkpoint(checkpoint: Path, questions: list[str], limits: BatchLimits) -> str | None:
-    pictures = sorted((_DEMO / "recording").glob("*.png"))[::16]
-    with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
-        return _differs(checkpoint, pictures, questions, limits, Home(Path(name)))
-
-
-def _differs(
-    folder: Path, pictures: list[Path], questions: list[str], limits: BatchLimits, home: Home
-) -> str | None:
+def _try_checkpoint(folder: Path, questions: list[str], limits: BatchLimits) -> str | None:
     """Say in which answer batched decoding under ``limits`` differs from live, else ``None``."""
     from infer.engine import Engine
     from infer.sequence import sampling_hooks
     from seeonce.verifier.outputs import answer_problem
     from seeonce.verifier.reference import LiveReference
 
-    checkpoint, spec = find_encoder(home, str(folder), lambda _: None)
-    store = Store.open(home, durability=Durability.none)
-    reference = LiveReference(checkpoint, spec)
-    frames = [_encoded(store, spec, reference, number, path) for number, path in enumerate(pictures)]
-    asked = [(frame, question) for frame in frames for question in questions]
-    requests = [
-        Request(number, Prompt(question).segments(frame), Sampling(max_tokens=_MAX_TOKENS))
-        for number, (frame, question) in enumerate(asked)
-    ]
-    engine = Engine.load(checkpoint, spec.compute_dtype)
-    source = StoredFeatures(store, "canary")
-    problems = dict[int, str | None]()
-    for request, answer in engine.answer(requests, source, limits, hooks_of=sampling_hooks):
-        frame, question = asked[request.id]
-        live = reference.answer([frame.source], question, _MAX_TOKENS)
-        tolerance = LOGPROB[spec.compute_dtype]
-        problems[request.id] = answer_problem(request, live, answer, engine.tokenizer, tolerance)
-    found = next((item for item in sorted(problems.items()) if item[1]), None)
-    return None if found is None else f"answer {found[0]} differs: {found[1]}"
+    pictures = sorted((_DEMO / "recording").glob("*.png"))[::16]
+    with tempfile.TemporaryDirectory(prefix="seeonce-canary-") as name:
+        home = Home(Path(name))
+        checkpoint, spec = find_encoder(home, str(folder), lambda _: None)
+        store = Store.open(home, durability=Durability.none)
+        reference = LiveReference(checkpoint, spec)
+        frames = [_encoded(store, spec, reference, number, path) for number, path in enumerate(pictures)]
+        asked = [(frame, question) for frame in frames for question in questions]
+        requests = [
+            Request(number, Prompt(question).segments(frame), Sampling(max_tokens=_MAX_TOKENS))
+            for number, (frame, question) in enumerate(asked)
+        ]
+        engine = Engine.load(checkpoint, spec.compute_dtype)
+        source = StoredFeatures(store, "canary")
+        problems = dict[int, str | None]()
+        for request, answer in engine.answer(requests, source, limits, hooks_of=sampling_hooks):
+            frame, question = asked[request.id]
+            live = reference.answer([frame.source], question, _MAX_TOKENS)
+            tolerance = LOGPROB[spec.compute_dtype]
+            problems[request.id] = answer_problem(request, live, answer, engine.tokenizer, tolerance)
+        found = next((item for item in sorted(problems.items()) if item[1]), None)
+        return None if found is None else f"answer {found[0]} differs: {found[1]}"
 
 
 def _encoded(
