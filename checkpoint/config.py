@@ -38,11 +38,6 @@ class TextShape:
     hidden_size: int
     max_context: int
 
-    @property
-    def num_layers(self) -> int:
-        """How many decoder layers there are."""
-        return len(self.layers)
-
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:

@@ -31,10 +31,6 @@ def attention(text: dict[str, Any]) -> LayerState:
     return LayerState(num_per_token=2 * num_kv_heads * int(text["head_dim"]))
 
 
-def _load_as_it_is(text: dict[str, Any]) -> AbstractContextManager[None]:  # noqa: ARG001
-    return nullcontext()
-
-
 @dataclass(frozen=True, slots=True)
 class Family:
     """Checkpoints of one ``architecture``: ``model_type`` in config.json, and mlx-vlm's package for it.
@@ -49,5 +45,5 @@ class Family:
     title: str
     say_as_mlx_vlm: Callable[[dict[str, Any]], None]
     layers: Callable[[dict[str, Any]], tuple[LayerState, ...]]
-    loading: Callable[[dict[str, Any]], AbstractContextManager[None]] = _load_as_it_is
+    loading: Callable[[dict[str, Any]], AbstractContextManager[None]] = lambda _: nullcontext()
     float32_weights: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def encoder_spec(checkpoint: Checkpoint, index: PixelIndex, max_pixels: int | No
     """
     require_weights(checkpoint.path)
     note = _encoder_note(checkpoint.path)
-    spec = _recall(index, note)
+    spec = None
+    with suppress(ValueError, StoreError):  # no such note, or one of another version
+        spec = EncoderSpec.from_json(json.loads(index.get_note(note) or ""))
     if spec is None:
         spec = _resolve(checkpoint)
         index.put_note(note, json.dumps(record_to_json(spec)))
@@ -125,16 +128,6 @@ def image_processor(checkpoint: Checkpoint) -> Any:
 
     with readable_folder(checkpoint) as path:
         return processing.Qwen3VLImageProcessor(**processing._qwen_vl_image_kwargs(str(path)))
-
-
-def _recall(index: PixelIndex, note: str) -> EncoderSpec | None:
-    text = index.get_note(note)
-    if text is None:
-        return None
-    try:
-        return EncoderSpec.from_json(json.loads(text))
-    except (ValueError, StoreError):
-        return None
 
 
 def _resolve(checkpoint: Checkpoint) -> EncoderSpec:

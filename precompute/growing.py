@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -83,6 +83,22 @@ def on_battery() -> bool:
     return bool(battery is not None and battery.power_plugged is False)
 
 
+@contextmanager
+def alone(store: Store, purpose: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lease once no other process holds one of the same purpose: what that encodes is a hit then."""
+    has_said = False
+    while True:
+        with held_lease(store, purpose):  # before the look, so that of two processes one sees the other
+            leases = [lease for lease in active_leases(store.path) if lease.purpose == purpose]
+            if sum(is_alive(lease.name) for lease in leases) <= 1:
+                yield
+                return
+        if not has_said:
+            say(f"Waiting: another {printable(purpose)} runs.")
+        has_said = True
+        time.sleep(random.uniform(ASK_S / 4, ASK_S))  # noqa: S311 - so that two do not meet for ever
+
+
 class Growing:
     """One recording that grows: of each look at it, only the frames that are new are looked at themselves."""
 
@@ -152,7 +168,11 @@ class Growing:
         def wait(_: Progress) -> None:
             gate.wait()
 
-        with self._alone(), PixelIndex(self._store.home) as index:
+        purpose = f"encode {recording.info.id}"
+        with (
+            alone(self._store, purpose, self._listener.say),
+            PixelIndex(self._store.home) as index,
+        ):
             result = encode_recording(
                 replace(recording, _frames=asked),
                 self._spec,
@@ -180,21 +200,6 @@ class Growing:
         if result.stopped:
             self.write()
             raise StoreError(result.stopped)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lease of the recording while no other process does: what that encodes is a hit then."""
-        purpose, has_said = f"encode {self.recording.info.id}", False
-        while True:
-            with held_lease(self._store, purpose):  # first, so that of two processes one sees the other
-                held = [lease for lease in active_leases(self._store.path) if lease.purpose == purpose]
-                if sum(is_alive(lease.name) for lease in held) <= 1:
-                    yield
-                    return
-            if not has_said:
-                self._listener.say(f"Waiting: another {printable(purpose)} runs.")
-            has_said = True
-            time.sleep(random.uniform(ASK_S / 4, ASK_S))  # noqa: S311 - so that two do not meet for ever
 
     def write(self) -> None:
         """Write the manifest of all frames that are there now, if it says something new."""

@@ -14,14 +14,14 @@ from cache.base.listener import Listener
 from cache.base.text import counted, printable
 from cache.leases import record_use
 from cache.store import Store
-from precompute.growing import Gate, Growing
+from precompute.growing import Gate, Growing, alone
 from precompute.loaded import Loaded
 from precompute.options import EncodeOptions
 from precompute.pass_one import encode
 from precompute.pipeline import EncodeResult
 from sources import cap, escribano
 from sources.escribano_db import DAY, is_database_name
-from sources.recording import FrameChoice
+from sources.recording import FrameChoice, recording_id
 from sources.recordings import locate, open_recording
 
 _WAKE_MS = 1000
@@ -202,7 +202,8 @@ class Watch:
         self._gate.wait()
         try:
             options = replace(self._options, recording=str(bundle))
-            result = encode(self._home, options, self._gate, self._loaded)
+            with alone(self._store, f"watch {recording_id(bundle)}", self._listener.say):
+                result = encode(self._home, options, self._gate, self._loaded)
         except InputError as error:
             self._listener.say(f"{error}")
             return

@@ -92,7 +92,7 @@ def test_an_unknown_hub_id_without_a_network_is_refused(
 
 def test_shapes_are_read(plain: Path) -> None:
     config = read_checkpoint(plain)
-    assert (config.architecture, config.vision.depth, config.text.num_layers) == ("qwen3_vl", 4, 3)
+    assert (config.architecture, config.vision.depth, len(config.text.layers)) == ("qwen3_vl", 4, 3)
     assert config.vision.deepstack_visual_indexes == (0, 1, 2)
     assert config.text.max_context == 4096
     assert not config.rewritten

@@ -107,7 +107,8 @@ async def _reply(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str,
             if response.is_success:
                 return Reply(_text(content), time.perf_counter() - started, num_tries)
             error = _words(response, content)
-            wait_s = _asked_to_wait(response) or wait_s if _is_for_now(response) else None
+            is_for_now = response.status_code == _TOO_MANY or response.status_code >= _SERVER_ERROR
+            wait_s = _asked_to_wait(response) or wait_s if is_for_now else None
         except (TimeoutError, httpx2.TimeoutException):
             error, wait_s = f"no answer within {endpoint.timeout_s:g} s", None
         except (_NoAnswerError, *_NO_ADDRESS) as failure:
@@ -161,11 +162,6 @@ def _text(reply: bytes) -> str:
     if len(text) > _MAX_CHARACTERS:
         raise _NoAnswerError(f"its text has more than {_MAX_CHARACTERS:,} characters, whatever was asked for")
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _is_for_now(refusal: httpx2.Response) -> bool:
-    """Tell whether a refusal may pass: too many requests, or trouble at the server."""
-    return refusal.status_code == _TOO_MANY or refusal.status_code >= _SERVER_ERROR
 
 
 def _asked_to_wait(refusal: httpx2.Response) -> float:

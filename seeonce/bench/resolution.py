@@ -40,7 +40,8 @@ def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[
     ends_at, last_s = time.perf_counter() + budget_s, 0.0
     for before, size in zip((sizes[0], *sizes), sizes, strict=False):
         started = time.perf_counter()
-        if rows and started + last_s * _growth(before, size) > ends_at:
+        growth = (size[0] * size[1] / (before[0] * before[1])) ** 2  # at most, that of attention
+        if rows and started + last_s * growth > ends_at:
             break
         rows.append(_row(model, live, engine, size, scratch, clock))
         last_s = time.perf_counter() - started
@@ -53,11 +54,6 @@ def measure(model: Model, scratch: Path, budget_s: float, clock: Clock) -> list[
         remarks.append(f"Left out, for they would not end in time here: {', '.join(left_out)}.")
     title = "Resolution: one frame, one question"
     return [Table("resolution", title, _HEADER, tuple(rows), tuple(remarks))]
-
-
-def _growth(before: tuple[int, int], size: tuple[int, int]) -> float:
-    """Return how much longer a size takes at most: attention goes with the square of the area."""
-    return (size[0] * size[1] / (before[0] * before[1])) ** 2
 
 
 def _row(

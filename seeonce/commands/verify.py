@@ -13,7 +13,7 @@ from infer.limits import BatchLimits
 from seeonce.commands.arguments import AsJson, FromBucket
 from seeonce.commands.terminal import Terminal
 from seeonce.commands.verify_report import as_json_text, markdown, terminal_lines
-from seeonce.verifier.report import Against, Level, Report
+from seeonce.verifier.report import Against, Level
 
 
 def verify_command(
@@ -85,17 +85,12 @@ def verify_command(
             found = verify_bucket(home, BucketStore.open(source), options, terminal)
         else:
             found = verify(home, options, terminal)
-    _write(page, found)
+    if page is not None:
+        try:
+            page.write_text(markdown(found), encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"--report {page} cannot be written ({error.strerror}): give another file."
+            ) from error
     typer.echo(as_json_text(found) if as_json else "\n".join(terminal_lines(found)))
     raise typer.Exit(found.exit_code)
-
-
-def _write(path: Path | None, report: Report) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(markdown(report), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--report {path} cannot be written ({error.strerror}): give another file."
-        ) from error

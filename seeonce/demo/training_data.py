@@ -115,7 +115,8 @@ class BatchMaker:
             asked.append(questions_about(scene, rng))
             rows.append(_pack(self._tokenizer, [_opening(rng), image], asked[-1]))
         for before, after in self._pairs(len(indices), num_pairs, rng):
-            asked.append(questions_about_pair(scenes[before], scenes[after], rng))
+            texts = [CHANGE_QUESTION[0], *([rng.choice(CHANGE_QUESTION[1:])] if rng else [])]
+            asked.append([("change", text, change_answer(scenes[before], scenes[after])) for text in texts])
             rows.append(_pair_row(self._tokenizer, images[before], images[after], asked[-1], rng))
         names = tuple(tuple(name for name, _, _ in questions) for questions in asked)
         cells = np.concatenate([cell_truths(scene) for scene in scenes])
@@ -256,12 +257,6 @@ def questions_about(scene: Scene, rng: random.Random | None) -> list[Question]:
         text = texts[0] if rng is None or rng.random() < 0.4 else rng.choice(texts)
         chosen.append((name, text, true[name]))
     return chosen
-
-
-def questions_about_pair(before: Scene, after: Scene, rng: random.Random | None) -> list[Question]:
-    """Return the two-frame question, once in its fixed text and, with `rng`, once paraphrased."""
-    texts = [CHANGE_QUESTION[0]] + ([rng.choice(CHANGE_QUESTION[1:])] if rng else [])
-    return [("change", text, change_answer(before, after)) for text in texts]
 
 
 def _pair_row(

@@ -109,7 +109,6 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
     num_asked = len(variants) - any(run.info.id == RECORDED for run in runs)
     columns: list[Column] = []
     cells: dict[tuple[str, int], dict[int, Result]] = {}
-    first: dict[tuple[str, int], Result] = {}
     for (number, variant), parts in sorted(found.items(), key=lambda item: item[0]):
         answer = parts[0][1][0]
         label = _letters(number) + (str(variant + 1) if num_asked > 1 else "")
@@ -117,17 +116,17 @@ def make_sheet(runs: Sequence[Run]) -> Sheet:
             each.usage.completion_tokens for _, answers in parts for each in one_per_request(answers)
         )
         runs_of_it = tuple(run for run, _ in parts)
-        for each in (each for _, answers in parts for each in _cells(answers, len(columns), cells)):
-            first.setdefault((each.recording, each.frame), each)
+        for _, answers in parts:
+            _fill_cells(answers, len(columns), cells)
         columns.append(Column(label, number, variant, runs_of_it, answer.prompt_id, answer.prompt, tokens))
-    rows = tuple(_row(first[place], cells[place], len(columns)) for place in sorted(cells))
+    rows = tuple(_row(cells[place], len(columns)) for place in sorted(cells))
     return Sheet(tuple(columns), rows, tuple(_variants(columns, len(variants))))
 
 
-def _cells(
+def _fill_cells(
     answers: Sequence[Result], column: int, cells: dict[tuple[str, int], dict[int, Result]]
-) -> Iterator[Result]:
-    """Put the answers of one prompt of one run into their cells, and yield them."""
+) -> None:
+    """Put the answers of one prompt of one run into their cells."""
     # Of frames that were shown together, the last that the answer speaks of was cut, those before it not.
     last = {request_of(answer): answer.frame for answer in answers if answer.error is None}
     for answer in answers:
@@ -135,7 +134,6 @@ def _cells(
         was_cut = answer.finish_reason == "length" and answer.frame == last.get(request_of(answer))
         cell = answer if was_cut or answer.finish_reason != "length" else replace(answer, finish_reason="")
         row[column] = _joined(row.get(column), cell)
-        yield answer
 
 
 def _variants(columns: Sequence[Column], num_variants: int) -> Iterator[Variant]:
@@ -173,9 +171,10 @@ def _joined(earlier: Result | None, cell: Result) -> Result:
     )
 
 
-def _row(answer: Result, found: dict[int, Result], num_columns: int) -> Row:
+def _row(found: dict[int, Result], num_columns: int) -> Row:
+    first = found[min(found)]
     cells = tuple(found.get(number) for number in range(num_columns))
-    return Row(answer.recording, answer.frame, answer.timestamp_s, answer.source, answer.key, cells)
+    return Row(first.recording, first.frame, first.timestamp_s, first.source, first.key, cells)
 
 
 def _letters(number: int) -> str:

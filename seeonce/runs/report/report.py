@@ -133,7 +133,9 @@ def render_report(
     truths = truths or [{}] * len(sheet.columns)
     pictures = DataUris(picture_of)
     rows = [_row(stretch, pictures) for stretch in _stretches(sheet, truths)]
-    colours = _colours(sheet)
+    # The most frequent activities have a colour each; all others share the last.
+    activities = _choices(sheet, _activity)
+    colours = {name: min(number, _NUM_COLOURS) for number, (name, _) in enumerate(activities)}
     timelines = list(_timelines(sheet, colours))
     recordings = sorted({row.recording for row in sheet.rows})
     css, script = _text_of("report.css"), _text_of("report.js")
@@ -156,7 +158,7 @@ def render_report(
         are_timelines_open=len(timelines) <= _MAX_OPEN_TIMELINES,
         legend=[(name, colour) for name, colour in colours.items() if colour < _NUM_COLOURS],
         apps=_choices(sheet, lambda cell: cell.description.apps if cell.description else ()),
-        activities=_choices(sheet, _activity),
+        activities=activities,
         recordings=recordings,
         left_out=list(_left_out(sheet, manifests)),
         runs=[
@@ -344,11 +346,6 @@ def _activity(cell: Result) -> tuple[str, ...]:
 def _shown(name: str) -> str:
     """Return an application or activity as it is counted: without case and white space that says nothing."""
     return normalised(name).casefold()[:200]
-
-
-def _colours(sheet: Sheet) -> dict[str, int]:
-    """Give the most frequent activities a colour each; all others share the last."""
-    return {name: min(number, _NUM_COLOURS) for number, (name, _) in enumerate(_choices(sheet, _activity))}
 
 
 def _timelines(sheet: Sheet, colours: dict[str, int]) -> Iterator[tuple[str, Column, tuple[Bar, ...]]]:
