@@ -57,14 +57,15 @@ def attend(
     batch, num_heads, length, head_dim = queries.shape
     num_kv_heads = own.keys.shape[1]
     rounded = _rounding(queries.dtype)
-    scaled = rounded(queries.astype(mx.float32) * rounded(mx.array(scale)))
+    scaled = _scaled(queries, scale, rounded)
     grouped = scaled.reshape(batch, num_kv_heads, num_heads // num_kv_heads * length, head_dim)
     scores = _scores(grouped, own, rounded)
     if mask is not None:
         by_position = scores.reshape(batch, num_kv_heads, -1, length, scores.shape[-1])
         scores = mx.where(mask[:, :, None], by_position, -math.inf).reshape(scores.shape)
-    sums, values = _shared(grouped, _sums(scores), readers, layer, rounded, is_prefill=length > 1)
-    values = values + _weighed(scores, sums, own, rounded)
+    _, of_own = _weights(scores)
+    sums, values = _shared(grouped, of_own, readers, layer, rounded, is_prefill=length > 1)
+    values = values + _weighed(mx.exp(scores - sums.top), sums, own, rounded)
     return values.astype(queries.dtype).reshape(queries.shape)
 
 
@@ -75,26 +76,47 @@ class _Sums(NamedTuple):
     total: mx.array
 
 
-def _scores(queries: mx.array, row: KVRow, rounded: _Rounding) -> mx.array:
-    return rounded(queries @ row.keys.astype(mx.float32).swapaxes(-1, -2))
+def _scaled(queries: mx.array, scale: float, rounded: _Rounding | None) -> mx.array:
+    if rounded is None:
+        return queries.astype(mx.float32) * scale
+    return rounded(queries.astype(mx.float32) * rounded(mx.array(scale)))
 
 
-def _sums(scores: mx.array, others: _Sums | None = None) -> _Sums:
-    """Sum the exponentials of scores, and of ``others`` beside them (as FlashAttention, arXiv 2205.14135)."""
+def _scores(queries: mx.array, row: KVRow, rounded: _Rounding | None) -> mx.array:
+    scores = queries @ row.keys.astype(mx.float32).swapaxes(-1, -2)
+    return scores if rounded is None else rounded(scores)
+
+
+def _weights(scores: mx.array, others: _Sums | None = None) -> tuple[mx.array, _Sums]:
+    """Return exponentials of scores, not divided by their sum yet, which is of ``others`` beside them, too.
+
+    As FlashAttention (arXiv 2205.14135) goes from block to block.
+    """
     top = mx.max(scores, axis=-1, keepdims=True)
-    if others is None:
-        return _Sums(top, mx.sum(mx.exp(scores - top), axis=-1, keepdims=True))
-    top = mx.maximum(top, others.top)
-    total = mx.sum(mx.exp(scores - top), axis=-1, keepdims=True)
-    return _Sums(top, total + others.total * mx.exp(others.top - top))
+    if others is not None:
+        top = mx.maximum(top, others.top)
+    weights = mx.exp(scores - top)
+    total = mx.sum(weights, axis=-1, keepdims=True)
+    if others is not None:
+        total = total + others.total * mx.exp(others.top - top)
+    return weights, _Sums(top, total)
 
 
-def _weighed(scores: mx.array, sums: _Sums, row: KVRow, rounded: _Rounding) -> mx.array:
-    return rounded(mx.exp(scores - sums.top) / sums.total) @ row.values.astype(mx.float32)
+def _weighed(weights: mx.array, sums: _Sums, row: KVRow, rounded: _Rounding | None) -> mx.array:
+    values = row.values.astype(mx.float32)
+    if rounded is None:
+        return weights @ values / sums.total
+    return rounded(weights / sums.total) @ values
 
 
 def _shared(
-    queries: mx.array, own: _Sums, readers: Readers, layer: int, rounded: _Rounding, *, is_prefill: bool
+    queries: mx.array,
+    own: _Sums,
+    readers: Readers,
+    layer: int,
+    rounded: _Rounding | None,
+    *,
+    is_prefill: bool,
 ) -> tuple[_Sums, mx.array]:
     """Attend to the prefixes, each for all of its readers at once; rows without one see nothing.
 
@@ -114,9 +136,9 @@ def _shared(
             block, *sums = (x[:, :, at : at + _BLOCK] for x in rows)
             if is_prefill and done is not None:  # one after the other: the scores of all would take gigabytes
                 block = mx.depends(block, done)
-            scores = _scores(block, prefix.in_place(layer), rounded)
-            joined = _sums(scores, _Sums(*sums))
-            done = _weighed(scores, joined, prefix.in_place(layer), rounded)
+            row = prefix.in_place(layer)
+            weights, joined = _weights(_scores(block, row, rounded), _Sums(*sums))
+            done = _weighed(weights, joined, row, rounded)
             of_blocks.append([*joined, done])
         each = of_blocks[0]
         if len(of_blocks) > 1:
@@ -130,27 +152,24 @@ def _shared(
 
 
 @cache
-def _rounding(dtype: mx.Dtype) -> _Rounding:
-    """Return how MLX's own attention rounds scores and weights on this device: to ``dtype``, or not at all.
+def _rounding(dtype: mx.Dtype) -> _Rounding | None:
+    """Return how MLX's own attention rounds scores and weights on this device; None where it does not.
 
-    What runs on a CPU rounds, kernels of GPUs do not: both are tried beside it.
+    What runs on a CPU rounds to ``dtype``, kernels of GPUs do not: both are tried beside it.
     """
 
-    def to_dtype(x: mx.array) -> mx.array:
+    def rounded(x: mx.array) -> mx.array:
         return x.astype(dtype).astype(mx.float32)
-
-    def not_at_all(x: mx.array) -> mx.array:
-        return x
 
     queries, keys, values = (
         mx.random.normal((1, 1, 256, 64), key=mx.random.key(number)).astype(dtype) for number in range(3)
     )
-    wanted = mx.fast.scaled_dot_product_attention(queries[:, :, :1], keys, values, scale=1.0)
+    row, queries = KVRow(keys, values), queries[:, :, :1]
+    wanted = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0)
 
-    def distance(rounded: _Rounding) -> float:
-        row = KVRow(keys, values)
-        scores = _scores(queries[:, :, :1].astype(mx.float32), row, rounded)
-        found = _weighed(scores, _sums(scores), row, rounded).astype(dtype)
+    def distance(rounded: _Rounding | None) -> float:
+        weights, sums = _weights(_scores(_scaled(queries, 1.0, rounded), row, rounded))
+        found = _weighed(weights, sums, row, rounded).astype(dtype)
         return float(mx.mean(mx.abs((found - wanted).astype(mx.float32))))
 
-    return min((not_at_all, to_dtype), key=distance)
+    return None if dtype == mx.float32 else min((None, rounded), key=distance)
