@@ -1,12 +1,13 @@
 """Attention of rows that read a prefix together: over it at once, and over what each has of its own.
 
-Both are joined by one softmax, from the maximum and the sum of either (as blocks are in FlashAttention, arXiv
-2205.14135). Maxima, sums and the joining are float32; products are of the compute type.
+Both have one softmax, computed in float32 and rounded where MLX's own attention on this device rounds,
+so that answers in 16 bits are those of live encoding, too.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -14,6 +15,7 @@ from infer.kv_cache import KVRow
 from infer.prefixes import SharedPrefix
 
 _BLOCK = 512  # queries whose scores over a prefix are held at once
+_Rounding = Callable[[mx.array], mx.array]
 
 
 class Readers:
@@ -27,25 +29,12 @@ class Readers:
                 rows.setdefault(prefix, []).append(row)
         self.groups = [(prefix, len(group)) for prefix, group in rows.items()]
         order = [row for group in rows.values() for row in group]
+        order += [row for row, prefix in enumerate(prefixes) if prefix is None]
         self.order = mx.array(order, dtype=mx.int32)
-        place = dict(zip(order, range(len(order)), strict=True))
-        self.place = mx.array([place.get(row, len(order)) for row in range(len(prefixes))], dtype=mx.int32)
-        self.all_read = len(order) == len(prefixes)
+        self.place = mx.argsort(self.order)
 
     def __bool__(self) -> bool:
         return bool(self.groups)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Attention over some of a row's columns: the greatest score, the sum of exponentials, their product.
-
-    float32 ``(batch, num_kv_heads, queries, 1)``, the same, and ``(batch, num_kv_heads, queries, head_dim)``.
-    """
-
-    top: mx.array
-    total: mx.array
-    values: mx.array
 
 
 def attend(
@@ -67,51 +56,120 @@ def attend(
         raise ValueError(f"beside a prefix a mask must be an array, not {mask!r}")
     batch, num_heads, length, head_dim = queries.shape
     num_kv_heads = own.keys.shape[1]
-    grouped = (queries * scale).reshape(batch, num_kv_heads, num_heads // num_kv_heads * length, head_dim)
-    shared = _shared(grouped, readers, layer, is_prefill=length > 1)
-    part = _part(grouped, own, mask, length)
-    top = mx.maximum(part.top, shared.top)
-    of_own, of_shared = mx.exp(part.top - top), mx.exp(shared.top - top)
-    values = part.values * of_own + shared.values * of_shared
-    total = part.total * of_own + shared.total * of_shared
-    return (values / total).astype(queries.dtype).reshape(queries.shape)
-
-
-def _part(queries: mx.array, row: KVRow, mask: mx.array | None = None, length: int = 1) -> _Part:
-    scores = (queries @ row.keys.swapaxes(-1, -2)).astype(mx.float32)
+    rounded = _rounding(queries.dtype)
+    scaled = _scaled(queries, scale, rounded)
+    grouped = scaled.reshape(batch, num_kv_heads, num_heads // num_kv_heads * length, head_dim)
+    scores = _scores(grouped, own, rounded)
     if mask is not None:
-        shape = scores.shape
-        by_position = scores.reshape(*shape[:2], -1, length, shape[3])
-        scores = mx.where(mask[:, :, None], by_position, -math.inf).reshape(shape)
+        by_position = scores.reshape(batch, num_kv_heads, -1, length, scores.shape[-1])
+        scores = mx.where(mask[:, :, None], by_position, -math.inf).reshape(scores.shape)
+    _, of_own = _weights(scores)
+    sums, values = _shared(grouped, of_own, readers, layer, rounded, is_prefill=length > 1)
+    values = values + _weighed(mx.exp(scores - sums.top), sums, own, rounded)
+    return values.astype(queries.dtype).reshape(queries.shape)
+
+
+class _Sums(NamedTuple):
+    """Each query's greatest score and sum of exponentials, float32 ``(batch, num_kv_heads, queries, 1)``."""
+
+    top: mx.array
+    total: mx.array
+
+
+def _scaled(queries: mx.array, scale: float, rounded: _Rounding | None) -> mx.array:
+    if rounded is None:
+        return queries.astype(mx.float32) * scale
+    return rounded(queries.astype(mx.float32) * rounded(mx.array(scale)))
+
+
+def _scores(queries: mx.array, row: KVRow, rounded: _Rounding | None) -> mx.array:
+    scores = queries @ row.keys.astype(mx.float32).swapaxes(-1, -2)
+    return scores if rounded is None else rounded(scores)
+
+
+def _weights(scores: mx.array, others: _Sums | None = None) -> tuple[mx.array, _Sums]:
+    """Return exponentials of scores, not divided by their sum yet, which is of ``others`` beside them, too.
+
+    As FlashAttention (arXiv 2205.14135) goes from block to block.
+    """
     top = mx.max(scores, axis=-1, keepdims=True)
+    if others is not None:
+        top = mx.maximum(top, others.top)
     weights = mx.exp(scores - top)
-    values = (weights.astype(queries.dtype) @ row.values).astype(mx.float32)
-    return _Part(top, mx.sum(weights, axis=-1, keepdims=True), values)
+    total = mx.sum(weights, axis=-1, keepdims=True)
+    if others is not None:
+        total = total + others.total * mx.exp(others.top - top)
+    return weights, _Sums(top, total)
 
 
-def _shared(queries: mx.array, readers: Readers, layer: int, *, is_prefill: bool) -> _Part:
-    """Attend to the prefixes, each for all of its readers at once; rows without one see nothing."""
-    _, num_kv_heads, num_queries, head_dim = queries.shape
-    ordered, begin = queries[readers.order], 0
+def _weighed(weights: mx.array, sums: _Sums, row: KVRow, rounded: _Rounding | None) -> mx.array:
+    values = row.values.astype(mx.float32)
+    if rounded is None:
+        return weights @ values / sums.total
+    return rounded(weights / sums.total) @ values
+
+
+def _shared(
+    queries: mx.array,
+    own: _Sums,
+    readers: Readers,
+    layer: int,
+    rounded: _Rounding | None,
+    *,
+    is_prefill: bool,
+) -> tuple[_Sums, mx.array]:
+    """Attend to the prefixes, each for all of its readers at once; rows without one see nothing.
+
+    Returns the sums over prefix and ``own`` columns, and the prefix's share of the values.
+    """
+    num_kv_heads, num_queries = queries.shape[1:3]
+    ordered, begin = [x[readers.order] for x in (queries, *own)], 0
     parts: list[list[mx.array]] = []
     done: mx.array | None = None
     for prefix, num_rows in readers.groups:
-        rows = ordered[begin : begin + num_rows].swapaxes(0, 1).reshape(1, num_kv_heads, -1, head_dim)
+        rows = [
+            x[begin : begin + num_rows].swapaxes(0, 1).reshape(1, num_kv_heads, num_rows * num_queries, -1)
+            for x in ordered
+        ]
         of_blocks = []
-        for at in range(0, rows.shape[2], _BLOCK):
-            block = rows[:, :, at : at + _BLOCK]
+        for at in range(0, num_rows * num_queries, _BLOCK):
+            block, *sums = (x[:, :, at : at + _BLOCK] for x in rows)
             if is_prefill and done is not None:  # one after the other: the scores of all would take gigabytes
                 block = mx.depends(block, done)
-            part = _part(block, prefix.in_place(layer))
-            of_blocks.append([part.top, part.total, part.values])
-            done = part.values
+            row = prefix.in_place(layer)
+            weights, joined = _weights(_scores(block, row, rounded), _Sums(*sums))
+            done = _weighed(weights, joined, row, rounded)
+            of_blocks.append([*joined, done])
         each = of_blocks[0]
         if len(of_blocks) > 1:
             each = [mx.concatenate(list(of), axis=2) for of in zip(*of_blocks, strict=True)]
         parts.append([x.reshape(num_kv_heads, num_rows, num_queries, -1).swapaxes(0, 1) for x in each])
         begin += num_rows
-    if not readers.all_read:
-        none = mx.zeros((1, num_kv_heads, num_queries, 1))
-        parts.append([none - math.inf, none, mx.zeros((1, num_kv_heads, num_queries, head_dim))])
+    without = [x[begin:] for x in ordered]
+    parts.append([*without[1:], mx.zeros_like(without[0])])
     top, total, values = (mx.concatenate(list(of))[readers.place] for of in zip(*parts, strict=True))
-    return _Part(top, total, values)
+    return _Sums(top, total), values
+
+
+@cache
+def _rounding(dtype: mx.Dtype) -> _Rounding | None:
+    """Return how MLX's own attention rounds scores and weights on this device; None where it does not.
+
+    What runs on a CPU rounds to ``dtype``, kernels of GPUs do not: both are tried beside it.
+    """
+
+    def rounded(x: mx.array) -> mx.array:
+        return x.astype(dtype).astype(mx.float32)
+
+    queries, keys, values = (
+        mx.random.normal((1, 1, 256, 64), key=mx.random.key(number)).astype(dtype) for number in range(3)
+    )
+    row, queries = KVRow(keys, values), queries[:, :, :1]
+    wanted = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+
+    def distance(rounded: _Rounding | None) -> float:
+        weights, sums = _weights(_scores(_scaled(queries, 1.0, rounded), row, rounded))
+        found = _weighed(weights, sums, row, rounded).astype(dtype)
+        return float(mx.mean(mx.abs((found - wanted).astype(mx.float32))))
+
+    return None if dtype == mx.float32 else min((None, rounded), key=distance)

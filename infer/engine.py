@@ -114,8 +114,7 @@ class Engine:
         """Answer with what is loaded."""
         self.model, self.tokenizer = model, tokenizer
         self.prefix_cache: PrefixCache | None = None
-        # Rows read a shared prefix in place, unless that is slower here or rounds otherwise than live does.
-        self.copy_prefixes = not model.is_float32
+        self.copy_prefixes = False  # rows read a shared prefix in place, unless that is slower here
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: str) -> Self:

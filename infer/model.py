@@ -222,11 +222,6 @@ class LanguageModel:
         return sum(int(array.nbytes) for _, array in weights)
 
     @property
-    def is_float32(self) -> bool:
-        """Whether it computes in float32."""
-        return self._dtype == mx.float32
-
-    @property
     def attention_shape(self) -> str:
         """Name what decides how fast attention is: widths of hidden states, keys and values, and the type."""
         layer = self.checkpoint.text.layers[self.model.attention]

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 from live_mlx_vlm import Encoded
+from PIL import Image
 from served import Served, data_url, image, prepared, served, text
-from tiny_checkpoint import Tiny, write_checkpoint
 
 from infer.engine import Engine
 from infer.features import StoredFeatures
 from infer.limits import BatchLimits
 from infer.request import Request
 from infer.sampling import Sampling
+from seeonce.bench.options import Dims
+from seeonce.bench.random_weights import write_checkpoint
 from seeonce.demo import questions
 from seeonce.demo.questions import QUESTIONS
 from seeonce.runs.prompts import Prompt
@@ -79,11 +81,15 @@ def asked(tmp_path: Path) -> Asked:
 
 
 @pytest.fixture
-def asked_larger(tmp_path: Path) -> Asked:
-    """Random weights whose steps take several times those of the demo's, which is a toy to any clients."""
-    tiny = Tiny(text_layers=8, hidden=256, max_pixels=65536)
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny)
-    return Asked(prepared(checkpoint, FOLDER / "recording", tmp_path / "home"), max_tokens=40)
+def asked_small(tmp_path: Path) -> Asked:
+    """Random weights of `bench --dims small`, and pictures of 160 tokens: steps that tell beside clients."""
+    (checkpoint := tmp_path / "checkpoint").mkdir()
+    (pictures := tmp_path / "pictures").mkdir()
+    for path in sorted((FOLDER / "recording").glob("*.png"))[:24]:
+        Image.open(path).resize((512, 320)).save(pictures / path.name)
+    return Asked(
+        prepared(write_checkpoint(checkpoint, Dims.small), pictures, tmp_path / "home"), max_tokens=40
+    )
 
 
 @pytest.mark.campaign
@@ -120,14 +126,13 @@ def _other(number: int, body: dict[str, Any]) -> dict[str, Any]:
     return {"body": body | {"stream": True}, "leaves": True}
 
 
-# On two cores clients and loop take a quarter of the processor, and a slot is free until its client has
-# asked again: 0.65 to 0.88 there, where 0.9 is wanted.
+# The demo's model is a toy: beside it the loop and the clients take a quarter of the two cores.
 @pytest.mark.campaign
-@pytest.mark.parametrize("weights", ["asked", "asked_larger"])
+@pytest.mark.parametrize(("weights", "least"), [("asked", 0.5), ("asked_small", 0.9)])
 def test_sixteen_clients_reach_most_of_what_describe_reaches(
-    weights: str, request: pytest.FixtureRequest
+    weights: str, least: float, request: pytest.FixtureRequest
 ) -> None:
-    assert _share_of_describe(request.getfixturevalue(weights), num_rounds=5) > 0.5
+    assert _share_of_describe(request.getfixturevalue(weights), num_rounds=5) > least
 
 
 def _share_of_describe(asked: Asked, num_rounds: int) -> float:

@@ -11,11 +11,9 @@ import pytest
 from asked_live import Asked
 
 from cache.base.home import Home
-from checkpoint.folder import find_checkpoint
 from infer.attention import Readers, attend
 from infer.canary import copies_prefixes
 from infer.decoding import DecodeBatch
-from infer.engine import Engine
 from infer.kv_cache import KVRow
 from infer.limits import BatchLimits
 from infer.prefixes import SharedPrefix
@@ -209,11 +207,3 @@ def test_the_faster_way_to_read_prefixes_is_timed_once(asked: Asked, tmp_path: P
     assert copies_prefixes(Home(tmp_path), shape, copies_are_faster)
     assert len(tried) == 1
     assert not copies_prefixes(Home(tmp_path), f"{shape} wider", lambda: False)
-
-
-@pytest.mark.parametrize(("dtype", "copied"), [("float32", False), ("bfloat16", True)])
-def test_in_sixteen_bits_rows_have_copies_as_live_encoding_rounds(
-    dtype: str, copied: bool, plain: Path
-) -> None:
-    engine = Engine.load(find_checkpoint(str(plain), print), dtype)
-    assert engine.copy_prefixes is copied

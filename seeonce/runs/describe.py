@@ -107,7 +107,7 @@ def load_engine(
     from infer.engine import Engine
 
     engine = Engine.load(checkpoint, dtype)
-    if limits.share_prefixes and not engine.copy_prefixes:
+    if limits.share_prefixes:
         shape = engine.model.attention_shape
         engine.copy_prefixes = copies_prefixes(home, shape, engine.copies_are_faster)
     if prefix_cache:
