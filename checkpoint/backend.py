@@ -58,16 +58,21 @@ def provenance() -> "Provenance":
     mx = import_mlx()
     device = mx.default_device()
     info = mx.device_info() if hasattr(mx, "device_info") else {}
-    threads = "" if (number := num_threads()) is None else counted(number, "thread")
     chip = str(info.get("device_name") or platform.processor() or platform.machine())
     return Provenance(
         mlx=installed_version("mlx"),
         mlx_vlm=installed_version("mlx-vlm"),
         seeonce=installed_version("seeonce"),
         device=str(device),
-        chip=", ".join(filter(None, (chip, blas_in_front(), threads))),
+        chip=", ".join(filter(None, (chip, *_product()))),
         host_os=f"{platform.system()} {platform.release()}",
     )
+
+
+@cache
+def _product() -> tuple[str, str]:
+    """Return what multiplies, and with how many threads: it stays so once MLX is imported."""
+    return blas_in_front(), "" if (number := num_threads()) is None else counted(number, "thread")
 
 
 def memory_bytes() -> int:

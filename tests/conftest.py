@@ -12,22 +12,28 @@ if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_
 
 import seeonce  # noqa: F401, I001 - before MLX, which then multiplies with OpenBLAS
 import gc
+import inspect
 import json
 import shlex
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer.main
+from mlx_vlm.models import base
+from mlx_vlm.models.qwen3_vl import config
 from tiny_checkpoint import Tiny, write_checkpoint
 
 from cache.base.home import Home
 from infer.canary import Verdict, combination, remember
+from infer.engine import Engine
 from seeonce.commands import main
 from seeonce.verifier import canary, outputs
 
@@ -35,6 +41,17 @@ gc.freeze()  # a million objects of the imports are not looked through again and
 
 # Typer makes its commands again at each call, which takes as long as many a command.
 typer.main.get_command = cache(typer.main.get_command)
+
+# mlx-vlm looks a class's signature up again for each key of a checkpoint's configuration.
+for reads_signatures in (base, config):
+    reads_signatures.inspect = SimpleNamespace(
+        signature=cache(inspect.signature), Parameter=inspect.Parameter
+    )
+
+# A store is thousands of small files: they are written in memory where there is room.
+IN_MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 4 << 30:
+    tempfile.tempdir = str(IN_MEMORY)
 
 MAX_PIXELS = 65536  # attention over many patches is slow on a CPU
 TEXT_LAYERS = 3  # as many as DeepStack reaches; tests of equality and of verify-cache have one more
@@ -149,6 +166,22 @@ def _be_another_user(patch: pytest.MonkeyPatch, root: Path) -> Path:
 def no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every home is new here, and the canary would be run for each: ``test_canary`` runs it."""
     _leave_canary_out(monkeypatch)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def prefixes_timed_once() -> Iterator[None]:
+    """Every home is new here, and how prefixes are best read would be timed for each."""
+    time_it, faster = Engine.copies_are_faster, dict[str, bool]()
+
+    def copies_are_faster(engine: Engine) -> bool:
+        shape = engine.model.attention_shape
+        if shape not in faster:
+            faster[shape] = time_it(engine)
+        return faster[shape]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "copies_are_faster", copies_are_faster)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -32,12 +32,14 @@ def test_answers_on_unseen_screens_are_true(num_screens: int) -> None:
     assert min(got.values()) >= 0.9
 
 
+@pytest.mark.campaign  # test_demo_answers has it with fewer questions
 def test_without_deepstack_answers_are_false() -> None:
     got = rates(seeds(NUM_OF_CONTROLS), zero_deepstack=True)
     assert got["description"] <= 0.5
     assert got["apps"] <= 0.7
 
 
+@pytest.mark.campaign
 def test_with_another_frames_picture_answers_are_false() -> None:
     got = rates(seeds(NUM_OF_CONTROLS), swap_images=True)
     assert got["description"] <= 0.5

@@ -101,7 +101,9 @@ def _assert_live(
 # --- the features
 
 
-@pytest.mark.parametrize("name", ["plain", "moe", "vision_4bit", "mlx_layout"])
+@pytest.mark.parametrize(
+    "name", ["plain", pytest.param("moe", marks=pytest.mark.campaign), "vision_4bit", "mlx_layout"]
+)
 def test_features_are_the_live_towers_bit_for_bit(
     name: str, store: Store, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

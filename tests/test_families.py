@@ -51,7 +51,13 @@ def test_an_entry_without_deepstack_is_one_layer(run: Run, encoded: str, home: P
     assert len(entries) == 6
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen3_5",
+        *(pytest.param(name, marks=pytest.mark.campaign) for name in CHECKPOINTS if name != "qwen3_5"),
+    ],
+)
 def test_sampled_answers_do_not_depend_on_their_neighbours(
     name: str, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ) -> None:

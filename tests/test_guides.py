@@ -80,13 +80,13 @@ def test_the_commands_of_a_guide_work(
     monkeypatch.setenv("SEEONCE_MODEL", "demo")
     monkeypatch.chdir(tmp_path)
     page = guide.read_text(encoding="utf-8")
-    script = "\n".join(_commands(page))
-    if "seeonce serve" in script:
-        _run_as_processes(script, tmp_path)
-    else:
-        for program, *words in _typed(script, tmp_path, monkeypatch):
-            ended = run(program, *words)
-            assert ended.code == 0, ended.out + ended.err
+    lines = _commands(page)
+    until_served = next((at for at, line in enumerate(lines) if "seeonce serve" in line), len(lines))
+    for program, *words in _typed("\n".join(lines[:until_served]), tmp_path, monkeypatch):
+        ended = run(program, *words)
+        assert ended.code == 0, ended.out + ended.err
+    if lines[until_served:]:
+        _run_as_processes("\n".join(lines[until_served:]), tmp_path)
     exec("\n".join(PYTHON.findall(page)), {})
 
 
@@ -95,7 +95,7 @@ def _run_as_processes(script: str, place: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
     program = place / "bin" / "seeonce"
-    program.parent.mkdir()
+    program.parent.mkdir(exist_ok=True)
     program.write_text(f"#!{sys.executable}\nfrom seeonce.__main__ import main\nmain()\n")
     program.chmod(0o755)
     done = subprocess.run(

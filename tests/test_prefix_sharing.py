@@ -83,7 +83,11 @@ def _image_tokens(asked: Asked) -> int:
     return sum(frame.num_tokens for frame in asked.frames)
 
 
-@pytest.mark.parametrize("limits", [SHARED, BatchLimits(3, 8, 33), BatchLimits(1, 1, 2048)], ids=str)
+@pytest.mark.parametrize(
+    "limits",
+    [SHARED, BatchLimits(3, 8, 33), pytest.param(BatchLimits(1, 1, 2048), marks=pytest.mark.campaign)],
+    ids=str,
+)
 def test_eight_questions_prefill_a_frame_once(asked: Asked, limits: BatchLimits) -> None:
     requests = asked.questions(8)
     with SeenByDecoder(asked) as seen:
@@ -186,7 +190,11 @@ def test_answers_of_one_token_share_too(asked: Asked) -> None:
     assert ended.tokens(requests) == asked.want(requests)
 
 
-@pytest.mark.parametrize("limits", [BatchLimits(8), BatchLimits(4, 4), BatchLimits(8, 8)], ids=str)
+@pytest.mark.parametrize(
+    "limits",
+    [pytest.param(BatchLimits(8), marks=pytest.mark.campaign), BatchLimits(4, 4), BatchLimits(8, 8)],
+    ids=str,
+)
 def test_followers_do_not_wait_for_more_slots_than_they_fill(many: Asked, limits: BatchLimits) -> None:
     requests = many.questions(8)
     with StepsOf(many) as counted:

@@ -69,7 +69,7 @@ def is_whole(bucket: BucketStore) -> bool:
 @pytest.mark.parametrize(
     "fault", [(503, "SlowDown"), (500, "InternalError"), (0, "drop"), (0, "stall"), (0, "cut")], ids=str
 )
-@pytest.mark.parametrize("num_requests", [3, 16])
+@pytest.mark.parametrize("num_requests", [pytest.param(3, marks=pytest.mark.campaign), 16])
 def test_a_server_that_fails_for_a_moment_is_asked_again(
     served: tuple[StandIn, Server], fault: Fault, num_requests: int, tmp_path: Path
 ) -> None:

@@ -114,7 +114,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return _encoded("plain", tmp_path_factory.mktemp("verify"))
 
 
-@pytest.mark.parametrize("name", list(CHECKPOINTS))
+@pytest.mark.parametrize(
+    "name",
+    ["plain", *(pytest.param(name, marks=pytest.mark.campaign) for name in CHECKPOINTS if name != "plain")],
+)
 def test_a_right_store_passes_and_says_how_much_was_checked(name: str, tmp_path: Path) -> None:
     report = _encoded(name, tmp_path).verify(sample="2")
     assert report.equal
@@ -167,7 +170,9 @@ def _one_bit(index: int, stored: dict[int, Features]) -> Features:
 
 
 @pytest.mark.parametrize("fault", [_zero_deepstack, _swap_layers, _swap_frames, _roll_rows, _one_bit])
-@pytest.mark.parametrize("provenance", [None, OTHER], ids=["same", "other"])
+@pytest.mark.parametrize(
+    "provenance", [None, pytest.param(OTHER, marks=pytest.mark.campaign)], ids=["same", "other"]
+)
 def test_wrong_features_in_sound_entries_are_objected_to(
     recorded: Recorded,
     tmp_path: Path,

@@ -260,9 +260,9 @@ ALWAYS = (
     _decode_one_position_off,
     _share_the_prefix_of_another_frame,
     _show_frames_in_another_order,
-    _swap_deepstack_in_both_encodings,
 )
 CAMPAIGN = (
+    _swap_deepstack_in_both_encodings,
     _drop_deepstack,
     _give_the_neighbour,
     _mask_one_column_off,
