@@ -6,7 +6,7 @@ group by group. Of times only the server's own count.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -140,8 +140,8 @@ def collect_bucket(
     """
     objects, report = bucket.objects, BucketCollection(dry_run)
     now_s = time.time() if dry_run else _server_time_s(objects)
-    with KeysOnDisk() as named, KeysOnDisk() as due, KeysOnDisk() as still_named:
-        _add_all_named(objects, named)
+    with KeysOnDisk() as named, KeysOnDisk() as due, KeysOnDisk() as named_since:
+        manifests = _add_all_named(objects, named)
         for number in range(NUM_GROUPS):
             wanted, sizes, markers = named.group(number), _sizes(objects, number), _markers(objects, number)
             for key in (sizes.keys() | markers.keys()) - wanted:
@@ -154,10 +154,10 @@ def collect_bucket(
             _unmark(objects, markers.keys() & wanted, report)
             on_progress(number + 1, 2 * NUM_GROUPS)
         # A manifest that was written meanwhile is seen now; of a later one the writer removes the markers.
-        _add_all_named(objects, still_named)
+        _add_all_named(objects, named_since, but=manifests)
         for number in range(NUM_GROUPS):
             if keys := due.group(number):
-                sizes, wanted = _sizes(objects, number), still_named.group(number)
+                sizes, wanted = _sizes(objects, number), named_since.group(number)
                 _unmark(objects, keys & wanted, report)
                 for key in keys - wanted:
                     _remove(objects, key, sizes.get(key, {}), report)
@@ -213,8 +213,10 @@ def _unmark(objects: Objects, keys: Iterable[EntryKey], report: BucketCollection
             objects.delete(marker_name(key))
 
 
-def _add_all_named(objects: Objects, named: KeysOnDisk) -> None:
-    for name in head_names(objects):
+def _add_all_named(objects: Objects, named: KeysOnDisk, but: Container[str] = ()) -> set[str]:
+    """Add what manifests name, ``but`` those, which never change; return the manifests' names."""
+    manifests = {name for name in head_names(objects) if name not in but}
+    for name in manifests:
         try:
             _add_named(objects, name, named)
         except StoreError as error:
@@ -224,6 +226,7 @@ def _add_all_named(objects: Objects, named: KeysOnDisk) -> None:
                 raise StoreError(
                     f"nothing is collected, since nobody knows what this names: {error}"
                 ) from None
+    return manifests
 
 
 def _add_named(objects: Objects, name: str, named: KeysOnDisk) -> None:
