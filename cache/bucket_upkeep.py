@@ -16,7 +16,7 @@ from typing import Any, Self
 from cache.base.errors import StoreError
 from cache.base.text import counted
 from cache.bucket import BucketStore, chunk_name, marker_name, metadata_name
-from cache.bucket_manifests import head_names, part_names, read_head, read_parts
+from cache.bucket_manifests import head_names, part_names, read_head, read_keys
 from cache.check import CheckReport, Problem, in_subset
 from cache.entry import METADATA_NAME
 from cache.gc import OnProgress
@@ -231,8 +231,7 @@ def _add_all_named(objects: Objects, named: KeysOnDisk, but: Container[str] = ()
 
 def _add_named(objects: Objects, name: str, named: KeysOnDisk) -> None:
     read_head(objects, name)
-    for part in read_parts(objects, name):
-        named.add(frame.key for frame in part.frames)
+    named.add(read_keys(objects, name))
 
 
 def _remove_old_manifests(objects: Objects, before_s: float, report: BucketCollection) -> None:
