@@ -10,7 +10,6 @@ Prints of each step seconds of the processor, the memory at its start, and how f
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,15 +30,10 @@ def rows(num_keys: int) -> Iterator[FrameEntry]:
 
 def put_entries(bucket: BucketStore, num_keys: int) -> None:
     """Put the names of so many entries, and of one in a hundred that no manifest names."""
-
-    def put(number: int) -> None:
+    for number in range(num_keys + num_keys // 100):
         key = frame(number).key if number < num_keys else EntryKey(number.to_bytes(4, "little") * 8)
         for name in (chunk_name(key), metadata_name(key)):
             obstore.put(bucket.objects.store, name, b"x")
-
-    with ThreadPoolExecutor(16) as threads:
-        for start in range(0, num_keys + num_keys // 100, 10_000):
-            list(threads.map(put, range(start, min(start + 10_000, num_keys + num_keys // 100))))
 
 
 def show(what: str, work: Callable[[], object]) -> None:
