@@ -21,7 +21,7 @@ from cache.check import CheckReport, Problem, in_subset
 from cache.entry import METADATA_NAME
 from cache.gc import OnProgress
 from cache.key import DIGEST_BYTES, EntryKey
-from cache.layout import FRAMES, RECORDINGS, SHARDS, TRASH
+from cache.layout import FRAMES, RECORDINGS, SHARDS, TRASH, group_name
 from cache.objects import Objects
 
 GRACE_S = 7 * 24 * 3600  # between the marker of a collection and the removal
@@ -179,9 +179,10 @@ def require_entries(
     Raises:
         StoreError: entries are missing nonetheless.
     """
-    wanted, gone = set(keys), set[EntryKey]()
+    wanted, gone, groups = set(keys), set[EntryKey](), {group_name(key) for key in keys}
+    folder = f"{TRASH}/{groups.pop()}" if len(groups) == 1 else TRASH
     for _ in range(_NUM_REPAIRS):
-        if marked := [key for item in bucket.objects.list(TRASH) if (key := _key(item["path"])) in wanted]:
+        if marked := [key for item in bucket.objects.list(folder) if (key := _key(item["path"])) in wanted]:
             for key in marked:
                 bucket.objects.delete(marker_name(key))
             time.sleep(settle_s)  # it may have looked at a marker a moment before

@@ -127,7 +127,7 @@ def stage_stream(
     """
 
     def write(fd: int) -> tuple[int, bytes]:
-        hasher, crc32c, start, to_write_back = blake3(), 0, 0, _WRITE_BACK_BYTES
+        hasher, crc32c, start = blake3(), 0, 0
         scratch = np.empty(SLICE_BYTES, np.uint8)
         preallocate(fd, info.nbytes + CHECKSUM_BYTES)
         while start < info.nbytes:
@@ -136,9 +136,8 @@ def stage_stream(
             crc32c = int(google_crc32c.extend(crc32c, found))
             hasher.update(found.data)
             start += part.nbytes
-            if start >= to_write_back:
+            if start % _WRITE_BACK_BYTES < part.nbytes:
                 write_back(fd)
-                to_write_back = start + _WRITE_BACK_BYTES
         own = b""
         while len(own) < CHECKSUM_BYTES:
             own += take(CHECKSUM_BYTES - len(own)).tobytes()
