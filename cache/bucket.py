@@ -38,7 +38,6 @@ from cache.layout import FRAMES, STORE_FILE, TRASH, group_name, new_store_file, 
 from cache.manifest import Manifest, ManifestHead
 from cache.objects import Objects, Stream
 from cache.reading import (
-    SLICE_BYTES,
     check_blake3,
     check_length,
     check_payload,
@@ -265,7 +264,8 @@ class BucketStore:
             return None
         try:
             check_length(stream.size, info.nbytes)
-            found = _digests(stream, info.nbytes)
+            hasher = blake3()
+            found = check_payload(stream.fill, info.nbytes, None, None, hasher), hasher.digest()
             if there is not None and (there.crc32c, there.blake3) == found:
                 return there, stream.etag, True
             if (info.crc32c, info.blake3) == found:
@@ -446,24 +446,3 @@ def _vouched(stream: Stream, info: EntryInfo, crc32c: int, digest: bytes) -> Ent
         )
     except StoreError:  # a file has none, and some servers may lose them
         return None
-
-
-def _digests(stream: Stream, num_bytes: int) -> tuple[int, bytes]:
-    """Read a chunk of unknown bytes; return crc32c and BLAKE3 of its payload.
-
-    Raises:
-        DamagedError: its checksum is of other bytes.
-    """
-    hasher, crc32c, left = blake3(), 0, num_bytes
-    scratch = np.empty(min(SLICE_BYTES, num_bytes), np.uint8)
-    while left:
-        part = scratch[: min(left, scratch.nbytes)]
-        stream.fill(part)
-        crc32c = int(google_crc32c.extend(crc32c, part))
-        hasher.update(part.data)
-        left -= part.nbytes
-    own = np.empty(CHECKSUM_BYTES, np.uint8)
-    stream.fill(own)
-    if int.from_bytes(own.tobytes(), "little") != crc32c:
-        raise DamagedError("its checksum is of other bytes")
-    return crc32c, hasher.digest()

@@ -6,7 +6,7 @@ group by group. Of times only the server's own count.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,12 +16,12 @@ from typing import Any, Self
 from cache.base.errors import StoreError
 from cache.base.text import counted
 from cache.bucket import BucketStore, chunk_name, marker_name, metadata_name
-from cache.bucket_manifests import head_names, part_names, read_head, read_parts
+from cache.bucket_manifests import head_names, part_names, read_head, read_keys
 from cache.check import CheckReport, Problem, in_subset
 from cache.entry import METADATA_NAME
 from cache.gc import OnProgress
 from cache.key import DIGEST_BYTES, EntryKey
-from cache.layout import FRAMES, RECORDINGS, SHARDS, TRASH
+from cache.layout import FRAMES, RECORDINGS, SHARDS, TRASH, group_name
 from cache.objects import Objects
 
 GRACE_S = 7 * 24 * 3600  # between the marker of a collection and the removal
@@ -140,8 +140,8 @@ def collect_bucket(
     """
     objects, report = bucket.objects, BucketCollection(dry_run)
     now_s = time.time() if dry_run else _server_time_s(objects)
-    with KeysOnDisk() as named, KeysOnDisk() as due, KeysOnDisk() as still_named:
-        _add_all_named(objects, named)
+    with KeysOnDisk() as named, KeysOnDisk() as due, KeysOnDisk() as named_since:
+        manifests = _add_all_named(objects, named)
         for number in range(NUM_GROUPS):
             wanted, sizes, markers = named.group(number), _sizes(objects, number), _markers(objects, number)
             for key in (sizes.keys() | markers.keys()) - wanted:
@@ -154,10 +154,10 @@ def collect_bucket(
             _unmark(objects, markers.keys() & wanted, report)
             on_progress(number + 1, 2 * NUM_GROUPS)
         # A manifest that was written meanwhile is seen now; of a later one the writer removes the markers.
-        _add_all_named(objects, still_named)
+        _add_all_named(objects, named_since, but=manifests)
         for number in range(NUM_GROUPS):
             if keys := due.group(number):
-                sizes, wanted = _sizes(objects, number), still_named.group(number)
+                sizes, wanted = _sizes(objects, number), named_since.group(number)
                 _unmark(objects, keys & wanted, report)
                 for key in keys - wanted:
                     _remove(objects, key, sizes.get(key, {}), report)
@@ -179,9 +179,10 @@ def require_entries(
     Raises:
         StoreError: entries are missing nonetheless.
     """
-    wanted, gone = set(keys), set[EntryKey]()
+    wanted, gone, groups = set(keys), set[EntryKey](), {group_name(key) for key in keys}
+    folder = f"{TRASH}/{groups.pop()}" if len(groups) == 1 else TRASH
     for _ in range(_NUM_REPAIRS):
-        if marked := [key for item in bucket.objects.list(TRASH) if (key := _key(item["path"])) in wanted]:
+        if marked := [key for item in bucket.objects.list(folder) if (key := _key(item["path"])) in wanted]:
             for key in marked:
                 bucket.objects.delete(marker_name(key))
             time.sleep(settle_s)  # it may have looked at a marker a moment before
@@ -213,8 +214,10 @@ def _unmark(objects: Objects, keys: Iterable[EntryKey], report: BucketCollection
             objects.delete(marker_name(key))
 
 
-def _add_all_named(objects: Objects, named: KeysOnDisk) -> None:
-    for name in head_names(objects):
+def _add_all_named(objects: Objects, named: KeysOnDisk, but: Container[str] = ()) -> set[str]:
+    """Add what manifests name, ``but`` those, which never change; return the manifests' names."""
+    manifests = {name for name in head_names(objects) if name not in but}
+    for name in manifests:
         try:
             _add_named(objects, name, named)
         except StoreError as error:
@@ -224,12 +227,12 @@ def _add_all_named(objects: Objects, named: KeysOnDisk) -> None:
                 raise StoreError(
                     f"nothing is collected, since nobody knows what this names: {error}"
                 ) from None
+    return manifests
 
 
 def _add_named(objects: Objects, name: str, named: KeysOnDisk) -> None:
     read_head(objects, name)
-    for part in read_parts(objects, name):
-        named.add(frame.key for frame in part.frames)
+    named.add(read_keys(objects, name))
 
 
 def _remove_old_manifests(objects: Objects, before_s: float, report: BucketCollection) -> None:

@@ -19,7 +19,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from cache.base.errors import StoreError, disk_error
-from cache.base.files import Durability, Folder, flush_fd, preallocate, sync_fd, write_all
+from cache.base.files import Durability, Folder, flush_fd, preallocate, sync_fd, write_all, write_back
 from cache.base.home import Home
 from cache.entry import (
     CHECKSUM_BYTES,
@@ -33,12 +33,16 @@ from cache.entry import (
 )
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
 from cache.layout import FRAMES, TMP, group_name, make_group, now
-from cache.reading import SLICE_BYTES, Fill, read_info
+from cache.reading import SLICE_BYTES, read_info
 from cache.trash import tmp_name
 
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
 _MAX_RACES = 8
+_WRITE_BACK_BYTES = 8 << 20
+
+Take = Callable[[int], NDArray[np.uint8]]
+"""Returns the next bytes of a chunk, at least one and at most so many; raises ``DamagedError`` at its end."""
 
 
 class CommitStep(StrEnum):
@@ -110,36 +114,36 @@ def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnSte
 
 
 def stage_stream(
-    tmp: Folder, fill: Fill, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
+    tmp: Folder, take: Take, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
 ) -> StagedEntry:
-    """Build an entry, as ``stage_entry`` does, of a chunk that comes slice by slice from another store.
+    """Build an entry, as ``stage_entry`` does, of a chunk that comes part by part from another store.
 
-    The BLAKE3 is taken of what was read back. The bytes are left in ``payload`` if it is given.
+    Checksums are taken of what was read back, which is left in ``payload`` if that is given.
 
     Raises:
-        DamagedError: its bytes are not those that ``info`` tells of.
-        StoreError: what was read back is not what was written.
+        DamagedError: what was read back is not what ``info`` tells of, for the stream's fault or the disk's.
+        StoreError: as ``take`` raises.
         OSError: the disk refuses; nothing is left.
     """
 
     def write(fd: int) -> tuple[int, bytes]:
-        hasher, crc32c, crc32c_kept = blake3(), 0, 0
-        scratch, kept = np.empty((2, min(SLICE_BYTES, info.nbytes)), np.uint8)
+        hasher, crc32c, start = blake3(), 0, 0
+        scratch = np.empty(SLICE_BYTES, np.uint8)
         preallocate(fd, info.nbytes + CHECKSUM_BYTES)
-        for start in range(0, info.nbytes, SLICE_BYTES):
-            stop = min(start + SLICE_BYTES, info.nbytes)
-            part = scratch[: stop - start] if payload is None else payload[start:stop]
-            fill(part)
-            crc32c = int(google_crc32c.extend(crc32c, part))
-            found = _write_and_read(fd, part, start, kept)
-            crc32c_kept = int(google_crc32c.extend(crc32c_kept, found))
+        while start < info.nbytes:
+            part = take(min(SLICE_BYTES, info.nbytes - start))
+            found = _write_and_read(fd, part, start, scratch if payload is None else payload[start:])
+            crc32c = int(google_crc32c.extend(crc32c, found))
             hasher.update(found.data)
-        own = np.empty(CHECKSUM_BYTES, np.uint8)
-        fill(own)
-        if int.from_bytes(own.tobytes(), "little") != crc32c:
+            start += part.nbytes
+            if start % _WRITE_BACK_BYTES < part.nbytes:
+                write_back(fd)
+        own = b""
+        while len(own) < CHECKSUM_BYTES:
+            own += take(CHECKSUM_BYTES - len(own)).tobytes()
+        found = _write_and_read(fd, np.frombuffer(own, np.uint8), info.nbytes, scratch)
+        if int.from_bytes(found.tobytes(), "little") != crc32c:
             raise DamagedError("the checksum of the chunk is of other bytes")
-        if crc32c_kept != crc32c or not _equal(_write_and_read(fd, own, info.nbytes, own.copy()), own):
-            raise _not_kept(info.key, f"{CHUNK_NAME} reads differently")
         return crc32c, hasher.digest()
 
     return _stage(tmp, info, write, on_step)
@@ -301,16 +305,16 @@ class CommitBatch:
         info = new_entry(pixels, spec, features, provenance)
         return self._add(info, lambda tmp: stage_entry(tmp, features, info, self._on_step))
 
-    def copy(self, info: EntryInfo, fill: Fill, payload: NDArray[np.uint8] | None = None) -> EntryKey:
+    def copy(self, info: EntryInfo, take: Take, payload: NDArray[np.uint8] | None = None) -> EntryKey:
         """Stage an entry of another store as it is, provenance and time included.
 
-        Its chunk comes slice by slice; the payload is left in ``payload`` if that is given.
+        Its chunk comes part by part; the payload is left in ``payload`` if that is given.
 
         Raises:
-            DamagedError: its bytes are not those that ``info`` tells of.
-            StoreError: as for ``add``, or as ``fill`` raises.
+            DamagedError: what is on the disk is not what ``info`` tells of: it came so, or was not kept.
+            StoreError: as for ``add``, or as ``take`` raises.
         """
-        return self._add(info, lambda tmp: stage_stream(tmp, fill, info, payload, self._on_step))
+        return self._add(info, lambda tmp: stage_stream(tmp, take, info, payload, self._on_step))
 
     def _add(self, info: EntryInfo, stage: Callable[[Folder], StagedEntry]) -> EntryKey:
         try:

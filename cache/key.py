@@ -15,7 +15,6 @@ from cache.base.errors import StoreError
 
 DIGEST_BYTES = 32
 _MANY_BYTES = 1 << 20
-_HEX = frozenset("0123456789abcdef")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 _ENCODER = "seeonce 2026-11 encoder id, format 1"
 _PIXELS = "seeonce 2026-11 pixel digest, format 1"
@@ -48,9 +47,13 @@ class Digest:
         Raises:
             ValueError: for anything else.
         """
-        if len(text) != 2 * DIGEST_BYTES or not _HEX.issuperset(text):
+        try:
+            raw = bytes.fromhex(text)
+        except ValueError:
+            raw = b""
+        if len(raw) != DIGEST_BYTES or raw.hex() != text:  # there may be capitals or spaces
             raise ValueError(f"expected 64 lower-case hexadecimal digits, got {text[:80]!r}")
-        return cls(bytes.fromhex(text))
+        return cls(raw)
 
     def __str__(self) -> str:
         return self.raw.hex()

@@ -24,6 +24,7 @@ from cache.base.listener import Listener
 from cache.base.text import counted
 from cache.bucket import NUM_TRANSFERS, BucketStore
 from cache.bucket_upkeep import require_entries
+from cache.commit import Take
 from cache.entry import CHECKSUM_BYTES, DamagedError, Features
 from cache.key import EntryKey
 from cache.leases import held_lease
@@ -36,7 +37,7 @@ from cache.manifest import (
     read_manifest,
 )
 from cache.objects import Stream, UnreachableError, check_address
-from cache.reading import Fill, shaped
+from cache.reading import shaped
 from cache.stats import StoreLimit
 from cache.store import Store
 
@@ -176,6 +177,12 @@ def pull(
                         batch.copy(info, _paced(bucket.open_chunk(info), pace))
                         sizes[key] = info.nbytes
                     except DamagedError as damage:
+                        if bucket.check(key) is None:
+                            raise StoreError(
+                                f"entry {key} is whole in {bucket.objects.address}, and was not when it "
+                                f"lay here: {damage}; run the same command again, it goes on; check the disk "
+                                "if it says so again"
+                            ) from None
                         _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, damage)
                 batch.commit()
             return sizes
@@ -240,12 +247,13 @@ def _is_whole(
     return not lacking
 
 
-def _paced(stream: Stream, pace: Pace) -> Fill:
-    def fill(part: NDArray[np.uint8]) -> None:
+def _paced(stream: Stream, pace: Pace) -> Take:
+    def take(max_bytes: int) -> NDArray[np.uint8]:
+        part = stream.take(max_bytes)
         pace(part.nbytes)
-        stream.fill(part)
+        return part
 
-    return fill
+    return take
 
 
 def _keep_if_newer(store: Store, manifest: Manifest) -> None:
@@ -298,30 +306,25 @@ class ReadThrough:
 
 def _read_and_keep(store: Store, bucket: BucketStore, key: EntryKey) -> Features | None:
     """Copy an entry to the disk as it comes: that takes as long as its way here."""
-    problem = ""
-    for _ in range(2):  # a writer may have replaced its metadata or its chunk between our two looks
-        try:
-            if (info := bucket.read_info(key)) is None:
-                return None
-            if not store.writable or not StoreLimit.of(store).fits(info.nbytes, 1):
-                break
+    problem = None
+    try:
+        if (info := bucket.read_info(key)) is None:
+            return None
+        if store.writable and StoreLimit.of(store).fits(info.nbytes, 1):
             payload = np.empty(info.nbytes, np.uint8)
             # What a power cut takes of a copy is a miss, and read again.
             with replace(store, durability=Durability.none).batch() as batch:
-                batch.copy(info, bucket.open_chunk(info).fill, payload)
+                batch.copy(info, bucket.open_chunk(info).take, payload)
                 batch.commit()
             return Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
-        except DamagedError as damage:
-            problem = str(damage)
-        except UnreachableError:
-            raise
-        except StoreError as error:
-            _log.warning("no copy is kept of entry %s: %s", key, error)
-            break
-    else:
-        _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, problem)
-        return None
-    return bucket.read(key)
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        problem = error
+    features = bucket.read(key)  # which says so when the fault lies there
+    if features is not None and problem is not None:
+        _log.warning("no copy is kept of entry %s: %s", key, problem)
+    return features
 
 
 def with_remote(store: Store, environ: Mapping[str, str] = os.environ, address: str = "") -> Store:

@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 SCHEMES = ("s3", "gs", "az", "file", "memory")
 _TRIES = 4  # of a put whose connection broke: whether it arrived, the next try is told
 _WAIT_S = 0.5
-_STREAM_BYTES = 256 << 10  # about what a connection gives at once: more would be put together by a copy
+_STREAM_BYTES = 128 << 10  # about what a connection gives at once: more would be put together by a copy
 # A transfer may take minutes; a connection that gives nothing for so long is tried again.
 _CLIENT = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
@@ -365,15 +365,25 @@ class Stream:
         """
         filled = 0
         while filled < part.nbytes:
-            if not self._left.nbytes:
-                with self._objects._errors(f"cannot read {self._name}"):
-                    chunk = next(self._chunks, None)
-                if chunk is None:
-                    raise DamagedError(f"{self._name} ended after fewer bytes than it should have")
-                self._left = np.frombuffer(chunk, np.uint8)
-            count = min(part.nbytes - filled, self._left.nbytes)
-            part[filled : filled + count] = self._left[:count]
-            filled, self._left = filled + count, self._left[count:]
+            found = self.take(part.nbytes - filled)
+            part[filled : filled + found.nbytes] = found
+            filled += found.nbytes
+
+    def take(self, max_bytes: int) -> NDArray[np.uint8]:
+        """Return the next bytes as they came, without a copy: at least one of them.
+
+        Raises:
+            DamagedError: there are no more.
+            StoreError: the connection broke, and another try did not help.
+        """
+        if not self._left.nbytes:
+            with self._objects._errors(f"cannot read {self._name}"):
+                chunk = next(self._chunks, None)
+            if chunk is None:
+                raise DamagedError(f"{self._name} ended after fewer bytes than it should have")
+            self._left = np.frombuffer(chunk, np.uint8)
+        found, self._left = self._left[:max_bytes], self._left[max_bytes:]
+        return found
 
 
 def _obstore() -> Any:

@@ -130,13 +130,14 @@ Fill = Callable[[NDArray[np.uint8]], None]
 def check_payload(
     fill: Fill,
     num_bytes: int,
-    expected_crc32c: int,
+    expected_crc32c: int | None,
     payload: NDArray[np.uint8] | None,
     hasher: blake3 | None = None,
-) -> None:
+) -> int:
     """Take a chunk from its start through its checksums, into ``payload`` if there is one.
 
-    ``num_bytes`` and ``expected_crc32c`` are what the metadata beside it says of its payload.
+    ``num_bytes`` and ``expected_crc32c`` are what the metadata beside it says of its payload, None when it
+    may be any. Returns the crc32c of the payload.
 
     Raises:
         DamagedError: it is too short, or a checksum differs.
@@ -147,7 +148,7 @@ def check_payload(
         stop = min(start + SLICE_BYTES, num_bytes)
         part = scratch[: stop - start] if scratch is not None else payload[start:stop]  # type: ignore[index]
         fill(part)
-        crc32c = google_crc32c.extend(crc32c, part)
+        crc32c = int(google_crc32c.extend(crc32c, part))
         if hasher is not None:
             hasher.update(part.data)
     own = np.empty(CHECKSUM_BYTES, np.uint8)
@@ -157,8 +158,9 @@ def check_payload(
         ("the chunk's own", int.from_bytes(own.tobytes(), "little")),
         ("the", expected_crc32c),
     ):
-        if crc32c != expected:
+        if expected not in (None, crc32c):
             raise DamagedError(f"payload: {name} crc32c is {expected:08x}, its bytes give {crc32c:08x}")
+    return crc32c
 
 
 def fill_from(fd: int) -> Fill:

@@ -50,7 +50,7 @@ class Fleet:
 def encode_by_ray(
     fleet: Fleet, wanted: Sequence[EncodeOptions], bucket: BucketStore, listener: Listener
 ) -> "Iterator[Merged | SeeonceError]":
-    """Encode recordings into a bucket and merge each; every worker reads them under the same paths.
+    """Encode recordings into a bucket and merge each; each worker reads them under the same path or address.
 
     One that is not found, cannot be read or merged gives its error, and the rest goes on.
 
@@ -60,7 +60,10 @@ def encode_by_ray(
     """
     from precompute.shards import merge
 
-    address, ids, failed = _shared_address(bucket), dict[str, None](), dict[str, SeeonceError]()
+    address, ids, failed = _shared(bucket.objects.address), dict[str, None](), dict[str, SeeonceError]()
+    for options in wanted:
+        for source in (options.recording, *map(str, options.images)):
+            _shared(source)
     with _cluster(fleet) as num_workers:
         num_shards = -(-num_workers * _SHARDS_A_WORKER // len(wanted))
         shards = [(each, (number + 1, num_shards)) for each in wanted for number in range(num_shards)]
@@ -103,7 +106,7 @@ def answer_by_ray(fleet: Fleet, bucket: BucketStore) -> "AnswerElsewhere":
 
     Requests over the same frames stay together, so that their prefix is computed once.
     """
-    address = _shared_address(bucket)
+    address = _shared(bucket.objects.address)
 
     def answer(
         selected: "Selected", requests: "Sequence[Request]", limits: "BatchLimits", report: "OnStats"
@@ -255,8 +258,7 @@ def _settings(fleet: Fleet, *, is_local: bool) -> dict[str, Any]:
     return settings
 
 
-def _shared_address(bucket: BucketStore) -> str:
-    address = bucket.objects.address
+def _shared(address: str) -> str:
     if address.startswith("memory:"):
         raise InputError(f"{address} is in the memory of one process: give workers one that they can reach")
     return address

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 NUM_READERS = 16  # requests at once: their latency counts, not the processor
 _MAX_PICTURE_BYTES = 256 << 20
-_SLICE_BYTES = 4 << 20
 
 
 def list_folder(address: str) -> tuple[list[FileStamp], Sequence[str]]:
@@ -93,11 +92,9 @@ class Copy:
             )
         try:
             with _in_words(), self.path.open("xb") as file:
-                stream, scratch = _opened(self.stamp), np.empty(_SLICE_BYTES, np.uint8)
-                for start in range(0, self.stamp.size, _SLICE_BYTES):
-                    part = scratch[: self.stamp.size - start]
-                    stream.fill(part)
-                    file.write(part.data)
+                stream, left = _opened(self.stamp), self.stamp.size
+                while left:
+                    left -= file.write(stream.take(left).data)
         except OSError as error:
             raise InputError(f"{printable(self.address)}: cannot be copied ({error.strerror})") from error
         os.utime(self.path, ns=(self.stamp.mtime_ns, self.stamp.mtime_ns))

@@ -13,11 +13,14 @@ from typing import Any
 import psutil
 import pytest
 from conftest import Run
+from s3_stand_in import stand_in
+from screens import folder_of
 from store_samples import same
 
 from cache.base.home import Home
 from cache.bucket import BucketStore
 from cache.bucket_upkeep import check_bucket
+from cache.objects import Objects
 from cache.store import Store
 from infer.request import Request, Text
 from seeonce.fleet import _SHARDS_A_WORKER, _blocks
@@ -45,7 +48,8 @@ def _by_ray(
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environ |= {"SEEONCE_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=environ, **pipes) as driver:  # type: ignore[call-overload]
+    # Elsewhere than in a checkout, which would be imported in the wheel's place.
+    with subprocess.Popen(command, text=True, env=environ, cwd=home.parent, **pipes) as driver:  # type: ignore[call-overload]
         beside(driver)
         out, err = driver.communicate(timeout=240)
     assert driver.returncode == 0, err
@@ -106,6 +110,28 @@ def test_a_worker_that_is_killed_costs_nothing(home: Path, tmp_path: Path) -> No
     assert check_bucket(bucket, read_data=True).problems == []
 
 
+@needs_ray
+@pytest.mark.campaign
+def test_workers_read_a_recording_that_lies_in_a_bucket_and_write_into_it(
+    run: Run, home: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stand_in() as (_, place):
+        for name, value in place.environ.items():
+            monkeypatch.setenv(name, value)
+        pictures = Objects.open(f"{place.address}/monday")
+        for path in folder_of(tmp_path / "monday", 6).iterdir():
+            pictures.put_new(path.name, path.read_bytes())
+        encode = ("encode", pictures.address, "--model", plain)
+        assert run("seeonce", *encode).code == 0
+        alone = Store.open(Home(home)).list_manifests()[0]
+        merged = _by_ray(tmp_path / "driver", *encode, "--to", f"{place.address}/store")
+        assert (merged["num_encoded"], merged["num_entries"]) == (6, 6)
+        bucket = BucketStore.open(f"{place.address}/store")
+        manifest = bucket.read_manifest(bucket.list_manifests(pytest.fail)[0])
+        assert manifest.frames == Store.open(Home(home)).read_manifest(alone).frames
+        assert check_bucket(bucket, read_data=True).problems == []
+
+
 def test_requests_over_the_same_frames_stay_together() -> None:
     class Asked(Request):
         @property
@@ -126,14 +152,17 @@ def test_requests_over_the_same_frames_stay_together() -> None:
         ("seeonce encode demo --engine ray", "give --to URL"),
         ("seeonce encode demo --to memory://x --engine ray --shard 1/2", "neither --shard nor --merge"),
         ("seeonce encode demo --to memory://x --engine ray", "in the memory of one process"),
+        ("seeonce encode memory://x --to file://{folder}/b --engine ray", "in the memory of one process"),
         ("seeonce encode demo --workers 2", "are for --engine ray"),
         ("seeonce describe demo --engine ray", "name it, as in --from URL"),
         ("seeonce describe demo --engine ray --workers 0 --from memory://x", "--workers is at least 1"),
     ],
 )
-def test_workers_without_what_they_need_are_refused(command: str, problem: str, run: Run) -> None:
+def test_workers_without_what_they_need_are_refused(
+    command: str, problem: str, run: Run, tmp_path: Path
+) -> None:
     BucketStore.open("memory://x", create=True)
-    ended = run(command)
+    ended = run(command.format(folder=tmp_path))
     assert ended.code == 1
     assert problem in ended.error
 

@@ -178,6 +178,21 @@ def test_what_is_damaged_in_the_bucket_is_a_miss_and_not_kept(tmp_path: Path) ->
     assert not empty.exists(key_of(1))
 
 
+def test_a_disk_that_does_not_keep_what_comes_is_told_from_a_damaged_bucket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket, there = in_bucket(tmp_path), new_store(tmp_path / "b")
+    push(local(tmp_path / "a"), bucket, None, SILENT)
+    store = with_remote(there, {"SEEONCE_REMOTE": bucket.objects.address})
+    with patch("cache.commit.os.preadv", lambda fd, buffers, offset: buffers[0].nbytes):
+        with pytest.raises(StoreError, match="goes on; check the disk"):
+            pull(there, bucket, None, SILENT)
+        assert same(store.read(key_of(1)), features(1))
+    assert "no copy is kept" in caplog.text
+    assert set(there.keys()) == set()
+    assert pull(there, bucket, None, SILENT).num_entries == 3
+
+
 def test_a_bucket_that_cannot_be_reached_is_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,6 +87,16 @@ def preallocate(fd: int, num_bytes: int) -> None:
             raise
 
 
+def write_back(fd: int) -> None:
+    """Have the system begin to write out a new file, and let go of those of its pages that are written.
+
+    A transfer larger than memory would else take fresh pages for all of it, and write them out at the end.
+    """
+    if sys.platform == "linux":  # macOS has no posix_fadvise
+        with suppress(OSError):  # advice only
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 class Folder:
     """An open folder. Close it, or use it in ``with``."""
 
