@@ -220,7 +220,7 @@ def test_latest_is_one_recording_for_all_runs_whatever_comes_meanwhile(
     run: Run, demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest = iter(["demo", "came-meanwhile", "came-later"])
-    monkeypatch.setattr(selection, "latest_recording", lambda _: SimpleNamespace(id=next(newest)))
+    monkeypatch.setattr(selection, "latest_recording", lambda: SimpleNamespace(id=next(newest)))
     text = LEAST.replace("demo", "latest") + 'line = { text = "?", schema = "description" }\n'
     cells = run("seeonce run --json", _file(tmp_path, text + "[sampling]\nmax_tokens = 1\n")).json
     assert [cell["run"]["recording"] for cell in cells] == ["demo", "demo"]
