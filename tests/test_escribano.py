@@ -145,7 +145,7 @@ def test_frames_without_a_time_are_of_no_day_and_that_is_said(tmp_path: Path) ->
 def test_a_database_that_another_process_writes_to_is_read_in_one_state(tmp_path: Path) -> None:
     database = sample(tmp_path)
     program = (
-        "import sqlite3, sys, itertools\n"
+        "import sqlite3, sys, itertools, time\n"
         "c = sqlite3.connect(sys.argv[1], timeout=30)\n"
         "c.execute('PRAGMA wal_autocheckpoint = 3')\n"
         "for n in itertools.count():\n"
@@ -154,6 +154,7 @@ def test_a_database_that_another_process_writes_to_is_read_in_one_state(tmp_path
         '            c.execute("INSERT INTO observations (id, recording_id, type, timestamp, image_path)"\n'
         "                \" VALUES (?, 'rec', 'visual', ?, ?)\", (f'{n}{part}', n % 500, sys.argv[2]))\n"
         "    print(n, flush=True)\n"
+        "    time.sleep(0.005)\n"  # or the table grows faster than it is read
     )
     writer = python(program, database, tmp_path / "frame_0.jpg")
     try:

@@ -151,7 +151,7 @@ def crowd(tmp_path: Path, num_old: int, num_writers: int, num_collectors: int = 
 
 
 def test_a_crowd_loses_nothing_and_reads_nothing_wrong(tmp_path: Path) -> None:
-    print(crowd(tmp_path, 160, num_writers=4))
+    print(crowd(tmp_path, 80, num_writers=4))
 
 
 @pytest.mark.campaign
