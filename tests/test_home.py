@@ -44,8 +44,8 @@ def test_locating_creates_nothing(tmp_path: Path) -> None:
 def _forbid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.scandir
 
-    def scandir(path: str) -> object:
-        if Path(path).is_relative_to(folder):
+    def scandir(path: str | Path | int) -> object:
+        if not isinstance(path, int) and Path(path).is_relative_to(folder):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return real(path)
 
