@@ -7,15 +7,15 @@ so that answers in 16 bits are those of live encoding, too.
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
 
 import mlx.core as mx
 
 from infer.kv_cache import KVRow
 from infer.prefixes import SharedPrefix
 
-_BLOCK = 512  # queries whose scores over a prefix are held at once
+_BLOCK = 512  # queries whose scores over prefixes are held at once
 _Rounding = Callable[[mx.array], mx.array]
+_Part = tuple[KVRow | None, int, int]  # what the queries [begin, end) read in place
 
 
 class Readers:
@@ -23,18 +23,41 @@ class Readers:
 
     def __init__(self, prefixes: Sequence[SharedPrefix | None]) -> None:
         """Group rows by prefix; ``prefixes`` has one for each row, or ``None``."""
-        rows: dict[SharedPrefix, list[int]] = {}
+        rows: dict[SharedPrefix | None, list[int]] = {}
         for row, prefix in enumerate(prefixes):
-            if prefix is not None:
-                rows.setdefault(prefix, []).append(row)
-        self.groups = [(prefix, len(group)) for prefix, group in rows.items()]
-        order = [row for group in rows.values() for row in group]
-        order += [row for row, prefix in enumerate(prefixes) if prefix is None]
-        self.order = mx.array(order, dtype=mx.int32)
-        self.place = mx.argsort(self.order)
+            rows.setdefault(prefix, []).append(row)
+        self._groups = [(prefix, len(group)) for prefix, group in rows.items()]
+        self._order = mx.array([row for group in rows.values() for row in group], dtype=mx.int32)
+        self._place = mx.argsort(self._order)
 
     def __bool__(self) -> bool:
-        return bool(self.groups)
+        return any(prefix is not None for prefix, _ in self._groups)
+
+    def together(self, x: mx.array) -> mx.array:
+        """Put rows one below the other, those of a prefix together.
+
+        ``x`` ``(batch, num_kv_heads, queries, n)`` becomes ``(1, num_kv_heads, batch * queries, n)``.
+        """
+        return x[self._order].swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
+
+    def apart(self, x: mx.array) -> mx.array:
+        """Undo ``together``."""
+        return x.reshape(x.shape[1], len(self._order), -1, x.shape[3]).swapaxes(0, 1)[self._place]
+
+    def blocks(self, num_queries: int, layer: int) -> list[list[_Part]]:
+        """Return what the queries of rows together read in a layer, ``num_queries`` a row, block by block."""
+        blocks: list[list[_Part]] = [[]]
+        begin = 0
+        for prefix, num_rows in self._groups:
+            row = None if prefix is None else prefix.in_place(layer)
+            group_end = begin + num_rows * num_queries
+            while begin < group_end:
+                if begin == len(blocks) * _BLOCK:
+                    blocks.append([])
+                end = min(group_end, len(blocks) * _BLOCK)
+                blocks[-1].append((row, begin, end))
+                begin = end
+        return blocks
 
 
 def attend(
@@ -54,26 +77,57 @@ def attend(
         return mx.fast.scaled_dot_product_attention(queries, own.keys, own.values, scale=scale, mask=mask)
     if isinstance(mask, str):
         raise ValueError(f"beside a prefix a mask must be an array, not {mask!r}")
-    batch, num_heads, length, head_dim = queries.shape
+    batch, _, length, head_dim = queries.shape
     num_kv_heads = own.keys.shape[1]
     rounded = _rounding(queries.dtype)
-    scaled = _scaled(queries, scale, rounded)
-    grouped = scaled.reshape(batch, num_kv_heads, num_heads // num_kv_heads * length, head_dim)
+    grouped = _scaled(queries, scale, rounded).reshape(batch, num_kv_heads, -1, head_dim)
     scores = _scores(grouped, own, rounded)
     if mask is not None:
         by_position = scores.reshape(batch, num_kv_heads, -1, length, scores.shape[-1])
         scores = mx.where(mask[:, :, None], by_position, -math.inf).reshape(scores.shape)
-    _, of_own = _weights(scores)
-    sums, values = _shared(grouped, of_own, readers, layer, rounded, is_prefill=length > 1)
-    values = values + _weighed(mx.exp(scores - sums.top), sums, own, rounded)
-    return values.astype(queries.dtype).reshape(queries.shape)
+    together, of_own = readers.together(grouped), readers.together(scores)
+    values: list[mx.array] = []
+    weights: list[mx.array] = []
+    for block in readers.blocks(grouped.shape[2], layer):
+        if length > 1 and values:  # one after the other: the scores of a whole prefill would take gigabytes
+            together = mx.depends(together, values[-1])
+        found, of_block = _over_prefixes(together, of_own, block, rounded)
+        values.append(found)
+        weights.append(of_block)
+    over_prefixes, own_weights = (readers.apart(mx.concatenate(each, axis=2)) for each in (values, weights))
+    both = over_prefixes + own_weights @ own.values.astype(mx.float32)
+    return both.astype(queries.dtype).reshape(queries.shape)
 
 
-class _Sums(NamedTuple):
-    """Each query's greatest score and sum of exponentials, float32 ``(batch, num_kv_heads, queries, 1)``."""
+def _over_prefixes(
+    queries: mx.array, of_own: mx.array, block: Sequence[_Part], rounded: _Rounding | None
+) -> tuple[mx.array, mx.array]:
+    """Return what a block of queries finds in the prefixes, and its weights of the own columns.
 
-    top: mx.array
-    total: mx.array
+    ``queries`` and the scores ``of_own`` are those of all rows together. Only two products are a prefix's own:
+    on small models and on GPUs a step costs what it has of operations.
+    """
+    num_columns = max((row.keys.shape[2] for row, _, _ in block if row is not None), default=0)
+    num_kv_heads, head_dim = queries.shape[1], queries.shape[3]
+    scores, values = list[mx.array](), list[mx.array]()
+    for row, begin, end in block:
+        if row is None:
+            scores.append(mx.full((1, num_kv_heads, end - begin, num_columns), -math.inf))
+            continue
+        found = _scores(queries[:, :, begin:end], row, rounded)
+        if lacking := num_columns - found.shape[3]:
+            found = mx.pad(found, [(0, 0), (0, 0), (0, 0), (0, lacking)], constant_values=-math.inf)
+        scores.append(found)
+    first, last = block[0][1], block[-1][2]
+    joined = mx.concatenate([mx.concatenate(scores, axis=2), of_own[:, :, first:last]], axis=3)
+    weights = _weights(joined, rounded)
+    for row, begin, end in block:
+        if row is None:
+            values.append(mx.zeros((1, num_kv_heads, end - begin, head_dim)))
+            continue
+        of_row = weights[:, :, begin - first : end - first, : row.values.shape[2]]
+        values.append(of_row @ row.values.astype(mx.float32))
+    return mx.concatenate(values, axis=2), weights[:, :, :, num_columns:]
 
 
 def _scaled(queries: mx.array, scale: float, rounded: _Rounding | None) -> mx.array:
@@ -87,68 +141,9 @@ def _scores(queries: mx.array, row: KVRow, rounded: _Rounding | None) -> mx.arra
     return scores if rounded is None else rounded(scores)
 
 
-def _weights(scores: mx.array, others: _Sums | None = None) -> tuple[mx.array, _Sums]:
-    """Return exponentials of scores, not divided by their sum yet, which is of ``others`` beside them, too.
-
-    As FlashAttention (arXiv 2205.14135) goes from block to block.
-    """
-    top = mx.max(scores, axis=-1, keepdims=True)
-    if others is not None:
-        top = mx.maximum(top, others.top)
-    weights = mx.exp(scores - top)
-    total = mx.sum(weights, axis=-1, keepdims=True)
-    if others is not None:
-        total = total + others.total * mx.exp(others.top - top)
-    return weights, _Sums(top, total)
-
-
-def _weighed(weights: mx.array, sums: _Sums, row: KVRow, rounded: _Rounding | None) -> mx.array:
-    values = row.values.astype(mx.float32)
-    if rounded is None:
-        return weights @ values / sums.total
-    return rounded(weights / sums.total) @ values
-
-
-def _shared(
-    queries: mx.array,
-    own: _Sums,
-    readers: Readers,
-    layer: int,
-    rounded: _Rounding | None,
-    *,
-    is_prefill: bool,
-) -> tuple[_Sums, mx.array]:
-    """Attend to the prefixes, each for all of its readers at once; rows without one see nothing.
-
-    Returns the sums over prefix and ``own`` columns, and the prefix's share of the values.
-    """
-    num_kv_heads, num_queries = queries.shape[1:3]
-    ordered, begin = [x[readers.order] for x in (queries, *own)], 0
-    parts: list[list[mx.array]] = []
-    done: mx.array | None = None
-    for prefix, num_rows in readers.groups:
-        rows = [
-            x[begin : begin + num_rows].swapaxes(0, 1).reshape(1, num_kv_heads, num_rows * num_queries, -1)
-            for x in ordered
-        ]
-        of_blocks = []
-        for at in range(0, num_rows * num_queries, _BLOCK):
-            block, *sums = (x[:, :, at : at + _BLOCK] for x in rows)
-            if is_prefill and done is not None:  # one after the other: the scores of all would take gigabytes
-                block = mx.depends(block, done)
-            row = prefix.in_place(layer)
-            weights, joined = _weights(_scores(block, row, rounded), _Sums(*sums))
-            done = _weighed(weights, joined, row, rounded)
-            of_blocks.append([*joined, done])
-        each = of_blocks[0]
-        if len(of_blocks) > 1:
-            each = [mx.concatenate(list(of), axis=2) for of in zip(*of_blocks, strict=True)]
-        parts.append([x.reshape(num_kv_heads, num_rows, num_queries, -1).swapaxes(0, 1) for x in each])
-        begin += num_rows
-    without = [x[begin:] for x in ordered]
-    parts.append([*without[1:], mx.zeros_like(without[0])])
-    top, total, values = (mx.concatenate(list(of))[readers.place] for of in zip(*parts, strict=True))
-    return _Sums(top, total), values
+def _weights(scores: mx.array, rounded: _Rounding | None) -> mx.array:
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    return weights if rounded is None else rounded(weights)
 
 
 @cache
@@ -168,8 +163,8 @@ def _rounding(dtype: mx.Dtype) -> _Rounding | None:
     wanted = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0)
 
     def distance(rounded: _Rounding | None) -> float:
-        weights, sums = _weights(_scores(_scaled(queries, 1.0, rounded), row, rounded))
-        found = _weighed(weights, sums, row, rounded).astype(dtype)
+        weights = _weights(_scores(_scaled(queries, 1.0, rounded), row, rounded), rounded)
+        found = (weights @ row.values.astype(mx.float32)).astype(dtype)
         return float(mx.mean(mx.abs((found - wanted).astype(mx.float32))))
 
     return None if dtype == mx.float32 else min((None, rounded), key=distance)

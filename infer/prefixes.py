@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from infer.tokenizer import PromptTokens
 Keys = tuple[EntryKey, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SharedPrefix:
     """The first ``num_tokens`` of a prompt, which goes on after them, with what each layer keeps of them."""
 
@@ -22,17 +23,21 @@ class SharedPrefix:
     num_tokens: int
     num_bytes: int
 
-    @property
+    @cached_property
     def num_in_place(self) -> int:
         """How many of its tokens rows read in place."""
         return end_of_images(self.prompt, self.num_tokens)
 
     def in_place(self, layer: int) -> KVRow:
         """Return keys and values of those tokens in a layer of attention."""
-        row = self.rows[layer]
-        if not isinstance(row, KVRow):
+        row = self._in_place[layer]
+        if row is None:
             raise TypeError(f"layer {layer} keeps no keys and values")
-        return row.between(0, self.num_in_place)
+        return row
+
+    @cached_property
+    def _in_place(self) -> list[KVRow | None]:  # cut out once, not at each step
+        return [row.between(0, self.num_in_place) if isinstance(row, KVRow) else None for row in self.rows]
 
     @property
     def is_whole(self) -> bool:
