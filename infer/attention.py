@@ -104,7 +104,7 @@ def _over_prefixes(
 ) -> tuple[mx.array, mx.array]:
     """Return what a block of queries finds in the prefixes, and its weights of the own columns.
 
-    ``queries`` and the scores ``of_own`` are those of all rows together. Only two products are a prefix's own:
+    ``queries`` and the scores ``of_own`` are those of all rows together. Only two products are of one prefix:
     on small models and on GPUs a step costs what it has of operations.
     """
     num_columns = max((row.keys.shape[2] for row, _, _ in block if row is not None), default=0)
