@@ -20,6 +20,7 @@ _CUDA_DISTRIBUTIONS = ("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda")
 _SHIM_SOURCE = Path(__file__).with_name("openblas_shim.cpp")
 _SHIM = "seeonce-openblas-"
 _COMPILE_TIMEOUT_S = 60
+_SPIN = "16"  # OpenBLAS's threads wait for more work on their cores for 2 ** 16 ticks, 0.03 ms, not 2 ** 26
 _warned: list[str] = []
 
 
@@ -40,6 +41,7 @@ def put_openblas_in_front() -> None:
         return
     if hasattr(ctypes.CDLL(None), "cblas_sgemm"):
         return
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _SPIN)
     with suppress(OSError):
         ctypes.CDLL(_SYSTEM, mode=ctypes.RTLD_GLOBAL)
         return

@@ -63,6 +63,22 @@ def test_provenance_says_with_how_many_threads_it_multiplies(monkeypatch: pytest
 
 
 @on_linux
+def test_threads_that_have_multiplied_leave_the_cores_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    waits = (
+        "import time, mlx.core as mx\n"
+        "a, spent = mx.random.normal((512, 512)), 0\n"
+        "for _ in range(5):\n"
+        "    mx.eval(a @ a)\n"
+        "    began = time.process_time()\n"
+        "    time.sleep(0.04)\n"
+        "    spent += time.process_time() - began\n"
+        "print(spent)"
+    )
+    assert float(_run(_HIDDEN + waits)) < 0.015
+
+
+@on_linux
 def test_without_a_compiler_it_is_slow_and_says_so_once(tmp_path: Path) -> None:
     program = (
         f"import os, pathlib; os.environ['PATH'] = ''; os.environ['HOME'] = {str(tmp_path)!r}; "
