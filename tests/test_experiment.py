@@ -296,12 +296,12 @@ def _stopped(file: Path, home: Path, num_lines: int, by: signal.Signals) -> int:
 
 @pytest.fixture(scope="module")
 def long(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """The command line of an experiment about 24 frames."""
+    """The command line of an experiment about 12 frames."""
     root = tmp_path_factory.mktemp("long")
-    images = folder_of(root / "images", 24)
+    images = folder_of(root / "images", 12)
     text = (
         f'recordings = ["{images}"]\nmodels = ["{plain}"]\n[prompts]\na = "A?"\nb = "B?"\n'
-        "[sampling]\ntemperature = 1.0\nseed = 3\nmax_tokens = 24\n"
+        "[sampling]\ntemperature = 1.0\nseed = 3\nmax_tokens = 12\n"
     )
     return "seeonce run", _file(root, text)
 
@@ -321,7 +321,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     assert run("seeonce runs --json").json[0]["state"] == "interrupted"
     ended = run("seeonce run --json", file)
     assert ended.code == 0
-    assert 5 <= torn < 48
+    assert 5 <= torn < 24
     assert ended.json[0]["run"]["num_known"] >= 4
     assert _answers(_newest(home)) == _answers(_newest(whole))
 
