@@ -10,9 +10,10 @@ import os
 import random
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from store_samples import (
@@ -138,12 +139,16 @@ def crowd(
         writers = [pool.submit(write_and_name, home, seed, num_old) for seed in range(num_writers)]
         readers = [pool.submit(read_on, home, seed, num_old) for seed in range(num_readers)]
         collectors = [pool.submit(collect_on, home) for _ in range(num_collectors)]
-        while len(list(home.glob("ready-*"))) < num_all:
-            assert not any(one.done() for one in [*writers, *readers, *collectors])
-            time.sleep(0.01)
-        (home / "go").touch()
-        wait(writers)
-        (home / "stop").touch()
+        all_of_them: list[Future[Any]] = [*writers, *readers, *collectors]
+        try:
+            while len(list(home.glob("ready-*"))) < num_all:
+                assert not any(one.done() for one in all_of_them)
+                time.sleep(0.01)
+            (home / "go").touch()
+            wait(writers)
+        finally:
+            (home / "go").touch()
+            (home / "stop").touch()
     num_hits, num_reads = (sum(one.result() for one in them) for them in (writers, readers))
     removed, kept = map(sum, zip(*(one.result() for one in collectors), strict=True))
     assert check_store(store, read_data=True).problems == []
