@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from conftest import MAX_PIXELS, HomeAfter, MakeCheckpoint, Run
-from mlx_vlm import load
+from mlx_vlm.utils import load_model
 from screens import folder_of, python
 from tiny_checkpoint import Tiny
 
@@ -63,7 +63,7 @@ def much_vision(checkpoint_of: MakeCheckpoint) -> Path:
 def test_the_checkpoints_would_show_it(much_text: Path, much_vision: Path) -> None:
     for checkpoint in (much_text, much_vision):
         assert _weight_bytes(checkpoint) > 50 * MB
-        assert _peak_bytes_here(lambda: load(str(checkpoint))) > 50 * MB  # noqa: B023 - called at once
+        assert _peak_bytes_here(lambda: load_model(checkpoint)) > 50 * MB  # noqa: B023 - called at once
 
 
 Passes = list[tuple[int, list[str]]]
