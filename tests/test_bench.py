@@ -44,10 +44,10 @@ from seeonce.bench.report import Machine, Outcome, Report, Table
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
-    """Three drawn screens under the demo checkpoint."""
+    """Two small screens under the demo checkpoint."""
     folder = tmp_path_factory.mktemp("bench")
     home = Home(folder / "home")
-    return encode_frames(Model.open("demo", home), draw_frames(folder / "frames", 3), home)
+    return encode_frames(Model.open("demo", home), draw_frames(folder / "frames", 2, (256, 160)), home)
 
 
 def test_all_ways_run_in_turn_and_neither_the_warm_up_nor_cleaning_is_timed() -> None:
@@ -154,7 +154,7 @@ def test_ctrl_c_in_pass_one_ends_the_benchmark_instead_of_measuring_a_part(
 def test_what_is_measured_of_pass_one_leaves_what_seeonce_encode_leaves(encoded: Encoded) -> None:
     home = encoded.store.home
     (ref,) = list_manifests(home)
-    assert ref.num_frames == 3
+    assert ref.num_frames == 2
     assert encoded.store.durability is Durability.batch
     assert all(Thumbnails(home).has(frame.pixels) for frame in encoded.manifest.frames)
 
@@ -187,20 +187,20 @@ def test_a_fault_that_leaves_the_first_token_is_seen_at_every_size(
 def test_answers_from_the_store_are_those_of_live_and_batch_generate_is_marked_wrong(
     encoded: Encoded, tmp_path: Path
 ) -> None:
-    (table,) = PromptExperiment(encoded, tmp_path, (2,), 6, 6, Clock(1, num_warm_ups=0)).measure()
+    (table,) = PromptExperiment(encoded, tmp_path, (2,), 4, 4, Clock(1, num_warm_ups=0)).measure()
     wrong = {str(row[1]): row[-1] for row in table.rows}
     assert [wrong[name] for name in wrong if name.startswith("seeonce")] == [0, 0, 0]
     assert wrong["mlx-vlm live, batch_generate"] != 0
     assert "K·(V + P + s + d)" in table.remarks[1]
     assert table.outcome is not None
-    assert (table.outcome.num_matching, table.outcome.num_about_another_frame) == (6, 0)
+    assert (table.outcome.num_matching, table.outcome.num_about_another_frame) == (4, 0)
     assert table.outcome.num_wrong == 0
 
 
 def test_tokens_from_the_store_are_right_at_every_level_and_batch_generator_loses_deepstack(
     encoded: Encoded,
 ) -> None:
-    (table,) = decoding.measure(encoded, (1, 6), max_tokens=4, clock=Clock(1, num_warm_ups=0))
+    (table,) = decoding.measure(encoded, (1, 6), max_tokens=3, clock=Clock(1, num_warm_ups=0))
     wrong = {(row[0], row[1]): row[-1] for row in table.rows}
     assert [number for (_, path), number in wrong.items() if str(path).startswith("seeonce")] == [0] * 4
     assert wrong[1, "mlx-vlm BatchGenerator"] == 0
@@ -217,7 +217,9 @@ def test_pass_one_is_held_against_the_bare_tower_and_what_was_measured_is_kept(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stand_in, "_PICTURES_A_SECOND", 2)
-    monkeypatch.setattr(suite, "QUICK", replace(QUICK, num_idle=12, num_pass_one_frames=2, num_repetitions=1))
+    monkeypatch.setattr(suite, "_PASS_ONE_SIZE", (256, 160))
+    little = replace(QUICK, num_idle=6, num_pass_one_frames=2, num_repetitions=1, num_screens=1)
+    monkeypatch.setattr(suite, "QUICK", little)
     output = tmp_path / "bench.json"
     ended = run("seeonce bench --quick --model demo --only pass-one --output", output, "--json")
     assert ended.code == 0, ended.err
@@ -225,7 +227,7 @@ def test_pass_one_is_held_against_the_bare_tower_and_what_was_measured_is_kept(
     assert ended.json == kept
     rows = {row["path"]: row for row in kept["tables"][0]["rows"]}
     assert rows["pass one"]["unlike the tower's"] == 0
-    assert rows["pass one, nothing to do"]["frames"] == 12
+    assert rows["pass one, nothing to do"]["frames"] == 6
     assert kept["not_measured"] == 0
 
 
@@ -273,7 +275,7 @@ def test_a_report_for_which_there_is_no_room_is_an_error_of_one_line() -> None:
 def test_a_latency_begins_when_a_client_would_have_sent_the_request(
     encoded: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = encoded.requests(QUESTIONS[:1], 4)
+    requests = encoded.requests(QUESTIONS[:2], 4)[:3]
 
     def prefilled_late(
         _: Engine, asked: list[Request], *__: Any, hooks_of: Any, **___: Any

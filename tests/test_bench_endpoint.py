@@ -73,7 +73,7 @@ def _server(
     """Serve ``answer``, which takes a request's body and returns a status and the bytes of a reply."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.answer = answer  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", timeout_s)
@@ -126,7 +126,7 @@ def test_a_server_that_takes_one_request_at_a_time_is_said_to(encoded: Encoded, 
 
     def answer(body: object) -> tuple[int, bytes]:
         with one_at_a_time:
-            time.sleep(0.5)  # far more than all else, on a busy machine too
+            time.sleep(0.3)  # far more than all else, on a busy machine too
             return _says("yes")
 
     with _server(answer) as endpoint:

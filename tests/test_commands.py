@@ -135,7 +135,7 @@ def test_a_deep_picture_is_told_apart_and_equal_to_live(run: Run, plain: Path, t
         Image.fromarray(shades).save(tmp_path / "deep" / f"{number}.png")
     ended = run("seeonce encode --json", tmp_path / "deep", "--model", plain)
     assert (ended.code, ended.json["num_entries"]) == (0, 2)
-    assert run("verify-cache --sample all", tmp_path / "deep", "--model", plain).code == 0
+    assert run("verify-cache --level embeddings --sample all", tmp_path / "deep", "--model", plain).code == 0
 
 
 def test_frames_that_an_older_rule_chose_are_still_verified_and_others_are_said(
@@ -148,7 +148,7 @@ def test_frames_that_an_older_rule_chose_are_still_verified_and_others_are_said(
     older = (first, replace(third, index=1), replace(last, index=2))
     info = replace(manifest.recording, num_frames=3, every_s=10.0)
     write_manifest(Home(home), replace(manifest, recording=info, frames=older))
-    assert run("verify-cache --sample all", video, "--model", plain).code == 0
+    assert run("verify-cache --level embeddings --sample all", video, "--model", plain).code == 0
     ended = run("seeonce encode --every 10", video, "--model", plain)
     assert (ended.code, [frame.timestamp_s for frame in _manifest(Store.open(Home(home))).frames]) == (
         0,

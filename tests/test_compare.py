@@ -54,7 +54,9 @@ def test_a_plain_sentence_is_compared_with_the_description_of_a_line() -> None:
     assert found.mean_similarity == 1
 
 
-@pytest.mark.parametrize("piece", ["x", "word ", "ab"])
+@pytest.mark.parametrize(
+    "piece", ["word ", *(pytest.param(piece, marks=pytest.mark.campaign) for piece in ("x", "ab"))]
+)
 def test_a_long_answer_costs_in_proportion_to_its_length(piece: str) -> None:
     def compared_s(length: int) -> float:
         return processor_s(lambda: similarity(piece * length, piece * (length - 1_000) + "y"))

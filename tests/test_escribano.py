@@ -525,7 +525,7 @@ def test_a_video_with_a_broken_tail_says_so_where_it_stands_in_for_images(filmed
 # --- many
 
 
-def test_ten_thousand_observations_are_listed_in_a_few_queries(
+def test_thousands_of_observations_are_listed_in_a_few_queries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = sample(tmp_path)
@@ -534,7 +534,7 @@ def test_ten_thousand_observations_are_listed_in_a_few_queries(
         other.executemany(
             "INSERT INTO observations (id, recording_id, type, timestamp, image_path, embedding) "
             "VALUES (?, 'rec', 'visual', ?, ?, zeroblob(400))",
-            [(str(n), n / 20, str(tmp_path / "frame_0.jpg")) for n in range(10_000)],
+            [(str(n), n / 20, str(tmp_path / "frame_0.jpg")) for n in range(3_000)],
         )
     queries: list[str] = []
     connect = escribano_db._connect
@@ -546,12 +546,12 @@ def test_ten_thousand_observations_are_listed_in_a_few_queries(
 
     monkeypatch.setattr(escribano_db, "_connect", traced)
     started = time.perf_counter()
-    assert _listed(database)[0].num_frames == 10_003
-    print(f"10,003 observations listed in {time.perf_counter() - started:.3f} s")
+    assert _listed(database)[0].num_frames == 3_003
+    print(f"3,003 observations listed in {time.perf_counter() - started:.3f} s")
     selects = [query for query in queries if query.startswith("SELECT") and "FROM observations" in query]
     assert len(selects) == 1
     queries.clear()
-    assert len(_open(database, f"{database}#recording=rec").frames()) == 10_003
+    assert len(_open(database, f"{database}#recording=rec").frames()) == 3_003
     selects = [query for query in queries if query.startswith("SELECT") and "schema" not in query]
     assert [query.split(" FROM ")[1].split()[0] for query in selects] == ["recordings", "observations"]
 

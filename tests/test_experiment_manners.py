@@ -185,7 +185,7 @@ def text(run: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEEONCE_MODEL", str(plain))
     assert run("seeonce encode", folder_of(tmp_path / "monday", 5)).code == 0
-    return 'recordings = ["monday"]\n[sampling]\nmax_tokens = 16\ntemperature = 1.0\nseed = 5\n[prompts]\n'
+    return 'recordings = ["monday"]\n[sampling]\nmax_tokens = 8\ntemperature = 1.0\nseed = 5\n[prompts]\n'
 
 
 def _lines(home: Path, run_id: str) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def test_the_answers_are_those_of_describe_with_the_same_options(
 ) -> None:
     cells = run("seeonce run --json", file(text + EVERY_MANNER)).json
     assert len(cells) == len(AS_DESCRIBED)
-    sampled = "--max-tokens 16 --temperature 1.0 --seed 5"
+    sampled = "--max-tokens 8 --temperature 1.0 --seed 5"
     for cell, words in zip(cells, AS_DESCRIBED, strict=True):
         described = run(f"seeonce describe monday --json --fresh {sampled} {words}").json
         assert _lines(home, cell["run"]["id"]) == _lines(home, described["id"])

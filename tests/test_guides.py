@@ -64,6 +64,7 @@ def _typed(script: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> list[li
             'case "$*" in *--watch) exec sleep 60;; esac\n'  # until the page ends it
         )
         program.chmod(0o755)
+    (place / "typed").unlink(missing_ok=True)
     monkeypatch.setenv("PATH", f"{place}/bin:/usr/bin:/bin")
     done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -81,13 +82,21 @@ def test_the_commands_of_a_guide_work(
     monkeypatch.chdir(tmp_path)
     page = guide.read_text(encoding="utf-8")
     lines = _commands(page)
-    until_served = next((at for at, line in enumerate(lines) if "seeonce serve" in line), len(lines))
-    for program, *words in _typed("\n".join(lines[:until_served]), tmp_path, monkeypatch):
+    served = [at for at, line in enumerate(lines) if "seeonce serve" in line or "curl" in line]
+    first, end = (served[0], served[-1] + 1) if served else (len(lines), len(lines))
+    _run_as_typed("\n".join(lines[:first]), run, tmp_path, monkeypatch)
+    if served:
+        _run_as_processes("\n".join(lines[first:end]), tmp_path)
+    _run_as_typed("\n".join(lines[end:]), run, tmp_path, monkeypatch)
+    code = "\n".join(PYTHON.findall(page))
+    exec(code.replace('EncodeOptions("demo")', 'EncodeOptions("demo", limit=6)'), {})
+
+
+def _run_as_typed(script: str, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in-process what a shell makes of a script."""
+    for program, *words in _typed(script, place, monkeypatch):
         ended = run(program, *words)
         assert ended.code == 0, ended.out + ended.err
-    if lines[until_served:]:
-        _run_as_processes("\n".join(lines[until_served:]), tmp_path)
-    exec("\n".join(PYTHON.findall(page)), {})
 
 
 def _run_as_processes(script: str, place: Path) -> None:

@@ -17,13 +17,13 @@ from seeonce.runs.lock import RunLock
 from seeonce.runs.writer import OutputFile
 
 SEEONCE = "from seeonce.__main__ import main; main()"
-SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 12 --max-num-seqs 4 --fresh"
+SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 8 --max-num-seqs 4 --fresh"
 
 
 @pytest.fixture(scope="module")
 def encode(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """The command line that encodes 16 frames."""
-    folder = folder_of(tmp_path_factory.mktemp("recordings") / "tuesday", 16)
+    """The command line that encodes 12 frames."""
+    folder = folder_of(tmp_path_factory.mktemp("recordings") / "tuesday", 12)
     return "seeonce encode", folder, "--model", plain
 
 
@@ -71,22 +71,22 @@ def _cut(run: Path, num_lines: int, status: str = "interrupted") -> None:
 def test_a_killed_run_that_goes_on_equals_one_that_was_not_stopped(
     run: Run, encoded: Path, plain: Path
 ) -> None:
-    killed = _killed(encoded, plain, 5)
+    killed = _killed(encoded, plain, 4)
     before = (killed / "results.jsonl").read_bytes().split(b"\n")[:-1]
-    assert 5 <= len(before) < 32
+    assert 4 <= len(before) < 24
     assert run("seeonce runs --json").json[0]["state"] == "interrupted"
     resumed = run("seeonce describe --json --resume latest")
     assert resumed.code == 0, resumed.err
     after = (killed / "results.jsonl").read_bytes().split(b"\n")
     assert set(before) <= set(after)
-    assert (resumed.json["id"], resumed.json["totals"]["num_results"]) == (killed.name, 32)
+    assert (resumed.json["id"], resumed.json["totals"]["num_results"]) == (killed.name, 24)
     assert run(f"seeonce describe {SETTINGS} tuesday --model", plain).code == 0
     assert _set(killed) == _set(_newest(encoded))
 
 
 @pytest.fixture
 def finished(home_after: HomeAfter, encode: tuple[object, ...], home: Path, plain: Path) -> Path:
-    """A finished run of two prompts over 16 frames."""
+    """A finished run of two prompts over 12 frames."""
     described = home_after(encode, (f"seeonce describe {SETTINGS} tuesday --model", plain))
     return _newest(shutil.copytree(described, home))
 

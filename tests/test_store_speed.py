@@ -68,7 +68,7 @@ def told(few: Costs, many: Costs) -> dict[str, float]:
 
 
 def test_an_entry_costs_the_same_among_few_and_many(tmp_path: Path) -> None:
-    ratios = told(costs(tmp_path, 50), costs(tmp_path, 400))
+    ratios = told(costs(tmp_path, 40), costs(tmp_path, 240))
     assert max(ratios.values()) < 3
 
 
