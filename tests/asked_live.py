@@ -38,6 +38,10 @@ class LiveTrace:
     logprobs: tuple[float, ...]
     margins: tuple[float, ...]
 
+    def until(self, num_tokens: int) -> "LiveTrace":
+        """Return its first tokens: what a request for fewer is answered."""
+        return LiveTrace(self.tokens[:num_tokens], self.logprobs[:num_tokens], self.margins[:num_tokens])
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -73,7 +77,7 @@ class Asked:
         self.source = StoredFeatures(self.encoded.store, "images")
         self._checkpoint, self._dtype = checkpoint, dtype
         self._live: Live | None = None
-        self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...], int], LiveTrace] = {}
+        self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...]], LiveTrace] = {}
 
     @contextmanager
     def on_disk(self, folder: Path, max_bytes: int = 1 << 30) -> Iterator[None]:
@@ -85,7 +89,7 @@ class Asked:
         finally:
             self.engine.prefix_cache = None
 
-    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 6) -> Request:
+    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 4) -> Request:
         """Make a request of texts and frames, in the order given."""
         segments = tuple(Text(part) if isinstance(part, str) else Image(part) for part in parts)
         return Request(number, segments, Sampling(max_tokens=max_tokens))
@@ -127,16 +131,13 @@ class Asked:
         return Ended(ended, stats[0])
 
     def live(self, request: Request) -> LiveTrace:
-        """Let mlx-vlm encode and answer; asked twice, it answers once."""
+        """Let mlx-vlm encode and answer; asked again for no more tokens, it is not asked."""
         self._live = self._live or Live(self._checkpoint, self._dtype)
-        known = (
-            self.prompt(request).ids,
-            tuple(key.raw for key in request.keys),
-            request.sampling.max_tokens,
-        )
-        if known not in self._traces:
-            self._traces[known] = _trace(self._live, request, self.prompt(request))
-        return self._traces[known]
+        prompt, num_tokens = self.prompt(request), request.sampling.max_tokens
+        asked = prompt.ids, tuple(key.raw for key in request.keys)
+        if asked not in self._traces or len(self._traces[asked].tokens) < num_tokens:
+            self._traces[asked] = _trace(self._live, request, prompt)
+        return self._traces[asked].until(num_tokens)
 
     def want(self, requests: list[Request]) -> list[tuple[int, ...]]:
         """Return live's tokens of each request."""

@@ -170,7 +170,7 @@ def _same_peaks(checkpoint_of: MakeCheckpoint, root: Path, few: int, many: int) 
 
 
 def test_twice_the_frames_need_no_more_memory(checkpoint_of: MakeCheckpoint, tmp_path: Path) -> None:
-    _same_peaks(checkpoint_of, tmp_path, 4, 8)
+    _same_peaks(checkpoint_of, tmp_path, 3, 6)
 
 
 @pytest.mark.campaign

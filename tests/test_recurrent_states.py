@@ -19,7 +19,7 @@ from infer.tokenizer import ImageSpan, PromptTokens
 
 Patch = pytest.MonkeyPatch
 LIMITS = BatchLimits(max_num_seqs=8, prefill_batch_size=4, prefill_step_size=33)
-NUM_QUESTIONS = 8
+NUM_QUESTIONS = 5
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 
 @pytest.fixture(scope="module")
 def questions(asked: Asked) -> list[Request]:
-    """Eight of every frame, of eight lengths."""
+    """Five of every frame, of five lengths."""
     return asked.questions(NUM_QUESTIONS)
 
 
@@ -41,7 +41,7 @@ def _wrong(asked: Asked, questions: list[Request], limits: BatchLimits = LIMITS)
     return sum(one != other for one, other in zip(tokens, asked.want(questions), strict=True))
 
 
-def test_eight_questions_prefill_each_image_once(asked: Asked, questions: list[Request]) -> None:
+def test_five_questions_prefill_each_image_once(asked: Asked, questions: list[Request]) -> None:
     ended = asked.run(questions, LIMITS)
     assert ended.tokens(questions) == asked.want(questions)
     num_tokens = sum(frame.num_tokens for frame in asked.frames)
@@ -99,7 +99,7 @@ def _copy_a_token_early(patch: Patch) -> None:
 def test_a_fault_in_the_states_gives_other_answers(
     fault: Callable[[Patch], None], asked: Asked, questions: list[Request], monkeypatch: Patch
 ) -> None:
-    """Without one they are right: ``test_eight_questions_prefill_each_image_once``."""
+    """Without one they are right: ``test_five_questions_prefill_each_image_once``."""
     fault(monkeypatch)
     assert _wrong(asked, questions) > 0
 
