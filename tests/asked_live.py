@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -55,6 +56,10 @@ class Ended:
         return [self.answers[request.id].tokens for request in requests]
 
 
+# What live answers, by checkpoint, compute type, prompt and pictures: modules that ask the same share it.
+_TRACES: dict[tuple[Path, str, tuple[int, ...], tuple[bytes, ...]], LiveTrace] = {}
+
+
 class Asked:
     """A recording in a store, an engine, and the live model beside them."""
 
@@ -76,8 +81,6 @@ class Asked:
         self.tokenizer = self.engine.tokenizer
         self.source = StoredFeatures(self.encoded.store, "images")
         self._checkpoint, self._dtype = checkpoint, dtype
-        self._live: Live | None = None
-        self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...]], LiveTrace] = {}
 
     @contextmanager
     def on_disk(self, folder: Path, max_bytes: int = 1 << 30) -> Iterator[None]:
@@ -132,16 +135,18 @@ class Asked:
 
     def live(self, request: Request) -> LiveTrace:
         """Let mlx-vlm encode and answer; asked again for no more tokens, it is not asked."""
-        self._live = self._live or Live(self._checkpoint, self._dtype)
         prompt, num_tokens = self.prompt(request), request.sampling.max_tokens
-        asked = prompt.ids, tuple(key.raw for key in request.keys)
-        if asked not in self._traces or len(self._traces[asked].tokens) < num_tokens:
-            self._traces[asked] = _trace(self._live, request, prompt)
-        return self._traces[asked].until(num_tokens)
+        asked = self._checkpoint, self._dtype, prompt.ids, tuple(key.raw for key in request.keys)
+        if asked not in _TRACES or len(_TRACES[asked].tokens) < num_tokens:
+            _TRACES[asked] = _trace(_live(self._checkpoint, self._dtype), request, prompt)
+        return _TRACES[asked].until(num_tokens)
 
     def want(self, requests: list[Request]) -> list[tuple[int, ...]]:
         """Return live's tokens of each request."""
         return [self.live(request).tokens for request in requests]
+
+
+_live = cache(Live)
 
 
 def _trace(live: Live, request: Request, prompt: PromptTokens) -> LiveTrace:

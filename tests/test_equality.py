@@ -26,7 +26,7 @@ CHECKPOINTS = {
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_noise(tmp_path_factory.mktemp("images"), 4)
+    return draw_noise(tmp_path_factory.mktemp("images"), 3)
 
 
 @pytest.fixture(
@@ -58,7 +58,7 @@ def want(checkpoint: Path, encoded: Encoded) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(
     "limits",
     [
-        BatchLimits(max_num_seqs=5, prefill_batch_size=5, prefill_step_size=23),
+        BatchLimits(max_num_seqs=5, prefill_batch_size=5, prefill_step_size=37),
         *(
             pytest.param(limits, marks=pytest.mark.campaign)
             for limits in (
@@ -69,7 +69,7 @@ def want(checkpoint: Path, encoded: Encoded) -> list[tuple[int, ...]]:
             )
         ),
     ],
-    ids=["5-5-23", "5-5-7", "8-4-64", "1-4-2048", "16-8-2048"],
+    ids=["5-5-37", "5-5-7", "8-4-64", "1-4-2048", "16-8-2048"],
 )
 def test_mixed_requests_give_the_tokens_of_one_at_a_time_live(
     encoded: Encoded, want: list[tuple[int, ...]], limits: BatchLimits

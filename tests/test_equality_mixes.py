@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from asked_live import Asked, LiveTrace, mixed_parts, variant
-from conftest import MAX_PIXELS
-from tiny_checkpoint import Tiny, write_checkpoint
+from conftest import MAX_PIXELS, MakeCheckpoint
+from tiny_checkpoint import Tiny
 
 from infer.hooks import RowHooks
 from infer.kv_cache import rounded_up
@@ -76,10 +76,8 @@ class EndsAfter:
 class Pool:
     """Prompts in families; live answers to those that are drawn."""
 
-    def __init__(self, root: Path, name: str, num_images: int) -> None:
-        dtype = TINY[name].dtype
-        checkpoint = write_checkpoint(root / "checkpoint", TINY[name])
-        self.asked = Asked(checkpoint, root, num_images, dtype)
+    def __init__(self, checkpoint: Path, root: Path, name: str, num_images: int) -> None:
+        self.asked = Asked(checkpoint, root, num_images, TINY[name].dtype)
         rng = random.Random(name)
         families = [mixed_parts(rng, list(self.asked.frames)) for _ in range(NUM_FAMILIES)]
         self.families = [
@@ -109,9 +107,12 @@ class Pool:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Draw:
+def drawn(checkpoint_of: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Draw:
     """Return a function that draws a mix: a small one where it is the one that is always tried."""
-    pool = cache(lambda name, num_images: Pool(tmp_path_factory.mktemp("pool"), name, num_images))
+
+    @cache
+    def pool(name: str, num_images: int) -> Pool:
+        return Pool(checkpoint_of(TINY[name]), tmp_path_factory.mktemp("pool"), name, num_images)
 
     def draw(name: str, seed: int, most: int = 24) -> tuple[Pool, Mix]:
         rng, is_small = random.Random(seed), seed == ALWAYS.get(name)

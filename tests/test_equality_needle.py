@@ -32,7 +32,7 @@ class Haystack:
         """Draw up to 31 others of any shape and length, and a place among them for the needle."""
         frames = list(self.asked.frames)
         requests = [
-            self.asked.request(number, *mixed_parts(rng, frames), max_tokens=rng.randint(1, 12))
+            self.asked.request(number, *mixed_parts(rng, frames), max_tokens=rng.randint(1, 8))
             for number in range(rng.randint(1, 31))
         ]
         requests.insert(rng.randint(0, len(requests)), self.needle)

@@ -29,10 +29,12 @@ LIMITS = BatchLimits(8, 4, 2048)
 
 @pytest.fixture(scope="module")
 def asked(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    return Asked(plain, tmp_path_factory.mktemp("kept"), 4, num_sizes=3)
+    return Asked(plain, tmp_path_factory.mktemp("kept"), 5, num_sizes=4)
 
 
-@pytest.mark.parametrize("limits", [LIMITS, BatchLimits(3, 8, 33)], ids=str)
+@pytest.mark.parametrize(
+    "limits", [pytest.param(LIMITS, marks=pytest.mark.campaign), BatchLimits(3, 8, 33)], ids=str
+)
 def test_a_new_prompt_in_a_later_run_computes_no_image_token(
     asked: Asked, limits: BatchLimits, tmp_path: Path
 ) -> None:
@@ -90,12 +92,12 @@ def _differing(asked: Asked, home: Path) -> list[int]:
 
 
 def test_a_flipped_byte_on_disk_costs_one_prefill_and_no_answer(asked: Asked, home: Path) -> None:
-    chunk = _folder(asked, home, 2) / "c.0.0.0"
+    chunk = _folder(asked, home, 3) / "c.0.0.0"
     flip_bit(chunk, 8 * 5000)
     later = _asked_of_all(asked, LATER)
     with asked.on_disk(home):
         ended = asked.run(later, LIMITS)
-        assert (ended.stats.num_images, ended.stats.num_images_read) == (1, 3)
+        assert (ended.stats.num_images, ended.stats.num_images_read) == (1, 4)
         assert ended.tokens(later) == asked.want(later)
         assert asked.run(later, LIMITS).stats.num_images == 0  # it was kept again
 
@@ -105,23 +107,23 @@ def test_a_byte_that_no_check_sees_is_a_wrong_answer(
 ) -> None:
     """The control: without its checks the cache gives whatever lies on disk."""
     assert _differing(asked, home) == []
-    chunk = _folder(asked, home, 2) / "c.0.0.0"
+    chunk = _folder(asked, home, 3) / "c.0.0.0"
     content = bytearray(chunk.read_bytes())
     content[: len(content) // 2] = bytes(len(content) // 2)
     chunk.write_bytes(content)
     monkeypatch.setattr(prefixes, "check_payload", lambda fill, *rest: fill(rest[2]))
-    assert _differing(asked, home) == [2]
+    assert _differing(asked, home) == [3]
 
 
 def test_a_prefix_of_another_frame_is_a_wrong_answer(
     asked: Asked, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: were the frames not part of its name, another frame's prefix would be taken."""
-    assert asked.frames[0].grid_thw == asked.frames[3].grid_thw
+    assert asked.frames[0].grid_thw == asked.frames[4].grid_thw
     monkeypatch.setattr(prefix_cache, "prefix_name", lambda keys, prompt, by: prefix_name((), prompt, by))
     with asked.on_disk(home):
         asked.run([asked.request(0, asked.frames[0], FIRST)], LIMITS)
-    other = [asked.request(0, asked.frames[3], LATER)]
+    other = [asked.request(0, asked.frames[4], LATER)]
     with asked.on_disk(home):
         ended = asked.run(other, LIMITS)
     assert ended.stats.num_images == 0
@@ -154,7 +156,7 @@ def test_other_weights_versions_or_system_text_find_nothing(asked: Asked, home: 
 
 
 def test_several_frames_in_a_prompt_are_one_prefix_in_their_order(asked: Asked, tmp_path: Path) -> None:
-    one, other = asked.frames[0], asked.frames[3]
+    one, other = asked.frames[0], asked.frames[4]
 
     def pair(first: FrameEntry, second: FrameEntry, text: str) -> Request:
         return asked.request(0, "Frame 1: ", first, "\nFrame 2: ", second, text)

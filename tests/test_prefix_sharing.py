@@ -88,8 +88,8 @@ def _image_tokens(asked: Asked) -> int:
     [SHARED, BatchLimits(3, 8, 33), pytest.param(BatchLimits(1, 1, 2048), marks=pytest.mark.campaign)],
     ids=str,
 )
-def test_eight_questions_prefill_a_frame_once(asked: Asked, limits: BatchLimits) -> None:
-    requests = asked.questions(8)
+def test_five_questions_prefill_a_frame_once(asked: Asked, limits: BatchLimits) -> None:
+    requests = asked.questions(5)
     with SeenByDecoder(asked) as seen:
         ended = asked.run(requests, limits)
     assert seen.num_image_positions == _image_tokens(asked)
@@ -247,8 +247,8 @@ def test_a_tight_bound_costs_prefills_and_no_answer(
     asked: Asked, num_sequences: float, copy_prefixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of many lengths: a follower that finds no room waits, and may find its prefix gone.
-    requests = [replace(r, sampling=Sampling(max_tokens=2 + r.id * 7 % 9)) for r in asked.questions(4)]
-    longest = max(len(asked.prompt(request).ids) + 10 for request in requests)
+    requests = [replace(r, sampling=Sampling(max_tokens=2 + r.id * 7 % 5)) for r in asked.questions(4)]
+    longest = max(len(asked.prompt(request).ids) + 6 for request in requests)
     bound = int(num_sequences * rounded_up(longest) * asked.engine.model.kv_token_bytes)
     held = HeldBytes(monkeypatch)
     monkeypatch.setattr(asked.engine, "copy_prefixes", copy_prefixes)
