@@ -155,7 +155,9 @@ class Recording:
                 requests.append(self.asked.request(len(requests), frame, text, max_tokens=2))
         mx.clear_cache()
         mx.reset_peak_memory()
-        assert all(answer.error is None for answer in self.asked.run(requests, BatchLimits(4, 2)).answers.values())
+        assert all(
+            answer.error is None for answer in self.asked.run(requests, BatchLimits(4, 2)).answers.values()
+        )
         return mx.get_peak_memory() - self.asked.engine.model.weight_bytes
 
 
