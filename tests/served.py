@@ -35,7 +35,7 @@ class Served:
     def ask(self, content: object, **fields: object) -> httpx2.Response:
         """Ask about texts and pictures, greedily unless ``fields`` say otherwise."""
         messages = [{"role": "user", "content": content}]
-        body = {"messages": messages, "max_tokens": 6} | fields
+        body = {"messages": messages, "max_tokens": 12} | fields
         return self.client.post("/v1/chat/completions", json=body)
 
     def text(self, content: object, **fields: object) -> str:

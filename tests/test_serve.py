@@ -36,7 +36,7 @@ from seeonce.server.growing_text import GrowingText
 from seeonce.server.jobs import Delta, Ended
 from seeonce.server.options import ServeOptions
 
-SAMPLING = Sampling(max_tokens=6)
+SAMPLING = Sampling(max_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_log_probabilities_come_with_the_tokens_streamed_or_not(api: Served) -> 
     chunks = api.streamed("Say!", logprobs=True, top_logprobs=2)
     parts = [part for c in chunks if (found := c["choices"][0]["logprobs"]) for part in found["content"]]
     assert parts == whole
-    assert len(whole) == 6
+    assert len(whole) == 12
     assert all(each["top_logprobs"][0]["logprob"] >= each["logprob"] for each in whole)
 
 
