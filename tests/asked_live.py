@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -38,6 +39,10 @@ class LiveTrace:
     logprobs: tuple[float, ...]
     margins: tuple[float, ...]
 
+    def until(self, num_tokens: int) -> "LiveTrace":
+        """Return its first tokens: what a request for fewer is answered."""
+        return LiveTrace(self.tokens[:num_tokens], self.logprobs[:num_tokens], self.margins[:num_tokens])
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -49,6 +54,10 @@ class Ended:
     def tokens(self, requests: list[Request]) -> list[tuple[int, ...]]:
         assert all(answer.error is None for answer in self.answers.values())
         return [self.answers[request.id].tokens for request in requests]
+
+
+# What live answers, by checkpoint, compute type, prompt and pictures: modules that ask the same share it.
+_TRACES: dict[tuple[Path, str, tuple[int, ...], tuple[bytes, ...]], LiveTrace] = {}
 
 
 class Asked:
@@ -72,8 +81,6 @@ class Asked:
         self.tokenizer = self.engine.tokenizer
         self.source = StoredFeatures(self.encoded.store, "images")
         self._checkpoint, self._dtype = checkpoint, dtype
-        self._live: Live | None = None
-        self._traces: dict[tuple[tuple[int, ...], tuple[bytes, ...], int], LiveTrace] = {}
 
     @contextmanager
     def on_disk(self, folder: Path, max_bytes: int = 1 << 30) -> Iterator[None]:
@@ -85,7 +92,7 @@ class Asked:
         finally:
             self.engine.prefix_cache = None
 
-    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 6) -> Request:
+    def request(self, number: int, *parts: str | FrameEntry, max_tokens: int = 4) -> Request:
         """Make a request of texts and frames, in the order given."""
         segments = tuple(Text(part) if isinstance(part, str) else Image(part) for part in parts)
         return Request(number, segments, Sampling(max_tokens=max_tokens))
@@ -127,20 +134,19 @@ class Asked:
         return Ended(ended, stats[0])
 
     def live(self, request: Request) -> LiveTrace:
-        """Let mlx-vlm encode and answer; asked twice, it answers once."""
-        self._live = self._live or Live(self._checkpoint, self._dtype)
-        known = (
-            self.prompt(request).ids,
-            tuple(key.raw for key in request.keys),
-            request.sampling.max_tokens,
-        )
-        if known not in self._traces:
-            self._traces[known] = _trace(self._live, request, self.prompt(request))
-        return self._traces[known]
+        """Let mlx-vlm encode and answer; asked again for no more tokens, it is not asked."""
+        prompt, num_tokens = self.prompt(request), request.sampling.max_tokens
+        asked = self._checkpoint, self._dtype, prompt.ids, tuple(key.raw for key in request.keys)
+        if asked not in _TRACES or len(_TRACES[asked].tokens) < num_tokens:
+            _TRACES[asked] = _trace(_live(self._checkpoint, self._dtype), request, prompt)
+        return _TRACES[asked].until(num_tokens)
 
     def want(self, requests: list[Request]) -> list[tuple[int, ...]]:
         """Return live's tokens of each request."""
         return [self.live(request).tokens for request in requests]
+
+
+_live = cache(Live)
 
 
 def _trace(live: Live, request: Request, prompt: PromptTokens) -> LiveTrace:

@@ -197,9 +197,9 @@ def free_fsync() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def short_answers_to_verify(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Random weights never stop, and a fault must show in an eighth of the tokens; the campaign has all."""
+    """Random weights never stop, and a fault must show in a sixteenth of the tokens; the campaign has all."""
     if request.node.get_closest_marker("campaign") is None:
-        monkeypatch.setattr(outputs, "_MAX_TOKENS", 8)
+        monkeypatch.setattr(outputs, "_MAX_TOKENS", 4)
 
 
 @pytest.fixture

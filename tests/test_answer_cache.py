@@ -1,6 +1,7 @@
 """Known answers: what makes two questions the same, and that a wrong row is never an answer."""
 
 import dataclasses
+import shutil
 import sqlite3
 import stat
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from checkpoint_edits import copy_of, edit
-from conftest import Run
+from conftest import HomeAfter, Run
 from screens import folder_of, noise
 from store_samples import frame, new_store
 
@@ -234,11 +235,16 @@ def _described(run: Run, *more: object) -> dict[str, Any]:
     return totals
 
 
-@pytest.fixture
-def encoded(run: Run, plain: Path, tmp_path: Path) -> Path:
-    folder = folder_of(tmp_path / "images")
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = folder_of(tmp_path_factory.mktemp("recordings") / "images")
     noise(0).save(folder / "003_30.0s.png")  # the first picture again
-    assert run("seeonce encode", folder, "--model", plain).code == 0
+    return folder
+
+
+@pytest.fixture
+def encoded(home_after: HomeAfter, images: Path, plain: Path, home: Path) -> Path:
+    shutil.copytree(home_after(("seeonce encode", images, "--model", plain)), home)
     return plain
 
 

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Run
+from live_mlx_vlm import once_for_each_checkpoint
 from screens import folder_of
 
 from cache.base.errors import CheckpointError
@@ -53,23 +53,15 @@ def here(tmp_path: Path) -> Home:
 
 @pytest.fixture(scope="module", autouse=True)
 def live_answers() -> Iterator[None]:
-    """What live encoding answers does not depend on limits and faults of ours: it is computed once."""
+    """What live encoding answers does not depend on limits and faults of ours: it is computed once.
+
+    In five tokens: random weights never stop, and faults show at once.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seeonce.verifier.canary._MAX_TOKENS", 5)
         for name in ("features", "answer"):
-            patch.setattr(LiveReference, name, _once_for_each_checkpoint(getattr(LiveReference, name)))
+            patch.setattr(LiveReference, name, once_for_each_checkpoint(getattr(LiveReference, name)))
         yield
-
-
-def _once_for_each_checkpoint(method: Callable[..., Any]) -> Callable[..., Any]:
-    known: dict[str, Any] = {}
-
-    def looked_up(self: LiveReference, *asked: object) -> Any:
-        about = repr((self._spec.encoder_id, self._model.config.model_type, asked))
-        if about not in known:
-            known[about] = method(self, *asked)
-        return known[about]
-
-    return looked_up
 
 
 def _sound(here: Home, trial: Trial) -> tuple[BatchLimits, list[str]]:

@@ -40,10 +40,12 @@ class Screens:
         self.engine = Engine.load(self.encoded.checkpoint, "float32")
         self._truth = read_truth(root / "screens" / "truth.csv")
 
-    def rates(self, change: Callable[["Screens", FrameEntry], Features] | None = None) -> dict[str, float]:
+    def rates(
+        self, change: Callable[["Screens", FrameEntry], Features] | None = None, only: str | None = None
+    ) -> dict[str, float]:
         """Return the share of true answers by question, with the features that ``change`` gives."""
         stored = StoredFeatures(self.encoded.store, "screens")
-        asked = list(self._asked())
+        asked = [each for each in self._asked() if only in (None, each[1])]
         requests = [Request(number, segments, SAMPLING) for number, (_, _, segments) in enumerate(asked)]
         source = _Changed(self, change) if change else stored
         verdicts: dict[str, list[bool]] = {}
@@ -110,7 +112,7 @@ def _of_another_frame(screens: Screens, frame: FrameEntry) -> Features:
 
 
 @pytest.fixture(
-    scope="module", params=[10, pytest.param(200, marks=pytest.mark.campaign)], ids="{} screens".format
+    scope="module", params=[8, pytest.param(200, marks=pytest.mark.campaign)], ids="{} screens".format
 )
 def screens(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Screens:
     return Screens(tmp_path_factory.mktemp("screens"), request.param)
@@ -120,18 +122,18 @@ def test_every_question_is_answered_truly_about_its_own_frames(screens: Screens)
     rates = screens.rates()
     print({question: f"{rate:.1%}" for question, rate in rates.items()})
     assert set(rates) == {CHANGE_QUESTION[0], *(texts[0] for texts in QUESTIONS.values())}
-    few = len(screens.encoded.manifest.frames) < 100  # one false answer of ten is no verdict
+    few = len(screens.encoded.manifest.frames) < 100  # one false answer of eight is no verdict
     assert min(rates.values()) >= (0.8 if few else 0.95)
     assert rates[APPS] >= (0.9 if few else 0.98)
 
 
 def test_answers_depend_on_deepstack(screens: Screens) -> None:
-    rates = screens.rates(_without_deepstack)
+    rates = screens.rates(_without_deepstack, DESCRIPTION)
     print({question: f"{rate:.1%}" for question, rate in rates.items()})
     assert rates[DESCRIPTION] <= 0.5
 
 
 def test_answers_follow_the_features_and_not_the_frame(screens: Screens) -> None:
-    rates = screens.rates(_of_another_frame)
+    rates = screens.rates(_of_another_frame, DESCRIPTION)
     print({question: f"{rate:.1%}" for question, rate in rates.items()})
     assert rates[DESCRIPTION] <= 0.3

@@ -76,12 +76,8 @@ def _encode(
     return encode(Home(home), options, lines or Lines())
 
 
-def _live(checkpoint: Path, image: Path, dtype: str, max_pixels: int | None = None) -> np.ndarray[Any, Any]:
-    """Return what mlx-vlm's own loader, processor and vision tower make of a file: merged, DeepStack."""
-    model, processor = load(str(checkpoint), lazy=True)
-    model.set_dtype(getattr(mx, dtype))
-    if max_pixels is not None:
-        processor.image_processor.max_pixels = max_pixels
+def _live(model: Any, processor: Any, image: Path) -> np.ndarray[Any, Any]:
+    """Return what mlx-vlm's own processor and vision tower make of a file: merged, DeepStack."""
     inputs = processor.image_processor(images=[load_image(str(image))])
     values = mx.array(inputs["pixel_values"]).astype(model.vision_tower.patch_embed.proj.weight.dtype)
     merged, deepstack = model.vision_tower(values, mx.array(inputs["image_grid_thw"]))
@@ -91,10 +87,14 @@ def _live(checkpoint: Path, image: Path, dtype: str, max_pixels: int | None = No
 def _assert_live(
     manifest: Manifest, store: Store, checkpoint: Path, dtype: str, max_pixels: int | None = None
 ) -> None:
+    model, processor = load(str(checkpoint), lazy=True)
+    model.set_dtype(getattr(mx, dtype))
+    if max_pixels is not None:
+        processor.image_processor.max_pixels = max_pixels
     for frame in manifest.frames:
         stored = store.read(frame.key)
         assert stored is not None
-        live = _live(checkpoint, Path(frame.source), dtype, max_pixels)
+        live = _live(model, processor, Path(frame.source))
         assert as_float32(stored.array.reshape(live.shape)).tobytes() == live.tobytes(), frame.source
 
 

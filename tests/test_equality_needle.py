@@ -17,7 +17,7 @@ from infer.request import Request
 from infer.sampling import Sampling
 
 NEEDLE = 1000
-ALWAYS, CAMPAIGN = range(2), range(2, 60)
+ALWAYS, CAMPAIGN = range(1), range(1, 60)
 
 
 class Haystack:
@@ -25,14 +25,14 @@ class Haystack:
 
     def __init__(self, checkpoint: Path, root: Path) -> None:
         self.asked = Asked(checkpoint, root, 9)
-        self.needle = self.asked.request(NEEDLE, self.asked.frames[0], "Which app is open?", max_tokens=16)
+        self.needle = self.asked.request(NEEDLE, self.asked.frames[0], "Which app is open?", max_tokens=8)
         self.alone = self.asked.want([self.needle])[0]
 
     def draw(self, rng: random.Random) -> tuple[list[Request], BatchLimits]:
         """Draw up to 31 others of any shape and length, and a place among them for the needle."""
         frames = list(self.asked.frames)
         requests = [
-            self.asked.request(number, *mixed_parts(rng, frames), max_tokens=rng.randint(1, 20))
+            self.asked.request(number, *mixed_parts(rng, frames), max_tokens=rng.randint(1, 8))
             for number in range(rng.randint(1, 31))
         ]
         requests.insert(rng.randint(0, len(requests)), self.needle)
@@ -71,7 +71,7 @@ class Exchanged:
 
 def test_exchanged_deepstack_rows_are_noticed(haystack: Haystack) -> None:
     asked = haystack.asked
-    others = [asked.request(n, frame, "What now?", max_tokens=8) for n, frame in enumerate(asked.frames)]
+    others = [asked.request(n, frame, "What now?") for n, frame in enumerate(asked.frames)]
     requests = [*others, haystack.needle]
     limits = BatchLimits(32, 4, 64)
     assert asked.run(requests, limits).answers[NEEDLE].tokens == haystack.alone

@@ -1,13 +1,14 @@
 """What stands around the engine works for each family alike: runs, sampling, schemas, verify-cache."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asked_live import Asked
-from conftest import MAX_PIXELS, Ended, MakeCheckpoint, Run
+from conftest import MAX_PIXELS, Ended, HomeAfter, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
 from tiny_checkpoint import Tiny
 
@@ -29,11 +30,15 @@ SCHEMA = {
 }
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_noise(tmp_path_factory.mktemp("recordings") / "images", 6)
+
+
 @pytest.fixture
-def encoded(run: Run, qwen3_5: Path, tmp_path: Path) -> str:
+def encoded(home_after: HomeAfter, images: Path, qwen3_5: Path, home: Path) -> str:
     """Six pictures under a Qwen3.5: what a command line ends with."""
-    images = draw_noise(tmp_path / "images", 6)
-    assert run("seeonce encode", images, "--model", qwen3_5).code == 0
+    shutil.copytree(home_after(("seeonce encode", images, "--model", qwen3_5)), home)
     return f"{images} --model {qwen3_5}"
 
 
@@ -62,8 +67,8 @@ def test_sampled_answers_do_not_depend_on_their_neighbours(
     name: str, checkpoint_of: MakeCheckpoint, tmp_path: Path
 ) -> None:
     asked = Asked(checkpoint_of(CHECKPOINTS[name]), tmp_path, 2)
-    sampling = Sampling(temperature=0.8, seed=7, max_tokens=6)
-    questions = [replace(request, sampling=sampling) for request in asked.questions(4)]
+    sampling = Sampling(temperature=0.8, seed=7, max_tokens=4)
+    questions = [replace(request, sampling=sampling) for request in asked.questions(3)]
     limits = BatchLimits(8, 4, 33)
     together = asked.run(questions, limits, sampling_hooks).tokens(questions)
     assert together == asked.run(questions, one_by_one(limits), sampling_hooks).tokens(questions)
@@ -89,5 +94,5 @@ def test_several_frames_a_prompt_under_a_schema_and_stopped_runs_go_on(
 
 
 def test_verify_cache_finds_it_equal_at_every_level(run: Run, encoded: str) -> None:
-    ended = run(f"verify-cache --json --sample 2 {encoded}")
+    ended = run(f"verify-cache --json --sample 1 {encoded}")
     assert (ended.code, [check["equal"] for check in ended.json["checks"]]) == (0, [True, True, True])

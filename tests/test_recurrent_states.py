@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from asked_live import Asked
-from conftest import MAX_PIXELS
-from tiny_checkpoint import Tiny, write_checkpoint
 
 from infer.decoding import DecodeBatch
 from infer.kv_cache import RecurrentRow, RowsRecurrentState, rounded_up
@@ -19,19 +18,17 @@ from infer.tokenizer import ImageSpan, PromptTokens
 
 Patch = pytest.MonkeyPatch
 LIMITS = BatchLimits(max_num_seqs=8, prefill_batch_size=4, prefill_step_size=33)
-NUM_QUESTIONS = 8
+NUM_QUESTIONS = 5
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    root = tmp_path_factory.mktemp("asked")
-    checkpoint = write_checkpoint(root / "checkpoint", Tiny(max_pixels=MAX_PIXELS, family="qwen3_5"))
-    return Asked(checkpoint, root, 2)
+def asked(qwen3_5: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return Asked(qwen3_5, tmp_path_factory.mktemp("asked"), 2)
 
 
 @pytest.fixture(scope="module")
 def questions(asked: Asked) -> list[Request]:
-    """Eight of every frame, of eight lengths."""
+    """Five of every frame, of five lengths."""
     return asked.questions(NUM_QUESTIONS)
 
 
@@ -41,7 +38,7 @@ def _wrong(asked: Asked, questions: list[Request], limits: BatchLimits = LIMITS)
     return sum(one != other for one, other in zip(tokens, asked.want(questions), strict=True))
 
 
-def test_eight_questions_prefill_each_image_once(asked: Asked, questions: list[Request]) -> None:
+def test_five_questions_prefill_each_image_once(asked: Asked, questions: list[Request]) -> None:
     ended = asked.run(questions, LIMITS)
     assert ended.tokens(questions) == asked.want(questions)
     num_tokens = sum(frame.num_tokens for frame in asked.frames)
@@ -99,7 +96,7 @@ def _copy_a_token_early(patch: Patch) -> None:
 def test_a_fault_in_the_states_gives_other_answers(
     fault: Callable[[Patch], None], asked: Asked, questions: list[Request], monkeypatch: Patch
 ) -> None:
-    """Without one they are right: ``test_eight_questions_prefill_each_image_once``."""
+    """Without one they are right: ``test_five_questions_prefill_each_image_once``."""
     fault(monkeypatch)
     assert _wrong(asked, questions) > 0
 
@@ -107,7 +104,7 @@ def test_a_fault_in_the_states_gives_other_answers(
 def test_a_state_that_is_copied_a_token_early_gives_other_answers(
     asked: Asked, questions: list[Request], monkeypatch: Patch
 ) -> None:
-    few, limits = questions[:4], replace(LIMITS, prefill_step_size=1)
+    few, limits = questions[:3], replace(LIMITS, prefill_step_size=1)
     assert _wrong(asked, few, limits) == 0
     _copy_a_token_early(monkeypatch)
     assert _wrong(asked, few, limits) > 0

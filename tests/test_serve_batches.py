@@ -221,7 +221,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(api: Served, tmp_pat
 def test_a_batch_goes_on_when_the_server_starts_again(encoded: Encoded, places: tuple[Path, Path]) -> None:
     options = ServeOptions(str(encoded.checkpoint.path), BatchLimits(1, 1, 64))
     with served(places[1], options) as found:
-        prompts = [_line(str(number), f"Say {number}", max_tokens=40) for number in range(8)]
+        prompts = [_line(str(number), f"Say {number}", max_tokens=20) for number in range(8)]
         asked = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = found.client.post("/v1/batches", json=asked | {"input_file_id": _sent(found, prompts)}).json()
         while not found.metric("completion_tokens_total"):
@@ -235,7 +235,7 @@ def test_a_batch_goes_on_when_the_server_starts_again(encoded: Encoded, places: 
             assert now["status"] in ("in_progress", "finalizing"), now
             time.sleep(0.02)
         assert now["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
-        assert found.metric("completion_tokens_total") == 40 * (8 - num_before)
+        assert found.metric("completion_tokens_total") == 20 * (8 - num_before)
 
 
 def test_run_batch_says_what_stands_in_its_way(run: Any, tmp_path: Path) -> None:

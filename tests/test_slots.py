@@ -34,8 +34,8 @@ def asked(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
 
 @pytest.fixture(scope="module")
 def questions(asked: Asked) -> list[Request]:
-    """Six of every frame, of several lengths, answered in 2 to 8 tokens: slots change hands at every step."""
-    return [replace(r, sampling=Sampling(max_tokens=2 + r.id * 5 % 7)) for r in asked.questions(6)]
+    """Five of every frame, of several lengths, in 2 to 8 tokens: slots change hands at every step."""
+    return [replace(r, sampling=Sampling(max_tokens=2 + r.id * 5 % 7)) for r in asked.questions(5)]
 
 
 def _wrong(asked: Asked, questions: list[Request], limits: BatchLimits = LIMITS) -> int:

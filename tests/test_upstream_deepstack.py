@@ -19,7 +19,7 @@ from infer.limits import BatchLimits
 from infer.sampling import Sampling
 
 PROMPTS = ("Describe.", "What apps are open on this screen now?", "Topics?", "Describe it in detail please")
-MAX_TOKENS = 24
+MAX_TOKENS = 8
 
 
 class Case:

@@ -128,7 +128,10 @@ def test_a_right_store_passes_and_says_how_much_was_checked(name: str, tmp_path:
 
 @pytest.mark.parametrize(
     ("kv_memory_bytes", "in_flight"),
-    [(None, r", up to 8 in flight, "), (1_000_000, r", up to [1-7] in flight \(8 were allowed\), ")],
+    [
+        pytest.param(None, r", up to 8 in flight, ", marks=pytest.mark.campaign),
+        (1_000_000, r", up to [1-7] in flight \(8 were allowed\), "),
+    ],
 )
 def test_the_report_says_how_many_answers_were_in_flight(
     recorded: Recorded, kv_memory_bytes: int | None, in_flight: str

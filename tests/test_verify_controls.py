@@ -33,8 +33,8 @@ CAMPAIGN = [(name, dtype) for name in CHECKPOINTS for dtype in ("float32", "bflo
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine pictures; the first and the last are of one size."""
-    return draw_noise(tmp_path_factory.mktemp("recordings") / "images", 9)
+    """Four pictures; the first and the last are of one size."""
+    return draw_noise(tmp_path_factory.mktemp("recordings") / "images", 4, num_sizes=3)
 
 
 @pytest.mark.parametrize(

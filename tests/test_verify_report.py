@@ -38,7 +38,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_noise(tmp_path_factory.mktemp("recordings") / "images", 3)
 
 
-@pytest.mark.parametrize("options", ["--level bytes", "--all", "--level embeddings --controls", "--sample 2"])
+@pytest.mark.parametrize("options", ["--level bytes", "--all", "--level embeddings --controls", "--sample 1"])
 def test_a_real_report_follows_the_schema(
     options: str, run: Run, home: Path, home_after: HomeAfter, images: Path, plain: Path
 ) -> None:
