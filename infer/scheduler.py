@@ -92,7 +92,7 @@ class Schedule:
 
         ``None`` among them says that nothing more has come yet. Those that have a prefix ``on_disk`` start
         from it; ``prefixes`` may hold some of before. With ``copy_prefixes`` each row gets a copy of its
-        prefix, instead of all reading one.
+        prefix, instead of all reading one, as has one that decodes alone.
         """
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._on_disk = on_disk
@@ -102,7 +102,7 @@ class Schedule:
         self._num_before_first = 0  # handed out before the sequence that waits longest
         self.num_images_read = 0
         self.in_flight = InFlightLimit(limits.max_num_seqs)
-        self._reads_in_place = not copy_prefixes
+        self._reads_in_place = not copy_prefixes and limits.max_num_seqs != 1
         self.prefixes = prefixes or PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
     @property
