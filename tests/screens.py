@@ -43,6 +43,17 @@ def odd_pictures(folder: Path) -> Path:
     return folder
 
 
+# A command whose results come a tenth of a second apart, so that whoever stops it stops it in the middle.
+SLOWLY = """
+import time
+from seeonce.runs.writer import RunWriter
+write = RunWriter.write
+RunWriter.write = lambda *given: (write(*given), time.sleep(0.1))
+from seeonce.__main__ import main
+main()
+"""
+
+
 def python(statements: str, *arguments: object, **environ: str) -> subprocess.Popen[str]:
     """Start a Python of its own; the process must not outlive the test."""
     return subprocess.Popen(

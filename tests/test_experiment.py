@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import HomeAfter, Run
-from screens import ROOT, folder_of, python
+from screens import ROOT, SLOWLY, folder_of, python
 
 from cache.base.errors import InputError
 from cache.base.home import Home
@@ -21,7 +21,6 @@ from seeonce.runs.experiment import read_experiment
 from seeonce.runs.lock import RunLock
 
 EXAMPLE = ROOT / "docs" / "examples" / "experiment.toml"
-SEEONCE = "from seeonce.__main__ import main; main()"
 SEEONCE_ON_GO = """
 import pathlib, sys, time
 import infer.engine  # what takes long before a command begins
@@ -292,7 +291,7 @@ def _answers(folder: Path) -> list[dict[str, Any]]:
 
 def _stopped(file: Path, home: Path, num_lines: int, by: signal.Signals) -> int:
     """Start an experiment and stop it when it has so many answers; return how it ended."""
-    process = python(SEEONCE, "run", file, SEEONCE_HOME=str(home))
+    process = python(SLOWLY, "run", file, SEEONCE_HOME=str(home))
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from checkpoint_edits import copy_of
 from conftest import HomeAfter, Run
-from screens import folder_of, python
+from screens import SLOWLY, folder_of, python
 
 from cache.base.errors import InputError
 from seeonce.runs.lock import RunLock
 from seeonce.runs.writer import OutputFile
 
-SEEONCE = "from seeonce.__main__ import main; main()"
 SETTINGS = "--prompt A? --prompt B? --temperature 1 --seed 4 --max-tokens 8 --max-num-seqs 4 --fresh"
 
 
@@ -48,7 +47,7 @@ def _set(run: Path) -> list[str]:
 def _killed(home: Path, plain: Path, num_lines: int) -> Path:
     """Start a run and kill it when it has so many answers."""
     words = [*SETTINGS.split(), "tuesday", "--model", plain]
-    process = python(SEEONCE, "describe", *words, SEEONCE_HOME=str(home))
+    process = python(SLOWLY, "describe", *words, SEEONCE_HOME=str(home))
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
