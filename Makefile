@@ -85,10 +85,8 @@ $(RUNTIME): pyproject.toml constraints.txt $(if $(VENV_WORKS),,FORCE)
 			echo "$$found cannot make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; }; \
 	}
 	@echo "Installing seeonce and what it needs; a few minutes the first time."
+	@# Python compiles what is imported; all that is installed would take longer than the demo saves by it.
 	@$(PIP) install -qq --no-compile $(PACKAGES)
-	@# pip compiles one file after the other, all of them; a few are of no use to us.
-	@$(VENV_PYTHON) -m compileall -q -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib cache checkpoint infer \
-		precompute seeonce sources >/dev/null 2>&1 || true
 	@touch $@
 
 $(DEV): $(RUNTIME)
