@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +44,6 @@ def odd_pictures(folder: Path) -> Path:
     return folder
 
 
-# A command whose results come a tenth of a second apart, so that whoever stops it stops it in the middle.
-SLOWLY = """
-import time
-from seeonce.runs.writer import RunWriter
-write = RunWriter.write
-RunWriter.write = lambda *given: (write(*given), time.sleep(0.1))
-from seeonce.__main__ import main
-main()
-"""
-
-
 def python(statements: str, *arguments: object, **environ: str) -> subprocess.Popen[str]:
     """Start a Python of its own; the process must not outlive the test."""
     return subprocess.Popen(
@@ -66,3 +56,30 @@ def python(statements: str, *arguments: object, **environ: str) -> subprocess.Po
 def _heed_interrupts() -> None:
     """Take SIGINT as usual: what a shell starts in the background inherits that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+_SLOWLY = """
+import time
+from seeonce.runs.writer import RunWriter
+write = RunWriter.write
+RunWriter.write = lambda *given: (write(*given), time.sleep(0.1))
+from seeonce.__main__ import main
+main()
+"""
+
+
+def stopped(home: Path, num_lines: int, by: signal.Signals, *words: object) -> int:
+    """Start a command and stop it when a run has so many results; return how it ended.
+
+    Results come a tenth of a second apart, so that it is stopped in the middle.
+    """
+    process = python(_SLOWLY, *words, SEEONCE_HOME=str(home))
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
+        if found and max(found) >= num_lines:
+            break
+        time.sleep(0.005)
+    process.send_signal(by)
+    process.communicate(timeout=300)
+    return process.returncode

@@ -4,14 +4,13 @@ import json
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import HomeAfter, Run
-from screens import ROOT, SLOWLY, folder_of, python
+from screens import ROOT, folder_of, python, stopped
 
 from cache.base.errors import InputError
 from cache.base.home import Home
@@ -289,20 +288,6 @@ def _answers(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: (line["frame"], line["prompt"]))
 
 
-def _stopped(file: Path, home: Path, num_lines: int, by: signal.Signals) -> int:
-    """Start an experiment and stop it when it has so many answers; return how it ended."""
-    process = python(SLOWLY, "run", file, SEEONCE_HOME=str(home))
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
-        if found and max(found) >= num_lines:
-            break
-        time.sleep(0.005)
-    process.send_signal(by)
-    process.communicate(timeout=300)
-    return process.returncode
-
-
 @pytest.fixture(scope="module")
 def long(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """The command line of an experiment about 16 frames."""
@@ -325,7 +310,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     shutil.copytree(whole, home)
     for made in ("runs", "answers"):
         shutil.rmtree(home / made)
-    assert _stopped(file, home, 5, by) == code
+    assert stopped(home, 5, by, "run", file) == code
     torn = len(_answers(_newest(home)))
     assert run("seeonce runs --json").json[0]["state"] == "interrupted"
     ended = run("seeonce run --json", file)

@@ -3,14 +3,13 @@
 import json
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_edits import copy_of
 from conftest import HomeAfter, Run
-from screens import SLOWLY, folder_of, python
+from screens import folder_of, stopped
 
 from cache.base.errors import InputError
 from seeonce.runs.lock import RunLock
@@ -47,15 +46,7 @@ def _set(run: Path) -> list[str]:
 def _killed(home: Path, plain: Path, num_lines: int) -> Path:
     """Start a run and kill it when it has so many answers."""
     words = [*SETTINGS.split(), "tuesday", "--model", plain]
-    process = python(SLOWLY, "describe", *words, SEEONCE_HOME=str(home))
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        found = [path.read_bytes().count(b"\n") for path in home.glob("runs/*/results.jsonl")]
-        if found and max(found) >= num_lines:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=300)
+    stopped(home, num_lines, signal.SIGKILL, "describe", *words)
     return _newest(home)
 
 
