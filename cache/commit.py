@@ -39,6 +39,7 @@ from cache.trash import tmp_name
 _OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
 _MAX_RACES = 8
+_STREAM_BYTES = 1 << 20  # more than a connection gives at once, so that little of it is cut
 _WRITE_BACK_BYTES = 8 << 20
 
 Take = Callable[[int], NDArray[np.uint8]]
@@ -129,12 +130,10 @@ def stage_stream(
 
     def write(fd: int) -> tuple[int, bytes]:
         hasher, start = blake3(), 0
-        scratch = np.empty(SLICE_BYTES, np.uint8)
+        scratch = np.empty(_STREAM_BYTES, np.uint8)
         preallocate(fd, info.nbytes + CHECKSUM_BYTES)
         while start < info.nbytes:
-            part = take(info.nbytes - start)
-            if payload is None and scratch.nbytes < part.nbytes:
-                scratch = np.empty(part.nbytes, np.uint8)
+            part = take(min(_STREAM_BYTES, info.nbytes - start))
             found = _write_and_read(fd, part, start, scratch if payload is None else payload[start:])
             hasher.update(found.data)
             start += part.nbytes
