@@ -18,9 +18,11 @@ else
 EXTRA ?= cpu
 endif
 
-# Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs. The many
-# processes that tests start need not compile our code again.
-TWO_AT_ONCE := env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1
+# Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs.
+TWO_AT_ONCE := env OPENBLAS_NUM_THREADS=1
+
+# What one command has compiled need not be compiled by the next.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What a user says goes to the commands through the environment, as it was typed: make expands
 # nothing in it, and the shell never reads it as its own words.
@@ -86,16 +88,16 @@ $(RUNTIME): pyproject.toml constraints.txt $(if $(VENV_WORKS),,FORCE)
 	}
 	@echo "Installing seeonce and what it needs; a few minutes the first time."
 	@# Python compiles what is imported; all that is installed would take longer than the demo saves by it.
+	@# The pip that older versions of Python bring takes half as long again.
+	@$(PIP) install -qq --no-compile 'pip>=25.1'
 	@$(PIP) install -qq --no-compile $(PACKAGES)
 	@touch $@
 
 $(DEV): $(RUNTIME)
-	@$(PIP) install -qq --upgrade 'pip>=25.1'
 	@$(PIP) install -qq -c constraints.txt --group dev
 	@touch $@
 
 $(TRAIN): $(RUNTIME)
-	@$(PIP) install -qq --upgrade 'pip>=25.1'
 	@$(PIP) install -qq -c constraints.txt --group train
 	@touch $@
 
