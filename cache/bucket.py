@@ -133,7 +133,8 @@ class BucketStore:
         """Return the keys of the entries of one of the 256 groups, by a list."""
         ends = f"/{METADATA_NAME}"
         names = (found["path"] for found in self.objects.list(f"{FRAMES}/{group}"))
-        return {EntryKey.from_hex(name.split("/")[-2]) for name in names if name.endswith(ends)}
+        found = (key_of_folder(name.removesuffix(ends)) for name in names if name.endswith(ends))
+        return {key for key in found if key is not None}
 
     def entry_info(self, key: EntryKey) -> EntryInfo | None:
         """Return what an entry says about itself; None when it is missing or wrong.
@@ -336,6 +337,14 @@ class BucketStore:
 def metadata_name(key: EntryKey) -> str:
     """Return the name of an entry's ``zarr.json``."""
     return f"{FRAMES}/{group_name(key)}/{key.hex}/{METADATA_NAME}"
+
+
+def key_of_folder(name: str) -> EntryKey | None:
+    """Return the key whose folder, or marker, has that name; None for another's."""
+    try:
+        return EntryKey.from_hex(name.rpartition("/")[2])
+    except ValueError:
+        return None
 
 
 def chunk_name(key: EntryKey) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cache.base.errors import StoreError
 from cache.base.text import counted
-from cache.bucket import BucketStore, chunk_name, marker_name, metadata_name
+from cache.bucket import BucketStore, chunk_name, key_of_folder, marker_name, metadata_name
 from cache.bucket_manifests import head_names, part_names, read_head, read_keys
 from cache.check import CheckReport, Problem, in_subset
 from cache.entry import METADATA_NAME
@@ -182,7 +182,9 @@ def require_entries(
     wanted, gone, groups = set(keys), set[EntryKey](), {group_name(key) for key in keys}
     folder = f"{TRASH}/{groups.pop()}" if len(groups) == 1 else TRASH
     for _ in range(_NUM_REPAIRS):
-        if marked := [key for item in bucket.objects.list(folder) if (key := _key(item["path"])) in wanted]:
+        if marked := [
+            key for item in bucket.objects.list(folder) if (key := key_of_folder(item["path"])) in wanted
+        ]:
             for key in marked:
                 bucket.objects.delete(marker_name(key))
             time.sleep(settle_s)  # it may have looked at a marker a moment before
@@ -265,21 +267,14 @@ def _sizes(objects: Objects, number: int) -> dict[EntryKey, dict[str, int]]:
     found: dict[EntryKey, dict[str, int]] = {}
     for item in objects.list(f"{FRAMES}/{number:02x}"):
         *_, folder, name = item["path"].split("/")
-        if (key := _key(folder)) is not None:
+        if (key := key_of_folder(folder)) is not None:
             found.setdefault(key, {})[name] = item["size"]
     return found
 
 
 def _markers(objects: Objects, number: int) -> dict[EntryKey, float]:
     items = objects.list(f"{TRASH}/{number:02x}")
-    return {key: _time_s(item) for item in items if (key := _key(item["path"])) is not None}
-
-
-def _key(name: str) -> EntryKey | None:
-    try:
-        return EntryKey.from_hex(name.rpartition("/")[2])
-    except ValueError:
-        return None
+    return {key: _time_s(item) for item in items if (key := key_of_folder(item["path"])) is not None}
 
 
 def _time_s(item: Any) -> float:

@@ -295,8 +295,9 @@ def _encode_missing(
             manifest = read_manifest(ref.path)
         except StoreError:  # forgotten meanwhile, or named by the check
             continue
-        missing = {frame.key: frame for frame in manifest.frames if not store.exists(frame.key)}
-        say(f"{manifest.recording.id}: {len(missing)} of {len(manifest.frames)} frames have no entry")
+        lacking = [frame for frame in manifest.frames if not store.exists(frame.key)]
+        missing = {frame.key: frame for frame in lacking}
+        say(f"{manifest.recording.id}: {len(lacking)} of {len(manifest.frames)} frames have no entry")
         failures: list[tuple[FrameEntry, str]] = []
         try:
             for frame, reason in () if full else encode_again(manifest, list(missing.values()), limit):

@@ -271,9 +271,16 @@ def list_manifests(home: Home, on_problem: Callable[[str], None] = _log.warning)
     """Return all manifests, newest first; none without a store.
 
     ``on_problem`` receives a line for each that cannot be read.
+
+    Raises:
+        StoreError: a folder cannot be listed.
     """
     refs = []
-    for path in manifest_files(home) if home.store.is_dir() else []:
+    try:
+        paths = manifest_files(home) if home.store.is_dir() else []
+    except OSError as error:
+        raise disk_error(home.store, f"cannot list {error.filename}", error) from error
+    for path in paths:
         try:
             refs.append(_ref(path))
         except StoreError as error:

@@ -28,6 +28,9 @@ _BACKENDS = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-13", "mlx-cuda-12", "mlx-v
 _UNCHUNKED = 2**31 - 1
 _COPIES, _IN_PLACE = "copies", "in_place"
 
+RECURRENT = "gated delta nets"
+"""The layers of another kind than attention."""
+
 
 class Verdict(StrEnum):
     """How pass two may run: as asked, or prefilling one prompt after the other, whole and unshared."""

@@ -259,7 +259,7 @@ class _Loop:
             self._prefixes,
             copy_prefixes=self._engine.copy_prefixes,
         )
-        while self._running or schedule.upcoming or self._answers:
+        while self._running or schedule.draw() or self._answers:
             # The caller's own work, between two answers, must not run in the stream of the engine.
             with self._model.stream():
                 self._turn(schedule)

@@ -68,11 +68,13 @@ class RowProcessor:
     """All logits processors of one row as one; it never raises.
 
     A processor's error is kept in ``error``: raised amid a step, it would take the whole batch along.
+    ``failed_at_once`` says that not even the first token is such as was asked for.
     """
 
     def __init__(self, hooks: RowHooks) -> None:
         """Run ``hooks.processors`` in order, and note log-probabilities if they are asked for."""
         self.error: str | None = None
+        self.failed_at_once = False
         self._processors = hooks.processors
         self._top = hooks.top_logprobs
         self._raw: deque[mx.array] = deque()
@@ -80,7 +82,9 @@ class RowProcessor:
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Return the scores for the first token."""
-        return self._run(logits, lambda processor, scores: processor(tokens, scores))
+        scores = self._run(logits, lambda processor, scores: processor(tokens, scores))
+        self.failed_at_once = self.error is not None
+        return scores
 
     def process_last_token(self, last_token: int, logits: mx.array) -> mx.array:
         """Return the scores for the token after ``last_token``."""

@@ -105,9 +105,8 @@ class Schedule:
         self._reads_in_place = not copy_prefixes and limits.max_num_seqs != 1
         self.prefixes = prefixes or PrefixPool(memory.max_bytes if limits.share_prefixes else 0)
 
-    @property
-    def upcoming(self) -> list[Sequence]:
-        """The waiting sequences that are known, in order; empty when all have been handed out."""
+    def draw(self) -> list[Sequence]:
+        """Take in what has come, as far as is looked ahead; return all that wait, in order."""
         while len(self._waiting) < LOOK_AHEAD and (sequence := next(self._arriving, None)) is not None:
             self._waiting.append(sequence)
         return self._waiting
@@ -129,16 +128,16 @@ class Schedule:
 
         With nothing in flight there is at least one, as long as any waits.
         """
+        waiting = self.draw()  # also while none can begin: a server refuses and encodes meanwhile
         state = (now.num_rows, self.in_flight.num)
         has_more = self._on_disk is not None and self._on_disk.any_read
         if now.num_rows and state == self._refused_at and not has_more:
             return []  # none has left since: asking the same at every step would take time from decoding
-        chosen = self._chosen(now)
+        chosen = self._chosen(now, waiting)
         self._refused_at = None if chosen or not self._waiting else state
         return chosen
 
-    def _chosen(self, now: InFlight) -> list[Sequence]:
-        waiting = self.upcoming
+    def _chosen(self, now: InFlight, waiting: list[Sequence]) -> list[Sequence]:
         num_free = self.in_flight.num - now.num_rows
         if not waiting or num_free < 1:
             return []

@@ -53,6 +53,8 @@ class Sequence:
             SeeonceError: a watch or a processor of this request failed; it ends here.
         """
         self.num_to_come -= 1
+        if self.processor is not None and self.processor.error is not None and self.processor.failed_at_once:
+            raise SeeonceError(self.processor.error)
         if token in stop_ids:
             return "stop"
         self.tokens.append(token)

@@ -8,6 +8,7 @@ from cache.base.errors import InputError, StoreError
 from cache.base.text import counted, megabytes
 from cache.entry import bytes_per_token
 from cache.key import EncoderSpec, PixelDigest, entry_key, pixel_digest
+from cache.objects import is_address
 from cache.pixel_index import KnownPixels, PixelIndex
 from cache.stats import StoreLimit
 from cache.store import Store
@@ -99,13 +100,15 @@ def _new_pictures(
 
 
 def _sizes(frames: Iterable[Frame]) -> Iterator[ImageHeader]:
-    """Yield the size of each readable frame; the frames of one video are of one size."""
-    of_video: dict[str, ImageHeader] = {}
+    """Yield the size of each readable frame; of a video, and of a bucket's folder, that of the first."""
+    of_place: dict[str, ImageHeader] = {}
     for frame in frames:
         with suppress(InputError):
             if not frame.stamp.position:
                 yield read_header(Path(frame.stamp.path))
             else:
-                if frame.stamp.path not in of_video:
-                    of_video[frame.stamp.path] = ImageHeader(*frame.read().size, has_more=False)
-                yield of_video[frame.stamp.path]
+                path = frame.stamp.path
+                place = path.rpartition("/")[0] if is_address(path) else path
+                if place not in of_place:
+                    of_place[place] = ImageHeader(*frame.read().size, has_more=False)
+                yield of_place[place]

@@ -21,6 +21,7 @@ from cache.base.errors import InputError
 from cache.base.home import Home
 from cache.manifest import Manifest
 from cache.store import Store
+from precompute.cost import _sizes
 from precompute.options import reopen
 from sources.recording import FrameChoice, Recording
 from sources.recordings import open_recording
@@ -119,6 +120,13 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StandIn, Server]]:
 
 def opened(place: Server) -> Recording:
     return open_recording(place.address, FrameChoice())
+
+
+def test_what_a_folder_in_a_bucket_takes_is_told_from_one_picture(served: tuple[StandIn, Server]) -> None:
+    server, place = served
+    frames = opened(place).frames()
+    del server.objects[frames[1].source.partition("screens/")[2]]  # it is not looked at
+    assert [(size.width, size.height) for size in _sizes(frames)] == [noise(0).size] * 2
 
 
 def test_a_picture_that_changes_or_goes_is_one_clear_line(served: tuple[StandIn, Server]) -> None:

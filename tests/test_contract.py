@@ -24,6 +24,7 @@ from cache.base.errors import InputError, NotEncodedError, StoreError
 from cache.bucket import BucketStore, chunk_name, metadata_name
 from cache.entry import CHUNK_NAME, METADATA_NAME
 from cache.key import entry_key
+from cache.layout import group_name
 from cache.objects import Objects
 from cache.store import Store
 
@@ -312,6 +313,10 @@ def test_few_and_many_keys_are_looked_for(place: Place, monkeypatch: pytest.Monk
     keys = {place.write(number) for number in range(3)}
     assert place.store.existing([*keys, MISSING]) == keys
     monkeypatch.setattr("cache.bucket._LIST_FROM", 1)
+    group = group_name(MISSING)
+    obstore.put(
+        place.store.objects.store, f"frames/{group}/zarr.json", b"{}"
+    )  # a local store that was copied has these
     assert place.store.existing([*keys, MISSING]) == keys
 
 

@@ -1,11 +1,15 @@
 """What a user asks when something is amiss: seeonce doctor, --version, and the help."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Run
 from screens import folder_of
+
+from cache.base.home import Home
+from infer.canary import RECURRENT, Verdict, combination, remember
 
 
 def test_doctor_names_versions_device_memory_store_model_and_canary(run: Run) -> None:
@@ -62,6 +66,13 @@ def test_doctor_says_that_the_home_may_not_be_looked_into(run: Run, monkeypatch:
     (store,) = (finding for finding in ended.json if finding["what"] == "store")
     assert (ended.code, store["state"]) == (1, "broken")
     assert 'run chmod 700 "$SEEONCE_HOME"' in store["words"]
+
+
+def test_doctor_tells_of_what_was_tried_with_either_kind_of_layers(run: Run, home: Path) -> None:
+    home.mkdir()
+    remember(Home(home), replace(combination(), layers=RECURRENT), Verdict.one_by_one)
+    canary = next(line for line in run("seeonce doctor").out.splitlines() if line.startswith("canary"))
+    assert "one by one" in canary
 
 
 def test_a_model_that_is_not_here_is_a_note(

@@ -1,6 +1,7 @@
 """What a request brings into the batch acts on its own row, and on no other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -29,15 +30,15 @@ class Case:
 
     def __init__(self, encoded: Encoded) -> None:
         self.requests = encoded.requests(PROMPTS[:3], Sampling(max_tokens=MAX_TOKENS))
-        self._source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
-        self._engine = Engine.load(encoded.checkpoint, encoded.spec.compute_dtype)
+        self.source = StoredFeatures(encoded.store, encoded.manifest.recording.id)
+        self.engine = Engine.load(encoded.checkpoint, encoded.spec.compute_dtype)
         self.plain = self.answers(lambda _: RowHooks())
 
     def answers(
         self, hooks_of: HooksOf, requests: Sequence[Request] = (), limits: BatchLimits = LIMITS
     ) -> dict[int, Answer]:
         asked = requests or self.requests
-        answers = self._engine.answer(asked, self._source, limits, hooks_of=hooks_of, stop_ids=frozenset())
+        answers = self.engine.answer(asked, self.source, limits, hooks_of=hooks_of, stop_ids=frozenset())
         return {request.id: answer for request, answer in answers}
 
     def others_are_plain(self, got: dict[int, Answer], *changed: int) -> bool:
@@ -149,6 +150,24 @@ def test_rows_that_leave_while_others_are_prefilled_change_no_answer(
         assert answer.tokens == case.plain[number].tokens[: 2 + number % 4]
 
 
+def test_what_comes_is_asked_for_at_every_step_also_while_none_can_begin(case: Case) -> None:
+    asked_at, answers = 0, list[Answer]()
+
+    def arriving() -> Iterator[Request | None]:
+        nonlocal asked_at
+        for request in case.requests[:2]:
+            yield replace(request, sampling=Sampling(max_tokens=30))
+        while len(answers) < 2:
+            asked_at += not answers
+            yield None
+
+    for _, answer in case.engine.answer(
+        arriving(), case.source, BatchLimits(1, 1, 64), stop_ids=frozenset(), hooks_of=lambda _: RowHooks()
+    ):
+        answers.append(answer)
+    assert asked_at >= 30
+
+
 def test_rows_that_end_early_at_one_step_leave_together(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     removals = Removals(monkeypatch)
     case.answers(lambda _: RowHooks(watches=(Ends(3),)), limits=BatchLimits(3, 3, share_prefixes=False))
@@ -160,6 +179,12 @@ def test_a_processor_that_fails_costs_its_own_request_only(case: Case, step: int
     got = case.answers(_only(6, RowHooks((Failing(step),))))
     assert (got[6].finish_reason, got[6].error) == ("error", "no token fits the schema")
     assert case.others_are_plain(got, 6)
+
+
+def test_a_processor_that_fails_at_once_gives_no_answer_of_one_token(case: Case) -> None:
+    requests = [replace(one, sampling=Sampling(max_tokens=1)) for one in case.requests]
+    got = case.answers(_only(4, RowHooks((Failing(0),))), requests)
+    assert [number for number, answer in got.items() if answer.error is not None] == [4]
 
 
 def test_an_error_after_the_last_token_is_none(case: Case) -> None:

@@ -10,7 +10,7 @@ from screens import folder_of
 from store_samples import manifest, new_store, pixels, write
 
 from cache.base.errors import InputError
-from cache.base.text import parse_age_s, parse_size
+from cache.base.text import parse_age_s, parse_size, percent
 from cache.layout import stored_bytes
 from cache.manifest import write_manifest
 from cache.stats import LimitReachedError, StoreLimit
@@ -145,3 +145,10 @@ def test_encode_stops_at_the_limit_and_keeps_what_is_encoded(
     assert run("seeonce store check --read-data").code == 0
     monkeypatch.delenv("SEEONCE_STORE_MAX")
     assert run("seeonce encode --json", images, "--model", plain).json["num_hits"] == 2
+
+
+def test_a_share_is_called_all_or_nothing_only_when_it_is() -> None:
+    shares = (0, 0.0003, 0.004, 0.5, 0.996, 0.9997, 1, None)
+    assert [percent(share) for share in shares] == [
+        "0 %", "0.1 %", "0.4 %", "50 %", "99.6 %", "99.9 %", "100 %", "–",
+    ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Manifests: sealed, replaced at once, listed newest first."""
 
+import errno
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_a_manifest_that_was_moved_to_another_recording_is_reported(tmp_path: Pa
     problems: list[str] = []
     assert list_manifests(home, problems.append) == []
     assert "is that of recording one" in problems[0]
+
+
+def test_a_folder_that_may_not_be_listed_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    store = new_store(tmp_path)
+    write_manifest(store.home, manifest(1))
+    monkeypatch.setattr("cache.manifest.names_in", forbidden)
+    with pytest.raises(StoreError, match="cannot list"):
+        list_manifests(store.home)
 
 
 def test_without_a_store_there_are_no_manifests(tmp_path: Path) -> None:

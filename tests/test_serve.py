@@ -26,11 +26,11 @@ from uvicorn.server import ServerState
 from cache.base.home import Home
 from cache.leases import active_leases
 from infer.limits import BatchLimits
-from infer.request import Answer, Usage
+from infer.request import Answer, Request, Usage
 from infer.sampling import Sampling
 from infer.sequence import Sequence
 from seeonce.server import connections, guard, remote
-from seeonce.server.completions import merged
+from seeonce.server.completions import _pieces, merged
 from seeonce.server.errors import ApiError
 from seeonce.server.growing_text import GrowingText
 from seeonce.server.jobs import Delta, Ended
@@ -137,8 +137,10 @@ def test_what_is_shown_of_a_growing_text_is_a_beginning_of_the_whole(seed: int) 
     stop = draw.choice([(), ("END",), ("b a", "ND")])
     growing = GrowingText(decode, stop, plain=False, opened=draw.random() < 0.3)
     shown = [("", "")]
-    for token in parts:
-        growing.add(token)
+    while parts:
+        several = draw.choice([1, 1, 2, 9])
+        growing.add(parts[:several])
+        del parts[:several]
         shown.append(growing.shown)
         assert all(new.startswith(old) for old, new in zip(*shown[-2:], strict=True))
         assert not any(word in part for part in shown[-1] for word in (*stop, "�"))
@@ -357,6 +359,31 @@ def test_a_request_that_raises_takes_no_other_along(
     assert api.text("Hello")
 
 
+def test_a_prompt_that_cannot_be_made_is_told_and_takes_no_other_along(
+    api: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = api.server.engine._loaded
+    assert loaded is not None
+    prompt = loaded.engine.tokenizer.prompt
+
+    def failing(request: Request) -> Any:
+        if request.sampling.max_tokens == 13:
+            raise TypeError("what the template does not take")
+        return prompt(request)
+
+    monkeypatch.setattr(loaded.engine.tokenizer, "prompt", failing)
+    with ThreadPoolExecutor(2) as clients:
+        good = clients.submit(api.ask, "Hello", max_tokens=60)
+        bad = clients.submit(api.ask, "Hello", max_tokens=13)
+    assert (bad.result().status_code, good.result().status_code) == (500, 200)
+    api.wait_until_idle()
+
+
+def test_each_of_several_prompts_must_fit(api: Served) -> None:
+    found = api.client.post("/v1/completions", json={"prompt": ["One", "word " * 5000], "max_tokens": 3})
+    assert (found.status_code, found.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_a_text_goes_on_without_a_template(api: Served) -> None:
     found = api.client.post(
         "/v1/completions", json={"prompt": ["One", "Two"], "max_tokens": 3, "n": 2}
@@ -517,6 +544,22 @@ def test_what_prompts_begin_with_outlives_the_server_unless_nothing_is_to_be_kep
         assert cached > 0
         found.text(unkept)
         assert found.metric("cached_tokens_total") == cached
+
+
+def test_an_error_comes_after_what_came_before_it() -> None:
+    async def told() -> list[Any]:
+        events: asyncio.Queue[Any] = asyncio.Queue()
+        for event in (Delta(0, "a"), Delta(0, "b"), ApiError(500, "The engine failed.")):
+            events.put_nowait(event)
+        found: list[Any] = []
+        try:
+            async for piece in _pieces(events, 1):
+                found += piece
+        except ApiError as error:
+            found.append(error.status)
+        return found
+
+    assert asyncio.run(told()) == [Delta(0, "ab"), 500]
 
 
 def test_what_came_while_a_client_was_not_served_is_one_chunk() -> None:

@@ -238,6 +238,36 @@ def test_a_batch_goes_on_when_the_server_starts_again(encoded: Encoded, places: 
         assert found.metric("completion_tokens_total") == 20 * (8 - num_before)
 
 
+def test_a_batch_whose_object_is_damaged_keeps_no_server_from_starting(
+    encoded: Encoded, places: tuple[Path, Path]
+) -> None:
+    (folder := places[1] / "batches" / f"batch_{'0' * 24}").mkdir(parents=True)
+    (folder / "batch.json").write_bytes(b"")  # as a power loss leaves it
+    with served(places[1], ServeOptions(str(encoded.checkpoint.path), BatchLimits(1, 1, 64))) as found:
+        assert folder.name not in found.client.get("/v1/batches").text
+
+
+def test_two_batches_do_not_write_one_file(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = _write(tmp_path / "in.jsonl", [_line("a", "One")]), tmp_path / "out.jsonl"
+    seen: list[str] = []
+
+    class Running:
+        """A server that is asked for while the first batch has written its file anew."""
+
+        def __init__(self, *_: object) -> None:
+            if not seen:
+                seen.append("")
+                output.write_bytes(b"")
+                output.with_suffix(".new").write_bytes(b"")
+                output.with_suffix(".new").replace(output)
+                seen.append(run("seeonce run-batch", source, output).err)
+            raise InputError("far enough")
+
+    monkeypatch.setattr("seeonce.server.app.Server", Running)
+    run("seeonce run-batch", source, output)
+    assert "is being written by another batch" in seen[1]
+
+
 def test_run_batch_says_what_stands_in_its_way(run: Any, tmp_path: Path) -> None:
     source = _write(tmp_path / "in.jsonl", [_line("a", "One")])
     other = tmp_path / "mine.txt"

@@ -24,6 +24,7 @@ from cache.base.home import Home
 from cache.manifest import write_manifest
 from cache.stats import store_stats
 from seeonce.commands.store import app
+from seeonce.commands.store_text import stats_table
 
 
 def test_without_a_store_everything_is_zero_and_nothing_is_made(tmp_path: Path) -> None:
@@ -80,6 +81,14 @@ def test_counting_moves_nothing_and_is_no_use(tmp_path: Path) -> None:
     flip_bit(entry_files(store, key)[0], 30)
     assert store_stats(store.home).num_unreadable == 1
     assert list(store.keys()) == [key]
+
+
+def test_nothing_may_go_while_the_only_manifest_cannot_be_read(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    write(store, 0)
+    flip_bit(write_manifest(store.home, manifest(1)), 100)
+    stats = store_stats(store.home)
+    assert "nothing: a manifest cannot be read" in stats_table(store.home, stats)
 
 
 def test_the_command_shows_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,21 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import MAX_PIXELS, HomeAfter, MakeCheckpoint, Run
 from live_mlx_vlm import draw_noise
+from store_samples import manifest, new_store
 from tiny_checkpoint import Tiny
 
 from cache.base.errors import EXIT_INTERRUPTED, InputError
 from cache.base.home import Home
 from cache.base.listener import Listener
+from cache.manifest import write_manifest
 from seeonce.verifier import levels, verify
-from seeonce.verifier.faults import FAULTS, Fault
+from seeonce.verifier.faults import FAULTS, CopiedStore, Fault, copy_again
 from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.report import Report
 
@@ -83,6 +86,15 @@ def test_every_control_is_caught_on_the_demo(
 def encoded(home: Path, home_after: HomeAfter, images: Path, plain: Path) -> Path:
     shutil.copytree(home_after(("seeonce encode", images, "--model", plain)), home)
     return images
+
+
+def test_a_fault_leaves_the_copy_that_it_was_put_into_a_copy_of(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "unchanged")
+    path = write_manifest(store.home, whole := manifest(2))
+    before = path.read_bytes()
+    unchanged = CopiedStore(store.home, store, whole, [[frame] for frame in whole.frames])
+    copy_again(unchanged, tmp_path / "copy").put_manifest(replace(whole, frames=whole.frames[:1]))
+    assert path.read_bytes() == before
 
 
 def test_a_verifier_that_does_not_object_is_told_on(

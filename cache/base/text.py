@@ -87,7 +87,7 @@ def percent(share: float | None) -> str:
     if share is None:
         return "–"
     if 0 < share < 0.01 or 0.99 < share < 1:
-        return f"{100 * share:.1f} %"
+        return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
     return f"{100 * share:.0f} %"
 
 

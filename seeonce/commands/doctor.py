@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import typer
@@ -19,7 +19,7 @@ from cache.stats import store_stats
 from checkpoint.backend import import_mlx, installed_version, memory_bytes
 from checkpoint.blas import blas_in_front, computes_on_cpu
 from checkpoint.folder import DEMO, default_model, find_checkpoint
-from infer.canary import combination, remembered
+from infer.canary import RECURRENT, combination, remembered
 from seeonce.commands.arguments import AsJson
 
 _OK, _NOTE, _BROKEN = "ok", "note", "broken"
@@ -163,10 +163,12 @@ def _model() -> Finding:
 
 
 def _canary(home: Home) -> Finding:
-    verdict = remembered(home, combination())
-    if verdict is None:
+    here = combination()
+    found = [remembered(home, replace(here, layers=layers)) for layers in ("", RECURRENT)]
+    verdicts = {verdict.value for verdict in found if verdict is not None}
+    if not verdicts:
         return Finding("canary", _OK, "not run yet with these versions; the first describe runs it")
-    if verdict.value == "batched":
+    if verdicts == {"batched"}:
         return Finding("canary", _OK, "batched answers are those of live encoding")
     return Finding(
         "canary", _NOTE, "batched answers are wrong with these versions; prompts are prefilled one by one"

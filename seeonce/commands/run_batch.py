@@ -68,11 +68,12 @@ def run_batch_command(
         prefix_cache=prefix_cache_bytes(prefix_cache),
     )
     batch = Batch(*files)
-    with files[1].open("ab") as held:
+    # Not OUT itself, which is written anew: then another batch would lock another file.
+    with files[1].with_name(f".{files[1].name}.lock").open("ab") as held:
         if not lock_file(held.fileno()):
             raise InputError(f"{output} is being written by another batch: wait, or give another file.")
         if fresh:
-            held.truncate(0)
+            files[1].unlink(missing_ok=True)
         server = Server(Home.locate(), options, lambda line: typer.echo(line, err=True))
         server.start(batches=False)
         try:

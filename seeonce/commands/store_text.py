@@ -22,7 +22,7 @@ def stats_table(home: Home, stats: StoreStats) -> str:
     reclaimable = "0 kB"
     if found := stats.reclaimable:
         reclaimable = f"{megabytes(found.num_bytes)} in {counted(found.num_entries, 'entry')}"
-    elif stats.num_manifests:
+    elif stats.num_entries:
         reclaimable = "nothing: a manifest cannot be read, see seeonce store check"
     rows = [
         ("store", str(home.store)),

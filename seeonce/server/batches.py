@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,10 @@ class Batches:
 
     def all(self) -> list[Json]:
         """Return the batch objects, newest first."""
-        found = [self.info(path.parent.name) for path in self._folder.glob(f"batch_*/{_INFO}")]
+        found = []
+        for path in self._folder.glob(f"batch_*/{_INFO}"):
+            with suppress(ApiError):  # it cannot be read
+                found.append(self.info(path.parent.name))
         return sorted(found, key=lambda one: (-one["created_at"], one["id"]))
 
     def cancel(self, batch_id: str) -> Json:

@@ -226,11 +226,17 @@ async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIter
     num_ended = 0
     while num_ended < num_choices:
         waiting = [await _next(events)]
-        while not events.empty():  # what came while the loop was busy goes out as one piece
-            waiting.append(await _next(events))
+        failed: ApiError | None = None
+        while failed is None and not events.empty():  # what came while the loop was busy is one piece
+            try:
+                waiting.append(await _next(events))
+            except ApiError as error:  # after what came before it
+                failed = error
         found = merged(waiting)
         num_ended += sum(isinstance(each, Ended) for each in found)
         yield found
+        if failed is not None:
+            raise failed
 
 
 def merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:

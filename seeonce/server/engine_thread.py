@@ -222,7 +222,12 @@ class EngineThread:
                     return
                 self._arrived.popleft()
             requests = tuple(replace(request, id=next(self._ids)) for request in head.requests)
-            problem = loaded.problem(head, requests[0])
+            try:
+                prompts = {each.segments: each for each in requests}.values()  # choices share theirs
+                problem = next(filter(None, (loaded.problem(head, each) for each in prompts)), None)
+            except Exception as error:  # what its template does not take: the others go on
+                _log.exception("a prompt was refused by an error")
+                problem = _failed(error)
             if problem is not None:
                 self._closed(len(requests))
                 head.emit(problem)

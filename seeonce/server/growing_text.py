@@ -8,7 +8,7 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 class GrowingText:
-    """Decodes tokens one by one; what is shown is always a beginning of the text that the answer will have.
+    """Decodes tokens as they come; what is shown is always a beginning of the text that the answer will have.
 
     Held back are bytes of a character that is not whole, what may be the beginning of a stop string, and
     spaces at the end, which an answer is stripped of.
@@ -24,12 +24,12 @@ class GrowingText:
         self._decode, self._stop = decode, tuple(stop)
         self._plain, self._opened = plain, opened
         self._tokens: list[int] = []
-        self._before = self._read = 0  # what was read since ``_before`` is decoded again with the next token
+        self._before = self._read = 0  # what was read since ``_before`` is decoded again with the next ones
         self._text = ""
 
-    def add(self, token: int) -> None:
-        """Take the next token."""
-        self._tokens.append(token)
+    def add(self, tokens: Sequence[int]) -> None:
+        """Take the next tokens."""
+        self._tokens += tokens
         known = self._decode(self._tokens[self._before : self._read])
         text = self._decode(self._tokens[self._before :])
         if len(text) > len(known) and not text.endswith("\ufffd"):

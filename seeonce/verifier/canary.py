@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from seeonce.verifier.reference import LiveReference
 
 _MAX_TOKENS = 16
-_RECURRENT = "gated delta nets"
 _DEMO = Path(demo.__file__).parent
 _QUESTIONS = [QUESTIONS[name][0] for name in ("apps", "activity", "windows")]
 
@@ -66,8 +65,8 @@ def sound_limits(
         CheckpointError: answers are wrong either way.
     """
     if any(layer.is_recurrent for layer in checkpoint.text.layers):
-        return canary.sound_limits(home, limits, lambda tried: try_random(tried), say, _RECURRENT)
-    return canary.sound_limits(home, limits, lambda tried: try_demo(tried), say)
+        return canary.sound_limits(home, limits, try_random, say, canary.RECURRENT)
+    return canary.sound_limits(home, limits, try_demo, say)
 
 
 def try_demo(limits: BatchLimits) -> str | None:

@@ -60,7 +60,7 @@ class CopiedStore:
     def put_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest, also by one that does not fit together."""
         path = manifest_path(self.home, manifest.recording.id, manifest.encoder.encoder_id)
-        path.write_bytes(seal(manifest_to_json(manifest)))
+        _replace(path, seal(manifest_to_json(manifest)))
 
     def give_to(self, encoder: EncoderSpec) -> None:
         """Claim that every entry was made by another encoder: its keys, with the features there are."""
