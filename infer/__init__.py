@@ -1,1 +1,1 @@
-"""Pass two: manifest + store + prompts -> text."""
+"""Pass two's engine: requests over stored features -> answers."""

@@ -1,4 +1,4 @@
-"""Decoding, one token of every row a step: who joins is written into a slot, who ends frees it."""
+"""Decoding: one token of every row a step. A row that joins gets a slot, one that ends frees it."""
 
 from collections.abc import Sequence as Listed
 
@@ -40,8 +40,8 @@ class DecodeBatch:
         return len(self._rows)
 
     @property
-    def num_columns(self) -> int:
-        """Columns in use: as many as the longest row has tokens of its own."""
+    def longest_row(self) -> int:
+        """Tokens of its own that the longest row has."""
         return max(self.slots.lengths, default=0)
 
     @property
@@ -138,7 +138,7 @@ class DecodeBatch:
         kept = list(range(self.num_slots))
         free = [slot for slot in kept if self._rows[slot] is None]
         num_slots = len(kept) + max(0, num_rows - len(free))
-        num_columns = max(num_tokens, self.num_columns) + 1
+        num_columns = max(num_tokens, self.longest_row) + 1
         if num_slots > len(kept) or num_columns > self._capacity:
             free += range(len(kept), num_slots)
             self._resize(kept, num_slots, num_columns, like)
@@ -146,7 +146,7 @@ class DecodeBatch:
 
     @property
     def _capacity(self) -> int:
-        held = self._cache[self._model.attention].state
+        held = self._cache[self._model.attention_index].state
         return held[0].shape[2] if held else 0
 
     def _compacted(self, tokens: mx.array) -> mx.array:

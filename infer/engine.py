@@ -25,9 +25,9 @@ from infer.model import LanguageModel, PromptInputs
 from infer.prefill import Prefill
 from infer.prefix_cache import PrefixCache
 from infer.prefix_trial import copies_are_faster
-from infer.prefixes import Keys, PrefixPool, SharedPrefix
+from infer.prefixes import Keys, PrefixPool
 from infer.request import Answer, Request, Usage, failed, split_reasoning
-from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopWatch, before_stop
+from infer.sampling import RepetitionPenalty, RepetitionWatch, SeededDraw, StopStringWatch, before_stop
 from infer.scheduler import READ_AHEAD, Schedule
 from infer.schema import Guide
 from infer.sequence import HooksOf, Sequence
@@ -187,7 +187,7 @@ class Engine:
             processors.append(SeededDraw(sampling, sequence.keys, sequence.prompt.ids))
         watches: tuple[TokenWatch, ...] = (RepetitionWatch(),)
         if sampling.stop:
-            watches = (StopWatch(sampling.stop, self.tokenizer.decode), *watches)
+            watches = (StopStringWatch(sampling.stop, self.tokenizer.decode), *watches)
         return RowHooks(tuple(processors), watches, sampling.logprobs)
 
     @cached_property
@@ -244,11 +244,10 @@ class _Loop:
         self._limits, self._hooks_of, self._on_disk, self._prefixes = limits, hooks_of, on_disk, prefixes
         self._memory = engine.memory(limits)
         self._decoding, self._stop_ids = DecodeBatch(model.model), stop_ids
-        self._running: dict[int, Sequence] = {}
+        self._running: set[Sequence] = set()
         self._prefill: Prefill | None = None
         self._answers: list[tuple[Request, Answer]] = []  # found between two turns
         self._was_step_alone = False
-        self._num_uids = 0
 
     def run(self, requests: Iterator[Request | None]) -> Iterator[tuple[Request, Answer]]:
         schedule = Schedule(
@@ -274,7 +273,7 @@ class _Loop:
                 continue
             sequence = Sequence(request, self._engine.tokenizer.prompt(request))
             if self._on_disk is not None:
-                sequence.begins = self._on_disk.name(sequence)
+                sequence.prefix_name = self._on_disk.name(sequence)
             problem = self._memory.problem(sequence)
             if problem is None:
                 yield sequence
@@ -311,14 +310,14 @@ class _Loop:
             self._answers.append((sequence.request, self._engine.answer_of(sequence, why)))
         except SeeonceError as error:
             self._fail(sequence, str(error))
-        del self._running[sequence.uid]
+        self._running.remove(sequence)
         return True
 
     def _admit(self, schedule: Schedule) -> None:
         """Begin to prefill what the schedule gives, less those that fail."""
-        to_come = max((sequence.num_to_come for sequence in self._running.values()), default=0)
+        to_come = max((sequence.num_to_come for sequence in self._running), default=0)
         decoding = self._decoding
-        now = InFlight(len(decoding), decoding.num_columns, to_come, decoding.num_slots, decoding.prefixes)
+        now = InFlight(len(decoding), decoding.longest_row, to_come, decoding.num_slots, decoding.prefixes)
         batch = schedule.next_batch(now)
         if not batch:
             return
@@ -352,11 +351,10 @@ class _Loop:
             lambda number: self._source.features(frames[number]),
             sequence.num_shared,
         )
-        self._num_uids += 1
-        sequence.begin(self._num_uids, max_tokens, hooks)
+        sequence.begin(max_tokens, hooks)
         if self._on_disk is not None:
             sequence.num_on_disk = self._on_disk.num_to_keep(sequence)
-        self._running[sequence.uid] = sequence
+        self._running.add(sequence)
         self.stats.prefilled(sequence, self._memory.prefix_bytes)
         return inputs
 
@@ -368,14 +366,7 @@ class _Loop:
             if self._on_disk is not None and (num_tokens := sequence.num_on_disk):
                 rows, seconds = prefill.kept[index, num_tokens], self.stats.seconds_of(num_tokens)
                 self._on_disk.keep(sequence, rows, seconds)
-            if num_tokens := sequence.num_kept:
-                kept = prefill.kept[index, num_tokens]
-                num_bytes = self._memory.prefix_bytes(num_tokens)
-                prefix = SharedPrefix(sequence.prompt, kept, num_tokens, num_bytes)
-                schedule.prefixes.put(sequence.keys, prefix)
-                sequence.prefix = prefix
-            if not sequence.num_in_place:
-                sequence.prefix = None  # its row has a copy
+            schedule.keep(sequence, prefill.kept.get((index, sequence.num_kept)))
         self._decoding.join(prefill)
         self.stats.held(len(self._decoding), schedule.prefixes.num_bytes)
         self.stats.num_images_read = schedule.num_images_read

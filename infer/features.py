@@ -20,7 +20,10 @@ _KEPT = 2
 
 
 class FeatureSource(Protocol):
-    """Where features come from: the store, or the live encoder when outputs are verified."""
+    """Where features come from.
+
+    The store, what a server has just encoded, or the live encoder when outputs are verified.
+    """
 
     def features(self, frame: FrameEntry) -> Features:
         """Return the features of a frame.

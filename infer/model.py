@@ -46,7 +46,7 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         """Wrap mlx-vlm's ``LanguageModel``, whose decoder has ``layers``."""
         super().__init__()
         self.recurrent = tuple(layer.is_recurrent for layer in layers)
-        self.attention = self.recurrent.index(False)
+        self.attention_index = self.recurrent.index(False)
         self.decoder = language_model.model
         for layer, is_recurrent in zip(self.decoder.layers, self.recurrent, strict=True):
             if not is_recurrent:
@@ -67,7 +67,7 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         self, inputs: mx.array, *, cache: list[Any], rope_deltas: mx.array | None = None
     ) -> LanguageModelOutput:
         """Decode one token ``(batch, 1)`` of each row; return logits ``(batch, 1, vocab)``."""
-        position_ids = _decode_positions(cache[self.attention].row_lengths, rope_deltas, inputs.shape)
+        position_ids = _decode_positions(cache[self.attention_index].row_lengths, rope_deltas, inputs.shape)
         h = self.hidden(self.decoder.embed_tokens(inputs), cache, position_ids)
         return LanguageModelOutput(logits=self.logits(h))
 
@@ -85,8 +85,8 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         ``position_ids`` ``(3, batch, seq)``; ``deepstack`` ``(batch, seq, num_deepstack, hidden)``.
         With ``only_last`` the last position's state alone is returned, ``(batch, 1, hidden)``.
         """
-        rotation = self._rotation(h, position_ids)
-        causal = create_attention_mask(h, cache[self.attention])
+        rotation = self.rotation_of(h, position_ids)
+        causal = create_attention_mask(h, cache[self.attention_index])
         real = cache[self.recurrent.index(True)].make_mask(h.shape[1]) if self.is_recurrent else None
         added = () if deepstack is None else _layers_of(deepstack)
         last = len(cache) - 1
@@ -108,11 +108,11 @@ class DenseDeepstackModel(nn.Module):  # type: ignore[name-defined,misc]
         """Run the last layer for one position; of those before it only keys and values are computed."""
         for part, where in ((h[:, :-1], position_ids[:, :, :-1]), (h[:, -1:], position_ids[:, :, -1:])):
             mask = create_attention_mask(part, cache)
-            output: mx.array = layer(part, mask, cache, where, self._rotation(part, where))
+            output: mx.array = layer(part, mask, cache, where, self.rotation_of(part, where))
         return output
 
-    def _rotation(self, h: mx.array, position_ids: mx.array) -> Any:
-        rotary = self.decoder.layers[self.attention].self_attn.rotary_emb
+    def rotation_of(self, h: mx.array, position_ids: mx.array) -> Any:
+        rotary = self.decoder.layers[self.attention_index].self_attn.rotary_emb
         return None if rotary.fused_apply else rotary(h, position_ids)
 
     def logits(self, h: mx.array) -> mx.array:
@@ -129,8 +129,8 @@ def _let_caches_attend(attention: Any) -> None:
     Other caches, such as mlx-vlm's own, are attended to as before.
     """
     module: Any = sys.modules[type(attention).__module__]
-    right = module.scaled_dot_product_attention
-    if getattr(right, "lets_caches_attend", False):
+    original = module.scaled_dot_product_attention
+    if getattr(original, "lets_caches_attend", False):
         return
 
     def attend(
@@ -138,7 +138,7 @@ def _let_caches_attend(attention: Any) -> None:
     ) -> mx.array:
         if hasattr(cache, "attend"):
             return cache.attend(queries, keys, values, scale, mask)  # type: ignore[no-any-return]
-        return right(queries, keys, values, cache, scale=scale, mask=mask, **more)  # type: ignore[no-any-return]
+        return original(queries, keys, values, cache, scale=scale, mask=mask, **more)  # type: ignore[no-any-return]
 
     attend.lets_caches_attend = True  # type: ignore[attr-defined]
     module.scaled_dot_product_attention = attend
@@ -224,7 +224,7 @@ class LanguageModel:
     @property
     def attention_shape(self) -> str:
         """Name what decides how fast attention is: widths of hidden states, keys and values, and the type."""
-        layer = self.checkpoint.text.layers[self.model.attention]
+        layer = self.checkpoint.text.layers[self.model.attention_index]
         return f"{self._hidden} {layer.num_per_token} {self._dtype}"
 
     @property

@@ -83,7 +83,10 @@ class RowsKVCache:
         return_array: bool = False,  # noqa: ARG002
         window_size: int | None = None,  # noqa: ARG002
     ) -> mx.array | str | None:
-        """Return what the next columns may attend to: ``(batch, 1, columns, used)``, or "causal", or all."""
+        """Return what the next columns may attend to.
+
+        ``(batch, 1, columns, used)``, or "causal", or ``None`` for all.
+        """
         if not any(self.paddings) and (num_columns == 1 or not self._readers):
             return "causal" if num_columns > 1 else None
         seen = mx.arange(self.used + num_columns)
@@ -186,10 +189,10 @@ class Prefill:
         return sum(each.num_tokens for each in self._inputs)
 
     def step(self) -> None:
-        """Prefill the next chunk; then ``kept`` has what is kept of the rows that have come so far.
+        """Prefill the next chunk, and copy into ``kept`` what ends in it.
 
-        By row and number of tokens. It is copied at the end of the prompt, or, where a layer has a recurrent
-        state, at the very token where what is kept ends: there a chunk ends, too.
+        ``kept`` is by row and number of tokens. The copy is taken at the end of the prompt or, where a layer
+        has a recurrent state, at the token where the kept part ends; a chunk ends there, too.
         """
         started, begin = time.perf_counter(), self._done
         end = min(

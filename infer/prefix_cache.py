@@ -7,7 +7,7 @@ prompt over the same frames starts from it.
 import threading
 import time
 from collections.abc import Iterable
-from collections.abc import Sequence as Many
+from collections.abc import Sequence as Listed
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from typing import Self
@@ -81,23 +81,25 @@ class PrefixCache:
 
     def has(self, sequence: Sequence) -> bool:
         """Say whether a sequence can start from a prefix on disk, as far as one look tells."""
-        begins = sequence.begins
-        if not self._reads or begins is None or begins.key in self._wrong:
+        name = sequence.prefix_name
+        if not self._reads or name is None or name.key in self._wrong:
             return False
-        return self._store.has(begins.key)
+        return self._store.has(name.key)
 
     def expect(self, sequences: Iterable[Sequence]) -> None:
         """Have read what these start from, in order; what else was read is dropped."""
-        wanted = {s.begins.key: s.begins for s in sequences if s.begins is not None and self.has(s)}
+        wanted = {
+            s.prefix_name.key: s.prefix_name for s in sequences if s.prefix_name is not None and self.has(s)
+        }
         for key in self._reading.keys() - wanted.keys():
             self._reading.pop(key).cancel()
-        for key, begins in wanted.items():
+        for key, name in wanted.items():
             if key not in self._reading:
-                self._reading[key] = self._reader.submit(self._read, begins)
+                self._reading[key] = self._reader.submit(self._read, name)
 
     def is_coming(self, sequence: Sequence) -> bool:
         """Say whether what a sequence starts from is being read."""
-        return sequence.begins is not None and sequence.begins.key in self._reading
+        return sequence.prefix_name is not None and sequence.prefix_name.key in self._reading
 
     @property
     def any_read(self) -> bool:
@@ -109,44 +111,42 @@ class PrefixCache:
 
         Then it is no longer coming, unless it is still being read.
         """
-        begins = sequence.begins
-        if begins is None or begins.key not in self._reading:
+        name = sequence.prefix_name
+        if name is None or name.key not in self._reading:
             return None
-        future = self._reading[begins.key]
+        future = self._reading[name.key]
         if not (wait or future.done()):
             return None
-        del self._reading[begins.key]
+        del self._reading[name.key]
         found = future.result()
         self._judge()
         if found is None:
-            self._wrong.add(begins.key)
+            self._wrong.add(name.key)
             return None
-        rows = self._layout.rows(found, begins.num_tokens)
-        return SharedPrefix(
-            sequence.prompt, rows, begins.num_tokens, self._layout.num_bytes(begins.num_tokens)
-        )
+        rows = self._layout.rows(found, name.num_tokens)
+        return SharedPrefix(sequence.prompt, rows, name.num_tokens, self._layout.num_bytes(name.num_tokens))
 
     def num_to_keep(self, sequence: Sequence) -> int:
         """Return how many tokens of a sequence that is to be prefilled should be kept; 0 for none."""
-        begins = sequence.begins
-        if begins is None or not self._writes or begins.num_tokens <= sequence.num_shared:
+        name = sequence.prefix_name
+        if name is None or not self._writes or name.num_tokens <= sequence.num_shared:
             return 0
-        num_bytes = self._layout.num_bytes(begins.num_tokens)
+        num_bytes = self._layout.num_bytes(name.num_tokens)
         if num_bytes > self._store.max_bytes:
             self._note(f"A prefix takes {megabytes(num_bytes)}, more than {OPTION} allows: none is kept.")
             self._writes = False
             return 0
         with self._lock:
             is_room = not self._pending_bytes or self._pending_bytes + num_bytes <= _MAX_PENDING_BYTES
-        return begins.num_tokens if is_room and not self._store.has(begins.key) else 0
+        return name.num_tokens if is_room and not self._store.has(name.key) else 0
 
-    def keep(self, sequence: Sequence, rows: Many[LayerRow], prefill_s: float) -> None:
+    def keep(self, sequence: Sequence, rows: Listed[LayerRow], prefill_s: float) -> None:
         """Write what was prefilled of a sequence, from another thread; ``rows`` must be evaluated."""
-        if sequence.begins is None:
+        if sequence.prefix_name is None:
             return
         arrays = [_as_bytes(array) for row in rows for array in row.arrays]
         mx.eval(arrays)
-        info = PrefixInfo(sequence.begins.key, sequence.keys, sequence.begins.num_tokens, prefill_s)
+        info = PrefixInfo(sequence.prefix_name.key, sequence.keys, sequence.prefix_name.num_tokens, prefill_s)
         with self._lock:
             self._pending_bytes += sum(array.nbytes for array in arrays)
         self._writer.submit(self._write, info, arrays)
@@ -162,12 +162,12 @@ class PrefixCache:
             with self._lock:
                 self._pending_bytes -= sum(part.nbytes for part in parts)
 
-    def _read(self, begins: PrefixName) -> _Arrays | None:
-        started, num_bytes = time.perf_counter(), self._layout.num_bytes(begins.num_tokens)
+    def _read(self, name: PrefixName) -> _Arrays | None:
+        started, num_bytes = time.perf_counter(), self._layout.num_bytes(name.num_tokens)
         if self._buffer.nbytes < num_bytes:
             self._buffer = np.empty(num_bytes, np.uint8)
         try:
-            found = self._store.read(begins.key, num_bytes, self._buffer)
+            found = self._store.read(name.key, num_bytes, self._buffer)
         except SeeonceError as error:
             self._note(f"The prefix cache is not read any more: {error}")
             self._reads = False
@@ -175,11 +175,11 @@ class PrefixCache:
         if found is None:
             return None
         info, payload = found
-        arrays = tuple(mx.array(part) for part in self._layout.parts(payload, begins.num_tokens))
+        arrays = tuple(mx.array(part) for part in self._layout.parts(payload, name.num_tokens))
         self._num_read += 1
-        self._read_s = min(self._read_s, (time.perf_counter() - started) / begins.num_tokens)
-        self._prefill_s = min(self._prefill_s, info.prefill_s / begins.num_tokens)
-        self._worth_tokens = begins.num_tokens
+        self._read_s = min(self._read_s, (time.perf_counter() - started) / name.num_tokens)
+        self._prefill_s = min(self._prefill_s, info.prefill_s / name.num_tokens)
+        self._worth_tokens = name.num_tokens
         return arrays
 
     def _judge(self) -> None:

@@ -35,8 +35,8 @@ def copies_are_faster(model: DenseDeepstackModel) -> bool:
 
 def _attention(model: DenseDeepstackModel, h: mx.array, cache: SlotKVCache | RowsKVCache) -> mx.array:
     positions = mx.zeros((3, h.shape[0], 1), mx.int32)
-    layer = model.layers[model.attention].self_attn
-    out: mx.array = layer(h, cache.make_mask(1), cache, positions, model._rotation(h, positions))
+    layer = model.layers[model.attention_index].self_attn
+    out: mx.array = layer(h, cache.make_mask(1), cache, positions, model.rotation_of(h, positions))
     return out
 
 
@@ -49,7 +49,7 @@ def _slots(model: DenseDeepstackModel, like: KVRow, *, shared: bool) -> SlotKVCa
     if shared:
         prefixes = [_prefix(model, like) for _ in range(_NUM_PREFIXES)]
         slots.prefixes = [prefixes[row % _NUM_PREFIXES] for row in range(_NUM_ROWS)]
-    cache = SlotKVCache(slots, model.attention)
+    cache = SlotKVCache(slots, model.attention_index)
     cache.resize([], _NUM_ROWS, slots.num_columns, like)
     slots.begin_step()
     return cache
@@ -59,4 +59,4 @@ def _prefix(model: DenseDeepstackModel, like: KVRow) -> SharedPrefix:
     image = ImageSpan(0, _NUM_COLUMNS, (1, 2, 2 * _NUM_COLUMNS))
     row = KVRow(*(mx.repeat(each, _NUM_COLUMNS, axis=2) for each in like.arrays))
     prompt = PromptTokens((0,) * _NUM_COLUMNS, (image,))
-    return SharedPrefix(prompt, (row,) * (model.attention + 1), _NUM_COLUMNS, 0)
+    return SharedPrefix(prompt, (row,) * (model.attention_index + 1), _NUM_COLUMNS, 0)

@@ -26,7 +26,7 @@ Segment = Text | Image
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What was said before a question; ``role`` is "user", "assistant" or "system"."""
+    """One message of a conversation; ``role`` is "user", "assistant" or "system"."""
 
     role: str
     segments: tuple[Segment, ...]

@@ -156,7 +156,7 @@ class RepetitionPenalty:
 _PARTIAL = 4  # tokens that may hold the other bytes of the first character looked at
 
 
-class StopWatch:
+class StopStringWatch:
     """Ends one request with "stop" when a stop string is complete."""
 
     def __init__(self, stop: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:

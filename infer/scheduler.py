@@ -1,9 +1,9 @@
-"""Which sequences are prefilled next: in their order, so that followers find their leader's prefix.
+"""Which sequences are prefilled next, so that followers find their leader's prefix.
 
 Looks a bounded number of sequences ahead. Of those over the same frames one, the leader, is
-prefilled first, and the beginning that it shares with others is kept; they follow at once, ahead of other
-frames. A batch is either leaders or followers: beside a whole picture, a question of twenty tokens would
-be padded to its length.
+prefilled first, and the beginning that it shares with the others is kept; they follow at once, ahead of
+other frames. A batch is either leaders or followers: beside a whole picture, a question of twenty tokens
+would be padded to its length.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from itertools import accumulate, islice
 from statistics import median
 
 from cache.manifest import FrameEntry
+from infer.kv_cache import LayerRow
 from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
 from infer.prefix_cache import PrefixCache
@@ -46,15 +47,15 @@ class _Batch:
 
 
 class InFlightLimit:
-    """How many sequences may decode at once: as told, or doubled as long as more make more tokens a second.
+    """How many sequences may decode at once: a fixed number, or doubled as long as more are faster.
 
     Only steps that are full and that no prefill delays say anything; memory may keep them from being full.
     """
 
-    def __init__(self, told: int | None) -> None:
-        """Begin with ``told``, which then stays, or with eight."""
-        self.num = told or _FEWEST
-        self._settled = told is not None
+    def __init__(self, fixed: int | None) -> None:
+        """Begin with ``fixed``, which then stays, or with eight."""
+        self.num = fixed or _FEWEST
+        self._settled = fixed is not None
         self._tokens_per_s = 0.0
         self._seconds: list[float] = []
 
@@ -97,7 +98,7 @@ class Schedule:
         self._arriving, self._limits, self._memory = arriving, limits, memory
         self._on_disk = on_disk
         self._waiting: list[Sequence] = []
-        self._led: set[Keys] = set()
+        self._leading: set[Keys] = set()
         self._refused_at: tuple[int, int] | None = None
         self._num_before_first = 0  # handed out before the sequence that waits longest
         self.num_images_read = 0
@@ -117,7 +118,7 @@ class Schedule:
         starting = (
             s
             for s in self._waiting
-            if s.keys not in self._led
+            if s.keys not in self._leading
             and self._prefix_of(s) is None
             and not (self._on_disk and self._on_disk.has(s))
         )
@@ -146,23 +147,34 @@ class Schedule:
             self._load(self._on_disk, now)
         followers = {id(sequence) for sequence in waiting if self._prefix_of(sequence)}
         # Followers first, unless they come without end and the first waits for its turn to lead.
-        is_led = not followers or (self._num_before_first >= LOOK_AHEAD and id(waiting[0]) not in followers)
-        if num_free < self._worth_a_prefill(len(waiting) - len(followers) if is_led else len(followers)):
+        for_leaders = not followers or (
+            self._num_before_first >= LOOK_AHEAD and id(waiting[0]) not in followers
+        )
+        if num_free < self._min_free_slots(len(waiting) - len(followers) if for_leaders else len(followers)):
             return []
         batch = _Batch(now)
         for sequence in waiting:
             if batch.num_claimed >= num_free or self._is_full(batch):
                 break
             is_follower = id(sequence) in followers
-            if is_follower == is_led or sequence.keys in batch.leading or self._is_coming(sequence):
+            if is_follower == for_leaders or sequence.keys in batch.leading or self._is_coming(sequence):
                 continue
             if not (self._follow(batch, sequence) if is_follower else self._lead(batch, sequence)):
                 break
-        self._led = batch.leading
+        self._leading = batch.leading
         chosen = {id(sequence) for sequence in batch.sequences}
         self._num_before_first = 0 if id(waiting[0]) in chosen else self._num_before_first + len(chosen)
         self._waiting = [sequence for sequence in waiting if id(sequence) not in chosen]
         return batch.sequences
+
+    def keep(self, sequence: Sequence, kept: tuple[LayerRow, ...] | None) -> None:
+        """Hold what was ``kept`` of a sequence, now that it is prefilled, and have its row read that."""
+        if kept is not None:
+            num_bytes = self._memory.prefix_bytes(sequence.num_kept)
+            sequence.prefix = SharedPrefix(sequence.prompt, kept, sequence.num_kept, num_bytes)
+            self.prefixes.put(sequence.keys, sequence.prefix)
+        if not sequence.num_in_place:
+            sequence.prefix = None  # its row has a copy
 
     def _load(self, on_disk: PrefixCache, now: InFlight) -> None:
         """Take in what has been read for the sequences that are next, and have read what they lack.
@@ -175,7 +187,7 @@ class Schedule:
         most = self._limits.prefill_batch_size + READ_AHEAD
         room = min(self._memory.max_bytes - self._memory.batch_bytes(now, []), self.prefixes.max_bytes)
         next_ = [s for s in islice(first_of.values(), most) if self._prefix_of(s) is None and on_disk.has(s)]
-        sizes = [self._memory.prefix_bytes(s.begins.num_tokens) for s in next_ if s.begins]
+        sizes = [self._memory.prefix_bytes(s.prefix_name.num_tokens) for s in next_ if s.prefix_name]
         self.prefixes.make_room(room - sum(sizes), now.prefixes)
         room -= self.prefixes.bytes_with(now.prefixes)
         lacking = [s for s, total in zip(next_, accumulate(sizes), strict=True) if total <= room]
@@ -191,7 +203,7 @@ class Schedule:
     def _is_coming(self, sequence: Sequence) -> bool:
         return self._on_disk is not None and self._on_disk.is_coming(sequence)
 
-    def _worth_a_prefill(self, num_next: int) -> int:
+    def _min_free_slots(self, num_next: int) -> int:
         """Return how many slots must be free: several may be filled at once, but half is not to lie idle."""
         half = max(1, self.in_flight.num // 2)
         return min(self._limits.prefill_batch_size, half, num_next)

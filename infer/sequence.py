@@ -16,11 +16,10 @@ from infer.tokenizer import PromptTokens
 class Sequence:
     """A request and its tokens: those of its prompt, and those that are decoded.
 
-    Once it is chosen to be prefilled, its first ``num_shared`` tokens start from ``prefix``, and of its own
-    the first ``num_kept`` are kept for others that begin in the same way, and the first ``num_on_disk`` for
-    later runs. ``begins`` names what it begins with, where there is a cache on disk. While it decodes, it
-    reads the first ``num_in_place`` where the prefix lies, together with others, and has no copy of them.
-    ``uid`` names its row; it may still get ``num_to_come`` tokens.
+    Set when it is chosen for prefill, and counted from the start of the prompt: ``num_shared`` tokens come
+    from ``prefix``, ``num_kept`` are kept for others that begin alike, ``num_on_disk`` for later runs. While
+    it decodes, it reads the first ``num_in_place`` where the prefix lies and has no copy of them.
+    ``prefix_name`` names what a cache on disk may have of it. It may still get ``num_to_come`` tokens.
     """
 
     request: Request
@@ -30,9 +29,8 @@ class Sequence:
     num_shared: int = 0
     num_kept: int = 0
     num_on_disk: int = 0
-    begins: PrefixName | None = None
+    prefix_name: PrefixName | None = None
     num_in_place: int = 0
-    uid: int = 0
     num_to_come: int = 0
     processor: RowProcessor | None = None
     watches: tuple[TokenWatch, ...] = ()
@@ -41,9 +39,9 @@ class Sequence:
     def __post_init__(self) -> None:
         self.keys = self.request.keys
 
-    def begin(self, uid: int, max_tokens: int, hooks: RowHooks) -> None:
+    def begin(self, max_tokens: int, hooks: RowHooks) -> None:
         """Take a row of the batch, and what the request brings along."""
-        self.uid, self.num_to_come, self.watches = uid, max_tokens, hooks.watches
+        self.num_to_come, self.watches = max_tokens, hooks.watches
         self.processor = RowProcessor(hooks) if hooks.touches_logits else None
 
     def take(self, token: int, stop_ids: frozenset[int]) -> str | None:

@@ -10,7 +10,7 @@ from infer.prefixes import SharedPrefix
 class Slots:
     """How many tokens of its row each slot holds, alike in all layers, and which prefix is read before them.
 
-    A free slot is computed along, as a row that begins with its next token, until another row is put there.
+    A free slot takes part in every step, as a row of length 0, until another row is put there.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class SlotKVCache:
 
     @property
     def offset(self) -> int:
-        """Columns in use, which mlx-vlm adds to others: an integer needs no waiting."""
+        """Columns filled before this step, an ``int``: mlx-vlm reads it, and nothing waits for the device."""
         return self._slots.num_columns - 1
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from infer.sampling import StopWatch, before_stop
+from infer.sampling import StopStringWatch, before_stop
 
 APPS = "Which applications are open?"
 
@@ -19,7 +19,7 @@ def _decode(tokens: Any) -> str:
 
 def _seen(text: str, *stop: str) -> str | None:
     """Return what had been said when a watch over single bytes ended it."""
-    watch = StopWatch(stop, _decode)
+    watch = StopStringWatch(stop, _decode)
     for number, byte in enumerate(text.encode(), 1):
         if watch.seen(byte) == "stop":
             return text.encode()[:number].decode("utf-8", "replace")

@@ -1,8 +1,8 @@
 """Every error that seeonce raises on purpose, grouped by what the user does next.
 
 A message is one line: what is wrong, what was expected, what was found, and the command or
-setting that helps. The command line prints it and exits with ``exit_code``; ``--debug`` adds
-the traceback. Anything that is not a ``SeeonceError`` is a bug of ours.
+setting that helps. The command line prints it and exits with 1 (verify-cache with 2);
+``--debug`` adds the traceback. Anything that is not a ``SeeonceError`` is a bug of ours.
 """
 
 import errno
@@ -29,8 +29,6 @@ def code_of_all(codes: Sequence[int]) -> int:
 class SeeonceError(Exception):
     """Root of all errors meant for the user."""
 
-    exit_code: int = 1
-
 
 class InputError(SeeonceError):
     """The user names something else: a recording, a prompt, an option, an image."""
@@ -50,8 +48,6 @@ class NotEncodedError(SeeonceError):
 
 class CannotCheckError(SeeonceError):
     """The verifier lacks what it needs (frames, a model, entries): neither equal nor different."""
-
-    exit_code = 2
 
 
 class StalePictureError(SeeonceError):

@@ -10,7 +10,6 @@ from infer.kv_memory import InFlight, KVMemory
 from infer.limits import BatchLimits
 from infer.model import PromptInputs
 from infer.prefill import Prefill
-from infer.prefixes import SharedPrefix
 from infer.request import Request
 from infer.scheduler import Schedule
 from infer.sequence import Sequence
@@ -52,17 +51,13 @@ class BareDecoder:
 
     def _prefilled(self, batch: list[Sequence], schedule: Schedule) -> Prefill:
         inputs = [self._inputs(each) for each in batch]
-        for number, each in enumerate(batch):
-            each.begin(number, each.request.sampling.max_tokens, RowHooks())
+        for each in batch:
+            each.begin(each.request.sampling.max_tokens, RowHooks())
         prefill = Prefill(self._model.model, batch, inputs, self._limits.prefill_step_size)
         while not prefill.is_done:
             prefill.step()
         for index, each in enumerate(batch):
-            if each.num_kept:
-                each.prefix = SharedPrefix(each.prompt, prefill.kept[index, each.num_kept], each.num_kept, 0)
-                schedule.prefixes.put(each.keys, each.prefix)
-            if not each.num_in_place:
-                each.prefix = None  # its row has a copy
+            schedule.keep(each, prefill.kept.get((index, each.num_kept)))
         mx.eval(prefill.logits)
         return prefill
 

@@ -192,7 +192,7 @@ def _each(session: Session, options: DescribeOptions, recordings: Sequence[str],
             if len(recordings) == 1:
                 raise
             typer.echo(f"error: {recording}: {' '.join(str(error).split())}", err=True)
-            codes.append(error.exit_code)
+            codes.append(EXIT_ERROR)
         if codes[-1] == EXIT_INTERRUPTED:
             break
     return code_of_all(codes)
@@ -253,33 +253,20 @@ def _summary(done: DescribeResult) -> str:
         )
     go_on = f"interrupted; seeonce describe --resume {done.info.id} goes on"
     state = go_on if done.interrupted else "done"
-    spared = [
-        f"{number} {what}"
-        for number, what in (
-            (totals.num_known, "known from earlier runs"),
-            (totals.num_repeated, "repeated within this one"),
-        )
-        if number
-    ]
+    again = f" ({totals.num_images_again} of them again)" if totals.num_images_again else ""
+    parts = (
+        (totals.num_known, f"{totals.num_known} known from earlier runs"),
+        (totals.num_repeated, f"{totals.num_repeated} repeated within this one"),
+        (True, f"{totals.prompt_tokens:,} prompt and {totals.completion_tokens:,} answer tokens"),
+        (totals.num_images, f"{counted(totals.num_images, 'image')} prefilled{again}"),
+        (totals.num_images_read, f"{counted(totals.num_images_read, 'image')} from the prefix cache"),
+    )
     return (
         f"{done.info.recording}: {counted(totals.num_results, 'answer')} in {totals.seconds:.1f} s, "
         f"{totals.num_parsed} parsed, {counted(totals.num_errors, 'error')}, "
-        f"{', '.join([*spared, ''])}{totals.prompt_tokens:,} prompt and "
-        f"{totals.completion_tokens:,} answer tokens, {_prefilled(totals)}no image opened; {state}. Results: "
+        f"{', '.join(text for is_so, text in parts if is_so)}, no image opened; {state}. Results: "
         f"{done.path / 'results.jsonl'}"
     )
-
-
-def _prefilled(totals: Totals) -> str:
-    read = (
-        f"{counted(totals.num_images_read, 'image')} from the prefix cache, "
-        if totals.num_images_read
-        else ""
-    )
-    if not totals.num_images:
-        return read
-    again = f" ({totals.num_images_again} of them again)" if totals.num_images_again else ""
-    return f"{counted(totals.num_images, 'image')} prefilled{again}, {read}"
 
 
 def _prefix_cache_advice(totals: Totals) -> list[str]:

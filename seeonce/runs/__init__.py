@@ -1,1 +1,1 @@
-"""What runs leave on disk, and what is made of it. No model code."""
+"""Runs: what they ask, how they are carried out, what they leave on disk, and what is made of that."""

@@ -139,8 +139,8 @@ def compare(left: Answers, right: Answers) -> Comparison:
         agreement=_share(sum(ratio == 1 for ratio in ratios), num_frames),
         match_rate=_share(sum(ratio > MATCH_ABOVE for ratio in ratios), num_frames),
         mean_similarity=_share(sum(ratios), num_frames),
-        apps_left_only=_named_once(pairs),
-        apps_right_only=_named_once((right, left) for left, right in pairs),
+        apps_left_only=_named_by_first_only(pairs),
+        apps_right_only=_named_by_first_only((right, left) for left, right in pairs),
         changed_most=tuple(parted[:_NUM_CHANGED_MOST]),
     )
 
@@ -158,7 +158,7 @@ def _comparable(left: Said, right: Said) -> tuple[str, str]:
     return left.text, right.text
 
 
-def _named_once(pairs: Iterable[tuple[Said, Said]]) -> tuple[AppCount, ...]:
+def _named_by_first_only(pairs: Iterable[tuple[Said, Said]]) -> tuple[AppCount, ...]:
     """Count applications that the first of each pair names and the second, which has fields, does not."""
     counts = Counter(
         app

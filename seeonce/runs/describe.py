@@ -97,9 +97,9 @@ def load_engine(
     limits: BatchLimits,
     prefix_cache: int,
 ) -> "Engine":
-    """Load a language model, to read shared prefixes as is faster here.
+    """Load a language model; its rows read shared prefixes in place or copied, whichever is faster here.
 
-    So many bytes of what prompts begin with are kept on disk.
+    At most ``prefix_cache`` bytes of what prompts begin with are kept on disk.
 
     Raises:
         CheckpointError: it does not load.
@@ -248,7 +248,7 @@ class _Run:
         recording = self._selected.manifest.recording.id
         repeats = {first.id: others for first, *others in waiting.values()}
         for request, answer in self._decoded(store, [same[0] for same in waiting.values()]):
-            if known is not None and answer.error is None:
+            if known is not None:
                 known.keep(self._asked.digests[request.id], answer, recording)
             self._write(writer, request, answer)
             for other in repeats[request.id]:

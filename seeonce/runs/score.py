@@ -31,7 +31,7 @@ class Expected:
     topics: frozenset[str] | None = None
 
     @property
-    def is_list(self) -> str:
+    def only_kind(self) -> str:
         """The kind of items that is all that is known: an answer without fields is such a list."""
         kinds = [kind for kind, items in (("apps", self.apps), ("topics", self.topics)) if items is not None]
         return kinds[0] if len(kinds) == 1 and not (self.description or self.activity) else ""
@@ -145,7 +145,7 @@ def _items(cell: Result, expected: Expected, kind: str) -> frozenset[str]:
     """Return the items of a kind that an answer names."""
     if (found := cell.description) is not None:
         return as_items(found.apps if kind == "apps" else found.topics)
-    return as_items(cell.text.split(",")) if expected.is_list == kind else frozenset()
+    return as_items(cell.text.split(",")) if expected.only_kind == kind else frozenset()
 
 
 def _list_score(scored: Sequence[tuple[FrameRef, Result, Expected]], kind: str) -> ListScore | None:

@@ -131,9 +131,9 @@ def _fill_cells(
     last = {request_of(answer): answer.frame for answer in answers if answer.error is None}
     for answer in answers:
         row = cells.setdefault((answer.recording, answer.frame), {})
-        was_cut = answer.finish_reason == "length" and answer.frame == last.get(request_of(answer))
-        cell = answer if was_cut or answer.finish_reason != "length" else replace(answer, finish_reason="")
-        row[column] = _joined(row.get(column), cell)
+        if answer.was_cut and answer.frame != last.get(request_of(answer)):
+            answer = replace(answer, finish_reason="")
+        row[column] = _joined(row.get(column), answer)
 
 
 def _variants(columns: Sequence[Column], num_variants: int) -> Iterator[Variant]:

@@ -25,20 +25,20 @@ from cache.store import Store
 from checkpoint.backend import installed_version
 from checkpoint.identity import model_id
 from seeonce.runs.plan import computed_by
-from seeonce.server.asked import ChatAsked, Model, TextAsked, read_request
+from seeonce.server.asked import ChatRequest, CompletionRequest, Model, read_request
 from seeonce.server.batch_paths import batch_paths
 from seeonce.server.batches import Batches, Files
 from seeonce.server.completions import Completions
 from seeonce.server.connections import BoundedConnection
 from seeonce.server.engine_thread import EngineThread
-from seeonce.server.errors import ApiError, of_ours, refused
+from seeonce.server.errors import ApiError, as_api_error, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.guard import Guard, read_body
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import Models
 from seeonce.server.options import ServeOptions
 from seeonce.server.pictures import Pictures
-from seeonce.server.responses import ResponseAsked
+from seeonce.server.responses import ResponseRequest
 
 _GRACE_S = 30
 _SWITCH_S = 0.0005
@@ -146,20 +146,20 @@ def _paths(server: Server) -> FastAPI:
         app.add_exception_handler(kind, _refuse)
     app.include_router(batch_paths(server.files, server.batches))
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatAsked), response_model=None)
+    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest), response_model=None)
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation of texts and pictures."""
-        return await server.completions.chat(await _read(ChatAsked, request), request)
+        return await server.completions.chat(await _read(ChatRequest, request), request)
 
-    @app.post("/v1/completions", openapi_extra=_body_of(TextAsked), response_model=None)
+    @app.post("/v1/completions", openapi_extra=_body_of(CompletionRequest), response_model=None)
     async def completions(request: Request) -> Response:
         """Go on with a text."""
-        return await server.completions.text(await _read(TextAsked, request), request)
+        return await server.completions.text(await _read(CompletionRequest, request), request)
 
-    @app.post("/v1/responses", openapi_extra=_body_of(ResponseAsked), response_model=None)
+    @app.post("/v1/responses", openapi_extra=_body_of(ResponseRequest), response_model=None)
     async def responses(request: Request) -> Response:
         """Answer a conversation as a response, which is not kept."""
-        return await server.completions.response(await _read(ResponseAsked, request), request)
+        return await server.completions.response(await _read(ResponseRequest, request), request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -248,7 +248,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
         answer = error
     elif isinstance(error, SeeonceError):
-        answer = of_ours(error)
+        answer = as_api_error(error)
     elif isinstance(error, StarletteHTTPException):
         answer = ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     elif isinstance(error, RequestValidationError):

@@ -17,7 +17,7 @@ _LEAST_TEMPERATURE = 1e-3
 _MOST_CHOICES, _MOST_STOPS = 16, 16
 
 # What these fields ask for is not done here: only values that ask for nothing are taken.
-_NOTHING: Mapping[str, tuple[Any, ...]] = {
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
@@ -38,7 +38,7 @@ _NOTHING: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 # What these say changes no answer.
-_REMARKS = ("metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "user")
+_IGNORED = ("metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "user")
 _IN_MESSAGES: Mapping[str, tuple[Any, ...]] = {
     "tool_calls": ([],),
     "function_call": (),
@@ -48,12 +48,16 @@ _IN_MESSAGES: Mapping[str, tuple[Any, ...]] = {
 
 
 class Strict(BaseModel):
-    """What is sent; fields of ``nothing`` are taken with these values alone, ``remarks`` are left unread."""
+    """What is sent.
+
+    Fields in ``neutral_values`` are not supported, and taken with these values alone, which ask for nothing;
+    those in ``ignored`` are dropped.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    remarks: ClassVar[Sequence[str]] = ()
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    ignored: ClassVar[Sequence[str]] = ()
 
 
 class Extension(Strict):
@@ -126,11 +130,11 @@ class TemplateOptions(Strict):
     enable_thinking: bool | None = None
 
 
-class Asked(Strict):
+class AnswerRequest(Strict):
     """What every request for an answer has."""
 
-    nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = _NOTHING
-    remarks: ClassVar[Sequence[str]] = _REMARKS
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = _NEUTRAL
+    ignored: ClassVar[Sequence[str]] = _IGNORED
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -140,7 +144,7 @@ class Asked(Strict):
     seeonce: Extension | None = None
 
 
-class Drawing(Asked):
+class SamplingRequest(AnswerRequest):
     """How an answer is drawn, and when it ends: what both kinds of completion share."""
 
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -151,7 +155,7 @@ class Drawing(Asked):
     stop: str | list[str] | None = None
     n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
 
-    def samplings(self, logprobs: int | None, schema: str | None = None) -> tuple[Sampling, ...]:
+    def _samplings(self, logprobs: int | None, schema: str | None = None) -> tuple[Sampling, ...]:
         """Return how each choice is drawn; those after the first have seeds of their own.
 
         Raises:
@@ -195,7 +199,7 @@ class Drawing(Asked):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ChatAsked(Drawing):
+class ChatRequest(SamplingRequest):
     """A request to /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -215,14 +219,14 @@ class ChatAsked(Drawing):
         """Whether the model is to reason first."""
         return bool(self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking)
 
-    def drawn(self) -> tuple[Sampling, ...]:
+    def samplings(self) -> tuple[Sampling, ...]:
         """Return how each choice is drawn. Raises ``ApiError``."""
         if self.top_logprobs is not None and not self.logprobs:
             raise refused("top_logprobs: only together with logprobs.", "top_logprobs")
         schema = self._schema()
         if schema is not None and self.thinking:
             raise refused("chat_template_kwargs: under a response_format an answer cannot reason.")
-        return self.samplings((self.top_logprobs or 0) if self.logprobs else None, schema)
+        return self._samplings((self.top_logprobs or 0) if self.logprobs else None, schema)
 
     def _schema(self) -> str | None:
         asked = self.response_format
@@ -240,11 +244,15 @@ class ChatAsked(Drawing):
         return schema
 
 
-class TextAsked(Drawing):
+class CompletionRequest(SamplingRequest):
     """A request to /v1/completions."""
 
     prompt: str | list[str]
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    def samplings(self) -> tuple[Sampling, ...]:
+        """Return how each choice is drawn. Raises ``ApiError``."""
+        return self._samplings(self.logprobs)
 
 
 Model = TypeVar("Model", bound=Strict)
@@ -262,14 +270,14 @@ def read_request(kind: type[Model], body: bytes) -> Model:
         raise refused(f"The body is no JSON: {error}.") from error
     if not isinstance(found, dict):
         raise refused("The body is no JSON object.")
-    _drop_nothings(found, kind.nothing, "")
+    _drop_neutral(found, kind.neutral_values, "")
     messages = found.get("messages")
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, dict):
             if message.get("role") in ("tool", "function"):
                 raise refused(f"messages.{number}.role: tools are not supported here.", "messages")
-            _drop_nothings(message, _IN_MESSAGES, f"messages.{number}.")
-    for name in kind.remarks:
+            _drop_neutral(message, _IN_MESSAGES, f"messages.{number}.")
+    for name in kind.ignored:
         found.pop(name, None)
     try:
         return kind.model_validate(found)
@@ -277,8 +285,8 @@ def read_request(kind: type[Model], body: bytes) -> Model:
         raise _invalid(error) from error
 
 
-def _drop_nothings(found: dict[str, Any], nothing: Mapping[str, tuple[Any, ...]], where: str) -> None:
-    for name, values in nothing.items():
+def _drop_neutral(found: dict[str, Any], neutral_values: Mapping[str, tuple[Any, ...]], where: str) -> None:
+    for name, values in neutral_values.items():
         value = found.pop(name, None)
         if value is None or any((value == one and type(value) is not bool) or value is one for one in values):
             continue

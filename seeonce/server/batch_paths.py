@@ -25,7 +25,7 @@ _PAGE = 10_000
 Json = dict[str, Any]
 
 
-class BatchAsked(Strict):
+class BatchRequest(Strict):
     """A request to /v1/batches."""
 
     input_file_id: str
@@ -73,7 +73,7 @@ def batch_paths(files: Files, batches: Batches) -> APIRouter:
     @router.post("/v1/batches", response_model=None)
     async def new_batch(request: Request) -> Response:
         """Ask the requests of a file, in its own time."""
-        asked = read_request(BatchAsked, await read_body(request))
+        asked = read_request(BatchRequest, await read_body(request))
         found = await run_in_threadpool(batches.new, asked.input_file_id, asked.endpoint, asked.metadata)
         return JSONResponse(found)
 

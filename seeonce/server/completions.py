@@ -15,44 +15,44 @@ from starlette.types import Receive, Scope, Send
 from checkpoint.folder import has_thinking_switch
 from infer.request import Image, Request, Segment, Text, Turn
 from infer.sampling import Sampling
-from seeonce.server.asked import ChatAsked, Drawing, Message, TextAsked, TextPart
+from seeonce.server.asked import ChatRequest, CompletionRequest, Message, SamplingRequest, TextPart
 from seeonce.server.engine_thread import EngineThread
 from seeonce.server.errors import ApiError, refused
 from seeonce.server.jobs import Accepted, Delta, Ended, Event, Job, NewPicture
 from seeonce.server.models import Models, ServedModel
 from seeonce.server.pictures import Pictures
 from seeonce.server.replies import Reply
-from seeonce.server.responses import ResponseAsked, ResponseReply, of_response
+from seeonce.server.responses import ResponseReply, ResponseRequest, in_response_terms
 
-_STEP_S = 0.001  # in which the tokens of all rows are told
+_STEP_S = 0.001  # events of one step of the engine are delivered together
 
 
 class Completions:
-    """Answers completions of both kinds."""
+    """Answers chats, text completions and responses."""
 
     def __init__(self, models: Models, pictures: Pictures, engine: EngineThread) -> None:
         self._models, self._pictures, self._engine = models, pictures, engine
-        self._letters: dict[asyncio.AbstractEventLoop, _Letters] = {}
+        self._deliveries: dict[asyncio.AbstractEventLoop, _Deliveries] = {}
 
-    async def chat(self, asked: ChatAsked, http: HttpRequest) -> Response:
+    async def chat(self, asked: ChatRequest, http: HttpRequest) -> Response:
         """Reply to a chat. Raises ``ApiError``."""
         model, requests, new = await self._chat_requests(asked)
         reply = Reply(model.name, is_chat=True, wants_usage=asked.wants_usage, num_choices=len(requests))
         return await self._reply(asked, model, requests, new, http, reply)
 
-    async def response(self, asked: ResponseAsked, http: HttpRequest) -> Response:
+    async def response(self, asked: ResponseRequest, http: HttpRequest) -> Response:
         """Reply to a request for a response. Raises ``ApiError``."""
         try:
             chat = asked.as_chat()
             model, requests, new = await self._chat_requests(chat, asked.instructions)
             return await self._reply(chat, model, requests, new, http, ResponseReply(asked, model.name))
         except ApiError as error:
-            raise of_response(error) from error
+            raise in_response_terms(error) from error
 
     async def _chat_requests(
-        self, asked: ChatAsked, instructions: str | None = None
+        self, asked: ChatRequest, instructions: str | None = None
     ) -> tuple[ServedModel, tuple[Request, ...], tuple[NewPicture, ...]]:
-        drawn = asked.drawn()
+        samplings = asked.samplings()
         model = await self.model(asked.model)
         if asked.thinking and not has_thinking_switch(model.checkpoint.path):
             raise refused(
@@ -62,31 +62,31 @@ class Completions:
         if instructions:
             system = "\n\n".join(filter(None, (instructions, request.system)))
             request = replace(request, system=system)
-        return model, _each(request, drawn, asked), new
+        return model, _each(request, samplings, asked), new
 
-    async def text(self, asked: TextAsked, http: HttpRequest) -> Response:
+    async def text(self, asked: CompletionRequest, http: HttpRequest) -> Response:
         """Reply to a text that is to go on. Raises ``ApiError``."""
-        drawn = asked.samplings(asked.logprobs)
+        samplings = asked.samplings()
         model = await self.model(asked.model)
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
         if not prompts or not all(prompts):
             raise refused("prompt: expected a text, or several, none of them empty.", "prompt")
         requests = [
-            one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), drawn, asked)
+            one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), samplings, asked)
         ]
         reply = Reply(model.name, is_chat=False, wants_usage=asked.wants_usage, num_prompts=len(prompts))
         return await self._reply(asked, model, tuple(requests), (), http, reply)
 
     async def model(self, name: str | None) -> ServedModel:
         """Return the model of that name. Raises ``ApiError``."""
-        known = self._models.known(name)
-        found = self._models.opened(known)
+        found = self._models.opened(name)
         if found is None:
+            known = await asyncio.to_thread(self._models.known, name)
             found = await asyncio.wrap_future(self._engine.call(lambda: self._models.open(known)))
         return found
 
     async def _conversation(
-        self, asked: ChatAsked, model: ServedModel
+        self, asked: ChatRequest, model: ServedModel
     ) -> tuple[Request, tuple[NewPicture, ...]]:
         """Return the request that a conversation is, and the pictures that are new in it."""
         if asked.messages[-1].role != "user":
@@ -106,7 +106,7 @@ class Completions:
         return request, tuple(new)
 
     async def _segments(
-        self, message: Message, where: str, asked: ChatAsked, model: ServedModel, new: list[NewPicture]
+        self, message: Message, where: str, asked: ChatRequest, model: ServedModel, new: list[NewPicture]
     ) -> tuple[Segment, ...]:
         content = message.content
         parts = [TextPart(type="text", text=content)] if isinstance(content, str) else content or []
@@ -140,7 +140,7 @@ class Completions:
 
     async def _reply(
         self,
-        asked: Drawing,
+        asked: SamplingRequest,
         model: ServedModel,
         requests: tuple[Request, ...],
         new: tuple[NewPicture, ...],
@@ -148,7 +148,7 @@ class Completions:
         reply: Reply | ResponseReply,
     ) -> Response:
         events: asyncio.Queue[Event] = asyncio.Queue()
-        emit = partial(self._letters_of(asyncio.get_running_loop()).post, events)
+        emit = partial(self._deliveries_to(asyncio.get_running_loop()).post, events)
         keep = all(picture.keep for picture in new) and (
             asked.seeonce is None or asked.seeonce.store is not False
         )
@@ -171,13 +171,15 @@ class Completions:
             raise
         return _Stream(job, reply.chunks(_pieces(events, len(requests))))
 
-    def _letters_of(self, loop: asyncio.AbstractEventLoop) -> "_Letters":
+    def _deliveries_to(self, loop: asyncio.AbstractEventLoop) -> "_Deliveries":
         """Return the events of a loop: batches have one of their own."""
-        return self._letters.setdefault(loop, _Letters(loop))
+        if loop not in self._deliveries:
+            self._deliveries[loop] = _Deliveries(loop)
+        return self._deliveries[loop]
 
 
-class _Letters:
-    """Events on their way from the engine's thread to a loop, which is woken once for those of a step."""
+class _Deliveries:
+    """Hands events from the engine's thread to one loop, which is woken once for all those of a step."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -215,11 +217,11 @@ class _Stream(StreamingResponse):
             self._job.cancel()
 
 
-def _each(request: Request, drawn: tuple[Sampling, ...], asked: Drawing) -> tuple[Request, ...]:
+def _each(request: Request, samplings: tuple[Sampling, ...], asked: SamplingRequest) -> tuple[Request, ...]:
     """Return a request for each choice; without a seed of the client's each draws anew."""
-    if asked.seed is None and drawn[0].temperature > 0:
-        drawn = tuple(replace(sampling, seed=secrets.randbits(62)) for sampling in drawn)
-    return tuple(replace(request, sampling=sampling) for sampling in drawn)
+    if asked.seed is None and samplings[0].temperature > 0:
+        samplings = tuple(replace(sampling, seed=secrets.randbits(62)) for sampling in samplings)
+    return tuple(replace(request, sampling=sampling) for sampling in samplings)
 
 
 async def _pieces(events: "asyncio.Queue[Event]", num_choices: int) -> AsyncIterator[list[Delta | Ended]]:

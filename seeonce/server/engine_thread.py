@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
+from cache.key import EntryKey
 from infer.hooks import RowHooks
 from infer.request import Answer, Request
 from infer.sequence import Sequence
-from seeonce.server.errors import ApiError, of_ours, refused
+from seeonce.server.errors import ApiError, as_api_error, refused
 from seeonce.server.features import ServedFeatures
 from seeonce.server.jobs import Accepted, Choice, Job, NewPicture
 from seeonce.server.loaded import LoadedModel
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 _log = logging.getLogger("seeonce.server")
 
 
@@ -57,7 +58,7 @@ class EngineThread:
         self._ready: deque[Request] = deque()
         self._with_engine: set[int] = set()
         self._encoding: deque[Job] = deque()
-        self._holds: dict[Job, list[Any]] = {}
+        self._holds: dict[Job, list[EntryKey]] = {}
         self._encode_again_s = 0.0
         self._loaded: LoadedModel | None = None
         self._thread = threading.Thread(target=self._run, name="seeonce-engine", daemon=True)
@@ -87,9 +88,9 @@ class EngineThread:
         self._thread.join()
         self._features.close()
 
-    def call(self, function: "Callable[[], Result]") -> "Future[Result]":
+    def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function in this thread, between jobs."""
-        future: Future[Result] = Future()
+        future: Future[T] = Future()
 
         def run() -> None:
             try:
@@ -261,7 +262,7 @@ class EngineThread:
                 self._encode_again_s = ended_s + (ended_s - began_s)
         except SeeonceError as error:
             self._encoding.popleft()
-            self._end(job, of_ours(error, "messages"))
+            self._end(job, as_api_error(error, "messages"))
             return
         if job.cancelled:
             self._encoding.popleft()
@@ -289,7 +290,7 @@ class EngineThread:
         try:
             hooks = engine.hooks(sequence)
             if not choice.job.keep:
-                sequence.begins = None  # of its prompt nothing goes to the disk
+                sequence.prefix_name = None  # before what to keep is asked: nothing goes to the disk
             choice.begin(sequence, engine.tokenizer)
         except SeeonceError:
             raise
@@ -360,5 +361,5 @@ class EngineThread:
 
 def _failed(error: Exception) -> ApiError:
     if isinstance(error, SeeonceError):
-        return of_ours(error)
+        return as_api_error(error)
     return ApiError(500, f"The engine failed ({type(error).__name__}): ask again.")

@@ -28,7 +28,7 @@ def refused(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param, code)
 
 
-def of_ours(error: SeeonceError, param: str | None = None, where: str = "") -> ApiError:
+def as_api_error(error: SeeonceError, param: str | None = None, where: str = "") -> ApiError:
     """Return what an error of ours is to a client: what it can change, or what only the server's user can."""
     message = f"{where}: {error}" if where else str(error)
     if isinstance(error, NotEncodedError):

@@ -35,12 +35,8 @@ class Models:
         self._default = named or model_of(
             home, newest.recording.id if newest else "", newest.encoder_id if newest else None
         )
+        self.default = _name(self._default)  # what is served when a request names none
         self._opened: dict[str, ServedModel] = {}
-
-    @property
-    def default(self) -> str:
-        """The name of the model that is served when a request names none."""
-        return _name(self._default)
 
     def names(self) -> dict[str, str]:
         """Return each name with the folder or hub id behind it, the default first."""
@@ -72,9 +68,9 @@ class Models:
             "model_not_found",
         )
 
-    def opened(self, name: str) -> ServedModel | None:
-        """Return a model that was opened before."""
-        return self._opened.get(name)
+    def opened(self, name: str | None) -> ServedModel | None:
+        """Return a model that was opened before, by default the default one."""
+        return self._opened.get(name or self.default)
 
     def open(self, name: str) -> ServedModel:
         """Find a checkpoint and its encoder, in the engine's thread; only the default one is downloaded.

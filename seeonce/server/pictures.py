@@ -22,7 +22,7 @@ from checkpoint.identity import with_max_pixels
 from precompute.patches import cut_into_patches
 from seeonce.runs.recording import LATEST, find_recording, manifest_for
 from seeonce.server.asked import ImageUrl
-from seeonce.server.errors import ApiError, of_ours, refused
+from seeonce.server.errors import ApiError, as_api_error, refused
 from seeonce.server.jobs import NewPicture
 from seeonce.server.metrics import Metrics
 from seeonce.server.models import ServedModel
@@ -69,7 +69,7 @@ class Pictures:
             data = await self._bytes(image.url)
             return await loop.run_in_executor(self._threads, self._picture, data, model, limit, keep)
         except SeeonceError as error:
-            raise of_ours(error, "messages", where) from error
+            raise as_api_error(error, "messages", where) from error
         except ApiError as error:
             error.message = f"{where}: {error.message}"
             raise

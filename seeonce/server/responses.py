@@ -11,8 +11,8 @@ from pydantic import Discriminator, Field, Tag
 from infer.request import TokenLogprob
 from infer.sampling import MOST_LOGPROBS
 from seeonce.server.asked import (
-    Asked,
-    ChatAsked,
+    AnswerRequest,
+    ChatRequest,
     ImagePart,
     ImageUrl,
     JsonSchema,
@@ -128,17 +128,17 @@ class TextOptions(Strict):
 
 
 class Reasoning(Strict):
-    """Whether the model reasons: it does not, so there is nothing to sum up."""
+    """Whether the model reasons: it does not, so there is neutral_values to sum up."""
 
     effort: Literal["none"] | None = None
     summary: str | None = None
     generate_summary: str | None = None
 
 
-class ResponseAsked(Asked):
+class ResponseRequest(AnswerRequest):
     """A request to /v1/responses. Nothing of it is kept, so no later one can refer to it."""
 
-    nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "background": (False,),
         "context_management": ([],),
         "conversation": (),
@@ -153,7 +153,7 @@ class ResponseAsked(Asked):
         "tools": ([],),
         "truncation": ("disabled",),
     }
-    remarks: ClassVar[Sequence[str]] = (
+    ignored: ClassVar[Sequence[str]] = (
         "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -170,14 +170,14 @@ class ResponseAsked(Asked):
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = None
 
-    def as_chat(self) -> ChatAsked:
+    def as_chat(self) -> ChatRequest:
         """Return the chat that it is, but for ``instructions``. Raises ``ApiError``."""
         items = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         messages = [item.as_message() for item in items if isinstance(item, InputMessage)]
         if not messages:
             raise refused("input: expected a message.", "input")
         wants_logprobs = bool(self.include) or bool(self.top_logprobs)
-        return ChatAsked(
+        return ChatRequest(
             model=self.model,
             messages=messages,
             temperature=self.temperature,
@@ -202,7 +202,7 @@ class ResponseAsked(Asked):
         return ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=asked.schema_))
 
 
-def of_response(error: ApiError) -> ApiError:
+def in_response_terms(error: ApiError) -> ApiError:
     """Return the error of a chat in the words of a response."""
     for name, own in _NAMES.items():
         if error.param == name:
@@ -215,7 +215,7 @@ def of_response(error: ApiError) -> ApiError:
 class ResponseReply:
     """One response, whole or as events."""
 
-    def __init__(self, asked: ResponseAsked, model: str) -> None:
+    def __init__(self, asked: ResponseRequest, model: str) -> None:
         self._asked, self._model = asked, model
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created_at = int(time.time())
@@ -237,7 +237,7 @@ class ResponseReply:
             async for piece in pieces:
                 yield b"".join(chunk for each in piece for chunk in self._events_of(each))
         except ApiError as error:  # the status has been sent
-            found = of_response(error)
+            found = in_response_terms(error)
             failure = {"code": found.code or "server_error", "message": found.message}
             yield self._event("response.failed", response=self._object("failed") | {"error": failure})
         yield event("[DONE]")

@@ -1,4 +1,4 @@
-"""The pictures of a report: thumbnails that the store keeps, as data URIs."""
+"""The pictures of a report as data URIs: the store's thumbnails, or larger ones from the recordings."""
 
 import base64
 import io
