@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 
 from cache.base.home import Home
 from cache.leases import active_leases
+from cache.manifest import write_manifest
 from infer.limits import BatchLimits
 from infer.request import Answer, Request, Usage
 from infer.sampling import Sampling
@@ -226,6 +227,21 @@ def test_a_picture_that_is_not_to_be_kept_leaves_nothing(api: Served, encoded: E
     answer = api.text(content, seeonce={"store": False})
     assert set(encoded.store.keys()) == before
     assert api.text(content, seeonce={"store": False}) == answer
+
+
+def test_a_frame_is_found_without_a_list_of_the_store_until_its_recording_changes(
+    api: Served, encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, whole = Home(encoded.store.home.path), encoded.manifest
+    content = [image(_frame(encoded, 2)), text("What?")]
+    answer = api.text(content, max_tokens=2)
+    with monkeypatch.context() as changed:
+        changed.setattr("cache.manifest.names_in", pytest.fail)
+        assert api.text(content, max_tokens=2) == answer
+    write_manifest(home, replace(whole, frames=whole.frames[:2]))
+    assert api.ask(content).status_code == 404
+    write_manifest(home, whole)
+    assert api.text(content, max_tokens=2) == answer
 
 
 def test_fewer_pixels_are_fewer_tokens(api: Served) -> None:

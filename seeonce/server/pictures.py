@@ -16,7 +16,8 @@ from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
 from cache.entry import num_merged_tokens
 from cache.key import EncoderSpec, entry_key, pixel_digest
-from cache.manifest import FrameEntry, manifest_files
+from cache.layout import RECORDINGS
+from cache.manifest import FrameEntry, Manifest, ManifestHead, read_manifest
 from cache.store import Store
 from checkpoint.identity import with_max_pixels
 from precompute.patches import cut_into_patches
@@ -34,6 +35,7 @@ LOW_PIXELS = 512 * 512
 MAX_BYTES = 64 << 20
 _MOST_KNOWN = 64
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
+_Stamps = dict[Path, tuple[int, ...]]
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
 
 
@@ -43,8 +45,7 @@ class Pictures:
     def __init__(self, home: Home, store: Store, options: ServeOptions, metrics: Metrics) -> None:
         self._home, self._store, self._options, self._metrics = home, store, options, metrics
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], dict[int, FrameEntry]] = {}
-        self._known_at: tuple[tuple[str, int, int, int], ...] = ()
+        self._known: dict[tuple[str, str], tuple[_Stamps, dict[int, FrameEntry]]] = {}
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="seeonce-pictures")
 
     async def frame(
@@ -128,21 +129,26 @@ class Pictures:
         return frame
 
     def _frames(self, recording: str, model: ServedModel) -> dict[int, FrameEntry]:
-        """Return a recording's frames by their index, read again when any manifest has changed."""
-        stats = [(path, path.stat()) for path in manifest_files(self._home)]
-        now = tuple((str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino) for path, stat in stats)
+        """Return a recording's frames by their index, read again when its manifest may be another."""
         with self._lock:
-            if self._known_at != now or len(self._known) >= _MOST_KNOWN:
-                self._known_at = now
+            stamps, frames = self._known.get((recording, model.name), ({}, {}))
+        if stamps and all(_stamp(path) == stamp for path, stamp in stamps.items()):
+            return frames
+        folder = self._home.store / RECORDINGS
+        stamps = {folder: _stamp(folder)}  # another recording may be meant by the name now
+
+        def read(ref: ManifestHead) -> Manifest:
+            stamps.update({path: _stamp(path) for path in (ref.path.parent.parent, ref.path)})
+            return read_manifest(ref.path)
+
+        manifest = manifest_for(find_recording(self._home, recording), model.spec, model.name, read)
+        frames = {frame.index: frame for frame in manifest.frames}
+        with self._lock:
+            if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            found = self._known.get((recording, model.name))
-        if found is None:
-            manifest = manifest_for(find_recording(self._home, recording), model.spec, model.name)
-            found = {frame.index: frame for frame in manifest.frames}
-            with self._lock:
-                if self._known_at == now and recording != LATEST:
-                    self._known[recording, model.name] = found
-        return found
+            if recording != LATEST:
+                self._known[recording, model.name] = stamps, frames
+        return frames
 
     def _picture(
         self, data: bytes, model: ServedModel, max_pixels: int | None, keep: bool
@@ -163,6 +169,15 @@ class Pictures:
 
     def _count(self, *, is_hit: bool) -> None:
         (self._metrics.store_hits if is_hit else self._metrics.store_misses).inc()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or a folder gets another; nothing if it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_nlink
 
 
 def _decoded(url: str) -> bytes:
