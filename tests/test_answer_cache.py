@@ -26,12 +26,12 @@ from infer.request import Answer, Image, Request, Text, Usage
 from infer.sampling import Sampling
 from seeonce.runs.answer_cache import AnswerCache, answer_from_json, answer_to_json
 from seeonce.runs.options import DescribeOptions
-from seeonce.runs.plan import Answerer, make_plan, request_digest
+from seeonce.runs.plan import ModelIdentity, make_plan, request_digest
 from seeonce.runs.prompts import ImagePosition, Prompt, Showing
 
 ANSWER = Answer("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
 DIGEST = "a" * 64
-ANSWERER = Answerer("m" * 64, "float32", "here")
+ANSWERER = ModelIdentity("m" * 64, "float32", "here")
 REQUEST = Request(0, Prompt("What?").segments(frame(0)), Sampling(0.5, 0.9, 1, 64))
 
 
@@ -184,9 +184,11 @@ def _changes() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("request_", "answerer"), _changes())
-def test_whatever_an_answer_depends_on_makes_another_question(request_: Request, answerer: Answerer) -> None:
-    assert request_digest(request_, answerer) != request_digest(REQUEST, ANSWERER)
+@pytest.mark.parametrize(("request_", "model_identity"), _changes())
+def test_whatever_an_answer_depends_on_makes_another_question(
+    request_: Request, model_identity: ModelIdentity
+) -> None:
+    assert request_digest(request_, model_identity) != request_digest(REQUEST, ANSWERER)
 
 
 def test_texts_and_frames_in_another_order_or_division_are_another_question() -> None:

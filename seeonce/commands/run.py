@@ -28,7 +28,7 @@ from seeonce.runs.describe import Session
 from seeonce.runs.experiment import read_experiment
 from seeonce.runs.find import finished_run, load_run, running_run
 from seeonce.runs.options import DescribeOptions
-from seeonce.runs.plan import plan
+from seeonce.runs.plan import plan_run
 from seeonce.runs.recording import LATEST, Selected, find_in_bucket, newest_recording, select
 from seeonce.runs.run import Run, RunInfo
 from seeonce.verifier.canary import describe_soundly
@@ -128,16 +128,16 @@ def _run_or_found(session: Session, options: DescribeOptions) -> RunOutcome:
             selected = select(home, options.recording, options.model, terminal.say, bucket=session.bucket)
         if selected is None:
             return _not_begun(options, "interrupted")
-        asked = plan(home, selected, options)
+        plan = plan_run(home, selected, options)
         if not options.fresh:
-            plan_id = asked.id
+            plan_id = plan.id
             there = finished_run(home, options.name, plan_id)
             if there is not None:
                 return RunOutcome(there, was_there=True)
             elsewhere = running_run(home, options.name, plan_id)
             if elsewhere is not None:
                 return RunOutcome(elsewhere, is_elsewhere=True)
-        ended = describe_soundly(session, selected, options, terminal, asked)
+        ended = describe_soundly(session, selected, options, terminal, plan)
     return RunOutcome(load_run(ended.path), interrupted=ended.interrupted)
 
 

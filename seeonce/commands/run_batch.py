@@ -77,7 +77,7 @@ def run_batch_command(
         server = Server(Home.locate(), options, lambda line: typer.echo(line, err=True))
         server.start(batches=False)
         try:
-            asyncio.run(batch.run(server.paths, server.answerer, 2 * max_num_seqs))
+            asyncio.run(batch.run(server.paths, server.identity, 2 * max_num_seqs))
         except KeyboardInterrupt:
             typer.echo(f"{_done(batch)}; interrupted: the same command goes on.")
             raise typer.Exit(EXIT_INTERRUPTED) from None

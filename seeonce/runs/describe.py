@@ -28,7 +28,7 @@ from seeonce.runs.answer_cache import AnswerCache
 from seeonce.runs.find import select_run
 from seeonce.runs.lock import RunLock
 from seeonce.runs.options import DescribeOptions, options_of, run_info, versions
-from seeonce.runs.plan import Plan, answerer, plan
+from seeonce.runs.plan import Plan, model_identity, plan_run
 from seeonce.runs.recording import Selected, select
 from seeonce.runs.results import read_results, results_of
 from seeonce.runs.run import RequestKey, Result, RunInfo, read_info, request_of
@@ -111,7 +111,9 @@ def load_engine(
         shape = engine.model.attention_shape
         engine.copy_prefixes = copies_prefixes(home, shape, engine.copies_are_faster)
     if prefix_cache:
-        engine.keep_prefixes(PrefixStore(home, prefix_cache), astuple(answerer(home, checkpoint, dtype)))
+        engine.keep_prefixes(
+            PrefixStore(home, prefix_cache), astuple(model_identity(home, checkpoint, dtype))
+        )
     return engine
 
 
@@ -120,11 +122,11 @@ def describe(
     selected: Selected,
     options: DescribeOptions,
     listener: Listener,
-    asked: Plan | None = None,
+    plan: Plan | None = None,
 ) -> DescribeResult:
     """Ask every prompt of every frame of the recording that was selected, and write a run.
 
-    ``asked`` is what ``options`` ask, where that was planned already.
+    ``plan`` is that of ``options``, where it was made already.
 
     Raises:
         CheckpointError: the model does not load.
@@ -132,10 +134,10 @@ def describe(
     home = session.home
     if line := selected.manifest.skipped_line():
         listener.say(line)
-    asked = asked or plan(home, selected, options)
-    info = run_info(new_run_id(home.runs), selected, options, asked.id, asked.model_id)
+    plan = plan or plan_run(home, selected, options)
+    info = run_info(new_run_id(home.runs), selected, options, plan.id, plan.model_id)
     with RunLock(home.runs / info.id):
-        return _Run(session, selected, info, asked, listener).go({}, asked.requests)
+        return _Run(session, selected, info, plan, listener).answer({}, plan.requests)
 
 
 def resume(session: Session, selector: str, listener: Listener) -> DescribeResult:
@@ -156,27 +158,27 @@ def resume(session: Session, selector: str, listener: Listener) -> DescribeResul
         selected = select(
             home, info.recording, info.model_path, listener.say, info.encoder_id, session.bucket
         )
-        asked = plan(home, selected, options_of(info))
-        _check_same(info, selected, asked)
-        there = answered(read_results(path, lambda _: None, logprobs=True), asked)
-        left = [request for request in asked.requests if request.id not in there]
-        was_done = not left and info.status == "done"
+        plan = plan_run(home, selected, options_of(info))
+        _check_same(info, selected, plan)
+        written = answered(read_results(path, lambda _: None, logprobs=True), plan)
+        remaining = [request for request in plan.requests if request.id not in written]
+        was_done = not remaining and info.status == "done"
         if was_done and session.output is None:
             return DescribeResult(info, path, interrupted=False, was_done=True)
-        done = _Run(session, selected, info, asked, listener).go(there, left)
+        done = _Run(session, selected, info, plan, listener).answer(written, remaining)
         return replace(done, was_done=was_done)
 
 
-def answered(results: Iterable[Result], asked: Plan) -> dict[int, list[Result]]:
+def answered(results: Iterable[Result], plan: Plan) -> dict[int, list[Result]]:
     """Return the lines of each request that is answered whole, by its id; an error is no answer."""
     found: dict[RequestKey, dict[int, Result]] = {}
     for line in results:
         if line.error is None:
             found.setdefault(request_of(line), {})[line.frame] = line
     whole = {}
-    for request in asked.requests:
+    for request in plan.requests:
         group = tuple(frame.index for frame in request.frames)
-        lines = found.get((asked.prompt_of(request).prompt_id, group), {})
+        lines = found.get((plan.prompt_of(request).prompt_id, group), {})
         if lines.keys() == set(group):
             whole[request.id] = [lines[index] for index in group]
     return whole
@@ -190,10 +192,10 @@ class _Run:
         session: Session,
         selected: Selected,
         info: RunInfo,
-        asked: Plan,
+        plan: Plan,
         listener: Listener,
     ) -> None:
-        self._session, self._selected, self._asked = session, selected, asked
+        self._session, self._selected, self._plan = session, selected, plan
         self._info = replace(info, status="running", ended_at=None)
         self._listener, self._num_all = listener, 0
         # What was known, repeated and prefilled before a run went on still counts; what its lines say is
@@ -203,21 +205,21 @@ class _Run:
             info.totals, num_results=0, num_errors=0, num_parsed=0, prompt_tokens=0, completion_tokens=0
         )
 
-    def go(self, there: dict[int, list[Result]], left: Sequence[Request]) -> DescribeResult:
-        """Answer the requests that are left, beside the lines that are there, and say how the run ended."""
+    def answer(self, written: dict[int, list[Result]], remaining: Sequence[Request]) -> DescribeResult:
+        """Answer the remaining requests, beside the lines that are written, and say how the run ended."""
         started, path = time.perf_counter(), self._session.home.runs / self._info.id
         bucket = self._session.bucket
         store = Store.open(self._session.home, create=bucket is not None)
         store = with_remote(store, address="" if bucket is None else bucket.objects.address)
         in_use = entries_in_use(store, "describe", self._selected.manifest)
-        kept = [((number, index), line) for number in there for index, line in enumerate(there[number])]
+        kept = [((number, index), line) for number in written for index, line in enumerate(written[number])]
         with in_use, RunWriter(path, self._info, self._session.output, kept) as writer:
-            self._num_all = len(kept) + sum(len(request.frames) for request in left)
+            self._num_all = len(kept) + sum(len(request.frames) for request in remaining)
             self._show()
-            for lines in there.values():
+            for lines in written.values():
                 self._count(lines)
             try:
-                self._answer(store, writer, left)
+                self._answer(store, writer, remaining)
                 writer.put_in_order()
                 status = "done"
             except KeyboardInterrupt:
@@ -230,12 +232,12 @@ class _Run:
             writer.write_info(info)
         return DescribeResult(info, path, interrupted=status == "interrupted")
 
-    def _answer(self, store: Store, writer: RunWriter, left: Sequence[Request]) -> None:
+    def _answer(self, store: Store, writer: RunWriter, remaining: Sequence[Request]) -> None:
         """Take what is known already, then decode the rest; the model is loaded only for that."""
         known, fresh = self._session.known, self._info.fresh
         waiting: dict[str, list[Request]] = {}
-        for request in left:
-            digest = self._asked.digests[request.id]
+        for request in remaining:
+            digest = self._plan.digests[request.id]
             answer = None if known is None or fresh else known.find(digest)
             if answer is not None:
                 self._write(writer, request, answer, num_known=len(request.frames))
@@ -249,7 +251,7 @@ class _Run:
         repeats = {first.id: others for first, *others in waiting.values()}
         for request, answer in self._decoded(store, [same[0] for same in waiting.values()]):
             if known is not None:
-                known.keep(self._asked.digests[request.id], answer, recording)
+                known.keep(self._plan.digests[request.id], answer, recording)
             self._write(writer, request, answer)
             for other in repeats[request.id]:
                 self._write(writer, other, answer, num_repeated=len(other.frames))
@@ -266,7 +268,7 @@ class _Run:
         """Write an answer as lines, one a frame, and count it."""
         self._add(**counted)
         lines = results_of(
-            request, self._asked.prompt_of(request), answer, self._selected.manifest.recording.id
+            request, self._plan.prompt_of(request), answer, self._selected.manifest.recording.id
         )
         for number, line in enumerate(lines):
             writer.write(line, (request.id, number))
@@ -310,12 +312,12 @@ class _Run:
         )
 
 
-def _check_same(info: RunInfo, selected: Selected, asked: Plan) -> None:
+def _check_same(info: RunInfo, selected: Selected, plan: Plan) -> None:
     """Raise ``InputError`` when the answers to come would be others than those of a whole run."""
-    if asked.id == info.plan_id:
+    if plan.id == info.plan_id:
         return
     here = versions()
-    if asked.model_id != info.model_id:
+    if plan.model_id != info.model_id:
         why = f"{info.model_path} has other files now"
     elif selected.manifest.encoder.encoder_id.hex != info.encoder_id:
         why = f"{info.recording} is no longer encoded as it was"

@@ -28,7 +28,7 @@ ANSWER_EPOCH = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Answerer:
+class ModelIdentity:
     """What answers: the digest of the checkpoint's files, its compute type, the device and its versions."""
 
     model_id: str
@@ -69,7 +69,7 @@ class Plan:
         return self.prompts[request.id % len(self.prompts)]
 
 
-def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
+def plan_run(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
     """Return what ``describe`` would ask; loads no model.
 
     Raises:
@@ -81,20 +81,20 @@ def plan(home: Home, selected: Selected, options: DescribeOptions) -> Plan:
     return make_plan(
         manifest.frames,
         options,
-        answerer(home, selected.checkpoint, manifest.encoder.compute_dtype),
+        model_identity(home, selected.checkpoint, manifest.encoder.compute_dtype),
         manifest.recording.name,
     )
 
 
-def answerer(home: Home, checkpoint: Checkpoint, compute_dtype: str) -> Answerer:
+def model_identity(home: Home, checkpoint: Checkpoint, compute_dtype: str) -> ModelIdentity:
     """Return what answers questions in a model here; loads no model."""
     with PixelIndex(home) as index:
         digest = model_id(checkpoint, index)
-    return Answerer(digest, compute_dtype, computed_by())
+    return ModelIdentity(digest, compute_dtype, computed_by())
 
 
 def make_plan(
-    frames: Sequence[FrameEntry], options: DescribeOptions, answerer: Answerer, recording: str = ""
+    frames: Sequence[FrameEntry], options: DescribeOptions, identity: ModelIdentity, recording: str = ""
 ) -> Plan:
     """Ask every prompt of every group of frames; ``{recording}`` stands for the name ``recording``."""
     showing = options.showing
@@ -111,11 +111,11 @@ def make_plan(
                     thinking=showing.thinking,
                 )
             )
-    digests = tuple(request_digest(request, answerer) for request in requests)
-    return Plan(options.prompts, tuple(requests), digests, answerer.model_id)
+    digests = tuple(request_digest(request, identity) for request in requests)
+    return Plan(options.prompts, tuple(requests), digests, identity.model_id)
 
 
-def request_digest(request: Request, answerer: Answerer) -> str:
+def request_digest(request: Request, identity: ModelIdentity) -> str:
     """Return the digest, 64 hex digits, of a question and of everything else that its answer depends on.
 
     The frames count by their keys, in order: a key names pixels, preprocessing, vision weights and type.
@@ -125,9 +125,9 @@ def request_digest(request: Request, answerer: Answerer) -> str:
         sampling = replace(sampling, top_p=1.0, top_k=0, min_p=0.0, seed=0)
     document: JsonValue = {
         "epoch": ANSWER_EPOCH,
-        "model": answerer.model_id,
-        "compute_dtype": answerer.compute_dtype,
-        "computed_by": answerer.computed_by,
+        "model": identity.model_id,
+        "compute_dtype": identity.compute_dtype,
+        "computed_by": identity.computed_by,
         "sampling": asdict(sampling),  # every field, those that come later too
         "system": request.system,
         "segments": [_segment(segment) for segment in request.segments],

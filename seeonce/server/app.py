@@ -64,24 +64,24 @@ class Server:
         self.completions = Completions(self.models, self.pictures, self.engine)
         self.files = Files(home)
         self.batches = Batches(
-            home, self.files, self.answerer, 2 * (options.limits.max_num_seqs or _IN_FLIGHT)
+            home, self.files, self.identity, 2 * (options.limits.max_num_seqs or _IN_FLIGHT)
         )
         self.paths = _paths(self)
         self.app = _guarded(self.paths, options, self.metrics)
         self._home = home
 
-    async def answerer(self, name: str | None) -> str:
+    async def identity(self, name: str | None) -> str:
         """Name all that the answers of a model depend on, "" when there is no such model."""
         try:
             model = await self.completions.model(name)
         except (ApiError, SeeonceError):
             return ""
 
-        def identity() -> str:
+        def named() -> str:
             with PixelIndex(self._home) as index:
                 return f"{model_id(model.checkpoint, index)}, {computed_by()}"
 
-        return await asyncio.to_thread(identity)
+        return await asyncio.to_thread(named)
 
     def start(self, *, batches: bool = True) -> None:
         """Load the default model, and go on with the ``batches`` that the last server left.

@@ -42,7 +42,7 @@ def describe_soundly(
     selected: Selected,
     options: DescribeOptions,
     listener: Listener,
-    asked: Plan | None = None,
+    plan: Plan | None = None,
 ) -> DescribeResult:
     """Describe under the limits of ``options``, or slower ones under which answers are right here.
 
@@ -53,7 +53,7 @@ def describe_soundly(
         CheckpointError: answers are wrong either way, or the model does not load.
     """
     limits = sound_limits(session.home, selected.checkpoint, options.limits, listener.say)
-    return describe(session, selected, replace(options, limits=limits), listener, asked)
+    return describe(session, selected, replace(options, limits=limits), listener, plan)
 
 
 def sound_limits(
