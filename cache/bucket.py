@@ -174,7 +174,7 @@ class BucketStore:
                 if (info := self.read_info(key)) is None:
                     return None
                 payload = payload_buffer(info, buffer)
-                check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, payload)
+                check_payload(self.open_chunk(info).readinto, info.nbytes, info.crc32c, payload)
                 return info, Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
             except DamagedError as damage:
                 problem = str(damage)
@@ -195,7 +195,7 @@ class BucketStore:
                 check_length(None if found is None else found["size"], info.nbytes)
                 return None
             hasher = blake3()
-            check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, None, hasher)
+            check_payload(self.open_chunk(info).readinto, info.nbytes, info.crc32c, None, hasher)
             check_blake3(hasher, info)
         except DamagedError as damage:
             return str(damage)
@@ -266,7 +266,7 @@ class BucketStore:
         try:
             check_length(stream.size, info.nbytes)
             hasher = blake3()
-            found = check_payload(stream.fill, info.nbytes, None, None, hasher), hasher.digest()
+            found = check_payload(stream.readinto, info.nbytes, None, None, hasher), hasher.digest()
             if there is not None and (there.crc32c, there.blake3) == found:
                 return there, stream.etag, True
             if (info.crc32c, info.blake3) == found:

@@ -42,7 +42,7 @@ _MAX_RACES = 8
 _STREAM_BYTES = 1 << 20  # more than a connection gives at once, so that little of it is cut
 _WRITE_BACK_BYTES = 8 << 20
 
-Take = Callable[[int], NDArray[np.uint8]]
+Read = Callable[[int], NDArray[np.uint8]]
 """Returns the next bytes of a chunk, at least one and at most so many; raises ``DamagedError`` at its end."""
 
 
@@ -115,7 +115,7 @@ def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnSte
 
 
 def stage_stream(
-    tmp: Folder, take: Take, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
+    tmp: Folder, read: Read, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
 ) -> StagedEntry:
     """Build an entry, as ``stage_entry`` does, of a chunk that comes part by part from another store.
 
@@ -124,7 +124,7 @@ def stage_stream(
 
     Raises:
         DamagedError: what was read back is not what ``info`` tells of, for the stream's fault or the disk's.
-        StoreError: as ``take`` raises.
+        StoreError: as ``read`` raises.
         OSError: the disk refuses; nothing is left.
     """
 
@@ -133,7 +133,7 @@ def stage_stream(
         scratch = np.empty(_STREAM_BYTES, np.uint8)
         preallocate(fd, info.nbytes + CHECKSUM_BYTES)
         while start < info.nbytes:
-            part = take(min(_STREAM_BYTES, info.nbytes - start))
+            part = read(min(_STREAM_BYTES, info.nbytes - start))
             found = _write_and_read(fd, part, start, scratch if payload is None else payload[start:])
             hasher.update(found.data)
             start += part.nbytes
@@ -141,7 +141,7 @@ def stage_stream(
                 write_back(fd)
         own = b""
         while len(own) < CHECKSUM_BYTES:
-            own += take(CHECKSUM_BYTES - len(own)).tobytes()
+            own += read(CHECKSUM_BYTES - len(own)).tobytes()
         found = _write_and_read(fd, np.frombuffer(own, np.uint8), info.nbytes, scratch)
         return int.from_bytes(found.tobytes(), "little"), hasher.digest()
 
@@ -306,16 +306,16 @@ class CommitBatch:
         info = new_entry(pixels, spec, features, provenance)
         return self._add(info, lambda tmp: stage_entry(tmp, features, info, self._on_step))
 
-    def copy(self, info: EntryInfo, take: Take, payload: NDArray[np.uint8] | None = None) -> EntryKey:
+    def copy(self, info: EntryInfo, read: Read, payload: NDArray[np.uint8] | None = None) -> EntryKey:
         """Stage an entry of another store as it is, provenance and time included.
 
         Its chunk comes part by part; the payload is left in ``payload`` if that is given.
 
         Raises:
             DamagedError: what is on the disk is not what ``info`` tells of: it came so, or was not kept.
-            StoreError: as for ``add``, or as ``take`` raises.
+            StoreError: as for ``add``, or as ``read`` raises.
         """
-        return self._add(info, lambda tmp: stage_stream(tmp, take, info, payload, self._on_step))
+        return self._add(info, lambda tmp: stage_stream(tmp, read, info, payload, self._on_step))
 
     def _add(self, info: EntryInfo, stage: Callable[[Folder], StagedEntry]) -> EntryKey:
         try:

@@ -24,7 +24,7 @@ from cache.base.listener import Listener
 from cache.base.text import counted
 from cache.bucket import NUM_TRANSFERS, BucketStore
 from cache.bucket_upkeep import require_entries
-from cache.commit import Take
+from cache.commit import Read
 from cache.entry import CHECKSUM_BYTES, DamagedError, Features
 from cache.key import EntryKey
 from cache.leases import held_lease
@@ -247,13 +247,13 @@ def _is_whole(
     return not lacking
 
 
-def _paced(stream: Stream, pace: Pace) -> Take:
-    def take(max_bytes: int) -> NDArray[np.uint8]:
-        part = stream.take(max_bytes)
+def _paced(stream: Stream, pace: Pace) -> Read:
+    def read(max_bytes: int) -> NDArray[np.uint8]:
+        part = stream.read(max_bytes)
         pace(part.nbytes)
         return part
 
-    return take
+    return read
 
 
 def _keep_if_newer(store: Store, manifest: Manifest) -> None:
@@ -314,7 +314,7 @@ def _read_and_keep(store: Store, bucket: BucketStore, key: EntryKey) -> Features
             payload = np.empty(info.nbytes, np.uint8)
             # What a power cut takes of a copy is a miss, and read again.
             with replace(store, durability=Durability.none).batch() as batch:
-                batch.copy(info, bucket.open_chunk(info).take, payload)
+                batch.copy(info, bucket.open_chunk(info).read, payload)
                 batch.commit()
             return Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
     except UnreachableError:

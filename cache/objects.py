@@ -356,7 +356,7 @@ class Stream:
         self._objects, self._name, self._chunks = objects, name, chunks
         self._left = np.empty(0, np.uint8)
 
-    def fill(self, part: NDArray[np.uint8]) -> None:
+    def readinto(self, part: NDArray[np.uint8]) -> None:
         """Put the next bytes into ``part``, all of it.
 
         Raises:
@@ -365,11 +365,11 @@ class Stream:
         """
         filled = 0
         while filled < part.nbytes:
-            found = self.take(part.nbytes - filled)
+            found = self.read(part.nbytes - filled)
             part[filled : filled + found.nbytes] = found
             filled += found.nbytes
 
-    def take(self, max_bytes: int) -> NDArray[np.uint8]:
+    def read(self, max_bytes: int) -> NDArray[np.uint8]:
         """Return the next bytes as they came, without a copy: at least one of them.
 
         Raises:

@@ -40,9 +40,9 @@ from cache.reading import (
     SLICE_BYTES,
     check_length,
     check_payload,
-    fill_from,
     is_in_place,
     read_and_touch,
+    reader_of,
     visit,
 )
 from cache.trash import is_ended, move_to, new_batch, remove_from, sweep_tmp, tmp_name
@@ -139,7 +139,7 @@ class PrefixStore:
             payload = whole[:num_bytes]
             with folder.open_file(CHUNK_NAME) as fd:
                 check_length(os.fstat(fd).st_size, info.nbytes)
-                check_payload(fill_from(fd), info.nbytes, info.crc32c, payload)
+                check_payload(reader_of(fd), info.nbytes, info.crc32c, payload)
             return info, payload
 
         try:

@@ -84,7 +84,7 @@ def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | Non
     payload = payload_buffer(info, buffer)
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
         check_length(os.fstat(fd).st_size, info.nbytes)
-        check_payload(fill_from(fd), info.nbytes, info.crc32c, payload)
+        check_payload(reader_of(fd), info.nbytes, info.crc32c, payload)
     return shaped(payload, info)
 
 
@@ -109,7 +109,7 @@ def scan_payload(entry: Folder, info: EntryInfo) -> None:
     hasher = blake3()
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
         check_length(os.fstat(fd).st_size, info.nbytes)
-        check_payload(fill_from(fd), info.nbytes, info.crc32c, None, hasher)
+        check_payload(reader_of(fd), info.nbytes, info.crc32c, None, hasher)
     check_blake3(hasher, info)
 
 
@@ -123,12 +123,12 @@ def check_blake3(hasher: blake3, info: EntryInfo) -> None:
         raise DamagedError(f"payload: expected BLAKE3 {info.blake3.hex()}, got {hasher.hexdigest()}")
 
 
-Fill = Callable[[NDArray[np.uint8]], None]
+ReadInto = Callable[[NDArray[np.uint8]], None]
 """Puts the next bytes of a chunk into an array, all of it; raises ``DamagedError`` when there are no more."""
 
 
 def check_payload(
-    fill: Fill,
+    readinto: ReadInto,
     num_bytes: int,
     expected_crc32c: int | None,
     payload: NDArray[np.uint8] | None,
@@ -147,12 +147,12 @@ def check_payload(
     for start in range(0, num_bytes, SLICE_BYTES):
         stop = min(start + SLICE_BYTES, num_bytes)
         part = scratch[: stop - start] if scratch is not None else payload[start:stop]  # type: ignore[index]
-        fill(part)
+        readinto(part)
         crc32c = int(google_crc32c.extend(crc32c, part))
         if hasher is not None:
             hasher.update(part.data)
     own = np.empty(CHECKSUM_BYTES, np.uint8)
-    fill(own)
+    readinto(own)
     # Two chunks that changed places each carry a valid checksum of their own: compare with both.
     for name, expected in (
         ("the chunk's own", int.from_bytes(own.tobytes(), "little")),
@@ -163,12 +163,12 @@ def check_payload(
     return crc32c
 
 
-def fill_from(fd: int) -> Fill:
+def reader_of(fd: int) -> ReadInto:
     """Return what takes the bytes of an open chunk, from where it stands."""
-    return partial(_fill, fd)
+    return partial(_readinto, fd)
 
 
-def _fill(fd: int, part: NDArray[np.uint8]) -> None:
+def _readinto(fd: int, part: NDArray[np.uint8]) -> None:
     filled = 0
     while filled < part.nbytes:
         count = os.readv(fd, [part[filled:].data])

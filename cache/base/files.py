@@ -1,6 +1,6 @@
-"""Every file operation of the store: private modes, no symlinks, durable renames.
+"""Files and folders of the home: private modes, no symlinks, durable renames.
 
-A backend for object storage would replace this module.
+Objects in a bucket: cache/objects.py.
 
 All names are looked up relative to an open folder and no symlink is followed, so nothing that lies in a
 store can lead a reader or a writer out of it.
