@@ -3,7 +3,6 @@
 ``zarr.json`` is written last.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,16 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from cache.base.errors import StoreError, disk_error
-from cache.base.files import Durability, Folder, flush_fd, preallocate, sync_fd, write_all, write_back
+from cache.base.files import (
+    OCCUPIED,
+    Durability,
+    Folder,
+    flush_fd,
+    preallocate,
+    sync_fd,
+    write_all,
+    write_back,
+)
 from cache.base.home import Home
 from cache.entry import (
     CHECKSUM_BYTES,
@@ -29,6 +37,7 @@ from cache.entry import (
     EntryInfo,
     Features,
     Provenance,
+    checksum,
     encode_entry,
 )
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
@@ -36,7 +45,6 @@ from cache.layout import FRAMES, TMP, group_name, make_group, now
 from cache.reading import SLICE_BYTES, read_info
 from cache.trash import tmp_name
 
-_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
 _MAX_RACES = 8
 _STREAM_BYTES = 1 << 20  # more than a connection gives at once, so that little of it is cut
@@ -175,7 +183,7 @@ def new_entry(
     """Return what a new entry says about itself, but for the digests of its payload.
 
     Raises:
-        ValueError: the features are not such as the encoder gives.
+        ValueError: the features do not match the encoder's layers, hidden size or merge size.
     """
     layers, num_tokens, hidden = features.array.shape
     expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
@@ -222,8 +230,7 @@ def _write_chunk(fd: int, slices: Iterable[NDArray[np.uint8]], info: EntryInfo) 
         crc32c = int(google_crc32c.extend(crc32c, part))
         _write_verified(fd, part, start, scratch, info.key)
         start += part.nbytes
-    checksum = np.frombuffer(crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
-    _write_verified(fd, checksum, info.nbytes, scratch, info.key)
+    _write_verified(fd, checksum(crc32c), info.nbytes, scratch, info.key)
     return crc32c
 
 
@@ -300,7 +307,7 @@ class CommitBatch:
         """Stage an entry; until this returns the features must not change, afterwards they may go.
 
         Raises:
-            ValueError: the features are not such as the encoder gives.
+            ValueError: the features do not match the encoder's layers, hidden size or merge size.
             StoreError: the disk is full or broken; nothing of this entry is left.
         """
         info = new_entry(pixels, spec, features, provenance)
@@ -363,7 +370,7 @@ class CommitBatch:
             try:
                 return tmp.rename(staged.name, group, staged.key.hex)
             except OSError as error:
-                if error.errno not in _OCCUPIED or races == _MAX_RACES:
+                if error.errno not in OCCUPIED or races == _MAX_RACES:
                     raise
             if self._is_intact(staged.key):
                 with suppress(FileNotFoundError):  # removed again: the place is free, ours goes there

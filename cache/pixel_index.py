@@ -1,7 +1,4 @@
-"""Remembered pixel digests of files, so that an unchanged file is not even decoded.
-
-It is only a memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
-"""
+"""Remembered pixel digests of files, so that an unchanged file is not even decoded."""
 
 import json
 import os
@@ -16,7 +13,7 @@ from typing import Self
 from cache.base.errors import StoreError
 from cache.base.files import Folder
 from cache.base.home import Home
-from cache.base.sqlite import Memory
+from cache.base.sqlite import DisposableDatabase
 from cache.base.text import printable
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
@@ -94,8 +91,8 @@ class KnownPixels:
     height: int
 
 
-class PixelIndex(Memory):
-    """The memory of one home; threads and processes may share it. ``close`` it, or use ``with``."""
+class PixelIndex(DisposableDatabase):
+    """The index of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, home: Home) -> None:
         """Nothing is opened until it is asked."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import google_crc32c
 import numpy as np
@@ -29,6 +29,7 @@ from cache.entry import (
     STORED_DTYPES,
     DamagedError,
     EntryInfo,
+    Features,
     decode_entry,
 )
 from cache.key import Digest, EntryKey
@@ -73,10 +74,10 @@ def read_info(entry: Folder, key: EntryKey) -> EntryInfo:
     return info
 
 
-def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | None = None) -> NDArray[Any]:
-    """Read an entry's payload, every byte checked, as an array of ``info.shape``.
+def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | None = None) -> Features:
+    """Read an entry's features, every byte checked.
 
-    The array lies in ``buffer`` (contiguous uint8) when that is large enough, else in a new one.
+    They lie in ``buffer`` (contiguous uint8) when that is large enough, else in a new one.
 
     Raises:
         DamagedError: the chunk is missing, cut, or differs from either checksum.
@@ -85,7 +86,7 @@ def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | Non
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
         check_length(os.fstat(fd).st_size, info.nbytes)
         check_payload(reader_of(fd), info.nbytes, info.crc32c, payload)
-    return shaped(payload, info)
+    return features_of(payload, info)
 
 
 def payload_buffer(info: EntryInfo, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
@@ -95,9 +96,10 @@ def payload_buffer(info: EntryInfo, buffer: NDArray[np.uint8] | None) -> NDArray
     return buffer[: info.nbytes]
 
 
-def shaped(payload: NDArray[np.uint8], info: EntryInfo) -> NDArray[Any]:
-    """Return the bytes of a payload as an array of ``info.shape``."""
-    return payload.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+def features_of(payload: NDArray[np.uint8], info: EntryInfo) -> Features:
+    """Return the bytes of a payload as features."""
+    array = payload.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+    return Features(array, info.dtype, info.grid_thw, info.merge_size)
 
 
 def scan_payload(entry: Folder, info: EntryInfo) -> None:
@@ -134,10 +136,10 @@ def check_payload(
     payload: NDArray[np.uint8] | None,
     hasher: blake3 | None = None,
 ) -> int:
-    """Take a chunk from its start through its checksums, into ``payload`` if there is one.
+    """Read a chunk, payload and checksum, into ``payload`` if there is one.
 
-    ``num_bytes`` and ``expected_crc32c`` are what the metadata beside it says of its payload, None when it
-    may be any. Returns the crc32c of the payload.
+    ``num_bytes`` and ``expected_crc32c`` are what its metadata says; None where there is nothing to compare
+    with. Returns the crc32c of the payload.
 
     Raises:
         DamagedError: it is too short, or a checksum differs.
