@@ -183,7 +183,7 @@ def require_entries(
     wanted, gone, groups = set(keys), set[EntryKey](), {group_name(key) for key in keys}
     folder = f"{TRASH}/{groups.pop()}" if len(groups) == 1 else TRASH
     for _ in range(_NUM_REPAIRS):
-        if marked := wanted & {key_of_folder(item["path"]) for item in bucket.objects.list(folder)}:
+        if marked := wanted.intersection(key_of_folder(item["path"]) for item in bucket.objects.list(folder)):
             for key in marked:
                 bucket.objects.delete(marker_name(key))
             time.sleep(settle_s)  # it may have looked at a marker a moment before
