@@ -30,24 +30,26 @@ from cache.entry import (
     EntryInfo,
     Features,
     Provenance,
+    checksum,
     decode_entry,
     encode_entry,
 )
 from cache.key import EncoderSpec, EntryKey, PixelDigest
-from cache.layout import FRAMES, STORE_FILE, TRASH, group_name, new_store_file, store_id_of
+from cache.layout import (
+    FRAMES,
+    MAX_STORE_FILE_BYTES,
+    STORE_FILE,
+    TRASH,
+    group_name,
+    new_store_file,
+    store_id_of,
+)
 from cache.manifest import Manifest, ManifestHead
 from cache.objects import Objects, Stream
-from cache.reading import (
-    check_blake3,
-    check_length,
-    check_payload,
-    payload_buffer,
-    shaped,
-)
+from cache.reading import check_blake3, check_length, check_payload, features_of, payload_buffer
 
 NUM_TRANSFERS = 8
 _MAX_ROUNDS = 8  # each is lost to another writer, a collection or damage of its own
-_MAX_STORE_FILE_BYTES = 64 << 10
 _MAX_ATTRIBUTE_BYTES = 1500  # S3 takes 2 KB in all
 _LIST_FROM = 200  # keys: a list of all costs what so many looks cost
 _ATTRIBUTE = "seeonce"
@@ -79,17 +81,18 @@ class BucketStore:
                 ignores conditions.
         """
         objects = Objects.open(address, create=create, patient=patient)
-        raw = objects.get(STORE_FILE, _MAX_STORE_FILE_BYTES)
+        raw = objects.get(STORE_FILE, MAX_STORE_FILE_BYTES)
         if raw is None and create:
             objects.put_new(STORE_FILE, new_store_file())
-            raw = objects.get(STORE_FILE, _MAX_STORE_FILE_BYTES)
+            raw = objects.get(STORE_FILE, MAX_STORE_FILE_BYTES)
         if raw is None:
             raise NotEncodedError(
                 f"there is no store at {objects.address}: seeonce store push {objects.address} makes one"
             )
         store_id = store_id_of(raw, f"{objects.address}/{STORE_FILE}")
         if create or writable:
-            # The same bytes again: who obeys refuses them, who does not changes nothing.
+            # The same bytes again: a server that obeys the condition refuses them; one that does not changes
+            # nothing.
             if objects.put_new(STORE_FILE, raw) is not None:
                 raise StoreError(
                     f"the server of {objects.address} ignores conditional puts (If-None-Match: *), so "
@@ -116,7 +119,7 @@ class BucketStore:
         return self.objects.head(metadata_name(key)) is not None
 
     def existing(self, keys: Iterable[EntryKey]) -> set[EntryKey]:
-        """Return those keys of which there is an entry: looks for few, by lists of a group each for many."""
+        """Return those keys that have an entry: by a HEAD for each if few, else by listing their groups."""
         groups: dict[str, set[EntryKey]] = {}
         for key in keys:
             groups.setdefault(group_name(key), set()).add(key)
@@ -145,12 +148,15 @@ class BucketStore:
         try:
             if (info := self.read_info(key)) is None:
                 return None
-            found = self.objects.head(chunk_name(key))
-            check_length(None if found is None else found["size"], info.nbytes)
+            self._check_length(info)
         except DamagedError as damage:
             _log.warning("entry %s in %s is damaged: %s", key, self.objects.address, damage)
             return None
         return info
+
+    def _check_length(self, info: EntryInfo) -> None:
+        found = self.objects.head(chunk_name(info.key))
+        check_length(None if found is None else found["size"], info.nbytes)
 
     def read(self, key: EntryKey, buffer: NDArray[np.uint8] | None = None) -> Features | None:
         """Return the features of an entry, every byte checked; None when it is missing or wrong.
@@ -174,8 +180,8 @@ class BucketStore:
                 if (info := self.read_info(key)) is None:
                     return None
                 payload = payload_buffer(info, buffer)
-                check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, payload)
-                return info, Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
+                check_payload(self.open_chunk(info).readinto, info.nbytes, info.crc32c, payload)
+                return info, features_of(payload, info)
             except DamagedError as damage:
                 problem = str(damage)
         _log.warning("entry %s in %s is damaged: %s", key, self.objects.address, problem)
@@ -191,11 +197,10 @@ class BucketStore:
             if (info := self.read_info(key)) is None:
                 return "there is no such entry"
             if not payload:
-                found = self.objects.head(chunk_name(key))
-                check_length(None if found is None else found["size"], info.nbytes)
+                self._check_length(info)
                 return None
             hasher = blake3()
-            check_payload(self.open_chunk(info).fill, info.nbytes, info.crc32c, None, hasher)
+            check_payload(self.open_chunk(info).readinto, info.nbytes, info.crc32c, None, hasher)
             check_blake3(hasher, info)
         except DamagedError as damage:
             return str(damage)
@@ -266,7 +271,7 @@ class BucketStore:
         try:
             check_length(stream.size, info.nbytes)
             hasher = blake3()
-            found = check_payload(stream.fill, info.nbytes, None, None, hasher), hasher.digest()
+            found = check_payload(stream.readinto, info.nbytes, None, None, hasher), hasher.digest()
             if there is not None and (there.crc32c, there.blake3) == found:
                 return there, stream.etag, True
             if (info.crc32c, info.blake3) == found:
@@ -367,7 +372,7 @@ def chunk_of(features: Features, info: EntryInfo) -> tuple[EntryInfo, NDArray[np
     chunk = np.empty(payload.nbytes + CHECKSUM_BYTES, np.uint8)
     chunk[: payload.nbytes] = payload
     crc32c = int(google_crc32c.value(chunk[: payload.nbytes]))
-    chunk[payload.nbytes :] = np.frombuffer(crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
+    chunk[payload.nbytes :] = checksum(crc32c)
     digest = blake3(chunk[: payload.nbytes].data, max_threads=blake3.AUTO).digest()
     return with_digests(info, crc32c, digest), chunk
 
@@ -408,7 +413,7 @@ class BucketBatch:
         """Begin to put an entry; until this returns the features must not change, afterwards they may go.
 
         Raises:
-            ValueError: the features are not such as the encoder gives.
+            ValueError: the features do not match the encoder's layers, hidden size or merge size.
         """
         info, chunk = chunk_of(features, new_entry(pixels, spec, features, provenance))
         self._putting.append((info.key, self._threads.submit(self._bucket.put_entry, info, chunk)))

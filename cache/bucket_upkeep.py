@@ -133,7 +133,8 @@ def collect_bucket(
 ) -> BucketCollection:
     """Mark the entries that no manifest names, and remove those that have been marked for 7 days.
 
-    Half of an entry that nobody finished goes like one. Several may collect at once, and be killed.
+    Half an entry that nobody finished is treated like a whole one. Several may collect at once,
+    and be killed.
 
     Raises:
         StoreError: a manifest cannot be read, so that nobody knows what it names; or the bucket refuses.
@@ -182,9 +183,7 @@ def require_entries(
     wanted, gone, groups = set(keys), set[EntryKey](), {group_name(key) for key in keys}
     folder = f"{TRASH}/{groups.pop()}" if len(groups) == 1 else TRASH
     for _ in range(_NUM_REPAIRS):
-        if marked := [
-            key for item in bucket.objects.list(folder) if (key := key_of_folder(item["path"])) in wanted
-        ]:
+        if marked := wanted.intersection(key_of_folder(item["path"]) for item in bucket.objects.list(folder)):
             for key in marked:
                 bucket.objects.delete(marker_name(key))
             time.sleep(settle_s)  # it may have looked at a marker a moment before

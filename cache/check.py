@@ -21,7 +21,7 @@ from cache.layout import INDEX, StoredEntry, entry_folder, stored_entries
 from cache.leases import held_lease
 from cache.manifest import FrameEntry, Manifest, list_manifests, read_manifest
 from cache.quarantine import why_quarantined
-from cache.stats import VARIABLE, LimitReachedError, StoreLimit
+from cache.stats import STORE_MAX, LimitReachedError, StoreLimit
 from cache.store import Store
 
 _SAVE_EVERY_S = 10.0
@@ -309,7 +309,7 @@ def _encode_missing(
         except LimitReachedError as error:
             full = True
             say(f"stopped: {error}")
-        failures += [(frame, f"{VARIABLE} allows no more") for frame in missing.values()]
+        failures += [(frame, f"{STORE_MAX} allows no more") for frame in missing.values()]
         report.remaining += [
             Problem("missing", frame.key.hex, f"frame {frame.index} of {manifest.recording.id}: {reason}")
             for frame, reason in failures

@@ -3,7 +3,6 @@
 ``zarr.json`` is written last.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,16 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from cache.base.errors import StoreError, disk_error
-from cache.base.files import Durability, Folder, flush_fd, preallocate, sync_fd, write_all, write_back
+from cache.base.files import (
+    OCCUPIED,
+    Durability,
+    Folder,
+    flush_fd,
+    preallocate,
+    sync_fd,
+    write_all,
+    write_back,
+)
 from cache.base.home import Home
 from cache.entry import (
     CHECKSUM_BYTES,
@@ -29,6 +37,7 @@ from cache.entry import (
     EntryInfo,
     Features,
     Provenance,
+    checksum,
     encode_entry,
 )
 from cache.key import EncoderSpec, EntryKey, PixelDigest, entry_key
@@ -36,13 +45,12 @@ from cache.layout import FRAMES, TMP, group_name, make_group, now
 from cache.reading import SLICE_BYTES, read_info
 from cache.trash import tmp_name
 
-_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 # Each lost race needs another writer who was faster, and a damaged entry of its own: more is no race.
 _MAX_RACES = 8
 _STREAM_BYTES = 1 << 20  # more than a connection gives at once, so that little of it is cut
 _WRITE_BACK_BYTES = 8 << 20
 
-Take = Callable[[int], NDArray[np.uint8]]
+Read = Callable[[int], NDArray[np.uint8]]
 """Returns the next bytes of a chunk, at least one and at most so many; raises ``DamagedError`` at its end."""
 
 
@@ -115,7 +123,7 @@ def stage_entry(tmp: Folder, features: Features, info: EntryInfo, on_step: OnSte
 
 
 def stage_stream(
-    tmp: Folder, take: Take, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
+    tmp: Folder, read: Read, info: EntryInfo, payload: NDArray[np.uint8] | None, on_step: OnStep
 ) -> StagedEntry:
     """Build an entry, as ``stage_entry`` does, of a chunk that comes part by part from another store.
 
@@ -124,7 +132,7 @@ def stage_stream(
 
     Raises:
         DamagedError: what was read back is not what ``info`` tells of, for the stream's fault or the disk's.
-        StoreError: as ``take`` raises.
+        StoreError: as ``read`` raises.
         OSError: the disk refuses; nothing is left.
     """
 
@@ -133,7 +141,7 @@ def stage_stream(
         scratch = np.empty(_STREAM_BYTES, np.uint8)
         preallocate(fd, info.nbytes + CHECKSUM_BYTES)
         while start < info.nbytes:
-            part = take(min(_STREAM_BYTES, info.nbytes - start))
+            part = read(min(_STREAM_BYTES, info.nbytes - start))
             found = _write_and_read(fd, part, start, scratch if payload is None else payload[start:])
             hasher.update(found.data)
             start += part.nbytes
@@ -141,7 +149,7 @@ def stage_stream(
                 write_back(fd)
         own = b""
         while len(own) < CHECKSUM_BYTES:
-            own += take(CHECKSUM_BYTES - len(own)).tobytes()
+            own += read(CHECKSUM_BYTES - len(own)).tobytes()
         found = _write_and_read(fd, np.frombuffer(own, np.uint8), info.nbytes, scratch)
         return int.from_bytes(found.tobytes(), "little"), hasher.digest()
 
@@ -175,7 +183,7 @@ def new_entry(
     """Return what a new entry says about itself, but for the digests of its payload.
 
     Raises:
-        ValueError: the features are not such as the encoder gives.
+        ValueError: the features do not match the encoder's layers, hidden size or merge size.
     """
     layers, num_tokens, hidden = features.array.shape
     expected = (spec.num_layers, spec.out_hidden_size, spec.preprocessing.merge_size)
@@ -222,8 +230,7 @@ def _write_chunk(fd: int, slices: Iterable[NDArray[np.uint8]], info: EntryInfo) 
         crc32c = int(google_crc32c.extend(crc32c, part))
         _write_verified(fd, part, start, scratch, info.key)
         start += part.nbytes
-    checksum = np.frombuffer(crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
-    _write_verified(fd, checksum, info.nbytes, scratch, info.key)
+    _write_verified(fd, checksum(crc32c), info.nbytes, scratch, info.key)
     return crc32c
 
 
@@ -300,22 +307,22 @@ class CommitBatch:
         """Stage an entry; until this returns the features must not change, afterwards they may go.
 
         Raises:
-            ValueError: the features are not such as the encoder gives.
+            ValueError: the features do not match the encoder's layers, hidden size or merge size.
             StoreError: the disk is full or broken; nothing of this entry is left.
         """
         info = new_entry(pixels, spec, features, provenance)
         return self._add(info, lambda tmp: stage_entry(tmp, features, info, self._on_step))
 
-    def copy(self, info: EntryInfo, take: Take, payload: NDArray[np.uint8] | None = None) -> EntryKey:
+    def copy(self, info: EntryInfo, read: Read, payload: NDArray[np.uint8] | None = None) -> EntryKey:
         """Stage an entry of another store as it is, provenance and time included.
 
         Its chunk comes part by part; the payload is left in ``payload`` if that is given.
 
         Raises:
             DamagedError: what is on the disk is not what ``info`` tells of: it came so, or was not kept.
-            StoreError: as for ``add``, or as ``take`` raises.
+            StoreError: as for ``add``, or as ``read`` raises.
         """
-        return self._add(info, lambda tmp: stage_stream(tmp, take, info, payload, self._on_step))
+        return self._add(info, lambda tmp: stage_stream(tmp, read, info, payload, self._on_step))
 
     def _add(self, info: EntryInfo, stage: Callable[[Folder], StagedEntry]) -> EntryKey:
         try:
@@ -363,7 +370,7 @@ class CommitBatch:
             try:
                 return tmp.rename(staged.name, group, staged.key.hex)
             except OSError as error:
-                if error.errno not in _OCCUPIED or races == _MAX_RACES:
+                if error.errno not in OCCUPIED or races == _MAX_RACES:
                     raise
             if self._is_intact(staged.key):
                 with suppress(FileNotFoundError):  # removed again: the place is free, ours goes there

@@ -47,6 +47,11 @@ class DamagedError(StoreError):
     identity: tuple[int, int] | None = None
 
 
+def checksum(crc32c: int) -> NDArray[np.uint8]:
+    """Return the bytes at the end of a chunk."""
+    return np.frombuffer(crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
+
+
 def num_merged_tokens(grid_thw: tuple[int, int, int], merge_size: int) -> int:
     """Return how many tokens a grid of patches is merged into.
 

@@ -89,9 +89,9 @@ class References:
     """What the manifests of a home name, and before which time an entry must have been used last to go."""
 
     def __init__(self, home: Home, *, only: frozenset[EntryKey] | None = None, leave_out: str = "") -> None:
-        """Look at leases and all manifests, but of the recording ``leave_out``. Raises as ``refresh``.
+        """Look at leases and all manifests, except those of ``leave_out``. Raises as ``refresh``.
 
-        With ``only`` no other entry may go, but of these, while there is no lease, also one used today.
+        With ``only``, no other entry may go; while no lease is active, these may go even if used today.
         """
         self._home, self._only = home, only
         self._left_out = home.store / RECORDINGS / leave_out if leave_out else None

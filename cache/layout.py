@@ -21,7 +21,7 @@ STORE_FILE = "store.json"
 _GROUPS = tuple(f"{number:02x}" for number in range(256))
 _GROUP_FILE = "zarr.json"
 _GROUP = canonical({"attributes": {}, "node_type": "group", "zarr_format": 3})
-_MAX_STORE_FILE_BYTES = 64 << 10
+MAX_STORE_FILE_BYTES = 64 << 10
 FRAMES, RECORDINGS, THUMBS, INDEX = "frames", "recordings", "thumbs", "index"
 SHARDS = "shards"  # in a bucket alone
 TMP, TRASH, QUARANTINE, LEASES, USAGE = "tmp", "trash", "quarantine", "leases", "usage"
@@ -46,7 +46,7 @@ def read_store_id(store: Path) -> str | None:
     path = store / STORE_FILE
     try:
         with Folder.open_root(store) as root:
-            raw = root.read(STORE_FILE, _MAX_STORE_FILE_BYTES)
+            raw = root.read(STORE_FILE, MAX_STORE_FILE_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -3,6 +3,7 @@
 Every doubt counts as an active lease: a file that cannot be read, a start in the future, an expired lease
 whose process lives (a suspended machine, a clock that was put forward). But what a wrong clock dated days
 ahead would count for ever, so it counts no longer than its process.
+Also the notes in ``usage/`` of the last runs (``Use``).
 """
 
 import logging
@@ -27,11 +28,11 @@ from cache.trash import is_alive, tmp_name
 
 LEASE_S = 900
 RENEW_S = 60
-DOUBT_S = 24 * 3600  # for so long a lease counts that is expired, but may not be dead
+DOUBT_S = 24 * 3600  # how long an expired lease still counts while its process may be alive
 
 _MAX_BYTES = 64 << 10
 _FIELDS = frozenset({"expires_at", SEAL_FIELD, "pid", "purpose", "since"})
-KEPT = 20
+_MAX_USES = 20
 _SUFFIX = ".json"
 
 _log = logging.getLogger("seeonce.cache")
@@ -103,7 +104,7 @@ def active_leases(store: Path, now_s: float | None = None) -> list[Lease]:
 
 
 def expired_leases(store: Path) -> list[str]:
-    """Return the names of what nobody needs in ``leases/``: files that stopped to count a day ago."""
+    """Return the names of what nobody needs in ``leases/``: files that stopped counting a day ago."""
     oldest = time.time() - DOUBT_S - LEASE_S
     active = {lease.name for lease in active_leases(store)}
     with suppress(FileNotFoundError), Folder.open(store / LEASES) as leases:
@@ -184,7 +185,7 @@ def record_use(
         with root.folder(USAGE) as folder:
             name = f"{time.time_ns():020d}-{secrets.token_hex(4)}{_SUFFIX}"
             folder.replace(name, canonical(asdict(use)), Durability.none)
-            for old in sorted(folder.names())[:-KEPT]:
+            for old in sorted(folder.names())[:-_MAX_USES]:
                 folder.unlink(old)
 
 

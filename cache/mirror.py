@@ -24,8 +24,8 @@ from cache.base.listener import Listener
 from cache.base.text import counted
 from cache.bucket import NUM_TRANSFERS, BucketStore
 from cache.bucket_upkeep import require_entries
-from cache.commit import Take
-from cache.entry import CHECKSUM_BYTES, DamagedError, Features
+from cache.commit import Read
+from cache.entry import CHECKSUM_BYTES, DamagedError, Features, checksum
 from cache.key import EntryKey
 from cache.leases import held_lease
 from cache.manifest import (
@@ -37,12 +37,12 @@ from cache.manifest import (
     read_manifest,
 )
 from cache.objects import Stream, UnreachableError, check_address
-from cache.reading import shaped
+from cache.reading import features_of
 from cache.stats import StoreLimit
 from cache.store import Store
 
 REMOTE = "SEEONCE_REMOTE"
-_GROUP_ENTRIES = 16  # that share their fsyncs when they are pulled
+_BATCH_ENTRIES = 16  # that share their fsyncs when they are pulled
 
 Answer = TypeVar("Answer")
 Head = TypeVar("Head", bound=ManifestHead)
@@ -52,7 +52,10 @@ _log = logging.getLogger("seeonce.cache")
 
 @dataclass(slots=True)
 class Transferred:
-    """What went over. ``num_there`` entries needed not; ``missing`` says which could not, and why."""
+    """What was transferred. ``num_there`` entries were there already.
+
+    ``missing`` has a line for each recording that could not go.
+    """
 
     recordings: list[str] = field(default_factory=list)
     num_entries: int = 0
@@ -63,7 +66,7 @@ class Transferred:
 
 
 class Pace:
-    """Makes threads wait so that together they take no more bytes a second; None is no bound."""
+    """Limits how many bytes a second threads take together; None is no limit."""
 
     def __init__(self, bytes_per_s: float | None) -> None:
         self._bytes_per_s, self._lock, self._free_s = bytes_per_s, threading.Lock(), 0.0
@@ -133,7 +136,7 @@ def _send(store: Store, bucket: BucketStore, key: EntryKey, pace: Pace, read_dat
     found = store.read_entry(key, chunk)
     if found is None or found[0].nbytes != info.nbytes:
         return -1
-    chunk[info.nbytes :] = np.frombuffer(found[0].crc32c.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
+    chunk[info.nbytes :] = checksum(found[0].crc32c)
     pace(chunk.nbytes)
     bucket.put_entry(found[0], chunk)
     return info.nbytes
@@ -180,16 +183,16 @@ def pull(
                         if bucket.check(key) is None:
                             raise StoreError(
                                 f"entry {key} is whole in {bucket.objects.address}, and was not when it "
-                                f"lay here: {damage}; run the same command again, it goes on; check the disk "
+                                f"lay here: {damage}; run the same command again to continue; check the disk "
                                 "if it says so again"
                             ) from None
                         _log.warning("entry %s in %s is damaged: %s", key, bucket.objects.address, damage)
                 batch.commit()
             return sizes
 
-        size = max(1, min(_GROUP_ENTRIES, len(lacking) // (2 * NUM_TRANSFERS)))
-        groups = [lacking[start : start + size] for start in range(0, len(lacking), size)]
-        gone = _transfer(groups, fetch, report, listener, "pull")
+        size = max(1, min(_BATCH_ENTRIES, len(lacking) // (2 * NUM_TRANSFERS)))
+        batches = [lacking[start : start + size] for start in range(0, len(lacking), size)]
+        gone = _transfer(batches, fetch, report, listener, "pull")
         for manifest in manifests:
             id_ = manifest.recording.id
             if _is_whole(id_, {frame.key for frame in manifest.frames}, gone, bucket.objects.address, report):
@@ -210,19 +213,19 @@ def _chosen(heads: Sequence[Head], recording: str | None, where: str) -> Sequenc
 
 
 def _transfer(
-    groups: Sequence[Sequence[EntryKey]],
+    batches: Sequence[Sequence[EntryKey]],
     work: Callable[[Sequence[EntryKey]], dict[EntryKey, int]],
     report: Transferred,
     listener: Listener,
     what: str,
 ) -> set[EntryKey]:
-    """Do the work on each group, several at once; return the keys of which there was no whole entry."""
+    """Do the work on each batch, several at once; return the keys of which there was no whole entry."""
     gone: set[EntryKey] = set()
-    num_done, num_all = 0, sum(map(len, groups))
+    num_done, num_all = 0, sum(map(len, batches))
     listener.show(what, "entry", num_done, num_all)
     threads = ThreadPoolExecutor(NUM_TRANSFERS, "seeonce-transfer")
     try:
-        for done in as_completed([threads.submit(work, group) for group in groups]):
+        for done in as_completed([threads.submit(work, batch) for batch in batches]):
             for key, num_bytes in done.result().items():
                 if num_bytes < 0:
                     gone.add(key)
@@ -247,13 +250,13 @@ def _is_whole(
     return not lacking
 
 
-def _paced(stream: Stream, pace: Pace) -> Take:
-    def take(max_bytes: int) -> NDArray[np.uint8]:
-        part = stream.take(max_bytes)
+def _paced(stream: Stream, pace: Pace) -> Read:
+    def read(max_bytes: int) -> NDArray[np.uint8]:
+        part = stream.read(max_bytes)
         pace(part.nbytes)
         return part
 
-    return take
+    return read
 
 
 def _keep_if_newer(store: Store, manifest: Manifest) -> None:
@@ -314,9 +317,9 @@ def _read_and_keep(store: Store, bucket: BucketStore, key: EntryKey) -> Features
             payload = np.empty(info.nbytes, np.uint8)
             # What a power cut takes of a copy is a miss, and read again.
             with replace(store, durability=Durability.none).batch() as batch:
-                batch.copy(info, bucket.open_chunk(info).take, payload)
+                batch.copy(info, bucket.open_chunk(info).read, payload)
                 batch.commit()
-            return Features(shaped(payload, info), info.dtype, info.grid_thw, info.merge_size)
+            return features_of(payload, info)
     except UnreachableError:
         raise
     except StoreError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 SCHEMES = ("s3", "gs", "az", "file", "memory")
-_TRIES = 4  # of a put whose connection broke: whether it arrived, the next try is told
+_TRIES = 4  # of a request whose answer breaks off; a repeated put learns whether the first arrived
 _WAIT_S = 0.5
 _STREAM_BYTES = 256 << 10  # less means more calls, between threads; more does not fit the processor's caches
 # A transfer may take minutes; a connection that gives nothing for so long is tried again.
@@ -45,7 +45,7 @@ _REASONS = (
     ),
     (
         r"ExpiredToken|TokenExpired|token.{0,20}expired",
-        "the credentials have expired; get new ones and run the same command again, it goes on",
+        "the credentials have expired; get new ones and run the same command again to continue",
     ),
     (
         r"PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint|redirect without LOCATION",
@@ -65,11 +65,11 @@ _REASONS = (
     ),
     (
         r"QuotaExceeded|EntityTooLarge|InsufficientStorage|status code: 507|StorageFull|No space left",
-        "the bucket is full; free some space there, and run the same command again, it goes on",
+        "the bucket is full; free some space there, and run the same command again to continue",
     ),
     (
         r"SlowDown|TooManyRequests|status code: 503|status code: 429|ServerBusy",
-        "the server is throttling; run the same command again later, it goes on",
+        "the server is throttling; run the same command again later to continue",
     ),
     (
         r"NotImplemented|status code: 501",
@@ -335,7 +335,7 @@ class Objects:
         if re.search(_BROKEN, text) and not re.search(_REFUSED, text):
             return (CutError if re.search(_CUT, text) else BrokenError)(
                 f"{self.address}: {what}: it cannot be reached, or the connection broke; check the address "
-                "and the network, and run the same command again, it goes on"
+                "and the network, and run the same command again to continue"
             )
         return StoreError(f"{self.address}: {what}: {_without_secrets(text)[:300]}")
 
@@ -356,7 +356,7 @@ class Stream:
         self._objects, self._name, self._chunks = objects, name, chunks
         self._left = np.empty(0, np.uint8)
 
-    def fill(self, part: NDArray[np.uint8]) -> None:
+    def readinto(self, part: NDArray[np.uint8]) -> None:
         """Put the next bytes into ``part``, all of it.
 
         Raises:
@@ -365,11 +365,11 @@ class Stream:
         """
         filled = 0
         while filled < part.nbytes:
-            found = self.take(part.nbytes - filled)
+            found = self.read(part.nbytes - filled)
             part[filled : filled + found.nbytes] = found
             filled += found.nbytes
 
-    def take(self, max_bytes: int) -> NDArray[np.uint8]:
+    def read(self, max_bytes: int) -> NDArray[np.uint8]:
         """Return the next bytes as they came, without a copy: at least one of them.
 
         Raises:

@@ -1,14 +1,11 @@
-"""Remembered pixel digests of files, so that an unchanged file is not even decoded.
-
-It is only a memory: when it is corrupt it starts anew, when it cannot be written it is silently off.
-"""
+"""Remembered pixel digests of files, so that an unchanged file is not even decoded."""
 
 import json
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Self
@@ -16,19 +13,16 @@ from typing import Self
 from cache.base.errors import StoreError
 from cache.base.files import Folder
 from cache.base.home import Home
-from cache.base.sqlite import Memory
+from cache.base.sqlite import DisposableDatabase
 from cache.base.text import printable
 from cache.key import FieldHasher, PixelDigest
 from cache.layout import INDEX
 from cache.manifest import ManifestNames
 
-__all__ = ["FileStamp", "KnownPixels", "PixelIndex"]
-
 # A file changed twice within the granularity of its timestamps looks unchanged, as in git's index.
 RACY_NS = 2_000_000_000
 _FILE = "pixels-1.sqlite"
 _CHECK = "seeonce 2026-11 pixel index row, format 2"  # raised when the same file gives other pixels
-_BATCH = 500
 _DIGEST_DIGITS = 64
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCHEMA = """
@@ -97,8 +91,8 @@ class KnownPixels:
     height: int
 
 
-class PixelIndex(Memory):
-    """The memory of one home; threads and processes may share it. ``close`` it, or use ``with``."""
+class PixelIndex(DisposableDatabase):
+    """The index of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, home: Home) -> None:
         """Nothing is opened until it is asked."""
@@ -117,20 +111,16 @@ class PixelIndex(Memory):
 
         return self.work(work) or {}
 
-    def put_many(
-        self, known: Mapping[FileStamp, KnownPixels] | Iterable[tuple[FileStamp, KnownPixels]]
-    ) -> None:
-        """Remember files; one that was changed within the last two seconds is left out."""
-        pairs = known.items() if isinstance(known, Mapping) else known
-        rows = [_row(stamp, pixels) for stamp, pixels in pairs if not stamp.racy]
+    def put(self, stamp: FileStamp, known: KnownPixels) -> None:
+        """Remember a file; nothing if it was changed within the last two seconds."""
+        if stamp.racy:
+            return
 
         def work(connection: sqlite3.Connection) -> None:
-            for start in range(0, len(rows), _BATCH):
-                with connection:  # one transaction: other writers wait no longer than for a batch
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)",
-                        rows[start : start + _BATCH],
-                    )
+            with connection:
+                connection.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)", _row(stamp, known)
+                )
 
         self.work(work)
 

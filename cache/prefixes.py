@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from cache.base.canonical_json import SEAL_FIELD, UNSEALED, record_to_json, seal, unseal
 from cache.base.errors import StoreError
-from cache.base.files import Durability, Folder, preallocate, write_all
+from cache.base.files import OCCUPIED, Durability, Folder, preallocate, write_all
 from cache.base.home import Home
 from cache.base.text import parse_size
-from cache.entry import CHECKSUM_BYTES, CHUNK_NAME, MAX_METADATA_BYTES, DamagedError
+from cache.entry import CHECKSUM_BYTES, CHUNK_NAME, MAX_METADATA_BYTES, DamagedError, checksum
 from cache.key import Digest, EntryKey
 from cache.layout import (
     FRAMES,
@@ -40,20 +40,19 @@ from cache.reading import (
     SLICE_BYTES,
     check_length,
     check_payload,
-    fill_from,
     is_in_place,
     read_and_touch,
+    reader_of,
     visit,
 )
 from cache.trash import is_ended, move_to, new_batch, remove_from, sweep_tmp, tmp_name
 
-VARIABLE = "SEEONCE_PREFIX_CACHE"
+PREFIX_CACHE = "SEEONCE_PREFIX_CACHE"
 OPTION = "--prefix-cache"
 METADATA_NAME = "prefix.json"
 PREFIX_FORMAT = 1
 _FOLDER = "prefixes"
 _FILES = (CHUNK_NAME, METADATA_NAME)
-_OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 _LEFT_FREE = 1 << 30  # of a disk, or a twentieth of it if that is less
 
 
@@ -87,8 +86,8 @@ def prefix_cache_bytes(option: str | None = None, environ: Mapping[str, str] = o
     """
     if option is not None:
         return parse_size(option, OPTION)
-    text = environ.get(VARIABLE, "").strip()
-    return parse_size(text, VARIABLE) if text else 0
+    text = environ.get(PREFIX_CACHE, "").strip()
+    return parse_size(text, PREFIX_CACHE) if text else 0
 
 
 class PrefixStore:
@@ -139,7 +138,7 @@ class PrefixStore:
             payload = whole[:num_bytes]
             with folder.open_file(CHUNK_NAME) as fd:
                 check_length(os.fstat(fd).st_size, info.nbytes)
-                check_payload(fill_from(fd), info.nbytes, info.crc32c, payload)
+                check_payload(reader_of(fd), info.nbytes, info.crc32c, payload)
             return info, payload
 
         try:
@@ -173,7 +172,7 @@ class PrefixStore:
                 with frames.folder(group_name(info.key)) as group:
                     tmp.rename(name, group, info.key.hex)
             except OSError as error:
-                if error.errno not in _OCCUPIED:
+                if error.errno not in OCCUPIED:
                     raise
             finally:
                 tmp.remove_tree(name)  # gone when it was renamed; another was first, or the disk refused
@@ -198,7 +197,7 @@ def _write_files(
                 piece = part[start : start + SLICE_BYTES]
                 crc32c = int(google_crc32c.extend(crc32c, piece))
                 write_all(fd, piece.data)
-        write_all(fd, memoryview(crc32c.to_bytes(CHECKSUM_BYTES, "little")))
+        write_all(fd, checksum(crc32c).data)
     whole = replace(info, nbytes=num_bytes, crc32c=crc32c, created_at=now())
     document = {**record_to_json(whole), "format": PREFIX_FORMAT, SEAL_FIELD: UNSEALED}
     folder.write(METADATA_NAME, seal(document), Durability.none)

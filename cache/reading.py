@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import google_crc32c
 import numpy as np
@@ -29,6 +29,7 @@ from cache.entry import (
     STORED_DTYPES,
     DamagedError,
     EntryInfo,
+    Features,
     decode_entry,
 )
 from cache.key import Digest, EntryKey
@@ -73,10 +74,10 @@ def read_info(entry: Folder, key: EntryKey) -> EntryInfo:
     return info
 
 
-def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | None = None) -> NDArray[Any]:
-    """Read an entry's payload, every byte checked, as an array of ``info.shape``.
+def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | None = None) -> Features:
+    """Read an entry's features, every byte checked.
 
-    The array lies in ``buffer`` (contiguous uint8) when that is large enough, else in a new one.
+    They lie in ``buffer`` (contiguous uint8) when that is large enough, else in a new one.
 
     Raises:
         DamagedError: the chunk is missing, cut, or differs from either checksum.
@@ -84,8 +85,8 @@ def read_payload(entry: Folder, info: EntryInfo, buffer: NDArray[np.uint8] | Non
     payload = payload_buffer(info, buffer)
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
         check_length(os.fstat(fd).st_size, info.nbytes)
-        check_payload(fill_from(fd), info.nbytes, info.crc32c, payload)
-    return shaped(payload, info)
+        check_payload(reader_of(fd), info.nbytes, info.crc32c, payload)
+    return features_of(payload, info)
 
 
 def payload_buffer(info: EntryInfo, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
@@ -95,9 +96,10 @@ def payload_buffer(info: EntryInfo, buffer: NDArray[np.uint8] | None) -> NDArray
     return buffer[: info.nbytes]
 
 
-def shaped(payload: NDArray[np.uint8], info: EntryInfo) -> NDArray[Any]:
-    """Return the bytes of a payload as an array of ``info.shape``."""
-    return payload.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+def features_of(payload: NDArray[np.uint8], info: EntryInfo) -> Features:
+    """Return the bytes of a payload as features."""
+    array = payload.view(STORED_DTYPES[info.dtype]).reshape(info.shape)
+    return Features(array, info.dtype, info.grid_thw, info.merge_size)
 
 
 def scan_payload(entry: Folder, info: EntryInfo) -> None:
@@ -109,7 +111,7 @@ def scan_payload(entry: Folder, info: EntryInfo) -> None:
     hasher = blake3()
     with damage_from_disk(), entry.open_file(CHUNK_NAME) as fd:
         check_length(os.fstat(fd).st_size, info.nbytes)
-        check_payload(fill_from(fd), info.nbytes, info.crc32c, None, hasher)
+        check_payload(reader_of(fd), info.nbytes, info.crc32c, None, hasher)
     check_blake3(hasher, info)
 
 
@@ -123,21 +125,21 @@ def check_blake3(hasher: blake3, info: EntryInfo) -> None:
         raise DamagedError(f"payload: expected BLAKE3 {info.blake3.hex()}, got {hasher.hexdigest()}")
 
 
-Fill = Callable[[NDArray[np.uint8]], None]
+ReadInto = Callable[[NDArray[np.uint8]], None]
 """Puts the next bytes of a chunk into an array, all of it; raises ``DamagedError`` when there are no more."""
 
 
 def check_payload(
-    fill: Fill,
+    readinto: ReadInto,
     num_bytes: int,
     expected_crc32c: int | None,
     payload: NDArray[np.uint8] | None,
     hasher: blake3 | None = None,
 ) -> int:
-    """Take a chunk from its start through its checksums, into ``payload`` if there is one.
+    """Read a chunk, payload and checksum, into ``payload`` if there is one.
 
-    ``num_bytes`` and ``expected_crc32c`` are what the metadata beside it says of its payload, None when it
-    may be any. Returns the crc32c of the payload.
+    ``num_bytes`` and ``expected_crc32c`` are what its metadata says; None where there is nothing to compare
+    with. Returns the crc32c of the payload.
 
     Raises:
         DamagedError: it is too short, or a checksum differs.
@@ -147,12 +149,12 @@ def check_payload(
     for start in range(0, num_bytes, SLICE_BYTES):
         stop = min(start + SLICE_BYTES, num_bytes)
         part = scratch[: stop - start] if scratch is not None else payload[start:stop]  # type: ignore[index]
-        fill(part)
+        readinto(part)
         crc32c = int(google_crc32c.extend(crc32c, part))
         if hasher is not None:
             hasher.update(part.data)
     own = np.empty(CHECKSUM_BYTES, np.uint8)
-    fill(own)
+    readinto(own)
     # Two chunks that changed places each carry a valid checksum of their own: compare with both.
     for name, expected in (
         ("the chunk's own", int.from_bytes(own.tobytes(), "little")),
@@ -163,12 +165,12 @@ def check_payload(
     return crc32c
 
 
-def fill_from(fd: int) -> Fill:
+def reader_of(fd: int) -> ReadInto:
     """Return what takes the bytes of an open chunk, from where it stands."""
-    return partial(_fill, fd)
+    return partial(_readinto, fd)
 
 
-def _fill(fd: int, part: NDArray[np.uint8]) -> None:
+def _readinto(fd: int, part: NDArray[np.uint8]) -> None:
     filled = 0
     while filled < part.nbytes:
         count = os.readv(fd, [part[filled:].data])

@@ -20,7 +20,7 @@ from cache.prefixes import prefix_totals
 from cache.quarantine import quarantined
 from cache.store import Store
 
-VARIABLE = "SEEONCE_STORE_MAX"
+STORE_MAX = "SEEONCE_STORE_MAX"
 _METADATA_BYTES = 2048  # of one entry, about
 _NUM_NAMED = 3
 
@@ -151,8 +151,8 @@ class StoreLimit:
         Raises:
             InputError: it is no size.
         """
-        text = environ.get(VARIABLE, "").strip()
-        return cls(store, parse_size(text, VARIABLE) if text else None)
+        text = environ.get(STORE_MAX, "").strip()
+        return cls(store, parse_size(text, STORE_MAX) if text else None)
 
     def fits(self, num_bytes: int, num_entries: int) -> bool:
         """Say whether so much more would be within the limit."""
@@ -181,14 +181,14 @@ class StoreLimit:
             LimitReachedError: it would be beyond the limit.
         """
         if not self.fits(num_bytes, 1):
-            raise self._reached("what is encoded stays, and no more")
+            raise self._reached("what is there stays, and nothing more is written")
         self._used_bytes += num_bytes + _METADATA_BYTES
         self._until_look -= num_bytes + _METADATA_BYTES
 
     def _reached(self, what: str) -> LimitReachedError:
         return LimitReachedError(
-            f"{what}: the store has {megabytes(self._used_bytes)} and {VARIABLE} allows "
-            f"{megabytes(self._max_bytes or 0)}; {_what_would_free(self._store)}, or raise {VARIABLE}"
+            f"{what}: the store has {megabytes(self._used_bytes)} and {STORE_MAX} allows "
+            f"{megabytes(self._max_bytes or 0)}; {_what_would_free(self._store)}, or raise {STORE_MAX}"
         )
 
 

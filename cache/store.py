@@ -43,7 +43,7 @@ from cache.reading import (
 )
 from cache.trash import sweep_tmp
 
-__all__ = ["Durability", "EntryInfo", "Store"]
+__all__ = ["Durability", "Store"]
 
 _log = logging.getLogger("seeonce.cache")
 
@@ -144,9 +144,7 @@ class Store:
 
         def checked(entry: Folder) -> tuple[EntryInfo, Features]:
             info = read_info(entry, key)
-            return info, Features(
-                read_payload(entry, info, buffer), info.dtype, info.grid_thw, info.merge_size
-            )
+            return info, read_payload(entry, info, buffer)
 
         return read_and_touch(self._root, key, checked, writable=self.writable)
 
@@ -180,7 +178,7 @@ class Store:
         When another writer was first, its entry stays: same key, same features.
 
         Raises:
-            ValueError: the features are not such as the encoder gives.
+            ValueError: the features do not match the encoder's layers, hidden size or merge size.
             StoreError: the disk is full, broken or read-only; nothing half written is left.
         """
         with self.batch() as batch:

@@ -18,7 +18,6 @@ from cache.layout import THUMBS
 if TYPE_CHECKING:
     from PIL import Image
 
-MEDIA_TYPE = "image/webp"
 MAX_WIDTH, MAX_HEIGHT = 480, 480
 MAX_BYTES = 40_000  # 182 of them, in the base64 of a report, stay below 10 MB
 _QUALITIES = (75, 50, 25, 5)

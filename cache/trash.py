@@ -46,7 +46,7 @@ def leftovers(folder: Path, min_age_s: float = LEFTOVER_AGE_S) -> list[str]:
 def _modified_s(item: "os.DirEntry[str]") -> float:
     try:
         return item.stat(follow_symlinks=False).st_mtime
-    except FileNotFoundError:  # removed by who made it
+    except FileNotFoundError:  # removed by whoever made it
         return math.inf
 
 

@@ -93,7 +93,7 @@ def _new_pictures(
             yield frame
             continue
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
-        index.put_many([(stamp, known)])
+        index.put(stamp, known)
         if known.pixels not in seen and not store.has(entry_key(known.pixels, spec.encoder_id)):
             yield frame
         seen.add(known.pixels)

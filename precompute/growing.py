@@ -1,4 +1,4 @@
-"""A recording that grows: of each look at it only what is new is read, and others have the device first."""
+"""A growing recording: each look reads only what is new, and other commands get the device first."""
 
 import random
 import time
@@ -65,7 +65,7 @@ class Gate(Listener):
         self._asked_s, self._said = time.monotonic(), ""
 
     def _reason(self) -> str:
-        if not self._on_battery and on_battery():
+        if not self._on_battery and runs_on_battery():
             return "on battery (--on-battery encodes all the same)"
         busy = (
             lease.purpose
@@ -75,7 +75,7 @@ class Gate(Listener):
         return next((f"{printable(purpose)} runs" for purpose in busy), "")
 
 
-def on_battery() -> bool:
+def runs_on_battery() -> bool:
     """Tell whether this machine runs on its battery; one that has none does not."""
     import psutil
 
@@ -100,7 +100,7 @@ def alone(store: Store, purpose: str, say: Callable[[str], None]) -> Iterator[No
 
 
 class Growing:
-    """One recording that grows: of each look at it, only the frames that are new are looked at themselves."""
+    """One growing recording; each look encodes only its new frames."""
 
     def __init__(
         self,

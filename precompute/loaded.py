@@ -1,4 +1,4 @@
-"""One way to an encoder that is loaded once. Pass two imports this and not the encoder itself."""
+"""Loads an encoder once, however many recordings use it. Importing this does not import the encoder."""
 
 from typing import TYPE_CHECKING
 

@@ -12,8 +12,7 @@ from cache.base.text import printable
 from cache.manifest import Manifest, ManifestRef, RecordingInfo, matching_recording, read_manifest
 from cache.objects import check_address, is_address
 from cache.store import Durability
-from sources.folder import KIND as LIST
-from sources.folder import is_image_path, open_list, reopen_list
+from sources.folder import LIST, is_image_path, open_list, reopen_list
 from sources.recording import DEFAULT_EVERY_S, DEFAULT_SCAN_EVERY_S, FrameChoice, PendingNotes, Recording
 from sources.recordings import (
     is_since,
@@ -72,10 +71,7 @@ def frame_choice(
     notes: PendingNotes | None = None,
     listener: Listener | None = None,
 ) -> FrameChoice:
-    """Return the frames that are asked for, of a video as they were chosen before where nothing is said.
-
-    A limit stays for a recording that is named by its id; for a path it is for one time (``_named``).
-    """
+    """Return which frames are asked for; what ``options`` leave open is as it was in ``earlier``."""
     every_s, scene_change = options.every_s, options.scene_change
     # A step of seconds between frames says nothing of how often to look for pictures that differ.
     if earlier is not None and (scene_change is None or earlier.scene_change is not None):
@@ -90,6 +86,8 @@ def open_named(
     known: Sequence[ManifestRef], options: EncodeOptions, notes: PendingNotes, listener: Listener
 ) -> Recording:
     """Open the recording of ``options``: as the newest of its manifests has it, where nothing else is said.
+
+    An earlier limit holds again only for a recording named by its id.
 
     Raises:
         InputError: no such recording, or it cannot be read.

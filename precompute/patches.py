@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from cache.base.errors import InputError
 from cache.key import Preprocessing
+from sources.pixels import MAX_ASPECT_RATIO
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,10 +82,10 @@ def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple
     Raises:
         InputError: more than 200 times as long as wide, or the other way round.
     """
-    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InputError(
             f"a picture of {width}x{height} cannot be resized: the model takes pictures up to "
-            f"{_MAX_ASPECT_RATIO} times as long as wide"
+            f"{MAX_ASPECT_RATIO} times as long as wide"
         )
     unit = preprocessing.patch_size * preprocessing.merge_size
     sides = [round(side / unit) * unit for side in (width, height)]

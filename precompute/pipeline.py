@@ -317,7 +317,7 @@ class _PassOne:
             return read
         stamp, image = read
         known = KnownPixels(pixel_digest(pixels_array(image)), image.width, image.height)
-        self._index.put_many([(stamp, known)])
+        self._index.put(stamp, known)
         if self._thumbnails is not None and not self._thumbnails.has(known.pixels):
             self._thumbnails.write(known.pixels, image)
         phash = None if self._near is None else self._near.of(frame, known.pixels, image)

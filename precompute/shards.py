@@ -64,7 +64,7 @@ def encode_shard(
     """Encode what the bucket lacks of a shard, and put a list of its frames there.
 
     What it means is said by ``options`` alone, since earlier manifests may differ from machine to machine.
-    Of ``home`` the memory of files alone is used. The encoder is taken from ``loaded``, or put there.
+    Of ``home`` only the pixel index is used. The encoder is taken from ``loaded``, or put there.
 
     Raises:
         InputError: no such recording.
@@ -72,7 +72,7 @@ def encode_shard(
         StoreError: the bucket refuses.
     """
     frame_choice(options).require_sound()
-    Store.open(home)
+    Store.open(home)  # makes the folder of the pixel index
     notes = PendingNotes(home)
     recording = open_named((), options, notes, listener)
     for warning in recording.remarks:

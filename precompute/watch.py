@@ -21,6 +21,7 @@ from precompute.pass_one import encode
 from precompute.pipeline import EncodeResult
 from sources import cap, escribano
 from sources.escribano_db import DAY, is_database_name
+from sources.folder import FOLDER
 from sources.recording import FrameChoice, recording_id
 from sources.recordings import locate, open_recording
 
@@ -31,7 +32,7 @@ _REST_S = 1e-3  # for each frame
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedPlace:
     """What is watched: a folder of pictures, a folder of Cap's bundles, or Escribano's database."""
 
     path: Path
@@ -53,10 +54,7 @@ class Watched:
         return tuple(found)
 
 
-FOLDER = "folder"
-
-
-def places_of(selector: str | None) -> list[Watched]:
+def places_of(selector: str | None) -> list[WatchedPlace]:
     """Return what a RECORDING of ``encode --watch`` means; without one, Escribano's recorder and Cap.
 
     Raises:
@@ -64,8 +62,8 @@ def places_of(selector: str | None) -> list[Watched]:
     """
     if selector is None:
         database = escribano.default_database()
-        found = [] if database is None else [Watched(database, escribano.KIND)]
-        found += [Watched(folder, cap.KIND) for folder in cap.places()]
+        found = [] if database is None else [WatchedPlace(database, escribano.KIND)]
+        found += [WatchedPlace(folder, cap.KIND) for folder in cap.places()]
         if not found:
             raise InputError("neither Escribano nor Cap records here: name the folder that grows")
         return found
@@ -76,13 +74,13 @@ def places_of(selector: str | None) -> list[Watched]:
         path = match.database
     path = path.resolve()
     if is_database_name(path):
-        return [Watched(path, escribano.KIND)]
+        return [WatchedPlace(path, escribano.KIND)]
     if path.suffix == cap.SUFFIX and path.is_dir():
-        return [Watched(path.parent, cap.KIND)]
+        return [WatchedPlace(path.parent, cap.KIND)]
     if not path.is_dir():
         raise InputError(f"{printable(path)} does not grow: --watch takes a folder, or Escribano's database")
     is_caps = path in cap.places() or any(path.glob(f"*{cap.SUFFIX}"))
-    return [Watched(path, cap.KIND if is_caps else FOLDER)]
+    return [WatchedPlace(path, cap.KIND if is_caps else FOLDER)]
 
 
 class Watch:
@@ -107,7 +105,7 @@ class Watch:
         grown = {name: one.result for name, one in self._growing.items() if one.result is not None}
         return self._encoded | grown
 
-    def run(self, places: Sequence[Watched], ended: Callable[[], bool] = lambda: False) -> None:
+    def run(self, places: Sequence[WatchedPlace], ended: Callable[[], bool] = lambda: False) -> None:
         """Watch until ``KeyboardInterrupt``, or until ``ended`` says so.
 
         Raises:
@@ -121,7 +119,7 @@ class Watch:
                 growing.write()
             raise
 
-    def _run(self, places: Sequence[Watched], ended: Callable[[], bool]) -> None:
+    def _run(self, places: Sequence[WatchedPlace], ended: Callable[[], bool]) -> None:
         states = [place.state() for place in places]
         due, looked_s = self._look(places), time.monotonic()
         for changed in _changes(places):
@@ -152,7 +150,7 @@ class Watch:
             self._listener.say(f"{counted(num_new, 'frame')} encoded so far.")
             self._said = (time.monotonic(), num_new)
 
-    def _look(self, places: Sequence[Watched]) -> bool:
+    def _look(self, places: Sequence[WatchedPlace]) -> bool:
         """Encode what is new; tell whether something is there that was not ready."""
         pending = False
         for place in places:
@@ -169,7 +167,7 @@ class Watch:
                     self._problems[name] = str(error)
         return pending
 
-    def _names(self, place: Watched) -> list[str]:
+    def _names(self, place: WatchedPlace) -> list[str]:
         """Return the recordings at a place that may grow: of the recorder today, and the day before it."""
         if place.kind != escribano.KIND:
             return [str(place.path)]
@@ -212,7 +210,7 @@ class Watch:
             raise KeyboardInterrupt
 
 
-def _changes(places: Sequence[Watched]) -> Iterator[bool]:
+def _changes(places: Sequence[WatchedPlace]) -> Iterator[bool]:
     """Yield about once a second whether something changed at these places."""
     from watchfiles import watch
 

@@ -29,7 +29,7 @@ from seeonce.verifier.canary import describe_soundly
 from seeonce.verifier.levels import VerifyOptions
 from seeonce.verifier.report import Level as Level
 from seeonce.verifier.report import Report
-from seeonce.verifier.verify import verify as check_store
+from seeonce.verifier.verify import verify as verify_recording
 
 if TYPE_CHECKING:
     import zarr
@@ -63,7 +63,7 @@ def ask(recording: str, *prompts: str, model: str | None = None, home: Home | No
 def verify(options: VerifyOptions, home: Home | None = None) -> Report:
     """Hold the store against live encoding. Raises ``SeeonceError`` when that cannot be done."""
     with Terminal() as terminal:
-        return check_store(home or Home.locate(), options, terminal)
+        return verify_recording(home or Home.locate(), options, terminal)
 
 
 def entries(

@@ -143,7 +143,7 @@ def listing(path: Path) -> RecordingListing | None:
         return None
 
 
-def open_cap(path: Path, choice: FrameChoice) -> Recording:
+def open_path(path: Path, choice: FrameChoice) -> Recording:
     """List the frames of a bundle: of all its segments, as of one video.
 
     A segment whose video is missing, unreadable or outside the bundle is left out, and named in
@@ -157,9 +157,6 @@ def open_cap(path: Path, choice: FrameChoice) -> Recording:
     meta, videos, remarks = _read(bundle)
     decoders = [decoder for decoder, _ in videos]
     return open_videos(decoders, _info(bundle, meta, videos, choice), choice, tuple(remarks))
-
-
-open_path = open_cap
 
 
 def _listing(path: Path) -> RecordingListing:

@@ -43,8 +43,7 @@ from sources.recording import (
     resolve,
 )
 
-KIND = "list"
-PICTURE = "picture"
+FOLDER, LIST, PICTURE = "folder", "list", "picture"
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"
 )  # fmt: skip
@@ -128,7 +127,7 @@ def _folder(
         expected = f"no images in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
         raise InputError(f"{path}: {expected}{f'; {_named(left_out)}' if left_out else ''}")
     files = sorted(files, key=lambda file: _place_in_order(Path(file.path)))
-    recording = _recording(files, limit, id_, name, kind="folder", path=path)
+    recording = _recording(files, limit, id_, name, kind=FOLDER, path=path)
     remarks = (f"{path}: {_named(left_out)}",) if left_out else ()
     return replace(recording, remarks=(*recording.remarks, *remarks), left_out=left_out)
 
@@ -176,13 +175,13 @@ def _recording(
 def _are_timed(times: Sequence[float | None], kind: str) -> bool:
     """Tell whether times go before the order: one name decides nothing, a list has an order of its own."""
     num_untimed = times.count(None)
-    return not num_untimed or (kind != KIND and len(times) - num_untimed >= max(2, num_untimed))
+    return not num_untimed or (kind != LIST and len(times) - num_untimed >= max(2, num_untimed))
 
 
 def has_times(kind: str, sources: Sequence[str]) -> bool:
     """Tell whether the times of a recording's frames are those of their pictures, and not their indexes."""
     names = [Path(source).stem for source in sources]
-    return kind not in ("folder", KIND, PICTURE) or _are_timed(_times_of_names(names)[0], kind)
+    return kind not in (FOLDER, LIST, PICTURE) or _are_timed(_times_of_names(names)[0], kind)
 
 
 def _untimed_words(untimed: Sequence[str], num_files: int, *, is_timed: bool) -> str:
@@ -328,7 +327,7 @@ def open_list(paths: Sequence[Path | str], *, limit: int | None = None) -> Recor
     places = list(dict.fromkeys(map(_place_of, paths)))
     digest = blake3(b"\0".join(os.fsencode(place) for place in places)).hexdigest()[:8]
     name = f"{len(places)} listed images"
-    return _recording(_stamps_of(places), limit, f"list-{digest}", name, kind=KIND, path="-")
+    return _recording(_stamps_of(places), limit, f"list-{digest}", name, kind=LIST, path="-")
 
 
 def _place_of(path: Path | str) -> str:
@@ -336,7 +335,7 @@ def _place_of(path: Path | str) -> str:
 
 
 def reopen_list(info: RecordingInfo, frames: Sequence[tuple[int, float, str]]) -> Recording:
-    """Make a list's recording reopened from the indexes, times and sources of its frames, in order.
+    """Open a list again, from the indexes, times and sources of its frames, in order.
 
     What a list was is known to its manifest alone: part of it might tell other times by its names.
     """

@@ -67,7 +67,7 @@ def read_picture(stamp: FileStamp) -> bytes:
     if stamp.size > _MAX_PICTURE_BYTES:
         raise InputError(f"{printable(stamp.path)}: {megabytes(stamp.size)}, too large for a picture")
     content = np.empty(stamp.size, np.uint8)
-    _opened(stamp).fill(content)
+    _opened(stamp).readinto(content)
     return content.tobytes()
 
 
@@ -94,7 +94,7 @@ class Copy:
             with _in_words(), self.path.open("xb") as file:
                 stream, left = _opened(self.stamp), self.stamp.size
                 while left:
-                    left -= file.write(stream.take(left).data)
+                    left -= file.write(stream.read(left).data)
         except OSError as error:
             raise InputError(f"{printable(self.address)}: cannot be copied ({error.strerror})") from error
         os.utime(self.path, ns=(self.stamp.mtime_ns, self.stamp.mtime_ns))

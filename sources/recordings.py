@@ -189,7 +189,7 @@ def is_since(captured_at: str, since: datetime) -> bool:
 def known_recordings(home: Home, say: Say, since: str | None = None) -> list[RecordingListing]:
     """Return every recording that sources list or the store names, newest first.
 
-    ``since`` leaves out what is older (``sources.recordings``). What cannot be read is reported to ``say``.
+    ``since`` leaves out what is older. What cannot be read is reported to ``say``.
 
     Raises:
         InputError: SEEONCE_RECORDINGS cannot be listed, or ``since`` is no time.
@@ -225,7 +225,7 @@ def _join(listing: RecordingListing | None, refs: list[ManifestRef]) -> Recordin
             listing = replace(listing, num_frames=refs[0].recording.num_frames)
         return listing if listing.length_s is not None else replace(listing, length_s=_length_s(refs))
     info = refs[0].recording
-    is_there = info.kind in ("demo", "list") or is_address(info.path) or os.path.exists(info.path)  # noqa: PTH110 (never raises)
+    is_there = info.kind in ("demo", folder.LIST) or is_address(info.path) or os.path.exists(info.path)  # noqa: PTH110 (never raises)
     found = RecordingListing.of(info, Path(info.path), _length_s(refs), info.num_frames, is_there=is_there)
     return replace(found, encodings=encodings)
 

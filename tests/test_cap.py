@@ -12,7 +12,7 @@ from videos import make_video, number_of
 
 from cache.base.errors import InputError
 from sources import cap
-from sources.cap import open_cap
+from sources.cap import open_path as open_cap
 from sources.recording import FrameChoice
 
 TENTHS = range(0, 5000, 100)  # five seconds, a picture every tenth

@@ -12,7 +12,7 @@ from videos import picture, write_video
 from cache import pixel_index
 from cache.base.errors import StoreError
 from cache.base.home import Home
-from cache.base.sqlite import Memory
+from cache.base.sqlite import DisposableDatabase
 from cache.forget import forget
 from cache.key import PixelDigest
 from cache.manifest import ManifestNames, list_manifests, manifest_names
@@ -98,7 +98,7 @@ def test_an_index_that_cannot_be_changed_stops_a_purge_before_anything_is_gone(
     assert run("seeonce encode --model", plain, folder_of(tmp_path / "monday", 2)).code == 0
     store = Store.open(Home(home))
     [ref] = list_manifests(store.home)
-    monkeypatch.setattr(Memory, "work", lambda *_: None)
+    monkeypatch.setattr(DisposableDatabase, "work", lambda *_: None)
     with pytest.raises(StoreError, match=r"pixels-1.sqlite is in use or cannot be written"):
         forget(store, ref.recording.id, purge=True)
     assert ref.path.exists()

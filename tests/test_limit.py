@@ -141,7 +141,7 @@ def test_encode_stops_at_the_limit_and_keeps_what_is_encoded(
     ended = run("seeonce encode --json", images, "--model", plain)
     assert ended.code == 3
     assert (ended.json["num_encoded"], ended.json["interrupted"]) == (2, False)
-    assert "stopped: what is encoded stays, and no more: the store has" in ended.err
+    assert "stopped: what is there stays, and nothing more is written: the store has" in ended.err
     assert run("seeonce store check --read-data").code == 0
     monkeypatch.delenv("SEEONCE_STORE_MAX")
     assert run("seeonce encode --json", images, "--model", plain).json["num_hits"] == 2

@@ -185,7 +185,7 @@ def test_a_disk_that_does_not_keep_what_comes_is_told_from_a_damaged_bucket(
     push(local(tmp_path / "a"), bucket, None, SILENT)
     store = with_remote(there, {"SEEONCE_REMOTE": bucket.objects.address})
     with patch("cache.commit.os.preadv", lambda fd, buffers, offset: buffers[0].nbytes):
-        with pytest.raises(StoreError, match="goes on; check the disk"):
+        with pytest.raises(StoreError, match="to continue; check the disk"):
             pull(there, bucket, None, SILENT)
         assert same(store.read(key_of(1)), features(1))
     assert "no copy is kept" in caplog.text

@@ -39,7 +39,7 @@ def home(tmp_path: Path) -> Home:
 def test_an_unchanged_file_is_known(tmp_path: Path, home: Home) -> None:
     path = old_file(tmp_path)
     with PixelIndex(home) as index:
-        index.put_many({settled(path): KNOWN})
+        index.put(settled(path), KNOWN)
     with PixelIndex(home) as index:
         assert index.get(FileStamp.of(path)) == KNOWN
 
@@ -48,7 +48,8 @@ def test_positions_in_one_file_are_kept_apart(tmp_path: Path, home: Home) -> Non
     path = old_file(tmp_path, "video.mp4")
     other = KnownPixels(pixels(2), 1920, 1080)
     with PixelIndex(home) as index:
-        index.put_many([(settled(path, "pts=1"), KNOWN), (settled(path, "pts=2"), other)])
+        index.put(settled(path, "pts=1"), KNOWN)
+        index.put(settled(path, "pts=2"), other)
         stamps = [FileStamp.of(path, f"pts={number}") for number in range(3)]
         assert index.get_many(stamps) == {stamps[1]: KNOWN, stamps[2]: other}
 
@@ -57,14 +58,14 @@ def test_positions_in_one_file_are_kept_apart(tmp_path: Path, home: Home) -> Non
 def test_a_file_that_changed_in_any_way_is_not_known(tmp_path: Path, home: Home, field: str) -> None:
     stamp = settled(old_file(tmp_path))
     with PixelIndex(home) as index:
-        index.put_many({stamp: KNOWN})
+        index.put(stamp, KNOWN)
         assert index.get(replace(stamp, **{field: getattr(stamp, field) + 1})) is None
 
 
 def test_a_file_written_again_with_its_old_time_is_not_known(tmp_path: Path, home: Home) -> None:
     path = old_file(tmp_path)
     with PixelIndex(home) as index:
-        index.put_many({settled(path): KNOWN})
+        index.put(settled(path), KNOWN)
         time.sleep(0.02)
         path.write_bytes(b"b picture")
         os.utime(path, (1_000_000, 1_000_000))
@@ -89,14 +90,14 @@ def test_a_file_changed_just_before_it_was_stamped_is_not_remembered(tmp_path: P
     path = tmp_path / "frame.png"
     path.touch()
     with PixelIndex(home) as index:
-        index.put_many({FileStamp.of(path): KNOWN})
+        index.put(FileStamp.of(path), KNOWN)
         assert index.get(FileStamp.of(path)) is None
 
 
 def test_a_name_that_is_no_utf8_and_an_inode_of_64_bits_are_kept(home: Home) -> None:
     stamp = FileStamp("/frames/\udcff.png", 1, 2, (1 << 64) - 1, taken_ns=time.time_ns())
     with PixelIndex(home) as index:
-        index.put_many({stamp: KNOWN})
+        index.put(stamp, KNOWN)
         assert index.get(stamp) == KNOWN
 
 
@@ -120,7 +121,7 @@ def test_a_corrupt_file_starts_anew(tmp_path: Path, home: Home) -> None:
 def test_a_row_that_was_changed_behind_its_back_is_not_believed(tmp_path: Path, home: Home) -> None:
     stamp = settled(old_file(tmp_path))
     with PixelIndex(home) as index:
-        index.put_many({stamp: KNOWN})
+        index.put(stamp, KNOWN)
         index.put_note("encoder", "text")
     connection = sqlite3.connect(home.store / "index" / "pixels-1.sqlite")
     connection.execute("UPDATE files SET pixels = ?", (pixels(2).raw,))
@@ -167,7 +168,7 @@ def test_many_threads_and_connections_lose_nothing(home: Home) -> None:
         with PixelIndex(home) as own:
             for number in range(20):
                 stamp = FileStamp(f"/{thread}/{number}", 1, 1, 1, taken_ns=now)
-                (own if number % 2 else shared).put_many({stamp: KNOWN})
+                (own if number % 2 else shared).put(stamp, KNOWN)
 
     with PixelIndex(home) as shared:
         threads = [threading.Thread(target=work, args=(shared, thread)) for thread in range(4)]

@@ -111,7 +111,7 @@ def test_a_byte_that_no_check_sees_is_a_wrong_answer(
     content = bytearray(chunk.read_bytes())
     content[: len(content) // 2] = bytes(len(content) // 2)
     chunk.write_bytes(content)
-    monkeypatch.setattr(prefixes, "check_payload", lambda fill, *rest: fill(rest[2]))
+    monkeypatch.setattr(prefixes, "check_payload", lambda readinto, *rest: readinto(rest[2]))
     assert _differing(asked, home) == [3]
 
 

@@ -125,7 +125,11 @@ def test_repair_stops_at_the_limit_of_the_store(tmp_path: Path, monkeypatch: pyt
     assert sorted(problem.reason for problem in report.remaining) == [
         f"frame 2 of {id_}-recording: SEEONCE_STORE_MAX allows no more" for id_ in ("a", "b")
     ]
-    [stopped] = [line for line in lines if line.startswith("stopped: what is encoded stays, and no more: ")]
+    [stopped] = [
+        line
+        for line in lines
+        if line.startswith("stopped: what is there stays, and nothing more is written: ")
+    ]
     assert "or raise SEEONCE_STORE_MAX" in stopped
 
 

@@ -34,7 +34,7 @@ from cache.store import Store
 from precompute import growing, watch
 from precompute.growing import Gate
 from precompute.options import EncodeOptions
-from precompute.watch import Watch, Watched, places_of
+from precompute.watch import Watch, WatchedPlace, places_of
 from sources.recordings import open_recording
 
 
@@ -50,7 +50,7 @@ class Said(Listener):
 
 @pytest.fixture(autouse=True)
 def _on_mains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growing, "on_battery", lambda: False)
+    monkeypatch.setattr(growing, "runs_on_battery", lambda: False)
 
 
 def _png(number: int) -> bytes:
@@ -94,7 +94,9 @@ def grow(folder: Path, num_frames: int, step_s: float, seed: int = 0, spared: in
         yield how
 
 
-def _watch(home: Path, plain: Path, place: Watched, work: Callable[[], object]) -> tuple[Watch, list[str]]:
+def _watch(
+    home: Path, plain: Path, place: WatchedPlace, work: Callable[[], object]
+) -> tuple[Watch, list[str]]:
     """Watch a place while something works on it, and until nothing is left to do."""
     said = Said()
     watched = Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), said)
@@ -118,7 +120,7 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
 ) -> None:
     folder = tmp_path / "shots"
     folder.mkdir()
-    shots = Watched(folder, "folder")
+    shots = WatchedPlace(folder, "folder")
     (watched, _) = _watch(home, plain, shots, lambda: list(grow(folder, 24, 0.06, seed=3)))
     (ref,) = list_manifests(Home(home))
     found = read_manifest(ref.path)
@@ -128,7 +130,7 @@ def test_a_folder_that_grows_is_encoded_every_picture_once(
     (result,) = watched.results.values()
     assert result.progress.num_new == len(times_encoded)
     times_encoded.clear()
-    _watch(home, plain, Watched(folder, "folder"), lambda: None)
+    _watch(home, plain, WatchedPlace(folder, "folder"), lambda: None)
     assert (read_manifest(ref.path).frames, sum(times_encoded.values())) == (found.frames, 0)
 
 
@@ -137,7 +139,7 @@ def test_two_watches_of_one_folder_encode_every_picture_once(
     home: Path, plain: Path, tmp_path: Path, times_encoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growing, "ASK_S", 0.05)
-    place = Watched(tmp_path / "shots", "folder")
+    place = WatchedPlace(tmp_path / "shots", "folder")
     place.path.mkdir()
     both = lambda: _watch(home, plain, place, lambda: list(grow(place.path, 12, 0.06)))  # noqa: E731
     _watch(home, plain, place, both)
@@ -152,7 +154,7 @@ def test_what_is_there_from_the_start_has_a_manifest_though_nothing_more_comes(
     home: Path, plain: Path, tmp_path: Path
 ) -> None:
     noise(0).save(tmp_path / "0.png")
-    _watch(home, plain, Watched(tmp_path, "folder"), lambda: None)
+    _watch(home, plain, WatchedPlace(tmp_path, "folder"), lambda: None)
     (ref,) = list_manifests(Home(home))
     assert (ref.num_frames, ref.complete) == (1, True)
 
@@ -173,7 +175,7 @@ def test_a_folder_that_is_not_there_yet_or_made_again_is_watched_all_the_same(
             if not number:
                 shutil.rmtree(folder)
 
-    _, said = _watch(home, plain, Watched(folder, "folder"), work)
+    _, said = _watch(home, plain, WatchedPlace(folder, "folder"), work)
     (ref,) = list_manifests(Home(home))
     assert [Path(frame.source).name for frame in read_manifest(ref.path).frames] == ["1.png"]
     assert [line.partition(":")[0] for line in said].count("Nothing to encode yet") <= 3
@@ -195,7 +197,7 @@ def test_wherever_ctrl_c_comes_what_was_encoded_has_a_manifest(
     monkeypatch.setattr(growing, "write_manifest", cut_once)
     watched = Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), Said())
     with pytest.raises(KeyboardInterrupt):
-        watched.run([Watched(tmp_path, "folder")])
+        watched.run([WatchedPlace(tmp_path, "folder")])
     (ref,) = list_manifests(Home(home))
     (result,) = watched.results.values()
     assert (ref.num_frames, ref.complete, result.interrupted) == (1, True, False)
@@ -211,7 +213,7 @@ def test_looks_at_many_frames_are_rare(
     monkeypatch.setattr(watch, "_REST_S", rest_s)
     monkeypatch.setattr(watch, "_changes", lambda _: iter([True] * 3))
     Watch(Home(home), EncodeOptions(model=str(plain), thumbnails=False), Said()).run(
-        [Watched(tmp_path, "folder")]
+        [WatchedPlace(tmp_path, "folder")]
     )
     assert looks.call_count == num_looks
 
@@ -234,7 +236,7 @@ def test_a_half_written_picture_is_waited_for_and_one_that_stays_so_is_named(
         time.sleep(1)
         (folder / "3.png").write_bytes(_png(3))
 
-    _watch(home, plain, Watched(folder, "folder"), work)
+    _watch(home, plain, WatchedPlace(folder, "folder"), work)
     (ref,) = list_manifests(Home(home))
     found = read_manifest(ref.path)
     assert [Path(frame.source).name for frame in found.frames] == ["0.png", "1.png", "3.png"]
@@ -259,7 +261,7 @@ def test_the_day_of_escribanos_recorder_keeps_what_was_encoded_when_its_images_g
         time.sleep(1.5)
         images[0].unlink()
 
-    place = Watched(database, "escribano")
+    place = WatchedPlace(database, "escribano")
     _watch(home, plain, place, work)
     _watch(home, plain, place, lambda: None)  # after a restart, too
     (ref,) = list_manifests(Home(home))
@@ -291,20 +293,22 @@ def test_it_waits_on_battery_and_while_a_describe_runs(home: Path, monkeypatch: 
     gate = Gate(store.path, said)
     power = iter([True, True, False, False, False])
     monkeypatch.setattr(growing, "ASK_S", 0.0)
-    monkeypatch.setattr(growing, "on_battery", lambda: next(power))
+    monkeypatch.setattr(growing, "runs_on_battery", lambda: next(power))
     gate.wait()
     with held_lease(store, "encode other"):
         gate.wait()
     lease = held_lease(store, "describe monday")
     lease.__enter__()
     answers = iter([False, False, True])  # by the third time it is asked the describe is over
-    monkeypatch.setattr(growing, "on_battery", lambda: next(answers) and lease.__exit__(None, None, None))
+    monkeypatch.setattr(
+        growing, "runs_on_battery", lambda: next(answers) and lease.__exit__(None, None, None)
+    )
     gate.wait()
     assert [line.split(" (")[0] for line in said.lines] == [
         "Waiting: on battery",
         "Waiting: describe monday runs.",
     ]
-    monkeypatch.setattr(growing, "on_battery", lambda: True)
+    monkeypatch.setattr(growing, "runs_on_battery", lambda: True)
     Gate(store.path, said, on_battery=True).wait()
 
 

@@ -1,6 +1,6 @@
-"""Every file operation of the store: private modes, no symlinks, durable renames.
+"""Files and folders of the home: private modes, no symlinks, durable renames.
 
-A backend for object storage would replace this module.
+Objects in a bucket: cache/objects.py.
 
 All names are looked up relative to an open folder and no symlink is followed, so nothing that lies in a
 store can lead a reader or a writer out of it.
@@ -24,6 +24,8 @@ from cache.base.text import output_path
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
+# What `rename` raises when something else has that name.
+OCCUPIED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a fifo planted in the place of a file must not hang the reader.

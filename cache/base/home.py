@@ -58,9 +58,8 @@ class Home:
         home = cls(Path(os.path.abspath(Path(chosen).expanduser() if chosen else Path.home() / ".seeonce")))  # noqa: PTH100
         for folder in (home.path, home.store, home.runs):
             try:
-                os.scandir(
-                    f"{folder}/."
-                ).close()  # the dot, since looking into a folder is another permission
+                # The dot, since looking into a folder is another permission.
+                os.scandir(f"{folder}/.").close()
             except PermissionError as error:
                 name = ("SEEONCE_HOME" if chosen else "~/.seeonce") + str(folder)[len(str(home.path)) :]
                 raise StoreError(

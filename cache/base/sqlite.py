@@ -1,4 +1,4 @@
-"""An SQLite file that is only a memory: corrupt, it starts anew; unwritable, it is silently off."""
+"""An SQLite file that may be lost: corrupt, it starts anew; unwritable, it is silently off."""
 
 import os
 import sqlite3
@@ -16,7 +16,7 @@ BUSY_TIMEOUT_S = 10.0
 Result = TypeVar("Result")
 
 
-class Memory:
+class DisposableDatabase:
     """One such file; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, path: Path, schema: str) -> None:

@@ -29,7 +29,7 @@ from checkpoint.config import Checkpoint
 from precompute.loaded import Loaded, load_encoder
 from precompute.pipeline import encode_recording
 from seeonce.bridge.messages import Picture
-from sources.folder import KIND, stamp_of
+from sources.folder import LIST, stamp_of
 from sources.recording import Frame, Recording, id_of, resolve
 
 _WRITE_AFTER_S = 5.0  # a manifest is written whole; entries are safe for a day without one
@@ -120,7 +120,7 @@ class Pictures:
         id_ = id_of(f"bridge {folder.parent.name} {folder.name}", "bridge", os.fsencode(folder))
         if id_ not in self._infos:
             name = f"shown by Escribano from {printable(folder)}"[:200]
-            self._infos[id_] = RecordingInfo(id_, name, KIND, "-", now(), 0, None, None)
+            self._infos[id_] = RecordingInfo(id_, name, LIST, "-", now(), 0, None, None)
             self._recordings[id_] = {}
             with suppress(OSError, StoreError):
                 path = manifest_path(self._store.home, id_, self._spec.encoder_id)

@@ -168,15 +168,15 @@ def _watch(options: EncodeOptions, selectors: list[str], *, as_json: bool, on_ba
 
     places = [place for selector in selectors or (None,) for place in places_of(selector)]
     os.nice(_NICENESS)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is ended so
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how a service is stopped
     with Terminal() as listener:
         for place in places:
             listener.say(f"Watching {printable(place.path)}; Ctrl-C ends it.")
-        watched = Watch(Home.locate(), options, listener, on_battery=on_battery)
+        watch = Watch(Home.locate(), options, listener, on_battery=on_battery)
         with suppress(KeyboardInterrupt):
-            watched.run(places)
-    watched.note_use()
-    return code_of_all([_print(result, as_json) for result in watched.results.values()] or [0])
+            watch.run(places)
+    watch.note_use()
+    return code_of_all([_print(result, as_json) for result in watch.results.values()] or [0])
 
 
 def _print(result: EncodeResult | InputError, as_json: bool) -> int:

@@ -79,7 +79,7 @@ def run_batch_command(
         try:
             asyncio.run(batch.run(server.paths, server.identity, 2 * max_num_seqs))
         except KeyboardInterrupt:
-            typer.echo(f"{_done(batch)}; interrupted: the same command goes on.")
+            typer.echo(f"{_done(batch)}; interrupted; run the same command to go on.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BadLineError as error:
             raise InputError(f"{requests}, {error}") from error

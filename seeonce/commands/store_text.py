@@ -113,7 +113,7 @@ def check_text(found: CheckReport) -> str:
         f"{len(found.problems):,} problems; see seeonce store repair" if found.problems else "no problem"
     )
     if found.interrupted:
-        verdict += "; interrupted, the same command goes on" if found.read_data else "; interrupted"
+        verdict += "; interrupted; run the same command to go on" if found.read_data else "; interrupted"
     size = f" ({megabytes(found.num_bytes)})" if found.read_data else ""
     return "\n".join(
         [*lines, f"checked {how} of {counted(found.num_entries, 'entry')}{size}{before}: {verdict}."]
@@ -126,13 +126,13 @@ def repair_text(found: RepairReport) -> str:
     done = (
         f"{found.num_quarantined:,} damaged entries moved to quarantine, {found.num_encoded:,} encoded again"
     )
-    end = "; interrupted, the same command goes on" if found.interrupted else ""
+    end = "; interrupted; run the same command to go on" if found.interrupted else ""
     return "\n".join([*lines, f"{done}, {len(found.remaining):,} problems remain{end}."])
 
 
 def transferred_text(found: Transferred, verb: str) -> str:
     """Say what went over, a line for each recording that did not."""
-    end = "; interrupted, the same command goes on" if found.interrupted else ""
+    end = "; interrupted; run the same command to go on" if found.interrupted else ""
     return "\n".join(
         [
             *found.missing,

@@ -55,7 +55,7 @@ def verify_command(
     Example: seeonce verify demo --sample all, or verify-cache demo --sample all
     """
     from seeonce.verifier.from_bucket import verify_bucket
-    from seeonce.verifier.levels import VerifyOptions, check_store
+    from seeonce.verifier.levels import VerifyOptions, check_whole_store
     from seeonce.verifier.verify import verify
 
     page = None if report is None else output_path(report, "--report")
@@ -80,7 +80,7 @@ def verify_command(
     home = Home.locate()
     with Terminal() as terminal:
         if whole_store:
-            found = check_store(home, terminal)
+            found = check_whole_store(home, terminal)
         elif source is not None:
             found = verify_bucket(home, BucketStore.open(source), options, terminal)
         else:

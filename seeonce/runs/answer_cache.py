@@ -12,7 +12,7 @@ from cache.base.canonical_json import JsonValue, canonical, parse
 from cache.base.errors import StoreError
 from cache.base.files import PRIVATE_FOLDER
 from cache.base.home import Home
-from cache.base.sqlite import Memory
+from cache.base.sqlite import DisposableDatabase
 from cache.key import FieldHasher
 from infer.request import Answer, Usage
 from seeonce.runs.results import logprobs_of
@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS answers_by_recording ON answers (recording);
 """
 
 
-class AnswerCache(Memory):
+class AnswerCache(DisposableDatabase):
     """The answers of one home; threads and processes may share it. ``close`` it, or use ``with``."""
 
     def __init__(self, home: Home, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_BYTES) -> None:

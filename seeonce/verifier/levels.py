@@ -96,7 +96,7 @@ def check_recording(home: Home, options: VerifyOptions, listener: Listener) -> R
     return replace(report, here=here, provenance=differences, tolerances=allowed)
 
 
-def check_store(home: Home, listener: Listener) -> Report:
+def check_whole_store(home: Home, listener: Listener) -> Report:
     """Check the bytes of every entry and manifest of the store.
 
     Raises:

@@ -38,16 +38,16 @@ def draw(groups: list[Group], size: int | None, seed: int) -> list[Group]:
     if size is None or size >= len(groups):
         return groups
     rng = random.Random(seed)  # noqa: S311 - a sample, no secret
-    strata = [rng.sample(stratum, len(stratum)) for stratum in _strata(groups)]
-    rng.shuffle(strata)
+    shuffled = [rng.sample(stratum, len(stratum)) for stratum in strata(groups)]
+    rng.shuffle(shuffled)
     taken: list[Group] = []
-    counts = [0] * len(strata)
+    counts = [0] * len(shuffled)
     while len(taken) < size:
         # The stratum that is furthest behind its share; those with nothing yet come first.
         behind = min(
-            range(len(strata)), key=lambda at: (counts[at] > 0, _share_taken(strata[at], counts[at]))
+            range(len(shuffled)), key=lambda at: (counts[at] > 0, _share_taken(shuffled[at], counts[at]))
         )
-        taken.append(strata[behind][counts[behind]])
+        taken.append(shuffled[behind][counts[behind]])
         counts[behind] += 1
     return sorted(taken, key=lambda group: group[0].index)
 
@@ -58,10 +58,10 @@ def confidence(groups: list[Group], checked: list[Group]) -> Confidence:
     The exact chance that a stratified sample misses every wrong entry, for the way of spreading them
     over the strata that hides them best. Strata are sizes of pictures.
     """
-    num_checked = {stratum[0][0].grid_thw: 0 for stratum in _strata(groups)}
+    num_checked = {stratum[0][0].grid_thw: 0 for stratum in strata(groups)}
     for group in checked:
         num_checked[group[0].grid_thw] += 1
-    sizes = [(len(stratum), num_checked[stratum[0][0].grid_thw]) for stratum in _strata(groups)]
+    sizes = [(len(stratum), num_checked[stratum[0][0].grid_thw]) for stratum in strata(groups)]
     return Confidence(CONFIDENCE_PERCENT, len(checked), len(groups), _fewest_excluded(sizes), "entry")
 
 
@@ -94,7 +94,8 @@ def _fewest_excluded(sizes: list[tuple[int, int]]) -> int:
     return sum(wrong)
 
 
-def _strata(groups: list[Group]) -> list[list[Group]]:
+def strata(groups: list[Group]) -> list[list[Group]]:
+    """Return the entries of each size of picture."""
     by_size: dict[tuple[int, int, int], list[Group]] = {}
     for group in groups:
         by_size.setdefault(group[0].grid_thw, []).append(group)

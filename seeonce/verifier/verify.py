@@ -33,7 +33,7 @@ from seeonce.verifier.faults import (
 )
 from seeonce.verifier.levels import VerifyOptions, check_recording, sampled
 from seeonce.verifier.report import ControlResult, Level, Report
-from seeonce.verifier.sample import Group
+from seeonce.verifier.sample import Group, strata
 
 _MAX_ENTRIES = 4
 _REFUSED = "encoder id"
@@ -100,10 +100,7 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def _few_of(sample: list[Group]) -> list[Group]:
     """Return a few entries, two of one size among them if there are any."""
-    by_size: dict[tuple[int, int, int], list[Group]] = {}
-    for group in sample:
-        by_size.setdefault(group[0].grid_thw, []).append(group)
-    first = max(by_size.values(), key=len)[:2]
+    first = max(strata(sample), key=len)[:2]
     rest = [group for group in sample if group not in first]
     return sorted([*first, *rest][:_MAX_ENTRIES], key=lambda group: group[0].index)
 
