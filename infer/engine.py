@@ -288,6 +288,7 @@ class _Loop:
         if num_rows:
             decoded = self._decoding.step()
             self._decoding.remove([sequence for sequence, token in decoded if self._ends(sequence, token)])
+        schedule.draw()  # also while none can begin: a server refuses and encodes meanwhile
         if self._prefill is None:
             self._admit(schedule)
         if self._prefill is None:

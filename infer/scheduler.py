@@ -125,20 +125,20 @@ class Schedule:
         return (frame for sequence in starting for frame in sequence.request.frames)
 
     def next_batch(self, now: InFlight) -> list[Sequence]:
-        """Return the sequences to prefill together now; none while too few slots or bytes are free.
+        """Return those of the drawn sequences to prefill together now; none while too little is free.
 
         With nothing in flight there is at least one, as long as any waits.
         """
-        waiting = self.draw()  # also while none can begin: a server refuses and encodes meanwhile
         state = (now.num_rows, self.in_flight.num)
         has_more = self._on_disk is not None and self._on_disk.any_read
         if now.num_rows and state == self._refused_at and not has_more:
             return []  # none has left since: asking the same at every step would take time from decoding
-        chosen = self._chosen(now, waiting)
+        chosen = self._chosen(now)
         self._refused_at = None if chosen or not self._waiting else state
         return chosen
 
-    def _chosen(self, now: InFlight, waiting: list[Sequence]) -> list[Sequence]:
+    def _chosen(self, now: InFlight) -> list[Sequence]:
+        waiting = self._waiting
         num_free = self.in_flight.num - now.num_rows
         if not waiting or num_free < 1:
             return []

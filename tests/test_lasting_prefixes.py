@@ -127,6 +127,7 @@ def test_a_follower_that_finds_no_room_leads_when_its_prefix_has_gone_meanwhile(
     sequence = Sequence(request, prompt)
     schedule = Schedule(iter([sequence]), LIMITS, KVMemory(200, 1, 4096))
     schedule.prefixes.put(sequence.keys, SharedPrefix(prompt, (), len(prompt.ids) - 2, 100))
+    schedule.draw()
     assert schedule.next_batch(InFlight(1, 100, 8, 1)) == []  # another row takes all that is left
     schedule.prefixes.shrink(0)
     assert schedule.next_batch(InFlight()) == [sequence]

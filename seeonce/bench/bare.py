@@ -44,7 +44,8 @@ class BareDecoder:
         copies = self._engine.copy_prefixes
         schedule = Schedule(arriving, self._limits, memory, copy_prefixes=copies)
         with self._model.stream():
-            while batch := schedule.next_batch(InFlight()):
+            while schedule.draw():
+                batch = schedule.next_batch(InFlight())
                 prefill = self._prefilled(batch, schedule)
                 if into is not None and len(into) < self._num_rows:
                     into.join(prefill)
