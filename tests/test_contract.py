@@ -439,8 +439,9 @@ def test_names_of_an_entry_are_those_on_disk() -> None:
     assert chunk_name(MISSING) == f"frames/{MISSING.hex[:2]}/{MISSING.hex}/c.0.0.0"
 
 
+# Not moto, which does not create atomically: of 300 names that eight created at once it gave one twice.
 @pytest.mark.campaign
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", [kind for kind in SERVERS if kind != "moto"])
 def test_eight_writers_race_and_two_are_killed(kind: str, server_of: Callable[[str], Server]) -> None:
     server, rounds = server_of(kind), 100
     program = Path(__file__).with_name("bucket_race.py")
