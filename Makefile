@@ -19,7 +19,7 @@ EXTRA ?= cpu
 endif
 
 # Two tests at once: threads of OpenBLAS that wait for each other would take what the other test needs.
-TWO_AT_ONCE := env OPENBLAS_NUM_THREADS=1
+TWO_AT_ONCE := OPENBLAS_NUM_THREADS=1
 
 # What one command has compiled need not be compiled by the next.
 unexport PYTHONDONTWRITEBYTECODE

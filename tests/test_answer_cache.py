@@ -31,7 +31,7 @@ from seeonce.runs.prompts import ImagePosition, Prompt, Showing
 
 ANSWER = Answer("a mail, “naïve” \u202e\x00", "stop", Usage(10, 3))
 DIGEST = "a" * 64
-ANSWERER = ModelIdentity("m" * 64, "float32", "here")
+IDENTITY = ModelIdentity("m" * 64, "float32", "here")
 REQUEST = Request(0, Prompt("What?").segments(frame(0)), Sampling(0.5, 0.9, 1, 64))
 
 
@@ -173,14 +173,14 @@ def test_several_threads_and_connections_share_the_memory(caches: list[AnswerCac
 
 def _changes() -> list[Any]:
     return [
-        (REQUEST, dataclasses.replace(ANSWERER, model_id="n" * 64)),
-        (REQUEST, dataclasses.replace(ANSWERER, compute_dtype="bfloat16")),
-        (REQUEST, dataclasses.replace(ANSWERER, computed_by="there")),
-        (dataclasses.replace(REQUEST, sampling=Sampling(0.6, 0.9, 1, 64)), ANSWERER),
-        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.8, 1, 64)), ANSWERER),
-        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.9, 2, 64)), ANSWERER),
-        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.9, 1, 65)), ANSWERER),
-        (dataclasses.replace(REQUEST, system="Be brief."), ANSWERER),
+        (REQUEST, dataclasses.replace(IDENTITY, model_id="n" * 64)),
+        (REQUEST, dataclasses.replace(IDENTITY, compute_dtype="bfloat16")),
+        (REQUEST, dataclasses.replace(IDENTITY, computed_by="there")),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.6, 0.9, 1, 64)), IDENTITY),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.8, 1, 64)), IDENTITY),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.9, 2, 64)), IDENTITY),
+        (dataclasses.replace(REQUEST, sampling=Sampling(0.5, 0.9, 1, 65)), IDENTITY),
+        (dataclasses.replace(REQUEST, system="Be brief."), IDENTITY),
     ]
 
 
@@ -188,7 +188,7 @@ def _changes() -> list[Any]:
 def test_whatever_an_answer_depends_on_makes_another_question(
     request_: Request, model_identity: ModelIdentity
 ) -> None:
-    assert request_digest(request_, model_identity) != request_digest(REQUEST, ANSWERER)
+    assert request_digest(request_, model_identity) != request_digest(REQUEST, IDENTITY)
 
 
 def test_texts_and_frames_in_another_order_or_division_are_another_question() -> None:
@@ -200,14 +200,14 @@ def test_texts_and_frames_in_another_order_or_division_are_another_question() ->
         (one, Text('"],["image","' + key)), (one, Text("What?"), Text("")),
     ]  # fmt: skip
     requests = [dataclasses.replace(REQUEST, segments=segments) for segments in asked]
-    assert len({request_digest(request, ANSWERER) for request in requests}) == len(asked)
+    assert len({request_digest(request, IDENTITY) for request in requests}) == len(asked)
 
 
 def test_how_frames_are_shown_makes_another_question() -> None:
     showings = (Showing(), Showing(2), Showing(image_position=ImagePosition.after), Showing(3))
     plans = [
         make_plan(
-            [frame(0), frame(1)], DescribeOptions((Prompt("At {timestamp}?"),), showing=showing), ANSWERER
+            [frame(0), frame(1)], DescribeOptions((Prompt("At {timestamp}?"),), showing=showing), IDENTITY
         )
         for showing in showings
     ]
@@ -217,14 +217,14 @@ def test_how_frames_are_shown_makes_another_question() -> None:
 
 def test_the_same_picture_elsewhere_is_the_same_question() -> None:
     here, there = frame(0), dataclasses.replace(frame(7, picture=0), source="elsewhere.png")
-    plan = make_plan([here, there], DescribeOptions((Prompt("What?"),)), ANSWERER)
+    plan = make_plan([here, there], DescribeOptions((Prompt("What?"),)), IDENTITY)
     assert plan.digests[0] == plan.digests[1]
 
 
 def test_greedy_answers_do_not_depend_on_the_seed() -> None:
     samplings = (Sampling(0, 1, 0), Sampling(0, 0.5, 9))
     greedy = [dataclasses.replace(REQUEST, sampling=sampling) for sampling in samplings]
-    assert request_digest(greedy[0], ANSWERER) == request_digest(greedy[1], ANSWERER)
+    assert request_digest(greedy[0], IDENTITY) == request_digest(greedy[1], IDENTITY)
 
 
 # --- as typed
@@ -347,7 +347,7 @@ def test_every_field_of_sampling_is_part_of_the_question() -> None:
         changed = dataclasses.replace(REQUEST.sampling)
         object.__setattr__(changed, field.name, not value if isinstance(value, bool) else f"{value}?")
         other = dataclasses.replace(REQUEST, sampling=changed)
-        assert request_digest(other, ANSWERER) != request_digest(REQUEST, ANSWERER), field.name
+        assert request_digest(other, IDENTITY) != request_digest(REQUEST, IDENTITY), field.name
 
 
 @pytest.mark.parametrize(

@@ -314,9 +314,8 @@ def test_few_and_many_keys_are_looked_for(place: Place, monkeypatch: pytest.Monk
     assert place.store.existing([*keys, MISSING]) == keys
     monkeypatch.setattr("cache.bucket._LIST_FROM", 1)
     group = group_name(MISSING)
-    obstore.put(
-        place.store.objects.store, f"frames/{group}/zarr.json", b"{}"
-    )  # a local store that was copied has these
+    # A local store that was copied has these.
+    obstore.put(place.store.objects.store, f"frames/{group}/zarr.json", b"{}")
     assert place.store.existing([*keys, MISSING]) == keys
 
 

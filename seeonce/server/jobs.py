@@ -16,9 +16,7 @@ from seeonce.server.growing_text import GrowingText
 from seeonce.server.models import ServedModel
 
 CANCELLED = "cancelled"
-_PIECE_S = (
-    0.05  # a stream's words come together, faster than anyone reads: each piece costs server and client
-)
+_PIECE_S = 0.05  # words of a stream come together: each piece costs the server and the client
 
 
 @dataclass(frozen=True, slots=True)

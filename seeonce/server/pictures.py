@@ -8,6 +8,7 @@ import re
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,7 @@ from cache.entry import num_merged_tokens
 from cache.key import EncoderSpec, entry_key, pixel_digest
 from cache.layout import RECORDINGS
 from cache.manifest import FrameEntry, Manifest, ManifestHead, read_manifest
+from cache.pixel_index import FileStamp
 from cache.store import Store
 from checkpoint.identity import with_max_pixels
 from precompute.patches import cut_into_patches
@@ -35,8 +37,8 @@ LOW_PIXELS = 512 * 512
 MAX_BYTES = 64 << 20
 _MOST_KNOWN = 64
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
-_Stamps = dict[Path, tuple[int, ...]]
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
+_Stamps = dict[Path, FileStamp | None]
 
 
 class Pictures:
@@ -171,13 +173,10 @@ class Pictures:
         (self._metrics.store_hits if is_hit else self._metrics.store_misses).inc()
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is replaced or a folder gets another; nothing if it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_nlink
+def _stamp(path: Path) -> FileStamp | None:
+    with suppress(OSError):  # it is gone
+        return FileStamp.of(path)
+    return None
 
 
 def _decoded(url: str) -> bytes:

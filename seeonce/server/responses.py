@@ -128,7 +128,7 @@ class TextOptions(Strict):
 
 
 class Reasoning(Strict):
-    """Whether the model reasons: it does not, so there is neutral_values to sum up."""
+    """Whether the model reasons: it does not, so there is nothing to sum up."""
 
     effort: Literal["none"] | None = None
     summary: str | None = None
