@@ -144,7 +144,6 @@ def _paths(server: Server) -> FastAPI:
     )  # fmt: skip
     for kind in (ApiError, SeeonceError, StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _refuse)
-    app.include_router(batch_paths(server.files, server.batches))
 
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest), response_model=None)
     async def chat_completions(request: Request) -> Response:
@@ -188,6 +187,7 @@ def _paths(server: Server) -> FastAPI:
         """Show the paths, without a byte from another server."""
         return HTMLResponse(_page(app.openapi()))
 
+    app.include_router(batch_paths(server.files, server.batches))
     return app
 
 

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -74,7 +74,13 @@ class Completions:
         requests = [
             one for text in prompts for one in _each(Request(0, (Text(text),), chat=False), samplings, asked)
         ]
-        reply = Reply(model.name, is_chat=False, wants_usage=asked.wants_usage, num_prompts=len(prompts))
+        reply = Reply(
+            model.name,
+            is_chat=False,
+            wants_usage=asked.wants_usage,
+            num_choices=len(requests),
+            num_prompts=len(prompts),
+        )
         return await self._reply(asked, model, tuple(requests), (), http, reply)
 
     async def model(self, name: str | None) -> ServedModel:
@@ -155,21 +161,18 @@ class Completions:
         job = Job(model, requests, emit, new, stream=bool(asked.stream), keep=keep)
         self._engine.submit(job)
         try:
-            gone = asyncio.ensure_future(_until_gone(http))
-            try:
-                await _next(events, gone)  # accepted, or an error
-                if not asked.stream:
-                    ended: list[Ended] = []
-                    while len(ended) < len(requests):
-                        event = await _next(events, gone)
-                        ended += [event] if isinstance(event, Ended) else []
-                    return JSONResponse(reply.whole(ended))
-            finally:
-                gone.cancel()
+            async with _told_when_gone(http.receive, events):
+                await _next(events)  # accepted, or an error
+                if asked.stream:
+                    return _Stream(job, events, reply.chunks(_pieces(events, len(requests))))
+                ended: list[Ended] = []
+                while len(ended) < len(requests):
+                    event = await _next(events)
+                    ended += [event] if isinstance(event, Ended) else []
+                return JSONResponse(reply.whole(ended))
         except BaseException:
             job.cancel()
             raise
-        return _Stream(job, reply.chunks(_pieces(events, len(requests))))
 
     def _deliveries_to(self, loop: asyncio.AbstractEventLoop) -> "_Deliveries":
         """Return the events of a loop: batches have one of their own."""
@@ -206,13 +209,14 @@ class _Deliveries:
 class _Stream(StreamingResponse):
     """A stream of events that lets its job go however it ends."""
 
-    def __init__(self, job: Job, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, job: Job, events: "asyncio.Queue[Event]", chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._job = job
+        self._job, self._events = job, events
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with _told_when_gone(receive, self._events):
+                await self.stream_response(send)
         finally:
             self._job.cancel()
 
@@ -254,24 +258,25 @@ def merged(waiting: Iterable[Accepted | Delta | Ended]) -> list[Delta | Ended]:
     return [*deltas.values(), *ended]
 
 
-async def _next(
-    events: "asyncio.Queue[Event]", gone: "asyncio.Future[None] | None" = None
-) -> Accepted | Delta | Ended:
+async def _next(events: "asyncio.Queue[Event]") -> Accepted | Delta | Ended:
     """Return what is told next. Raises ``ApiError``, also when the client went away."""
-    if gone is None:
-        found = await events.get()
-    else:
-        getting = asyncio.ensure_future(events.get())
-        await asyncio.wait((getting, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not getting.done():
-            getting.cancel()
-            raise ApiError(499, "The client is gone.")
-        found = getting.result()
+    found = await events.get()
     if isinstance(found, ApiError):
         raise found
     return found
 
 
-async def _until_gone(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
+@asynccontextmanager
+async def _told_when_gone(receive: Receive, events: "asyncio.Queue[Event]") -> AsyncIterator[None]:
+    """Tell of it as the last event when the client goes away meanwhile."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        events.put_nowait(ApiError(499, "The client is gone."))
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()

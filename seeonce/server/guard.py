@@ -81,16 +81,16 @@ async def read_body(request: Request) -> bytes:
     if length.isdigit() and int(length) > MAX_BODY_BYTES:
         raise _too_large()
     body = bytearray()
+    loop = asyncio.get_running_loop()
+    last_s = loop.time() + _LONGEST_BODY_S
     try:
-        async with asyncio.timeout(_LONGEST_BODY_S):
-            parts = request.stream()
-            while True:
-                try:
-                    body += await asyncio.wait_for(anext(parts), _LONGEST_WAIT_S)
-                except StopAsyncIteration:
-                    return bytes(body)
+        async with asyncio.timeout(_LONGEST_WAIT_S) as wait:
+            async for part in request.stream():
+                body += part
                 if len(body) > MAX_BODY_BYTES:
                     raise _too_large()
+                wait.reschedule(min(loop.time() + _LONGEST_WAIT_S, last_s))
+        return bytes(body)
     except TimeoutError:
         raise ApiError(
             408, "The rest of the request did not come.", headers={"Connection": "close"}

@@ -16,7 +16,7 @@ from seeonce.server.growing_text import GrowingText
 from seeonce.server.models import ServedModel
 
 CANCELLED = "cancelled"
-_PIECE_S = 0.05  # words of a stream come together: each piece costs the server and the client
+_PIECE_S = 0.05  # words come together, those of all streams at once: each piece costs server and client
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Choice:
     _tokenizer: ChatTokenizer | None = None
     _num_seen: int = 0
     _untold: list[int] = field(default_factory=list)
-    _told_s: float = -math.inf
+    _told_at: float = -math.inf
     _num_noted: int = 0
     _sent: tuple[str, str] = ("", "")
 
@@ -122,12 +122,12 @@ class Choice:
             return CANCELLED
         if self._text is not None:
             self._untold.append(token)
-            if (now_s := time.monotonic()) >= self._told_s + _PIECE_S:
+            if (tick := time.monotonic() // _PIECE_S) > self._told_at:
                 self._text.add(self._untold)
                 self._untold.clear()
                 delta = self._more(*self._text.shown)
                 if delta.content or delta.reasoning:
-                    self._told_s = now_s
+                    self._told_at = tick
                     self.job.emit(self._with_logprobs(delta))
         return None
 

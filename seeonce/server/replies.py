@@ -37,20 +37,26 @@ class Reply:
 
     async def chunks(self, pieces: AsyncIterator[Sequence[Delta | Ended]]) -> AsyncIterator[bytes]:
         """Return the events of a stream, its end or its error included."""
+        head = b""
         if self.is_chat:
             first = {"role": "assistant", "content": ""}
-            yield b"".join(event(self._chunk(index, first)) for index in range(self.num_choices))
+            head = b"".join(event(self._chunk(index, first)) for index in range(self.num_choices))
         ended: list[Ended] = []
         try:
             async for piece in pieces:
                 ended += [each for each in piece if isinstance(each, Ended)]
-                yield b"".join(map(self._events_of, piece))
+                tail = self._tail(ended) if len(ended) == self.num_choices else b""
+                yield head + b"".join(map(self._events_of, piece)) + tail
+                head = b""
         except ApiError as error:  # the status has been sent
             yield event(error.body)
-            return
-        if self.wants_usage:
-            yield event(self._object([]) | {"usage": usage(ended, self.num_prompts)})
-        yield event("[DONE]")
+
+    def _tail(self, ended: Sequence[Ended]) -> bytes:
+        """Return the events after the last choice's end."""
+        cost = (
+            event(self._object([]) | {"usage": usage(ended, self.num_prompts)}) if self.wants_usage else b""
+        )
+        return cost + event("[DONE]")
 
     def _events_of(self, news: Delta | Ended) -> bytes:
         if isinstance(news, Delta):
