@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import binascii
+import math
 import os
 import re
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from cache.base.errors import InputError, SeeonceError
 from cache.base.home import Home
 from cache.entry import num_merged_tokens
-from cache.key import EncoderSpec, entry_key, pixel_digest
+from cache.key import EncoderSpec, EntryKey, entry_key, pixel_digest
 from cache.layout import RECORDINGS
 from cache.manifest import FrameEntry, Manifest, ManifestHead, read_manifest
 from cache.pixel_index import FileStamp
@@ -36,6 +38,7 @@ from sources.pixels import pixels_array, read_image
 LOW_PIXELS = 512 * 512
 MAX_BYTES = 64 << 20
 _MOST_KNOWN = 64
+_LOOK_AFTER_S = 60  # the engine finds out all the same when an entry is gone
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
 _Stamps = dict[Path, FileStamp | None]
@@ -48,6 +51,7 @@ class Pictures:
         self._home, self._store, self._options, self._metrics = home, store, options, metrics
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[_Stamps, dict[int, FrameEntry]]] = {}
+        self._found_s: dict[EntryKey, float] = {}
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="seeonce-pictures")
 
     async def frame(
@@ -127,7 +131,11 @@ class Pictures:
         frame = self._frames(recording, model).get(index)
         if frame is None:
             raise ApiError(404, f"{recording} has no frame {index}.", "messages", "not_encoded")
-        self._count(is_hit=self._store.entry_info(frame.key) is not None)
+        now_s = time.monotonic()
+        is_hit = now_s < self._found_s.get(frame.key, -math.inf) + _LOOK_AFTER_S
+        if not is_hit and (is_hit := self._store.entry_info(frame.key) is not None):
+            self._found_s[frame.key] = now_s
+        self._count(is_hit=is_hit)
         return frame
 
     def _frames(self, recording: str, model: ServedModel) -> dict[int, FrameEntry]:
