@@ -16,7 +16,6 @@ from seeonce.server.growing_text import GrowingText
 from seeonce.server.models import ServedModel
 
 CANCELLED = "cancelled"
-_PIECE_S = 0.05  # words come together, those of all streams at once: each piece costs server and client
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +88,18 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One answer of a job; watches its tokens as they come, and tells of them twenty times a second."""
+    """One answer of a job; watches its tokens as they come, and tells of them every ``piece_s()`` seconds."""
 
     job: Job
     index: int
     on_first: Callable[[Job], None]
+    piece_s: Callable[[], float]
     sequence: Sequence | None = None
     _text: GrowingText | None = None
     _tokenizer: ChatTokenizer | None = None
     _num_seen: int = 0
     _untold: list[int] = field(default_factory=list)
-    _told_at: float = -math.inf
+    _told_s: float = -math.inf
     _num_noted: int = 0
     _sent: tuple[str, str] = ("", "")
 
@@ -122,12 +122,13 @@ class Choice:
             return CANCELLED
         if self._text is not None:
             self._untold.append(token)
-            if (tick := time.monotonic() // _PIECE_S) > self._told_at:
+            now_s = time.monotonic()
+            if now_s - now_s % self.piece_s() > self._told_s:  # all choices tell at the same times
                 self._text.add(self._untold)
                 self._untold.clear()
                 delta = self._more(*self._text.shown)
                 if delta.content or delta.reasoning:
-                    self._told_at = tick
+                    self._told_s = now_s
                     self.job.emit(self._with_logprobs(delta))
         return None
 

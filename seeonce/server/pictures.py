@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import math
 import os
 import re
 import stat
@@ -38,7 +37,7 @@ from sources.pixels import pixels_array, read_image
 LOW_PIXELS = 512 * 512
 MAX_BYTES = 64 << 20
 _MOST_KNOWN = 64
-_LOOK_AFTER_S = 60  # the engine finds out all the same when an entry is gone
+_FOUND_S = 60  # an entry is looked for so often: the engine finds out all the same when it is gone
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
 _Stamps = dict[Path, FileStamp | None]
@@ -51,7 +50,8 @@ class Pictures:
         self._home, self._store, self._options, self._metrics = home, store, options, metrics
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[_Stamps, dict[int, FrameEntry]]] = {}
-        self._found_s: dict[EntryKey, float] = {}
+        self._found: set[EntryKey] = set()
+        self._found_until_s = 0.0
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="seeonce-pictures")
 
     async def frame(
@@ -72,7 +72,7 @@ class Pictures:
             if image.url.startswith("seeonce:"):
                 if image.max_pixels is not None:
                     raise refused("max_pixels: a stored frame is as it was encoded.", "messages")
-                return await loop.run_in_executor(self._threads, self._stored, image.url, model)
+                return await self._stored(image.url, model)
             data = await self._bytes(image.url)
             return await loop.run_in_executor(self._threads, self._picture, data, model, limit, keep)
         except SeeonceError as error:
@@ -123,27 +123,33 @@ class Pictures:
         except (OSError, ValueError, RuntimeError):
             raise missing from None
 
-    def _stored(self, url: str, model: ServedModel) -> FrameEntry:
+    async def _stored(self, url: str, model: ServedModel) -> FrameEntry:
         match = _FRAME.fullmatch(url)
         if match is None:
             raise refused("expected seeonce:RECORDING/FRAME, as in seeonce:demo/0.", "messages")
         recording, index = unquote(match["recording"]), int(match["frame"])
-        frame = self._frames(recording, model).get(index)
+        loop = asyncio.get_running_loop()
+        frames = self._known_frames(recording, model)
+        if frames is None:
+            frames = await loop.run_in_executor(self._threads, self._read_frames, recording, model)
+        frame = frames.get(index)
         if frame is None:
             raise ApiError(404, f"{recording} has no frame {index}.", "messages", "not_encoded")
-        now_s = time.monotonic()
-        is_hit = now_s < self._found_s.get(frame.key, -math.inf) + _LOOK_AFTER_S
-        if not is_hit and (is_hit := self._store.entry_info(frame.key) is not None):
-            self._found_s[frame.key] = now_s
+        if time.monotonic() > self._found_until_s:
+            self._found, self._found_until_s = set(), time.monotonic() + _FOUND_S
+        is_hit = frame.key in self._found
+        if not is_hit and (is_hit := await loop.run_in_executor(self._threads, self._store.has, frame.key)):
+            self._found.add(frame.key)
         self._count(is_hit=is_hit)
         return frame
 
-    def _frames(self, recording: str, model: ServedModel) -> dict[int, FrameEntry]:
-        """Return a recording's frames by their index, read again when its manifest may be another."""
+    def _known_frames(self, recording: str, model: ServedModel) -> dict[int, FrameEntry] | None:
+        """Return a recording's frames by their index; None when its manifest may be another by now."""
         with self._lock:
             stamps, frames = self._known.get((recording, model.name), ({}, {}))
-        if stamps and all(_stamp(path) == stamp for path, stamp in stamps.items()):
-            return frames
+        return frames if stamps and all(_stamp(path) == stamp for path, stamp in stamps.items()) else None
+
+    def _read_frames(self, recording: str, model: ServedModel) -> dict[int, FrameEntry]:
         folder = self._home.store / RECORDINGS
         stamps = {folder: _stamp(folder)}  # another recording may be meant by the name now
 
