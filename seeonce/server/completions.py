@@ -24,6 +24,8 @@ from seeonce.server.pictures import Pictures
 from seeonce.server.replies import Reply
 from seeonce.server.responses import ResponseReply, ResponseRequest, in_response_terms
 
+_STEP_S = 0.001  # events of one step of the engine are delivered together
+
 
 class Completions:
     """Answers chats, text completions and responses."""
@@ -180,7 +182,7 @@ class Completions:
 
 
 class _Deliveries:
-    """Hands events from the engine's thread to one loop, which is woken once for all that have come."""
+    """Hands events from the engine's thread to one loop, which is woken once for all those of a step."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -192,7 +194,10 @@ class _Deliveries:
         if not self._is_woken:
             self._is_woken = True
             with suppress(RuntimeError):  # the loop is closed: the server ends
-                self._loop.call_soon_threadsafe(self._deliver)
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._loop.call_later(_STEP_S, self._deliver)
 
     def _deliver(self) -> None:
         self._is_woken = False

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
-_PIECES_PER_S, _LONGEST_PIECE_S = 160, 0.1  # of all streams together: each costs server and client
+_FEW = 4  # streams that are told of each token; more get theirs together, for each piece costs both sides
+_PIECE_S = 0.1
 
 T = TypeVar("T")
 _log = logging.getLogger("seeonce.server")
@@ -235,7 +236,7 @@ class EngineThread:
                 head.emit(problem)
                 continue
             for index, request in enumerate(requests):
-                self._choices[request.id] = Choice(head, index, self._first_token, self._piece_s)
+                self._choices[request.id] = Choice(head, index, self._first_token, self._tick)
             head.requests = requests
             head.emit(Accepted())
             self._holds[head] = []
@@ -303,9 +304,10 @@ class EngineThread:
     def _first_token(self, job: Job) -> None:
         self._metrics.first_token.observe(time.monotonic() - job.arrived_s)
 
-    def _piece_s(self) -> float:
-        """Return how often streams are told: at each token of a few, while many get their words together."""
-        return min(len(self._with_engine) / _PIECES_PER_S, _LONGEST_PIECE_S)
+    def _tick(self) -> float:
+        """Return the time; with many in flight in whole tenths of a second, when all of them are told."""
+        now_s = time.monotonic()
+        return now_s if len(self._with_engine) <= _FEW else now_s - now_s % _PIECE_S
 
     def _answered(self, request: Request, answer: Answer) -> None:
         choice = self._choices.pop(request.id)

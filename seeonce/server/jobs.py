@@ -88,18 +88,18 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One answer of a job; watches its tokens as they come, and tells of them every ``piece_s()`` seconds."""
+    """One answer of a job; watches its tokens, and tells of them whenever ``tick()`` has moved on."""
 
     job: Job
     index: int
     on_first: Callable[[Job], None]
-    piece_s: Callable[[], float]
+    tick: Callable[[], float]
     sequence: Sequence | None = None
     _text: GrowingText | None = None
     _tokenizer: ChatTokenizer | None = None
     _num_seen: int = 0
     _untold: list[int] = field(default_factory=list)
-    _told_s: float = -math.inf
+    _told_at: float = -math.inf
     _num_noted: int = 0
     _sent: tuple[str, str] = ("", "")
 
@@ -122,13 +122,12 @@ class Choice:
             return CANCELLED
         if self._text is not None:
             self._untold.append(token)
-            now_s = time.monotonic()
-            if now_s - now_s % self.piece_s() > self._told_s:  # all choices tell at the same times
+            if (tick := self.tick()) > self._told_at:
                 self._text.add(self._untold)
                 self._untold.clear()
                 delta = self._more(*self._text.shown)
                 if delta.content or delta.reasoning:
-                    self._told_s = now_s
+                    self._told_at = tick
                     self.job.emit(self._with_logprobs(delta))
         return None
 
