@@ -34,7 +34,7 @@ from seeonce.server import connections, guard, remote
 from seeonce.server.completions import _pieces, merged
 from seeonce.server.errors import ApiError
 from seeonce.server.growing_text import GrowingText
-from seeonce.server.jobs import Delta, Ended
+from seeonce.server.jobs import Choice, Delta, Ended, Job
 from seeonce.server.options import ServeOptions
 
 SAMPLING = Sampling(max_tokens=12)
@@ -145,6 +145,19 @@ def test_what_is_shown_of_a_growing_text_is_a_beginning_of_the_whole(seed: int) 
         shown.append(growing.shown)
         assert all(new.startswith(old) for old, new in zip(*shown[-2:], strict=True))
         assert not any(word in part for part in shown[-1] for word in (*stop, "�"))
+
+
+def test_words_of_a_stream_come_together_until_the_tick_has_moved_on() -> None:
+    told: list[Any] = []
+    job = Job(Mock(), (), told.append, stream=True)
+    ticks = iter([1.0, 1.0, 1.0, 2.0, 2.0])
+    choice = Choice(job, 0, lambda _: None, lambda: next(ticks))
+    choice._text = GrowingText(lambda tokens: bytes(tokens).decode(), (), plain=True, opened=False)
+    for token in b"abcde":
+        choice.seen(token)
+    choice.ended(Answer("abcde", "stop", Usage(1, 5)))
+    assert told[:2] == [Delta(0, "a"), Delta(0, "bcd")]
+    assert told[2].rest == Delta(0, "e")
 
 
 def test_a_stop_string_is_never_streamed(api: Served) -> None:
