@@ -187,7 +187,7 @@ def _paths(server: Server) -> FastAPI:
         """Show the paths, without a byte from another server."""
         return HTMLResponse(_page(app.openapi()))
 
-    app.include_router(batch_paths(server.files, server.batches))
+    app.include_router(batch_paths(server.files, server.batches))  # last: paths are tried in order
     return app
 
 

@@ -268,7 +268,7 @@ async def _next(events: "asyncio.Queue[Event]") -> Accepted | Delta | Ended:
 
 @asynccontextmanager
 async def _told_when_gone(receive: Receive, events: "asyncio.Queue[Event]") -> AsyncIterator[None]:
-    """Tell of it as the last event when the client goes away meanwhile."""
+    """Meanwhile, end ``events`` with an error when the client goes away."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _HELD_BYTES = 1 << 30  # of features just encoded, beyond which decoding goes first
 _RETRY_S = 5
-_FEW = 4  # streams that are told of each token; more get theirs together, for each piece costs both sides
-_PIECE_S = 0.1
+_FEW = 4  # answers in flight up to which a stream is told of each token
+_PIECE_S = 0.1  # with more, words come together: each piece costs the server and the client
 
 T = TypeVar("T")
 _log = logging.getLogger("seeonce.server")
@@ -305,7 +305,7 @@ class EngineThread:
         self._metrics.first_token.observe(time.monotonic() - job.arrived_s)
 
     def _tick(self) -> float:
-        """Return the time; with many in flight in whole tenths of a second, when all of them are told."""
+        """Return the time; with many in flight it moves on by ``_PIECE_S``, so that all are told at once."""
         now_s = time.monotonic()
         return now_s if len(self._with_engine) <= _FEW else now_s - now_s % _PIECE_S
 

@@ -99,7 +99,7 @@ class Choice:
     _tokenizer: ChatTokenizer | None = None
     _num_seen: int = 0
     _untold: list[int] = field(default_factory=list)
-    _told_at: float = -math.inf
+    _told_s: float = -math.inf
     _num_noted: int = 0
     _sent: tuple[str, str] = ("", "")
 
@@ -122,12 +122,12 @@ class Choice:
             return CANCELLED
         if self._text is not None:
             self._untold.append(token)
-            if (tick := self.tick()) > self._told_at:
+            if (tick := self.tick()) > self._told_s:
                 self._text.add(self._untold)
                 self._untold.clear()
                 delta = self._more(*self._text.shown)
                 if delta.content or delta.reasoning:
-                    self._told_at = tick
+                    self._told_s = tick
                     self.job.emit(self._with_logprobs(delta))
         return None
 

@@ -37,7 +37,7 @@ from sources.pixels import pixels_array, read_image
 LOW_PIXELS = 512 * 512
 MAX_BYTES = 64 << 20
 _MOST_KNOWN = 64
-_FOUND_S = 60  # an entry is looked for so often: the engine finds out all the same when it is gone
+_FOUND_S = 60  # how long an entry that was found counts as there: the engine tells when it is gone
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.I)
 _FRAME = re.compile(r"seeonce:(?P<recording>.+)/(?P<frame>\d{1,9})", re.S)
 _Stamps = dict[Path, FileStamp | None]

@@ -53,10 +53,10 @@ class Reply:
 
     def _tail(self, ended: Sequence[Ended]) -> bytes:
         """Return the events after the last choice's end."""
-        cost = (
-            event(self._object([]) | {"usage": usage(ended, self.num_prompts)}) if self.wants_usage else b""
-        )
-        return cost + event("[DONE]")
+        done = event("[DONE]")
+        if not self.wants_usage:
+            return done
+        return event(self._object([]) | {"usage": usage(ended, self.num_prompts)}) + done
 
     def _events_of(self, news: Delta | Ended) -> bytes:
         if isinstance(news, Delta):
